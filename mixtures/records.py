@@ -1,0 +1,275 @@
+"""Task files of the natural-instructions release, read into frozen, checked records.
+
+A task file is one JSON object whose values are lists. Every text is kept as it stands in the file,
+carriage returns and NUL characters included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mixtures.errors import DataError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example that belongs to a task's instruction; the explanation may be empty."""
+
+    input: str
+    output: str
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One question of a task and every accepted answer (at least one)."""
+
+    id: str
+    input: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One task file; `name` is the file's stem and `category` is `categories[0]`."""
+
+    name: str
+    category: str
+    categories: tuple[str, ...]
+    sources: tuple[str, ...]
+    domains: tuple[str, ...]
+    definition: str
+    positive_examples: tuple[Example, ...]
+    negative_examples: tuple[Example, ...]
+    instances: tuple[Instance, ...]
+    input_language: tuple[str, ...]
+    output_language: tuple[str, ...]
+    licenses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a prompt sees of one instance: the instance and its task's instruction."""
+
+    task: str
+    category: str
+    id: str
+    definition: str
+    input: str
+    references: tuple[str, ...]
+    positive_examples: tuple[Example, ...]
+    negative_examples: tuple[Example, ...]
+
+
+def rows(record: TaskRecord, instances: Iterable[Instance]) -> list[Row]:
+    """Joins instances of `record` with its instruction, in the order given."""
+    return [
+        Row(
+            task=record.name,
+            category=record.category,
+            id=instance.id,
+            definition=record.definition,
+            input=instance.input,
+            references=instance.references,
+            positive_examples=record.positive_examples,
+            negative_examples=record.negative_examples,
+        )
+        for instance in instances
+    ]
+
+
+def read_task(path: str | Path) -> TaskRecord:
+    """Reads and checks one task file.
+
+    Args:
+        path: a JSON file with the release's keys. `Categories`, `Definition`, `Positive Examples`,
+            `Negative Examples` and `Instances` are needed (the example lists may be empty); the
+            other keys may be absent. Where `Definition` lists several texts the first is used, as
+            Tk-Instruct does.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty or
+            of a wrong type, or two instances share an id.
+    """
+    path = Path(path)
+    fields = _Fields(path, _read_json_object(path))
+    categories = fields.texts("Categories", at_least=1)
+    return TaskRecord(
+        name=path.stem,
+        category=categories[0],
+        categories=categories,
+        sources=fields.texts("Source", optional=True),
+        domains=fields.texts("Domains", optional=True),
+        definition=fields.texts("Definition", at_least=1)[0],
+        positive_examples=fields.items("Positive Examples", _read_example),
+        negative_examples=fields.items("Negative Examples", _read_negative_example),
+        instances=_read_instances(fields),
+        input_language=fields.texts("Input_language", optional=True),
+        output_language=fields.texts("Output_language", optional=True),
+        licenses=fields.texts("Instance License", optional=True),
+    )
+
+
+def read_split_list(path: str | Path) -> list[str]:
+    """Reads a list of task names, one on a line; blank lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or names a task twice.
+    """
+    path = Path(path)
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(_read_utf8(path).splitlines(), start=1):
+        name = line.strip()
+        if not name:
+            continue
+        if name in seen:
+            raise DataError(
+                f"{path}: line {number}: '{name}' is also on line {seen[name]}; "
+                "allowed: each task once"
+            )
+        seen[name] = number
+        names.append(name)
+    return names
+
+
+class _Fields:
+    """One JSON object of a task file; its readers name file and field when they fail."""
+
+    def __init__(self, path: Path, values: dict[str, Any], where: str = ""):
+        self._path = path
+        self._values = values
+        self._where = where
+
+    def error(self, key: str, problem: str, allowed: str) -> DataError:
+        """The error to raise about the field `key`."""
+        field = f"{self._where}.{key}" if self._where else key
+        return DataError(f"{self._path}: field '{field}': {problem}; allowed: {allowed}")
+
+    def text(self, key: str, blank: bool = False) -> str:
+        """A string, not blank unless `blank`."""
+        allowed = "a string" if blank else "a string that is not blank"
+        if key not in self._values:
+            raise self.error(key, "missing", allowed)
+        return self._check_text(key, self._values[key], allowed, blank)
+
+    def texts(self, key: str, at_least: int = 0, optional: bool = False) -> tuple[str, ...]:
+        """A list of strings that are not blank; an absent one is empty if `optional`."""
+        if optional and key not in self._values:
+            return ()
+        allowed = f"a list of {at_least} or more strings that are not blank"
+        return tuple(
+            self._check_text(f"{key}[{index}]", value, "a string that is not blank", blank=False)
+            for index, value in enumerate(self._list(key, at_least, allowed))
+        )
+
+    def items(self, key: str, read: Callable[[_Fields], T], at_least: int = 0) -> tuple[T, ...]:
+        """A list of objects, each read by `read`."""
+        items = []
+        for index, value in enumerate(self._list(key, at_least, "a list of objects")):
+            name = f"{key}[{index}]"
+            if not isinstance(value, dict):
+                raise self.error(name, f"is {_json_type(value)}", "an object")
+            items.append(read(_Fields(self._path, value, name)))
+        return tuple(items)
+
+    def _list(self, key: str, at_least: int, allowed: str) -> list[Any]:
+        if key not in self._values:
+            raise self.error(key, "missing", allowed)
+        value = self._values[key]
+        if not isinstance(value, list):
+            raise self.error(key, f"is {_json_type(value)}", allowed)
+        if len(value) < at_least:
+            raise self.error(key, "empty list", allowed)
+        return value
+
+    def _check_text(self, field: str, value: Any, allowed: str, blank: bool) -> str:
+        if not isinstance(value, str):
+            raise self.error(field, f"is {_json_type(value)}", allowed)
+        if not blank and not value.strip():
+            raise self.error(field, "blank", allowed)
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            # JSON can escape half of a surrogate pair; no tokenizer or TFRecord can hold it.
+            problem = f"half of a surrogate pair at character {error.start}"
+            raise self.error(field, problem, "text that UTF-8 can encode") from None
+        return value
+
+
+def _read_instances(fields: _Fields) -> tuple[Instance, ...]:
+    instances = fields.items("Instances", _read_instance, at_least=1)
+    first_index: dict[str, int] = {}
+    for index, instance in enumerate(instances):
+        earlier = first_index.setdefault(instance.id, index)
+        if earlier != index:
+            problem = f"'{instance.id}' is also the id of Instances[{earlier}]"
+            raise fields.error(f"Instances[{index}].id", problem, "an id used once")
+    return instances
+
+
+def _read_instance(fields: _Fields) -> Instance:
+    return Instance(
+        id=fields.text("id"),
+        input=fields.text("input"),
+        references=fields.texts("output", at_least=1),
+    )
+
+
+def _read_example(fields: _Fields) -> Example:
+    return Example(
+        input=fields.text("input"),
+        output=fields.text("output"),
+        explanation=fields.text("explanation", blank=True),
+    )
+
+
+def _read_negative_example(fields: _Fields) -> Example:
+    # The release holds negative examples whose wrong answer is to say nothing.
+    return Example(
+        input=fields.text("input"),
+        output=fields.text("output", blank=True),
+        explanation=fields.text("explanation", blank=True),
+    )
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    text = _read_utf8(path)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON at line {error.lineno} column {error.colno} ({error.msg}); "
+            "allowed: one JSON object"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deeply; allowed: one JSON object") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: the file is {_json_type(value)}; allowed: one JSON object")
+    return value
+
+
+def _read_utf8(path: Path) -> str:
+    try:
+        # Bytes, because text mode would turn carriage returns into line feeds.
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); allowed: a readable file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+
+
+def _json_type(value: Any) -> str:
+    """The JSON word for a decoded value, with its article."""
+    words = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    if value is None:
+        return "null"
+    return words.get(type(value), "a number")
