@@ -1,0 +1,218 @@
+"""The predictions file: one JSON object a line, in input order.
+
+    {"task": ..., "category": ..., "id": ..., "inputs": prompt text, "references": [text, ...],
+     "prediction": text, "truncated": bool, "score": {"rougeL": 0..1, ...}   (after scoring only)}
+
+A run that decodes in another order than the input's, or that may be killed, writes through
+`PredictionLog`: rows go to `<path>.partial` as batches finish, and `finish` puts them in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from t5x_ext.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of a predictions file; `inputs` is the prompt as the model saw it."""
+
+    task: str
+    category: str
+    id: str
+    inputs: str
+    references: tuple[str, ...]
+    prediction: str
+    truncated: bool = False
+    score: dict[str, float] | None = None
+
+    def to_json(self) -> str:
+        """The line without its newline; `score` appears only once there is one."""
+        fields = asdict(self)
+        if self.score is None:
+            del fields["score"]
+        return json.dumps(fields, ensure_ascii=False)
+
+
+_TEXT_FIELDS = ("task", "category", "id", "prediction")
+
+
+def parse_prediction(line: str, where: str) -> Prediction:
+    """Reads and checks one line.
+
+    Args:
+        line: JSON text. `inputs` may be missing (scoring does not need it), `truncated` too;
+            other fields are ignored.
+        where: file and line number, for messages.
+
+    Raises:
+        ConfigError: not JSON, or a field is missing or of the wrong type.
+    """
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{where}: {_shorten(fields)} is not a JSON object")
+    for name in _TEXT_FIELDS:
+        _check(name in fields, where, name, "missing", "a string")
+        _check(isinstance(fields[name], str), where, name, _shorten(fields[name]), "a string")
+    inputs, truncated = fields.get("inputs", ""), fields.get("truncated", False)
+    _check(isinstance(inputs, str), where, "inputs", _shorten(inputs), "a string")
+    _check(isinstance(truncated, bool), where, "truncated", _shorten(truncated), "true or false")
+    references = fields.get("references")
+    _check("references" in fields, where, "references", "missing", "a list of strings")
+    is_texts = isinstance(references, list) and all(isinstance(text, str) for text in references)
+    _check(is_texts, where, "references", _shorten(references), "a list of strings")
+    _check(bool(references), where, "references", "empty list", "at least one string")
+    return Prediction(
+        *(fields[name] for name in ("task", "category", "id")),
+        inputs=inputs,
+        references=tuple(references),
+        prediction=fields["prediction"],
+        truncated=truncated,
+        score=fields.get("score"),
+    )
+
+
+def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
+    """All rows of a predictions file, in file order; blank lines are passed over.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no rows, or has a malformed line.
+    """
+    rows = [parse_prediction(line, where) for line, where in _lines(path)]
+    if not rows:
+        raise ConfigError(f"{path}: no predictions in this file; a JSON object per line is needed")
+    return rows
+
+
+def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
+    """Writes rows in the order given; the file appears whole or not at all."""
+    target = Path(path)
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(row.to_json() + "\n" for row in rows)
+        temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+class PredictionLog:
+    """Collects the predictions of one run so that a killed run goes on where it stopped.
+
+    Invariant: `<path>.partial` holds a header line and then `{"index": i, "prediction": text}` for
+    rows whose batches have finished, in any order, each index at most once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rows: Sequence[Prediction], signature: str):
+        """Opens the log and picks up what an earlier run left.
+
+        Args:
+            path: the predictions file to be.
+            rows: every input, in order, with any `prediction` (it is replaced).
+            signature: identifies what determines the outputs (weights, data, decoding settings);
+                rows left by a run with another signature are thrown away.
+        """
+        self.path = Path(path)
+        self._rows = list(rows)
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        header = json.dumps({"signature": signature, "rows": len(self._rows)})
+        self._done, kept_bytes = self._read_partial(header)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("ab")
+        self._file.truncate(kept_bytes)
+        if not kept_bytes:
+            self._write_line(header)
+
+    def _read_partial(self, header: str) -> tuple[dict[int, str], int]:
+        """What an earlier run left: {row index: text}, and how many bytes of the file are sound."""
+        done: dict[int, str] = {}
+        if not self._partial.is_file():
+            return done, 0
+        lines = self._partial.read_bytes().splitlines(keepends=True)
+        if not lines or lines[0] != header.encode() + b"\n":
+            return done, 0
+        kept_bytes = len(lines[0])
+        for line in lines[1:]:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # cut off in mid-write
+            if not line.endswith(b"\n"):
+                break
+            done[entry["index"]] = entry["prediction"]
+            kept_bytes += len(line)
+        return done, kept_bytes
+
+    def _write_line(self, text: str) -> None:
+        self._file.write(text.encode() + b"\n")
+
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the rows that still have to be decoded, ascending."""
+        return [i for i in range(len(self._rows)) if i not in self._done]
+
+    def append(self, predictions: Iterable[tuple[int, str]]) -> None:
+        """Adds (row index, predicted text) pairs and hands them to the operating system."""
+        for index, text in predictions:
+            self._done[index] = text
+            entry = {"index": index, "prediction": text}
+            self._write_line(json.dumps(entry))
+        self._file.flush()
+
+    def finish(self) -> list[Prediction]:
+        """Writes the predictions file in input order, removes the partial one, returns the rows.
+
+        Raises:
+            ValueError: some rows have no prediction yet (a mistake of the caller).
+        """
+        if self.missing:
+            raise ValueError(f"{self.path}: {len(self.missing)} rows have no prediction yet")
+        fixed = ({**vars(row), "prediction": self._done[i]} for i, row in enumerate(self._rows))
+        rows = [Prediction(**fields) for fields in fixed]
+        write_predictions(self.path, rows)
+        self.close()
+        self._partial.unlink()
+        return rows
+
+    def close(self) -> None:
+        """Closes the partial file and keeps it; a later run with the same signature goes on."""
+        self._file.close()
+
+    def __enter__(self) -> PredictionLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
+    """(line, "path: line N") for each line that is not blank."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield line, f"{path}: line {number}"
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _check(holds: bool, where: str, field: str, found: str, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"{where}: field '{field}': {found}; allowed: {allowed}")
+
+
+def _shorten(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
