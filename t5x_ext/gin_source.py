@@ -1,0 +1,241 @@
+"""Reads gin files into statements that know their place, before anything is imported or bound.
+
+Gin itself resolves every name while it parses, so a misspelt macro would be noticed only after
+all imports of all files have run, and without its line. Here gin's own parser is given a delegate
+that leaves references symbolic: what can be checked on the text alone is checked first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import io
+import os
+import tokenize
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gin import config_parser
+
+from t5x_ext.errors import ConfigError
+
+COMMAND_LINE = "--gin."
+REQUIRED_NAMES = ("gin.REQUIRED", "REQUIRED")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """`@scope/selector` or `@scope/selector()`."""
+
+    selector: str
+    evaluate: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """`%name`: a macro or a gin constant."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """`scope/selector.parameter = value`, or `name = value` where `parameter` is empty."""
+
+    scope: str
+    selector: str
+    parameter: str
+    value: Any
+    place: str
+
+    @property
+    def name(self) -> str:
+        """The left-hand side as written."""
+        scoped = f"{self.scope}/{self.selector}" if self.scope else self.selector
+        return f"{scoped}.{self.parameter}" if self.parameter else scoped
+
+    @property
+    def is_macro(self) -> bool:
+        return not self.parameter
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the value is `%gin.REQUIRED`: declared, to be set elsewhere."""
+        return isinstance(self.value, Macro) and self.value.name in REQUIRED_NAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    statement: config_parser.ImportStatement
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The head of an indented block of bindings."""
+
+    selector: str
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One gin file, or all bindings of the command line; included files are nested in place."""
+
+    path: str
+    statements: tuple[Binding | Import | Block | Source, ...]
+
+    def bindings(self) -> Iterator[Binding]:
+        """Yields the bindings of this source and of what it includes, in order of effect."""
+        for statement in self.statements:
+            if isinstance(statement, Source):
+                yield from statement.bindings()
+            elif isinstance(statement, Binding):
+                yield statement
+
+    def files(self) -> Iterator[Source]:
+        """Yields this source and every included one."""
+        yield self
+        for statement in self.statements:
+            if isinstance(statement, Source):
+                yield from statement.files()
+
+
+class _SymbolicDelegate(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name, evaluate)
+
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)
+
+
+def symbols(value: Any) -> Iterator[Reference | Macro]:
+    """Yields the references and macros anywhere inside a bound value."""
+    if isinstance(value, Reference | Macro):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from symbols(key)
+            yield from symbols(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from symbols(item)
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """Says which allowed name is closest to a wrong one.
+
+    Args:
+        name: What was written.
+        allowed: The valid names.
+
+    Returns:
+        `; did you mean 'x'?`, or a list of the valid names if none is close, or an empty string if
+        there are none.
+    """
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    names = sorted(allowed)
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f"; allowed: {shown}" if names else ""
+
+
+def read_file(name: str, search_paths: Sequence[str], including: tuple[str, ...] = ()) -> Source:
+    """Reads a gin file and everything it includes.
+
+    Args:
+        name: Path of the file, absolute or relative to one of the search paths.
+        search_paths: Directories to look in, first match wins.
+        including: Paths of the files that led here, outermost first.
+
+    Returns:
+        The file as a tree of statements.
+
+    Raises:
+        ConfigError: The file is not found, includes itself, or is not valid gin.
+    """
+    path = _find(name, search_paths)
+    if path in including:
+        raise ConfigError(f"{path}: includes itself by way of {' -> '.join(including)}")
+    with open(path, encoding="utf-8") as stream:
+        parsed = _parse(stream, path)
+    statements: list[Binding | Import | Block | Source] = []
+    for statement in parsed:
+        place = f"{path}:{statement.location.line_num}"
+        if isinstance(statement, config_parser.IncludeStatement):
+            try:
+                statements.append(read_file(statement.filename, search_paths, (*including, path)))
+            except FileNotFoundError as error:
+                raise ConfigError(f"{place}: {error}") from None
+        else:
+            statements.append(_own_statement(statement, place))
+    return Source(path, tuple(statements))
+
+
+def read_bindings(bindings: Sequence[str]) -> Source:
+    """Reads the bindings given on the command line.
+
+    Args:
+        bindings: Texts of the form `NAME = VALUE`.
+
+    Returns:
+        One source that holds all of them.
+
+    Raises:
+        ConfigError: A binding is not valid gin.
+    """
+    statements = []
+    for text in bindings:
+        name, _, value = (part.strip() for part in text.partition("="))
+        try:
+            parsed = _parse(io.StringIO(text), COMMAND_LINE + name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}: {value!r} is no gin value; a string needs quotes that the shell "
+                f"leaves alone: {COMMAND_LINE}{name}='\"{value}\"'"
+            ) from None
+        for statement in parsed:
+            if isinstance(statement, config_parser.IncludeStatement):
+                raise ConfigError(f"{COMMAND_LINE}{text}: use --gin_file to read another file")
+            statements.append(_own_statement(statement, COMMAND_LINE + name))
+    return Source("command line", tuple(statements))
+
+
+def _find(name: str, search_paths: Sequence[str]) -> str:
+    for directory in [""] if os.path.isabs(name) else search_paths:
+        path = os.path.join(directory, name)
+        if os.path.isfile(path):
+            return path
+    searched = [os.path.abspath(directory) for directory in search_paths]
+    beside = {
+        str(Path(name).with_name(found.name))
+        for directory in searched
+        for found in Path(directory, name).parent.glob("*.gin")
+    }
+    raise FileNotFoundError(
+        f"no gin file '{name}' in {', '.join(dict.fromkeys(searched))}{nearest(name, beside)}"
+    )
+
+
+def _parse(stream: io.TextIOBase, path: str) -> list[Any]:
+    try:
+        return list(config_parser.ConfigParser(stream, _SymbolicDelegate()))
+    except (SyntaxError, tokenize.TokenError) as error:
+        if isinstance(error, SyntaxError):
+            message, line = error.msg, error.lineno
+        else:
+            message, (line, _) = error.args
+        place = path if path.startswith(COMMAND_LINE) else f"{path}:{line}"
+        raise ConfigError(f"{place}: {message.splitlines()[-1].strip().rstrip('.')}") from None
+
+
+def _own_statement(statement: Any, place: str) -> Binding | Import | Block:
+    if isinstance(statement, config_parser.ImportStatement):
+        return Import(statement, place)
+    if isinstance(statement, config_parser.BlockDeclaration):
+        return Block(statement.selector, place)
+    return Binding(
+        statement.scope, statement.selector, statement.arg_name, statement.value, place
+    )
