@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example that belongs to a task's instruction; the explanation may be empty."""
+    """A worked example that belongs to a task's instruction.
+
+    The explanation may be empty, as many are in the release. None means that truncation took it
+    away; prompts then leave its line out.
+    """
 
     input: str
     output: str
-    explanation: str = ""
+    explanation: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -243,13 +247,8 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     text = _read_utf8(path)
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON at line {error.lineno} column {error.colno} ({error.msg}); "
-            "allowed: one JSON object"
-        ) from None
-    except RecursionError:
-        raise DataError(f"{path}: JSON nested too deeply; allowed: one JSON object") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}); allowed: one JSON object") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is {_json_type(value)}; allowed: one JSON object")
     return value

@@ -1,0 +1,174 @@
+"""A directory in the layout of the natural-instructions release.
+
+    <directory>/tasks/<task name>.json
+    <directory>/splits/default/train_tasks.txt, test_tasks.txt
+
+Nothing is read before it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mixtures.errors import DataError
+from mixtures.records import TaskRecord, read_split_list, read_task
+from mixtures.splits import TRACKS, check_track
+
+MISSING_POLICIES = ("report", "refuse")
+BUNDLED_SUITE = Path(__file__).parent / "bundled" / "suite"
+
+_LAYOUT = "a directory with tasks/ and splits/default/{train,test}_tasks.txt"
+
+# Enough for the whole test track; a full release would not fit in memory at once.
+_TASKS_IN_MEMORY = 128
+
+logger = logging.getLogger(__name__)
+
+
+def data_dir(explicit: str | None = None) -> Path:
+    """The directory to read: `explicit`, else $SUPERNI_DIR, else the bundled suite.
+
+    Raises:
+        DataError: the directory that was asked for does not exist.
+    """
+    for origin, value in (("DATA_DIR", explicit), ("SUPERNI_DIR", os.environ.get("SUPERNI_DIR"))):
+        if not value:
+            continue
+        path = Path(value).expanduser()
+        if not path.is_dir():
+            raise DataError(f"{origin} '{value}' is no directory; allowed: {_LAYOUT}")
+        return path
+    return BUNDLED_SUITE
+
+
+class Release:
+    """The task files and track lists under one directory."""
+
+    def __init__(self, path: str | Path, missing: str = "report"):
+        """Opens a release; reads no file yet.
+
+        Args:
+            path: the directory.
+            missing: what to do with listed names that have no file: "report" logs one line and
+                leaves them out, "refuse" raises when the list is read.
+
+        Raises:
+            DataError: no such layout at `path`, or another value of `missing`.
+        """
+        if missing not in MISSING_POLICIES:
+            raise DataError(f"missing '{missing}'; allowed: {', '.join(MISSING_POLICIES)}")
+        self.path = Path(path)
+        for part in ("tasks", "splits/default"):
+            if not (self.path / part).is_dir():
+                raise DataError(f"{self.path}: no directory {part}/; allowed: {_LAYOUT}")
+        self._missing_policy = missing
+        self._read_task = functools.lru_cache(_TASKS_IN_MEMORY)(read_task)
+        self._categories: dict[str, str] = {}
+
+    def names(self, track: str) -> tuple[str, ...]:
+        """The track's tasks that have a file, in list order."""
+        check_track(track)
+        return self._tracks[track]
+
+    def missing(self, track: str) -> tuple[str, ...]:
+        """The track's tasks that have no file, in list order."""
+        check_track(track)
+        return tuple(name for name in self._lists[track] if name not in self._files)
+
+    def track(self, name: str) -> str:
+        """The track whose list names the task.
+
+        Raises:
+            DataError: neither list names it.
+        """
+        for track in TRACKS:
+            if name in self._lists[track]:
+                return track
+        raise DataError(
+            f"task '{name}' is in neither list under {self.path}/splits/default; "
+            f"allowed: a listed task{_hint(name, self._lists['train'] + self._lists['test'])}"
+        )
+
+    def task(self, name: str) -> TaskRecord:
+        """Reads a task's file, or takes it from memory.
+
+        Raises:
+            DataError: there is no such file, or it is malformed.
+        """
+        return self._read_task(self._task_path(name))
+
+    def categories(self, track: str) -> dict[str, tuple[str, ...]]:
+        """The track's tasks by category, both in list order. Reads every file once."""
+        grouped: dict[str, list[str]] = {}
+        for name in self.names(track):
+            if name not in self._categories:
+                self._categories[name] = self.task(name).category
+            grouped.setdefault(self._categories[name], []).append(name)
+        return {category: tuple(names) for category, names in grouped.items()}
+
+    def fingerprint(self, names: Iterable[str]) -> str:
+        """SHA-256 over the names and bytes of these tasks' files, whatever their order."""
+        total = hashlib.sha256()
+        for name in sorted(set(names)):
+            file_hash = hashlib.sha256(self._task_path(name).read_bytes()).hexdigest()
+            total.update(f"{name} {file_hash}\n".encode())
+        return total.hexdigest()
+
+    @functools.cached_property
+    def _files(self) -> frozenset[str]:
+        """Names of the tasks that have a file."""
+        return frozenset(entry.stem for entry in (self.path / "tasks").glob("*.json"))
+
+    @functools.cached_property
+    def _lists(self) -> dict[str, tuple[str, ...]]:
+        """The names in each track's list, with or without a file."""
+        lists = {track: tuple(read_split_list(self._list_path(track))) for track in TRACKS}
+        shared = set(lists["train"]) & set(lists["test"])
+        if shared:
+            raise DataError(
+                f"{self._list_path('test')}: '{min(shared)}' is in train_tasks.txt too; "
+                "allowed: a task in one list"
+            )
+        return lists
+
+    @functools.cached_property
+    def _tracks(self) -> dict[str, tuple[str, ...]]:
+        """The names in each track's list that have a file; tells of the others once."""
+        for track in TRACKS:
+            missing = self.missing(track)
+            if not missing:
+                continue
+            problem = (
+                f"{self._list_path(track)}: {len(missing)} of {len(self._lists[track])} tasks have "
+                f"no file in tasks/ (first: {missing[0]})"
+            )
+            if self._missing_policy == "refuse":
+                raise DataError(f"{problem}; allowed: every listed task has a file")
+            logger.warning("%s; they are left out", problem)
+        return {
+            track: tuple(name for name in self._lists[track] if name in self._files)
+            for track in TRACKS
+        }
+
+    def _task_path(self, name: str) -> Path:
+        if name not in self._files:
+            raise DataError(
+                f"task '{name}' has no file in {self.path}/tasks; "
+                f"allowed: one of the {len(self._files)} tasks there{_hint(name, self._files)}"
+            )
+        return self.path / "tasks" / f"{name}.json"
+
+    def _list_path(self, track: str) -> Path:
+        return self.path / "splits" / "default" / f"{track}_tasks.txt"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, for the end of a message."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
