@@ -1,0 +1,86 @@
+"""A model to train: network, vocabularies, optimizer and loss settings under T5X's names."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import losses, network, params
+from t5x_ext.models.params import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderModel:
+    """Everything about a T5 that does not change while it trains.
+
+    Attributes:
+      module: `network.Transformer`, the network and its config.
+      input_vocabulary: vocabulary of prompts (`mixtures.vocabularies`).
+      output_vocabulary: vocabulary of targets and predictions.
+      optimizer_def: `training.optimizers.Adafactor` or `AdamW`.
+      z_loss: factor of log(Z)^2.
+      label_smoothing: in [0, 1).
+      loss_normalizing_factor: see `losses.loss_denominator`.
+    """
+
+    module: network.Transformer
+    input_vocabulary: Any = None
+    output_vocabulary: Any = None
+    optimizer_def: Any = None
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+
+    def __post_init__(self) -> None:
+        losses.check_normalizing_factor(self.loss_normalizing_factor)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
+
+    @property
+    def config(self) -> network.T5Config:
+        """Shape and numerics of the network."""
+        return self.module.config
+
+    @property
+    def specs(self) -> Params:
+        """The tree of `ParamSpec` of this model."""
+        return network.param_specs(self.config)
+
+    def check_vocabulary(self) -> None:
+        """Raises ConfigError where a vocabulary has more ids than the embedding has rows."""
+        for field in ("input_vocabulary", "output_vocabulary"):
+            vocabulary = getattr(self, field)
+            if vocabulary is not None and vocabulary.vocab_size > self.config.vocab_size:
+                raise ConfigError(
+                    f"T5Config.vocab_size: {self.config.vocab_size} rows are fewer than the "
+                    f"{vocabulary.vocab_size} ids of {field}; allowed: >= that many"
+                )
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Random parameters in float32."""
+        return params.init_params(self.specs, key)
+
+    def loss_sums(
+        self, model_params: Params, batch: dict[str, jax.Array], dropout_key: jax.Array | None
+    ) -> losses.LossSums:
+        """Loss of a batch in sums over tokens; `loss_denominator` turns them into the loss.
+
+        Args:
+          model_params: parameters.
+          batch: converted features, see `t5x_ext.data.batching`.
+          dropout_key: None switches dropout off.
+        """
+        logits = network.forward(self.config, model_params, batch, dropout_key)
+        weights = losses.apply_weighting_rule(
+            self.loss_normalizing_factor,
+            batch["decoder_loss_weights"].astype(jnp.float32),
+            batch.get("decoder_segment_ids"),
+        )
+        targets = batch["decoder_target_tokens"]
+        return losses.cross_entropy_sums(
+            logits, targets, weights, self.label_smoothing, self.z_loss
+        )

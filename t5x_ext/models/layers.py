@@ -1,0 +1,162 @@
+"""The pieces of a T5 layer, as functions of (parameters, activations).
+
+Letters used in shapes: B batch, Q query length, K key length, D emb_dim, H heads, C head_dim,
+F mlp_dim. Activations are in the compute dtype; norms, attention logits and softmax are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_ext.models.params import Params
+
+# Finite, so that a row with nothing to attend to gives a uniform softmax instead of NaN.
+MASKED = -1e10
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "linear": lambda x: x,
+}
+
+
+def rms_norm(scale: jax.Array, x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Root-mean-square norm without mean or bias, computed in float32. [..., D] -> [..., D]."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
+    return (x32 * inverse * scale).astype(x.dtype)
+
+
+def dense(params: Params, x: jax.Array) -> jax.Array:
+    """Product with `params['kernel']` in the dtype of `x`. [..., in] -> [..., out]."""
+    return x @ params["kernel"].astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, broadcast_axis: int) -> jax.Array:
+    """Dropout whose mask is shared along one axis, as T5X shares it along length.
+
+    Args:
+      x: activations.
+      rate: share of values set to zero.
+      key: PRNG key; None switches dropout off.
+      broadcast_axis: axis along which one mask is used for all positions.
+    """
+    if key is None or rate == 0.0:
+        return x
+    mask_shape = list(x.shape)
+    mask_shape[broadcast_axis] = 1
+    keep = jax.random.bernoulli(key, 1.0 - rate, tuple(mask_shape))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x)).astype(x.dtype)
+
+
+def fold_key(key: jax.Array | None, site: int) -> jax.Array | None:
+    """The key of one dropout site within a layer; None stays None."""
+    return None if key is None else jax.random.fold_in(key, site)
+
+
+def mlp(
+    params: Params,
+    x: jax.Array,
+    activations: Sequence[str],
+    dropout_rate: float,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Feed-forward block; several activations are multiplied (gated GELU). [B, Q, D] -> same."""
+    hidden = None
+    for index, name in enumerate(activations):
+        kernel = "wi" if len(activations) == 1 else f"wi_{index}"
+        branch = ACTIVATIONS[name](dense(params[kernel], x))
+        hidden = branch if hidden is None else hidden * branch
+    hidden = dropout(hidden, dropout_rate, key, broadcast_axis=-2)  # [B, Q, F]
+    return dense(params["wo"], hidden)
+
+
+def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
+    """[B, Q, H*C] -> [B, Q, H, C]."""
+    return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Attention without scaling: T5 folds 1/sqrt(C) into the query's initialisation.
+
+    Args:
+      query: [B, Q, H, C].
+      key: [B, K, H, C].
+      value: [B, K, H, C].
+      bias: float32 [1, H, Q, K], added to the logits; None for none.
+      mask: bool, broadcastable to [B, H, Q, K]; False positions are not attended to.
+      dropout_rate: share of attention weights dropped.
+      dropout_key: None switches dropout off.
+
+    Returns:
+      [B, Q, H, C] in the dtype of `value`.
+    """
+    logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    if mask is not None:
+        logits = jnp.where(mask, logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    weights = dropout(weights, dropout_rate, dropout_key, broadcast_axis=-2)
+    return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+
+
+def relative_position_buckets(
+    query_length: int, key_length: int, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """Bucket of (key position - query position): exact when near, logarithmic when far.
+
+    Source: T5 (Raffel et al. 2020, section 2.1); same rounding as T5X and Hugging Face.
+
+        distance (causal)   0  1  2 ... 15  16..18  19..20 ...  >= 113
+        bucket of 32        0  1  2 ... 15  16      17     ...  31
+
+    Returns:
+      int32 [query_length, key_length].
+    """
+    relative = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
+    offset = np.zeros_like(relative)
+    if bidirectional:
+        num_buckets //= 2
+        offset = np.where(relative > 0, num_buckets, 0)
+        distance = np.abs(relative)
+    else:
+        distance = np.maximum(-relative, 0)
+    num_exact = num_buckets // 2
+    # float32 throughout: float64 would round a few far distances into another bucket than T5X.
+    log_ratio = np.log(distance.astype(np.float32) / num_exact + np.finfo(np.float32).eps)
+    log_ratio = log_ratio / np.float32(np.log(max_distance / num_exact))
+    far = num_exact + (log_ratio * (num_buckets - num_exact)).astype(np.int32)
+    bucket = np.where(distance < num_exact, distance, np.minimum(far, num_buckets - 1))
+    return (bucket + offset).astype(np.int32)
+
+
+def relative_position_bias(
+    table: jax.Array,
+    query_length: int,
+    key_length: int,
+    bidirectional: bool,
+    max_distance: int,
+) -> jax.Array:
+    """Looks up `table` [H, num_buckets] for every pair of positions: float32 [1, H, Q, K].
+
+    Packed segments are contiguous, so a distance between two positions of a row is also their
+    distance within the segment; pairs of different segments are masked elsewhere.
+    """
+    buckets = relative_position_buckets(
+        query_length, key_length, bidirectional, table.shape[-1], max_distance
+    )
+    return table.astype(jnp.float32)[:, buckets][None]

@@ -1,0 +1,189 @@
+"""Device meshes, and the one table from logical axes to mesh axes.
+
+Mesh axes, outermost first: `expert` (stacked models), `data` (batch only), `fsdp` (batch, and
+parameters are split over it), `model` (heads, feed-forward and vocabulary). Parameters and
+activations carry logical axis names; nothing outside this file knows about the mesh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_ext.errors import ConfigError
+
+MESH_AXES = ("expert", "data", "fsdp", "model")
+
+LogicalAxisRules = tuple[tuple[str, Any], ...]
+
+
+def standard_logical_axis_rules() -> LogicalAxisRules:
+    """Logical axis -> mesh axis, a tuple of mesh axes, or None (not split).
+
+    A mesh axis is used at most once in an array; a later rule that would reuse one is skipped.
+    """
+    return (
+        ("expert", "expert"),
+        ("batch", ("data", "fsdp")),
+        ("vocab", "model"),
+        ("mlp", "model"),
+        ("heads", "model"),
+        ("joined_kv", "model"),
+        ("kv", None),
+        ("embed", "fsdp"),
+        ("length", None),
+        ("relpos_buckets", None),
+        ("layers", None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PjitPartitioner:
+    """Lays devices out as a mesh and turns logical axes into shardings.
+
+    Attributes:
+      num_partitions: T5X's knob: devices that share one copy of the parameters along `model`.
+      model_parallel_submesh: T5X's other knob, (x, y, z, core); its product is `num_partitions`.
+      logical_axis_rules: the table; None means `standard_logical_axis_rules()`.
+      data: devices along `data`; -1 takes what the other axes leave.
+      fsdp: devices along `fsdp`.
+      model: devices along `model`; `num_partitions` is another name for it.
+      expert: devices along `expert`.
+      devices: devices to use; None means all.
+    """
+
+    num_partitions: int | None = None
+    model_parallel_submesh: Sequence[int] | None = None
+    logical_axis_rules: Sequence[tuple[str, Any]] | None = None
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+    expert: int = 1
+    devices: Sequence[Any] | None = dataclasses.field(default=None, compare=False)
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The mesh with axes `MESH_AXES`; raises ConfigError where it does not fit the devices."""
+        devices = list(self.devices or jax.devices())
+        model = self._model_size()
+        fixed = self.expert * self.fsdp * model
+        data = len(devices) // fixed if self.data == -1 else self.data
+        shape = (self.expert, data, self.fsdp, model)
+        if data < 1 or math.prod(shape) != len(devices):
+            wanted = " x ".join(f"{a}={s}" for a, s in zip(MESH_AXES, shape, strict=True))
+            raise ConfigError(
+                f"PjitPartitioner: mesh {wanted} does not divide {len(devices)} devices; "
+                "the product of all axes must equal the number of devices"
+            )
+        grid = np.asarray(devices).reshape(shape)
+        return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+    def _model_size(self) -> int:
+        submesh = self.model_parallel_submesh
+        asked = {self.num_partitions, math.prod(submesh) if submesh else None} - {None}
+        if self.model != 1:
+            asked.add(self.model)
+        if len(asked) > 1:
+            raise ConfigError(
+                f"PjitPartitioner: num_partitions={self.num_partitions}, "
+                f"model_parallel_submesh={submesh} and model={self.model} disagree; set one"
+            )
+        return asked.pop() if asked else 1
+
+    @property
+    def num_batch_shards(self) -> int:
+        """Parts into which the global batch is cut."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def check_batch(self, batch_size: int, num_microbatches: int = 1) -> None:
+        """Raises ConfigError unless `batch_size` (examples, global) splits evenly."""
+        parts = self.num_batch_shards * num_microbatches
+        if batch_size % parts:
+            raise ConfigError(
+                f"BATCH_SIZE: {batch_size} examples do not divide into {self.num_batch_shards} "
+                f"batch shards (data x fsdp) x {num_microbatches} microbatches; allowed: "
+                f"multiples of {parts}"
+            )
+
+    def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
+        """Logical axes of an array -> mesh axes, each mesh axis used at most once."""
+        rules = dict(self.logical_axis_rules or standard_logical_axis_rules())
+        used: set[str] = set()
+        entries: list[Any] = []
+        for axis in axes:
+            if axis is not None and axis not in rules:
+                raise ConfigError(
+                    f"logical_axis_rules: no rule for axis {axis!r}; known: {', '.join(rules)}"
+                )
+            target = rules.get(axis) if axis is not None else None
+            names = (target,) if isinstance(target, str) else tuple(target or ())
+            names = tuple(n for n in names if n not in used)
+            used.update(names)
+            entries.append(names[0] if len(names) == 1 else (names or None))
+        return PartitionSpec(*entries)
+
+    def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
+        """The sharding of an array with these logical axes."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def param_shardings(self, axes_tree: Any, abstract: Any) -> Any:
+        """Shardings for a tree of parameters.
+
+        Args:
+          axes_tree: a tuple of logical axes per parameter.
+          abstract: the same tree with anything that has `.shape`.
+
+        Returns:
+          The tree with a `NamedSharding` per parameter.
+
+        Raises:
+          ConfigError: a dimension does not divide by its mesh axes.
+        """
+        mesh = self.mesh
+
+        def one(path: Any, axes: tuple[str, ...], array: Any) -> NamedSharding:
+            spec = self.spec(axes)
+            for size, axis, names in zip(array.shape, axes, spec, strict=True):
+                names = (names,) if isinstance(names, str) else (names or ())
+                parts = math.prod(mesh.shape[n] for n in names)
+                if size % parts:
+                    raise ConfigError(
+                        f"PjitPartitioner: {jax.tree_util.keystr(path)} has {axis}={size}, "
+                        f"which {'x'.join(names)}={parts} does not divide"
+                    )
+            return NamedSharding(mesh, spec)
+
+        is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+        return jax.tree_util.tree_map_with_path(one, axes_tree, abstract, is_leaf=is_axes)
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[None]:
+        """While a function is traced inside, `constrain` pins activations to this mesh."""
+        token = _ACTIVE.set(self)
+        try:
+            yield
+        finally:
+            _ACTIVE.reset(token)
+
+
+_ACTIVE: contextvars.ContextVar[PjitPartitioner | None] = contextvars.ContextVar(
+    "active_partitioner", default=None
+)
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Pins the layout of an activation to the active mesh; the identity where none is active."""
+    partitioner = _ACTIVE.get()
+    if partitioner is None:
+        return x
+    # Activations keep `embed` whole: `fsdp` already splits their batch axis.
+    return jax.lax.with_sharding_constraint(x, partitioner.sharding(axes))

@@ -1,0 +1,280 @@
+"""What a run leaves behind to look at: metrics.jsonl, TensorBoard events, a progress line.
+
+TensorBoard's event file is written here in sixty lines: its own writer lives in TensorFlow or in
+a package that this project does not otherwise need. The file is a sequence of records
+
+    length: uint64 | masked CRC32C of length: uint32 | Event protobuf | masked CRC32C of it: uint32
+
+(little endian), and of the protobuf only varints, a double, a float and strings are used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricLog:
+    """Appends numbers by step to MODEL_DIR/metrics.jsonl and to a TensorBoard event file.
+
+    One process writes: construct it on process 0 only. A line of the JSONL file is
+    `{"step": 100, "time": 1718000000.0, "train/loss": 2.31}`; numbers that are not finite are
+    null there (JSON has none) and kept in TensorBoard.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike[str], start_step: int = 0) -> None:
+        """Opens the files.
+
+        Args:
+            model_dir: Local directory, created if absent.
+            start_step: Finished steps in the restored checkpoint. Whatever an earlier run logged
+                beyond it is dropped, so that a resumed run's curve is that of an unbroken one.
+        """
+        directory = Path(model_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / METRICS_FILE
+        if path.exists():
+            _drop_after(path, start_step)
+        self._jsonl = path.open("a", encoding="utf-8")
+        self._events = _EventFile(directory, start_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of a step; both files are flushed.
+
+        Args:
+            step: Number of finished steps.
+            metrics: Names such as `train/loss`; the part before the slash groups the plots.
+        """
+        now = time.time()
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._jsonl.write(json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n")
+        self._jsonl.flush()
+        self._events.write_scalars(now, step, values)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._jsonl.close()
+        self._events.close()
+
+
+class ProgressLine:
+    """Says every so many steps how training goes:
+
+        step 200/1000  loss 2.3140  12.3k tokens/s  padding 3.1%  ETA 4m10s  host memory 1.2 GB
+
+    On a terminal it is a tqdm bar, elsewhere plain lines. The clock starts after the first step,
+    which compiles; rates are those since the last line.
+    """
+
+    def __init__(
+        self, total_steps: int, every: int, start_step: int = 0, stream: TextIO | None = None
+    ) -> None:
+        """Starts counting.
+
+        Args:
+            total_steps: Step at which the run ends, counting the steps before `start_step`.
+            every: Steps between lines.
+            start_step: Steps finished before this run.
+            stream: Where to print; None is standard error.
+        """
+        self._total = total_steps
+        self._every = every
+        self._step = start_step
+        self._stream = stream or sys.stderr
+        self._clock: float | None = None
+        self._clock_step = start_step
+        self._tokens = self._slots = 0
+        self._timed_tokens = 0
+        self._bar = None
+        if self._stream.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total_steps, initial=start_step, unit="step", file=self._stream,
+                bar_format="{l_bar}{bar:20}| {n_fmt}/{total_fmt}{postfix}",
+            )  # fmt: skip
+
+    def count(self, step: int, tokens: int, slots: int) -> None:
+        """Counts a finished step.
+
+        Args:
+            step: Its number.
+            tokens: Real tokens in its batch, inputs and targets, over all hosts.
+            slots: Positions in its batch, padding included.
+        """
+        self._tokens += tokens
+        self._slots += slots
+        if self._clock is None:
+            self._clock, self._clock_step = time.monotonic(), step
+        else:
+            self._timed_tokens += tokens
+        if self._bar is not None:
+            self._bar.update(step - self._step)
+        self._step = step
+
+    def due(self, step: int) -> bool:
+        """Whether the step ends with a line; only then need its loss be fetched."""
+        return step % self._every == 0 or step == self._total
+
+    def report(self, loss: float) -> dict[str, float]:
+        """Prints the line for the last counted step and starts a new interval.
+
+        Args:
+            loss: Loss per target token of that step or interval.
+
+        Returns:
+            The line's numbers, for the log: `tokens_per_sec` and `secs_per_step` (absent until a
+            second step was timed), `padding_share` (0 to 1), `memory_gb`.
+        """
+        now = time.monotonic()
+        steps = self._step - self._clock_step
+        secs = now - self._clock if self._clock is not None else 0.0
+        memory_gb, where = memory_in_use()
+        rates = {"padding_share": 1 - self._tokens / max(self._slots, 1), "memory_gb": memory_gb}
+        parts = [f"loss {loss:.4f}"]
+        eta = ""
+        if steps > 0 and secs > 0:
+            rates |= {"tokens_per_sec": self._timed_tokens / secs, "secs_per_step": secs / steps}
+            parts.append(f"{_thousands(rates['tokens_per_sec'])} tokens/s")
+            eta = f"ETA {_duration((self._total - self._step) * rates['secs_per_step'])}"
+        parts.append(f"padding {100 * rates['padding_share']:.1f}%")
+        parts.extend([eta] if eta else [])
+        parts.append(f"{where} memory {memory_gb:.1f} GB")
+        if self._bar is not None:
+            self._bar.set_postfix_str("  ".join(parts))
+        else:
+            print(f"step {self._step}/{self._total}", *parts, sep="  ", file=self._stream)
+            self._stream.flush()
+        self._clock, self._clock_step = now, self._step
+        self._tokens = self._slots = self._timed_tokens = 0
+        return rates
+
+    def close(self) -> None:
+        """Ends the bar, if there is one, so that later output starts on a new line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def memory_in_use() -> tuple[float, str]:
+    """Peak memory so far in GB (10^9 bytes), and of what: the first "device", or the "host".
+
+    Backends without an allocator of their own, such as the CPU, report the process's memory.
+    """
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 1e9, "device"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, KiB elsewhere.
+    return (peak if sys.platform == "darwin" else peak * 1024) / 1e9, "host"
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Removes the lines of later steps, and a last line that a killed run left unfinished."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+
+
+class _EventFile:
+    """A TensorBoard event file. Field numbers are those of tensorflow/core/util/event.proto."""
+
+    def __init__(self, directory: Path, start_step: int) -> None:
+        now = time.time()
+        host = socket.gethostname()
+        # Several runs may start within one second, in one process or in many.
+        name = f"events.out.tfevents.{int(now)}.{time.time_ns()}.{host}.{os.getpid()}"
+        self._file = (directory / name).open("xb")
+        self._write(now, 0, _field(3, b"brain.Event:2"))
+        if start_step:
+            # SessionLog{status: START} makes TensorBoard drop what earlier files hold from the
+            # step on: it purges steps >= the event's.
+            self._write(now, start_step + 1, _field(7, _tag(1, 0) + _varint(1)))
+
+    def write_scalars(self, now: float, step: int, values: Mapping[str, float]) -> None:
+        summary = b"".join(
+            _field(1, _field(1, name.encode()) + _tag(2, 5) + struct.pack("<f", value))
+            for name, value in values.items()
+        )
+        self._write(now, step, _field(5, summary))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, now: float, step: int, what: bytes) -> None:
+        event = _tag(1, 1) + struct.pack("<d", now) + _tag(2, 0) + _varint(step) + what
+        length = struct.pack("<Q", len(event))
+        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
+        self._file.flush()
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def _tag(field: int, wire_type: int) -> bytes:
+    return _varint(field << 3 | wire_type)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field: a string or a message."""
+    return _tag(number, 2) + _varint(len(payload)) + payload
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli, reflected
+        table.append(byte)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _thousands(number: float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _duration(secs: float) -> str:
+    minutes, seconds = divmod(round(secs), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

@@ -1,0 +1,116 @@
+"""What a training run carries from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from t5x_ext.models import EncoderDecoderModel, params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training.optimizers import Optimizer
+
+
+@struct.dataclass
+class TrainState:
+    """Donated to every step and saved in every checkpoint.
+
+    Attributes:
+      step: int32 scalar, updates applied so far (including those of an initial checkpoint).
+      params: nested dictionary of float32 arrays.
+      opt_state: optimizer slots; their layout belongs to the optimizer.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def state_shardings(
+    model: EncoderDecoderModel, optimizer: Optimizer, partitioner: PjitPartitioner
+) -> TrainState:
+    """The layout of a `TrainState` on the mesh.
+
+    A slot with the shape of its parameter lives where the parameter lives; smaller slots
+    (factored moments, counters) are replicated.
+    """
+    axes = params.param_axes(model.specs)
+    abstract = params.abstract_params(model.specs)
+    param_shardings = partitioner.param_shardings(axes, abstract)
+    replicated = partitioner.sharding(())
+    by_path = {
+        params.path_name(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(abstract),
+            jax.tree.leaves(param_shardings),
+            strict=True,
+        )
+    }
+
+    def slot(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+        # A slot's path ends with its parameter's path: 'mu/encoder/.../kernel'.
+        name = params.path_name(path)
+        for start in range(name.count("/") + 1):
+            shape, sharding = by_path.get(name.split("/", start)[-1], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return replicated
+
+    abstract_slots = jax.eval_shape(optimizer.init, abstract)
+    opt_shardings = jax.tree_util.tree_map_with_path(slot, abstract_slots)
+    return TrainState(step=replicated, params=param_shardings, opt_state=opt_shardings)
+
+
+def abstract_state(
+    model: EncoderDecoderModel, optimizer: Optimizer, partitioner: PjitPartitioner
+) -> TrainState:
+    """Shapes, dtypes and shardings of the whole state; nothing is allocated."""
+    abstract = params.abstract_params(model.specs)
+    shapes = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=abstract,
+        opt_state=jax.eval_shape(optimizer.init, abstract),
+    )
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        shapes,
+        state_shardings(model, optimizer, partitioner),
+    )
+
+
+def create_state(
+    model: EncoderDecoderModel,
+    optimizer: Optimizer,
+    partitioner: PjitPartitioner,
+    key: jax.Array,
+) -> TrainState:
+    """A fresh state with random parameters, made directly in its sharded layout."""
+
+    def init(key: jax.Array) -> TrainState:
+        model_params = model.init_params(key)
+        return TrainState(jnp.int32(0), model_params, optimizer.init(model_params))
+
+    return jax.jit(init, out_shardings=state_shardings(model, optimizer, partitioner))(key)
+
+
+def state_from_params(
+    model_params: Any,
+    model: EncoderDecoderModel,
+    optimizer: Optimizer,
+    partitioner: PjitPartitioner,
+    step: int = 0,
+) -> TrainState:
+    """A state that starts from given parameters with an empty optimizer.
+
+    The parameters are copied: the caller keeps its own when the state is donated to a step.
+    """
+
+    def init(model_params: Any) -> TrainState:
+        copied = jax.tree.map(jnp.copy, model_params)
+        return TrainState(jnp.int32(step), copied, optimizer.init(copied))
+
+    return jax.jit(init, out_shardings=state_shardings(model, optimizer, partitioner))(
+        model_params
+    )

@@ -1,0 +1,120 @@
+"""The train step: a pure function (state, batch, key) -> (state, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_ext.models import EncoderDecoderModel, losses
+from t5x_ext.models.params import Params
+from t5x_ext.training.optimizers import Optimizer
+from t5x_ext.training.schedules import LearningRateFn
+from t5x_ext.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def sum_gradients(
+    model: EncoderDecoderModel,
+    model_params: Params,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    num_microbatches: int = 1,
+) -> tuple[Params, losses.LossSums]:
+    """Gradient of the *summed* loss over the batch, and the sums.
+
+    Sums rather than means: a microbatch with few target tokens then weighs what it should, and
+    splitting the batch changes memory but not the result.
+
+    Args:
+      model: the model.
+      model_params: parameters.
+      batch: features [B, ...]; B divides by `num_microbatches`.
+      dropout_key: None switches dropout off.
+      num_microbatches: parts that are processed one after the other.
+
+    Returns:
+      Gradients in float32 and `LossSums`.
+    """
+
+    def loss_fn(p: Params, part: Batch, key: jax.Array | None):
+        sums = model.loss_sums(p, part, key)
+        return sums.loss, sums
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if num_microbatches == 1:
+        return grad_fn(model_params, batch, dropout_key)
+
+    def part_of(x: jax.Array) -> jax.Array:
+        # [B, ...] -> [B/M, M, ...]: each device keeps its own rows, whatever the mesh.
+        return x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:])
+
+    parts = jax.tree.map(lambda x: jnp.moveaxis(part_of(x), 1, 0), batch)
+    keys = None if dropout_key is None else jax.random.split(dropout_key, num_microbatches)
+
+    def accumulate(carry, xs):
+        part, key = xs
+        return jax.tree.map(jnp.add, carry, grad_fn(model_params, part, key)), None
+
+    zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), model_params)
+    start = (zero, losses.LossSums(*(jnp.zeros((), jnp.float32),) * 5))
+    (grads, sums), _ = jax.lax.scan(accumulate, start, (parts, keys))
+    return grads, sums
+
+
+def make_train_step(
+    model: EncoderDecoderModel,
+    optimizer: Optimizer,
+    learning_rate_fn: LearningRateFn,
+    num_microbatches: int = 1,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """Binds everything static; the result is to be jitted with its state donated.
+
+    Returns:
+      A function of
+        state: `TrainState`,
+        batch: converted features [B, ...], B global,
+        key: PRNG key of the run; dropout uses `fold_in(key, state.step)`,
+      that returns the next state and float32 scalar metrics: `loss` (divided by the loss
+      denominator, z-loss included), `cross_entropy` and `z_loss` (per target token),
+      `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        dropout_key = jax.random.fold_in(key, state.step) if model.config.dropout_rate else None
+        grads, sums = sum_gradients(model, state.params, batch, dropout_key, num_microbatches)
+        positions = batch["decoder_target_tokens"].size
+        denominator = losses.loss_denominator(
+            model.loss_normalizing_factor, sums.weight, positions
+        )
+        grads = jax.tree.map(lambda g: g / denominator, grads)
+        learning_rate = learning_rate_fn(state.step)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, learning_rate=learning_rate
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = loss_metrics(sums) | {
+            "loss": sums.loss / denominator,
+            "learning_rate": learning_rate,
+            "grad_norm": optax.global_norm(grads),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def loss_metrics(sums: losses.LossSums) -> Metrics:
+    """Means per target token."""
+    weight = jnp.maximum(sums.weight, 1e-9)
+    return {
+        "cross_entropy": sums.cross_entropy / weight,
+        "z_loss": sums.z_loss / weight,
+        "accuracy": sums.correct / weight,
+        "target_tokens": sums.weight,
+    }

@@ -1,0 +1,25 @@
+"""Fixtures shared by the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Every test runs on the host: no accelerator may be claimed by a test run, and eight virtual
+# devices let the mesh tests run in the same process as the rest.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def superni_dir() -> Path:
+    """The real SuperNI subset, or a skip that says which directory was looked for."""
+    path = Path(os.environ.get("SUPERNI_DIR", REPO.parent / "shared" / "superni"))
+    if not (path / "splits" / "default" / "test_tasks.txt").is_file():
+        pytest.skip(f"real SuperNI data not found at {path} (set SUPERNI_DIR)")
+    return path
