@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+# Both create $(VENV) when it is absent, or older than setup.py or constraints.txt.
+
+# TensorFlow 2.21 has wheels for Python 3.11 to 3.13. 3.11 is what constraints.txt was tested with;
+# 3.13 comes last because one dependency of SeqIO (editdistance) must be compiled there.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python3.13; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+RUN_DIR := runs/quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint clean
+
+help:
+	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
+	@echo "make test        run the whole test suite"
+	@echo "make lint        run ruff"
+	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
+
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found on PATH; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@echo "[setup 1/3] creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "[setup 2/3] installing the tested set from constraints.txt (about 1 GB, a few minutes)"
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[test]"
+	@echo "[setup 3/3] checking that the installed versions agree"
+	@$(VENV)/bin/python -m pip check --disable-pip-version-check
+	@touch $@
+
+quickstart: $(STAMP)
+	@echo "[quickstart 1/2] running the study (about 10 minutes on 2 cores; interrupt and repeat to continue)"
+	@$(VENV)/bin/python -m t5x_ext.study --gin_file=gin_configs/studies/quickstart.gin --gin.MODEL_DIR="'$(RUN_DIR)'"
+	@echo "[quickstart 2/2] writing the report"
+	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
+	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
+
+test: $(STAMP)
+	@$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	@$(VENV)/bin/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

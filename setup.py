@@ -1,0 +1,75 @@
+"""Packaging of t5x_ext: what a wheel holds and which versions it may be installed with.
+
+Every dependency is bounded on both sides. The lower bound is the oldest release the code is meant
+for; the upper bound is the next release that may change an interface we use. The one full set that
+was tested is in constraints.txt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Flax 0.12 subclasses a JAX class that 0.11 removes; mesh axis types are those of 0.10.
+JAX = "0.10.2,<0.11"
+
+INSTALL_REQUIRES = [
+    f"jax>={JAX}",
+    "flax>=0.12.6,<0.13",  # Flax releases a breaking minor version about twice a year
+    "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
+    "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
+    "etils>=1.9,<2",  # paths that may be gs://; the floor of tensorflow-datasets
+    "numpy>=2.0,<3",  # the floor of jax 0.10
+    "seqio>=0.0.20,<0.1",  # our names hook its registries, which only 0.0.20 was checked for
+    # seqio needs tensorflow-text, whose compiled ops load only under the same TensorFlow minor
+    # version; naming both keeps the pair together. tensorflow-cpu would be a second TensorFlow.
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-text>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.9,<5",  # TFRecord builders that SeqIO reads; 5 may drop tf.data
+    "sentencepiece>=0.2,<0.3",  # the floor of seqio; encodings must not change under a checkpoint
+    "protobuf>=6.31.1,<8",  # reads sentencepiece models; the range of TensorFlow 2.21
+    "gin-config>=0.5,<0.6",  # the parser hooks behind our unknown-macro errors are 0.5's
+    "rouge-score>=0.1.2,<0.2",  # scores are compared to stored ones at 1e-6
+    "nltk>=3.9,<4",  # the Porter stemmer that rouge-score uses
+    "tqdm>=4.66,<5",  # progress bars on a terminal
+    "matplotlib>=3.9,<4",  # PNG plots of the report
+]
+
+EXTRAS_REQUIRE = {
+    "tpu": [f"jax[tpu]>={JAX}"],  # pulls the libtpu that this jax was built against
+    "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
+    "test": [
+        "pytest>=8,<10",  # both majors take the settings in pyproject.toml
+        "hypothesis>=6.100,<7",  # property tests
+        "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable
+        # tests/test_packaging.py builds the wheel with the network off, so the build backend has
+        # to be installed; 70.1 is the first that writes wheels without the wheel package.
+        "setuptools>=70.1,<85",
+    ],
+}
+
+setup(
+    name="t5x_ext",
+    version="0.1.0",
+    description="Sample-efficient instruction tuning of T5 models in JAX: task files to report.",
+    long_description=(
+        Path("README.md").read_text(encoding="utf-8") if Path("README.md").is_file() else ""
+    ),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",  # the floor of jax 0.10
+    packages=find_packages(include=["t5x_ext*", "mixtures*", "gin_configs*"]),
+    # Gin files and the bundled suite are read as plain files beside their package.
+    package_data={
+        "gin_configs": ["**/*.gin"],
+        "mixtures": ["**/*.json", "**/*.txt", "**/*.model", "**/*.vocab"],
+        "t5x_ext": ["**/*.json", "**/*.html", "**/*.css"],
+    },
+    include_package_data=False,
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["t5x_ext = t5x_ext.cli:main"]},
+    zip_safe=False,
+)
