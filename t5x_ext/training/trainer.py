@@ -1,0 +1,162 @@
+"""Compiled programs for one model on one mesh, and the loop that runs them.
+
+`Trainer` is what a config states; `Program` is what runs: it owns the compiled functions, so that
+many runs of one shape (the cells of a study) share them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from t5x_ext.models import EncoderDecoderModel, losses, params
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training import state as states
+from t5x_ext.training.schedules import LearningRateFn, create_learning_rate_scheduler
+from t5x_ext.training.state import TrainState
+from t5x_ext.training.step import Metrics, loss_metrics, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Settings of the train step.
+
+    Attributes:
+      num_microbatches: parts of a batch processed one after the other; None means 1.
+      learning_rate_fn: step -> learning rate; None means T5X's default schedule.
+    """
+
+    num_microbatches: int | None = None
+    learning_rate_fn: LearningRateFn | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled functions of a model, an optimizer and a mesh.
+
+    Attributes:
+      model: the model, with its optimizer definition.
+      partitioner: the mesh.
+      trainer: schedule and microbatches.
+    """
+
+    model: EncoderDecoderModel
+    partitioner: PjitPartitioner
+    trainer: Trainer
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        """The optimizer built for this model's parameters."""
+        return self.model.optimizer_def.build(params.param_axes(self.model.specs))
+
+    @functools.cached_property
+    def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+        """(state, batch, key) -> (state, metrics), jitted; the state given in is consumed."""
+        step = make_train_step(
+            self.model,
+            self.optimizer,
+            self.trainer.learning_rate_fn or create_learning_rate_scheduler(),
+            self.trainer.num_microbatches or 1,
+        )
+
+        def sharded_step(state: TrainState, batch: Any, key: jax.Array):
+            with self.partitioner.activate():
+                return step(state, batch, key)
+
+        layout = states.state_shardings(self.model, self.optimizer, self.partitioner)
+        return jax.jit(sharded_step, donate_argnums=0, out_shardings=(layout, None))
+
+    @functools.cached_property
+    def _eval_step(self) -> Callable[[Params, Any], losses.LossSums]:
+        def eval_step(model_params: Params, batch: Any) -> losses.LossSums:
+            with self.partitioner.activate():
+                return self.model.loss_sums(model_params, batch, None)
+
+        return jax.jit(eval_step)
+
+    def init_state(self, key: jax.Array) -> TrainState:
+        """Random parameters and an empty optimizer, in the sharded layout."""
+        return states.create_state(self.model, self.optimizer, self.partitioner, key)
+
+    def state_from_params(self, model_params: Params, step: int = 0) -> TrainState:
+        """Given parameters (copied) and an empty optimizer."""
+        return states.state_from_params(
+            model_params, self.model, self.optimizer, self.partitioner, step
+        )
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings: the target of a checkpoint restore."""
+        return states.abstract_state(self.model, self.optimizer, self.partitioner)
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This host's rows [B / hosts, ...] -> global arrays [B, ...] over the batch axes."""
+        sharding = self.partitioner.sharding(("batch", None))
+        return {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
+        }
+
+    def evaluate(self, model_params: Params, batches: Iterable[dict[str, np.ndarray]]) -> Any:
+        """Means per target token over all batches: {'cross_entropy', 'accuracy', ...} floats."""
+        total = None
+        for batch in batches:
+            sums = self._eval_step(model_params, self.put_batch(batch))
+            total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+        if total is None:
+            return {}
+        return {name: float(value) for name, value in loss_metrics(total).items()}
+
+
+class StepEvent(NamedTuple):
+    """What a callback sees after a step; metrics are on the device until someone reads them.
+
+    Attributes:
+      step: updates applied so far, this one included.
+      state: the state after the step; it is consumed by the next one, so do not keep it.
+      metrics: float32 scalars of this step.
+      info: `t5x_ext.data.batching.BatchInfo` of this host's part of the batch.
+    """
+
+    step: int
+    state: TrainState
+    metrics: Metrics
+    info: Any
+
+
+def train_loop(
+    program: Program,
+    state: TrainState,
+    batches: Iterator[tuple[dict[str, np.ndarray], Any]],
+    total_steps: int,
+    key: jax.Array,
+    after_step: Sequence[Callable[[StepEvent], None]] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Runs steps until the state has seen `total_steps` updates.
+
+    Args:
+      program: compiled functions.
+      state: consumed.
+      batches: (features, info) pairs; features are this host's rows.
+      total_steps: updates in all, those already in `state` included.
+      key: dropout key of the run.
+      after_step: called in order after every step: logging, evaluation, saving.
+      should_stop: asked before every step; True ends the loop early (preemption).
+
+    Returns:
+      The last state.
+    """
+    for step in range(int(state.step) + 1, total_steps + 1):
+        if should_stop():
+            break
+        batch, info = next(batches)
+        state, metrics = program.train_step(state, program.put_batch(batch), key)
+        for callback in after_step:
+            callback(StepEvent(step, state, metrics, info))
+    return state
