@@ -1,6 +1,10 @@
-"""The one exception class for mistakes a user can correct."""
+"""The exception for mistakes a user can correct, and how commands report it."""
 
 from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Collection
 
 
 class ConfigError(ValueError):
@@ -9,3 +13,49 @@ class ConfigError(ValueError):
     The message is one line: it names the file, field or flag at fault, its value and what is
     allowed. Commands print it as `error: ...` without a traceback and exit with status 1.
     """
+
+
+def nearest(name: str, allowed: Collection[str]) -> str:
+    """Says which allowed name is closest to a wrong one.
+
+    Args:
+        name: What was written.
+        allowed: The valid names.
+
+    Returns:
+        `; did you mean 'x'?`, or a list of the valid names if none is close, or an empty string if
+        there are none.
+    """
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    names = sorted(allowed)
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f"; allowed: {shown}" if names else ""
+
+
+def exit_status(call: Callable[[], object]) -> int:
+    """Runs a command and turns the errors users can correct into one line on stderr.
+
+    Args:
+        call: The command.
+
+    Returns:
+        The exit status: 0, or 1 after a `ConfigError` or `mixtures.errors.DataError`, or 130 after
+        Ctrl-C. Other exceptions are defects and pass through with their traceback.
+    """
+    try:
+        call()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        # Importing mixtures imports TensorFlow, but no DataError exists before that import.
+        data_errors = sys.modules.get("mixtures.errors")
+        known = (ConfigError, data_errors.DataError) if data_errors else (ConfigError,)
+        if not isinstance(error, known):
+            raise
+        # Gin adds lines on the call in which the error came up.
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    return 0

@@ -8,17 +8,16 @@ that leaves references symbolic: what can be checked on the text alone is checke
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import os
 import tokenize
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gin import config_parser
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 
 COMMAND_LINE = "--gin."
 REQUIRED_NAMES = ("gin.REQUIRED", "REQUIRED")
@@ -123,31 +122,18 @@ def symbols(value: Any) -> Iterator[Reference | Macro]:
             yield from symbols(item)
 
 
-def nearest(name: str, allowed: Collection[str]) -> str:
-    """Says which allowed name is closest to a wrong one.
-
-    Args:
-        name: What was written.
-        allowed: The valid names.
-
-    Returns:
-        `; did you mean 'x'?`, or a list of the valid names if none is close, or an empty string if
-        there are none.
-    """
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    names = sorted(allowed)
-    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-    return f"; allowed: {shown}" if names else ""
-
-
-def read_file(name: str, search_paths: Sequence[str], including: tuple[str, ...] = ()) -> Source:
+def read_file(
+    name: str,
+    search_paths: Sequence[str],
+    asked_at: str = "--gin_file",
+    including: tuple[str, ...] = (),
+) -> Source:
     """Reads a gin file and everything it includes.
 
     Args:
         name: Path of the file, absolute or relative to one of the search paths.
         search_paths: Directories to look in, first match wins.
+        asked_at: Place that names the file, for the message if it is not found.
         including: Paths of the files that led here, outermost first.
 
     Returns:
@@ -156,19 +142,17 @@ def read_file(name: str, search_paths: Sequence[str], including: tuple[str, ...]
     Raises:
         ConfigError: The file is not found, includes itself, or is not valid gin.
     """
-    path = _find(name, search_paths)
+    path = _find(name, search_paths, asked_at)
     if path in including:
-        raise ConfigError(f"{path}: includes itself by way of {' -> '.join(including)}")
+        raise ConfigError(f"{asked_at}: '{name}' includes itself: {' -> '.join(including)}")
     with open(path, encoding="utf-8") as stream:
         parsed = _parse(stream, path)
     statements: list[Binding | Import | Block | Source] = []
     for statement in parsed:
         place = f"{path}:{statement.location.line_num}"
         if isinstance(statement, config_parser.IncludeStatement):
-            try:
-                statements.append(read_file(statement.filename, search_paths, (*including, path)))
-            except FileNotFoundError as error:
-                raise ConfigError(f"{place}: {error}") from None
+            included = read_file(statement.filename, search_paths, place, (*including, path))
+            statements.append(included)
         else:
             statements.append(_own_statement(statement, place))
     return Source(path, tuple(statements))
@@ -203,7 +187,7 @@ def read_bindings(bindings: Sequence[str]) -> Source:
     return Source("command line", tuple(statements))
 
 
-def _find(name: str, search_paths: Sequence[str]) -> str:
+def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
     for directory in [""] if os.path.isabs(name) else search_paths:
         path = os.path.join(directory, name)
         if os.path.isfile(path):
@@ -214,8 +198,9 @@ def _find(name: str, search_paths: Sequence[str]) -> str:
         for directory in searched
         for found in Path(directory, name).parent.glob("*.gin")
     }
-    raise FileNotFoundError(
-        f"no gin file '{name}' in {', '.join(dict.fromkeys(searched))}{nearest(name, beside)}"
+    raise ConfigError(
+        f"{asked_at}: no file '{name}' in {', '.join(dict.fromkeys(searched))}"
+        f"{nearest(name, beside)}"
     )
 
 
@@ -236,6 +221,4 @@ def _own_statement(statement: Any, place: str) -> Binding | Import | Block:
         return Import(statement, place)
     if isinstance(statement, config_parser.BlockDeclaration):
         return Block(statement.selector, place)
-    return Binding(
-        statement.scope, statement.selector, statement.arg_name, statement.value, place
-    )
+    return Binding(statement.scope, statement.selector, statement.arg_name, statement.value, place)

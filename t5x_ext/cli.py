@@ -1,0 +1,54 @@
+"""The console script: `t5x_ext COMMAND ...` is `python -m t5x_ext.COMMAND ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from t5x_ext import __version__
+from t5x_ext.errors import nearest
+
+COMMANDS = {
+    "train": "train or finetune a model",
+    "eval": "decode and score a checkpoint on a task or mixture",
+    "infer": "write a checkpoint's predictions as JSON lines",
+    "study": "run a grid of trainings and evaluations",
+    "report": "turn a study's results into tables, plots and one HTML page",
+    "score": "score a predictions file",
+    "audit": "examine task data: lengths, truncation, leaks, label skew, unknown pieces",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatches to one command's `main(argv) -> int`, importing that command only.
+
+    Args:
+        argv: Arguments without the program's name; by default those of the process.
+
+    Returns:
+        The exit status: the command's, or 2 on wrong usage.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if name in COMMANDS:
+        return importlib.import_module(f"t5x_ext.{name}").main(rest)
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(f"t5x_ext {__version__}")
+        return 0
+    problem = f"unknown command '{name}'{nearest(name, COMMANDS)}" if name else "no command given"
+    print(f"error: {problem} (t5x_ext --help lists them)", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        ["usage: t5x_ext COMMAND ...", "", "commands:", *lines, "", "t5x_ext COMMAND --help"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

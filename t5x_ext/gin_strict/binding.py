@@ -1,0 +1,193 @@
+"""Applies read statements to gin, one by one, so that an error can name file, line and name.
+
+This takes the place of `gin.parse_config_files_and_bindings`, which does the same without places.
+It rests on a few underscored names of gin.config (_parse_scope, _IMPORTS, _REGISTRY and the parse
+context's _symbol_table), which have no public counterpart in gin-config 0.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import gin
+
+from t5x_ext.errors import ConfigError, nearest
+from t5x_ext.gin_strict import hints
+from t5x_ext.gin_strict.source import (
+    Binding,
+    Block,
+    Import,
+    Macro,
+    Reference,
+    Source,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A binding in effect: as written, with gin's value and the function or class it is for."""
+
+    binding: Binding
+    value: Any
+    configurable: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """All bindings in effect.
+
+    Attributes:
+        macros: Entry by macro name.
+        parameters: Entry by parameter name, by (scope, full selector).
+    """
+
+    macros: dict[str, Entry] = dataclasses.field(default_factory=dict)
+    parameters: dict[tuple[str, str], dict[str, Entry]] = dataclasses.field(default_factory=dict)
+
+
+def register(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns gin's wrapper of a command function, registering the function if need be."""
+    try:
+        return gin.get_configurable(command)
+    except ValueError:
+        return gin.external_configurable(command)
+
+
+def apply(source: Source, bound: Bound, main_module: str | None = None) -> None:
+    """Binds the statements of a source, and of what it includes, in gin.
+
+    Args:
+        source: The file or command line.
+        bound: Receives the bindings in effect.
+        main_module: Module that `import __main__` stands for: the module of the running command.
+
+    Raises:
+        ConfigError: A module, configurable or parameter does not exist.
+    """
+    with gin.config._parse_scope() as context:
+        for statement in source.statements:
+            if isinstance(statement, Source):
+                apply(statement, bound, main_module)
+            elif isinstance(statement, Import):
+                _import(context, statement, main_module)
+            elif isinstance(statement, Block):
+                _resolve(context, statement.selector, statement.place)
+            else:
+                _bind(context, statement, bound)
+        gin.config._IMPORTS.update(context.imports)
+
+
+def _import(context: Any, item: Import, main_module: str | None) -> None:
+    statement = item.statement
+    if statement.module == "__main__" and main_module:
+        # T5X's run files say `import __main__ as train_script`. Under the console script __main__
+        # is the script, and under `python -m` it is a second copy of the command's module: both
+        # times the function that runs is that of the imported module, so this is what is meant.
+        alias = statement.alias or statement.module
+        is_from = "." in main_module
+        statement = statement._replace(module=main_module, is_from=is_from, alias=alias)
+    try:
+        context.process_import(statement)
+    except ImportError as error:
+        raise ConfigError(
+            f"{item.place}: cannot import '{statement.module}': {error}"
+            f"{_import_advice(statement.module)}"
+        ) from error
+    except SyntaxError as error:  # a misplaced or unknown __gin__ feature
+        raise ConfigError(f"{item.place}: {error.msg.splitlines()[0]}") from None
+
+
+def _import_advice(module: str) -> str:
+    package, _, name = module.rpartition(".")
+    if module.split(".")[0] == "t5x":
+        return "; write t5x_ext for t5x, see the table in docs/from_t5x.md"
+    try:
+        path = importlib.import_module(package).__path__
+    except (ImportError, AttributeError, ValueError):
+        return ""
+    return nearest(name, {found.name for found in pkgutil.iter_modules(path)})
+
+
+def _bind(context: Any, binding: Binding, bound: Bound) -> None:
+    value = _to_gin(context, binding.value, binding.place)
+    if binding.is_macro:
+        gin.bind_parameter((binding.name, "gin.macro", "value"), value)
+        bound.macros[binding.name] = Entry(binding, value, gin.config.macro)
+        return
+    configurable = _resolve(context, binding.selector, binding.place)
+    names = hints.parameters(configurable.wrapped)
+    if binding.parameter not in names and not hints.takes_any_keyword(configurable.wrapped):
+        raise ConfigError(
+            f"{binding.place}: {binding.selector} has no parameter '{binding.parameter}'"
+            f"{nearest(binding.parameter, names)}"
+        )
+    try:
+        gin.bind_parameter((binding.scope, binding.selector, binding.parameter), value)
+    except ValueError as error:  # e.g. a parameter on the configurable's denylist
+        raise ConfigError(f"{binding.place}: {str(error).splitlines()[0]}") from None
+    entry = Entry(binding, value, configurable.wrapped)
+    key = (binding.scope, configurable.selector)
+    bound.parameters.setdefault(key, {})[binding.parameter] = entry
+
+
+def _to_gin(context: Any, value: Any, place: str) -> Any:
+    if isinstance(value, Reference):
+        _resolve(context, value.selector.rsplit("/", 1)[-1], place)
+        return gin.config.ConfigurableReference(value.selector, value.evaluate)
+    if isinstance(value, Macro):
+        return gin.config.ParserDelegate().macro(value.name)
+    if isinstance(value, dict):
+        return {
+            _to_gin(context, key, place): _to_gin(context, item, place)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(_to_gin(context, item, place) for item in value)
+    return value
+
+
+def _resolve(context: Any, selector: str, place: str) -> Any:
+    """Returns gin's record of a configurable."""
+    problem = ""
+    try:
+        configurable = context.get_configurable(selector)
+    except KeyError as error:  # several registered names end like this one
+        configurable, problem = None, f" ({str(error.args[0]).splitlines()[0]})"
+    except (NameError, AttributeError, TypeError, ValueError):
+        configurable = None
+    if configurable is None:
+        candidates = _candidates(context, selector)
+        raise ConfigError(
+            f"{place}: unknown configurable '{selector}'{problem}{nearest(selector, candidates)}"
+        )
+    return configurable
+
+
+def _candidates(context: Any, selector: str) -> set[str]:
+    """Returns valid selectors from which the one that was meant can be guessed."""
+    modules = {name: value for name, value in context._symbol_table.items() if name != "gin"}
+    if not modules:  # a file or command line without dynamic registration
+        registered = gin.config._REGISTRY
+        return {registered.minimal_selector(name) for name, _ in registered.items()}
+    head, *rest = selector.split(".")
+    if head not in modules:
+        return {f"{name}.{attribute}" for name in modules for attribute in _public(modules[name])}
+    prefix, owner = head, modules[head]
+    for part in rest:
+        if not hasattr(owner, part):
+            break
+        prefix, owner = f"{prefix}.{part}", getattr(owner, part)
+    return {f"{prefix}.{attribute}" for attribute in _public(owner)}
+
+
+def _public(owner: Any) -> set[str]:
+    return {
+        name
+        for name, value in inspect.getmembers(owner)
+        if not name.startswith("_") and callable(value)
+    }

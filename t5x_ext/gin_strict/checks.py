@@ -1,0 +1,284 @@
+"""What must hold of a configuration: on its text, before imports, and once it is bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import gin
+
+from t5x_ext.errors import ConfigError, nearest
+from t5x_ext.gin_strict import hints
+from t5x_ext.gin_strict.binding import Bound, Entry
+from t5x_ext.gin_strict.source import (
+    COMMAND_LINE,
+    REQUIRED_NAMES,
+    Binding,
+    Macro,
+    Reference,
+    Source,
+    symbols,
+)
+
+_logger = logging.getLogger("t5x_ext")
+
+
+def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collection[str]]) -> None:
+    """Checks what needs no imports: repeated keys, macros, scopes, unset REQUIRED macros.
+
+    Args:
+        sources: The files in order and last the command line.
+        shipped_macros: Returns the macros that the package's own gin files know. Setting one of
+            them where it has no effect is worth a warning, setting any other is an error.
+
+    Raises:
+        ConfigError: The first problem found.
+    """
+    bindings = [binding for source in sources for binding in source.bindings()]
+    for source in sources[:-1]:
+        for file in source.files():
+            _check_repeated(file)
+    _check_macro_use(bindings, shipped_macros)
+    _check_macro_cycles(bindings)
+    _check_scopes(bindings)
+    _check_required_macros(bindings)
+
+
+def _check_repeated(file: Source) -> None:
+    seen: dict[str, Binding] = {}
+    for binding in file.statements:
+        if not isinstance(binding, Binding):
+            continue
+        earlier = seen.get(binding.name)
+        # Upstream run files declare a macro REQUIRED at the top and give it a value further down.
+        if earlier and not earlier.is_required:
+            raise ConfigError(
+                f"{binding.place}: {binding.name} is set twice in this file, "
+                f"first at {earlier.place}"
+            )
+        seen[binding.name] = binding
+
+
+def _check_macro_use(
+    bindings: Sequence[Binding], shipped_macros: Callable[[], Collection[str]]
+) -> None:
+    """Refuses macros that nothing uses: they are misspelt."""
+    used = {
+        symbol.name
+        for binding in bindings
+        for symbol in symbols(binding.value)
+        if isinstance(symbol, Macro)
+    }
+    in_files = {b.name for b in bindings if b.is_macro and not _on_command_line(b)}
+    for binding in bindings:
+        if not binding.is_macro or binding.name in used:
+            continue
+        if _on_command_line(binding):
+            if binding.name not in in_files:
+                known = (in_files | used) - set(REQUIRED_NAMES)
+                raise ConfigError(
+                    f"{binding.place}: unknown macro '{binding.name}': no gin file of this run "
+                    f"sets or uses it{nearest(binding.name, known)}"
+                )
+        elif not binding.is_required:
+            if binding.name not in shipped_macros():
+                known = (in_files | used) - {binding.name} - set(REQUIRED_NAMES)
+                raise ConfigError(
+                    f"{binding.place}: unknown macro '{binding.name}': nothing uses it"
+                    f"{nearest(binding.name, known)}"
+                )
+            _logger.info("%s: %s is set, but this run does not use it", binding.place, binding.name)
+
+
+def _on_command_line(binding: Binding) -> bool:
+    return binding.place.startswith(COMMAND_LINE)
+
+
+def _check_macro_cycles(bindings: Sequence[Binding]) -> None:
+    macros = {binding.name: binding for binding in bindings if binding.is_macro}
+
+    def visit(binding: Binding, path: tuple[str, ...]) -> None:
+        if binding.name in path:
+            raise ConfigError(f"{binding.place}: {' = %'.join((*path, binding.name))} is circular")
+        for symbol in symbols(binding.value):
+            if isinstance(symbol, Macro) and symbol.name in macros:
+                visit(macros[symbol.name], (*path, binding.name))
+
+    for binding in macros.values():
+        visit(binding, ())
+
+
+def _check_scopes(bindings: Sequence[Binding]) -> None:
+    """Refuses a scope that no reference opens if it is close to one that is opened.
+
+    Other unknown scopes pass, because code may open scopes as well.
+    """
+    opened = {
+        scope
+        for binding in bindings
+        for symbol in symbols(binding.value)
+        if isinstance(symbol, Reference)
+        for scope in symbol.selector.split("/")[:-1]
+    }
+    for binding in bindings:
+        if binding.is_macro or not binding.scope:
+            continue
+        for scope in set(binding.scope.split("/")) - opened:
+            advice = nearest(scope, opened)
+            if "did you mean" in advice:
+                raise ConfigError(f"{binding.place}: unknown scope '{scope}'{advice}")
+
+
+def _check_required_macros(bindings: Sequence[Binding]) -> None:
+    macros = {binding.name: binding for binding in bindings if binding.is_macro}
+    missing = [binding for binding in macros.values() if binding.is_required]
+    if missing:
+        first, *others = missing
+        more = ", ".join(f"{binding.name} ({binding.place})" for binding in others)
+        raise ConfigError(
+            f"{first.place}: {first.name} is required and not set: give "
+            f"{COMMAND_LINE}{first.name}=VALUE{f'; likewise {more}' if others else ''}"
+        )
+
+
+def check_bound(bound: Bound, command: Callable[..., Any] | None, given: Collection[str]) -> None:
+    """Checks what needs the configurables: macros, REQUIRED parameters, types, missing arguments.
+
+    Args:
+        bound: The bindings in effect.
+        command: The function that will be called, if any.
+        given: Names of the arguments it will be called with.
+
+    Raises:
+        ConfigError: The first problem found.
+    """
+    entries = [entry for names in bound.parameters.values() for entry in names.values()]
+    for entry in [*bound.macros.values(), *entries]:
+        _check_macros_defined(entry, bound)
+    for entry in entries:
+        _check_type(entry, bound)
+    if command is not None:
+        configurable = gin.config._inverse_lookup(command)
+        _check_arguments(configurable, (), bound, given, "the command", configurable.name)
+
+
+def _references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
+    if isinstance(value, gin.config.ConfigurableReference):
+        yield value
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            yield from _references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _references(item)
+
+
+def _check_arguments(
+    configurable: Any,
+    scopes: tuple[str, ...],
+    bound: Bound,
+    given: Collection[str],
+    place: str,
+    label: str,
+) -> None:
+    """Refuses a call that would lack an argument, and likewise the calls that make its arguments.
+
+    Args:
+        configurable: Gin's record of what is called.
+        scopes: The scopes open during the call, outermost first.
+        bound: The bindings in effect.
+        given: Names of the arguments that the caller passes.
+        place: Place of the reference that leads to the call.
+        label: The configurable's name as written there.
+    """
+    arguments: dict[str, Entry] = {}
+    for depth in range(len(scopes) + 1):
+        key = ("/".join(scopes[:depth]), configurable.selector)
+        arguments.update(bound.parameters.get(key, {}))
+    for name, parameter in hints.parameters(configurable.wrapped).items():
+        required = parameter.default is parameter.empty or parameter.default is gin.REQUIRED
+        optional = not required or parameter.kind is parameter.VAR_KEYWORD
+        if not (optional or name in arguments or name in given):
+            raise ConfigError(
+                f"{place}: {label} has no value for '{name}': set {label}.{name} or add the gin "
+                f"file that sets it"
+            )
+    for entry in arguments.values():
+        for reference in _references(entry.value):
+            _check_call(reference, scopes, bound, entry.binding.place)
+
+
+def _check_call(
+    reference: gin.config.ConfigurableReference,
+    scopes: tuple[str, ...],
+    bound: Bound,
+    place: str,
+) -> None:
+    # A reference without scopes of its own is called in the caller's; a macro's value is called
+    # in a scope of the macro's name, which replaces the caller's (so gin has it).
+    inner = tuple(reference.scopes) or scopes
+    if _is_macro(reference):
+        macro = bound.macros[_macro_name(reference)]
+        for inner_reference in _references(macro.value):
+            _check_call(inner_reference, inner, bound, macro.binding.place)
+    elif reference.evaluate and not _is_constant(reference):
+        label = reference.scoped_selector
+        _check_arguments(reference.configurable, inner, bound, (), place, label)
+
+
+def _is_constant(reference: gin.config.ConfigurableReference) -> bool:
+    return reference.configurable.selector == "gin.constant"
+
+
+def _is_macro(reference: gin.config.ConfigurableReference) -> bool:
+    return reference.configurable.wrapped is gin.config.macro
+
+
+def _macro_name(reference: gin.config.ConfigurableReference) -> str:
+    return "/".join(reference.scopes)
+
+
+def _check_macros_defined(entry: Entry, bound: Bound) -> None:
+    if entry.binding.is_required:
+        raise ConfigError(
+            f"{entry.binding.place}: {entry.binding.name} is required and not set: give "
+            f"{COMMAND_LINE}{entry.binding.name}=VALUE"
+        )
+    for reference in _references(entry.value):
+        if _is_macro(reference) and _macro_name(reference) not in bound.macros:
+            name = _macro_name(reference)
+            raise ConfigError(
+                f"{entry.binding.place}: macro '{name}' is used but never set: give "
+                f"{COMMAND_LINE}{name}=VALUE or add the gin file that sets it"
+                f"{nearest(name, bound.macros)}"
+            )
+
+
+def _check_type(entry: Entry, bound: Bound) -> None:
+    hint = hints.hint_of(entry.configurable, entry.binding.parameter)
+    if hints.accepts(hint, _typed(entry.value, bound)):
+        return
+    origin = entry
+    while isinstance(origin.value, gin.config.ConfigurableReference) and _is_macro(origin.value):
+        origin = bound.macros[_macro_name(origin.value)]
+    message = f"{origin.binding.place}: {origin.binding.name} = {origin.value!r}, but "
+    if origin is not entry:
+        message += f"{entry.binding.name} ({entry.binding.place}) "
+    raise ConfigError(f"{message}takes {hints.describe(hint)}")
+
+
+def _typed(value: Any, bound: Bound) -> Any:
+    """Returns a bound value with macros replaced, in the form `hints.accepts` takes."""
+    if isinstance(value, gin.config.ConfigurableReference):
+        if _is_macro(value):
+            return _typed(bound.macros[_macro_name(value)].value, bound)
+        if _is_constant(value):
+            return hints.Unknown()
+        function = value.configurable.wrapped
+        return hints.Result(function) if value.evaluate else function
+    if isinstance(value, dict):
+        return {key: _typed(item, bound) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_typed(item, bound) for item in value)
+    return value

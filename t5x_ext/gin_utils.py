@@ -1,0 +1,235 @@
+"""Gin for the commands: reading and checking a configuration, writing it down, running with it.
+
+The checks themselves are in t5x_ext.gin_strict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import inspect
+import linecache
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from t5x_ext import errors
+from t5x_ext.gin_strict import binding, checks
+from t5x_ext.gin_strict.source import Macro, read_bindings, read_file, symbols
+
+CONFIG_FILE = "config.gin"
+
+_PACKAGES = Path(__file__).resolve().parents[1]
+_SHIPPED = _PACKAGES / "gin_configs"
+
+
+def parse(
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    command: Callable[..., Any] | None = None,
+    given: Sequence[str] = (),
+) -> None:
+    """Reads gin files and bindings into a fresh gin configuration and locks it.
+
+    Relative names are looked up in the search paths, the working directory, the directory that
+    holds the installed gin_configs, and gin_configs itself: `gin_configs/runs/train.gin` and
+    `runs/train.gin` work from anywhere.
+
+    Args:
+        gin_files: Files in order; later ones override earlier ones.
+        bindings: Texts of the form `NAME = VALUE` that override the files.
+        search_paths: Directories to search first.
+        command: The function that will be called with this configuration; its missing arguments
+            are reported here, and `import __main__` in a gin file means its module.
+        given: Names of arguments that the command is called with.
+
+    Raises:
+        ConfigError: A file, name, type or value is wrong; the message says where.
+    """
+    directories = [*search_paths, os.curdir, str(_PACKAGES), str(_SHIPPED)]
+    sources = [read_file(name, directories) for name in gin_files]
+    sources.append(read_bindings(bindings))
+    checks.check_text(sources, _shipped_macros)
+    gin.clear_config()
+    bound = binding.Bound()
+    if command is not None:
+        binding.register(command)
+    for source in sources:
+        binding.apply(source, bound, command and command.__module__)
+    checks.check_bound(bound, command, given)
+    gin.finalize()
+
+
+@functools.cache
+def _shipped_macros() -> frozenset[str]:
+    """Returns every macro that the package's own gin files set or use."""
+    names = set()
+    for path in _SHIPPED.rglob("*.gin"):
+        for item in read_file(str(path), [str(_PACKAGES), str(_SHIPPED)]).bindings():
+            names.update(s.name for s in symbols(item.value) if isinstance(s, Macro))
+            if item.is_macro:
+                names.add(item.name)
+    return frozenset(names)
+
+
+def operative_config() -> str:
+    """Returns the parsed configuration as a gin file that can be rerun as is.
+
+    All bindings are there, with their macros, scopes and imports; included files are resolved.
+    """
+    return f"# Written by t5x_ext. Run again with --gin_file={CONFIG_FILE}\n\n{gin.config_str(100)}"
+
+
+def summarize_gin_config(model_dir: str, summary_writer: Any | None, step: int) -> None:
+    """Writes the configuration to MODEL_DIR/config.gin, atomically, and to TensorBoard.
+
+    Args:
+        model_dir: Directory of the run; created if need be.
+        summary_writer: Object with T5X's (CLU's) `write_texts(step, {name: text})` and `flush()`.
+        step: The training step to file the text under.
+    """
+    import jax
+    from etils import epath
+
+    if jax.process_index() != 0:
+        return
+    text = operative_config()
+    directory = epath.Path(model_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f"{CONFIG_FILE}.tmp"
+    unfinished.write_text(text)
+    unfinished.replace(directory / CONFIG_FILE)
+    if summary_writer is not None:
+        summary_writer.write_texts(step, {"config": gin.markdown(text)})
+        summary_writer.flush()
+
+
+def run(
+    command: Callable[..., Any],
+    argv: Sequence[str] | None = None,
+    *,
+    gin_file: str,
+    add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Runs a gin-configured command from the command line.
+
+    A command module ends with
+
+        def main(argv: Sequence[str] | None = None) -> int:
+            return gin_utils.run(train, argv, gin_file="runs/train.gin")
+
+        if __name__ == "__main__":
+            sys.exit(main())
+
+    Args:
+        command: The function to call; gin supplies its arguments.
+        argv: Arguments without the program's name; by default those of the process.
+        gin_file: The shipped file that --help describes. It is not read otherwise.
+        add_flags: Adds the command's own flags to the parser. Those that are given go to the
+            function as keyword arguments and win over gin.
+
+    Returns:
+        The exit status: 0, 1 after an error the user can correct, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With status 2 on wrong usage and 0 after --help.
+    """
+    command = _importable(command)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(command, gin_file, "-h" in argv or "--help" in argv)
+    if add_flags:
+        add_flags(parser)
+    flags = vars(parser.parse_args([_rewrite(argument, parser) for argument in argv]))
+    gin_files, bindings = flags.pop("gin_file"), flags.pop("gin_bindings")
+    paths = [path for group in flags.pop("gin_search_paths") for path in group.split(",") if path]
+    given = {name: value for name, value in flags.items() if value is not None}
+    if not gin_files and not bindings:
+        parser.error(f"give a gin file, for example --gin_file={gin_file}")
+
+    def call() -> None:
+        parse(gin_files, bindings, paths, command, tuple(given))
+        binding.register(command)(**given)
+
+    return errors.exit_status(call)
+
+
+def _importable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function by that name in the imported module.
+
+    `python -m t5x_ext.train` runs the module as __main__, while gin files import t5x_ext.train: two
+    modules with two functions. Only the imported one's is ever configured and called.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if command.__module__ != "__main__" or spec is None:
+        return command
+    return getattr(importlib.import_module(spec.name), command.__name__)
+
+
+def _rewrite(argument: str, parser: argparse.ArgumentParser) -> str:
+    """Turns T5X's `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`."""
+    if not argument.startswith("--gin."):
+        return argument
+    name, equals, value = argument.removeprefix("--gin.").partition("=")
+    if not (name and equals):
+        parser.error(f"{argument}: write --gin.NAME=VALUE")
+    return f"--gin_bindings={name} = {value}"
+
+
+def _parser(command: Callable[..., Any], gin_file: str, with_help: bool) -> argparse.ArgumentParser:
+    name = command.__module__.rpartition(".")[2]
+    summary = (inspect.getdoc(command) or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(
+        prog=f"t5x_ext {name}",
+        usage=f"t5x_ext {name} --gin_file=FILE [--gin.NAME=VALUE ...] [options]",
+        description=summary,
+        epilog=_epilog(name, gin_file) if with_help else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file to read; repeat it for more, later ones override earlier ones",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIR,DIR",
+        help="directories in which gin files are looked up first",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="sets a macro or a parameter; --gin.NAME=VALUE is the same",
+    )
+    return parser
+
+
+def _epilog(name: str, gin_file: str) -> str:
+    """Lists the macros that a shipped run file leaves open, with their comments there."""
+    bindings = list(read_file(gin_file, [str(_SHIPPED)]).bindings())
+    macros = {item.name: item for item in bindings if item.is_macro}
+    lines, example = [f"macros that must be set with {gin_file}:"], ""
+    for item in macros.values():
+        if item.is_required:
+            path, _, line = item.place.rpartition(":")
+            comment = linecache.getline(path, int(line)).partition("#")[2].strip()
+            lines.append(f"  {item.name:<24}{comment}".rstrip())
+            example += f" --gin.{item.name}=..."
+    used = {s.name for item in bindings for s in symbols(item.value) if isinstance(s, Macro)}
+    for macro in sorted(used - set(macros) - set(checks.REQUIRED_NAMES)):
+        lines.append(f"  {macro:<24}set it or add the gin file that does")
+    lines += ["", "example (strings keep their quotes: --gin.MODEL_DIR='\"/tmp/model\"'):"]
+    lines.append(f"  t5x_ext {name} --gin_file={gin_file}{example}")
+    return "\n".join(lines)
