@@ -1,0 +1,312 @@
+"""Batches of token arrays for training and evaluation, and the position in the training data.
+
+Every host plans the same epochs and takes its own rows of each batch, so that a position is two
+integers and a run continues exactly on another number of hosts.
+
+Letters: B batch (rows), L length. Feature names are T5X's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from t5x_ext.data.epochs import EpochPlanner, describe_data
+from t5x_ext.data.packing import Layout, lay_out
+from t5x_ext.data.records import Example, Member
+from t5x_ext.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+T = TypeVar("T")
+
+_NO_TOKENS = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """What one host's part of a training batch holds.
+
+    Attributes:
+        epoch: epoch of the batch, from 0.
+        step_in_epoch: step within the epoch, from 0.
+        ids: ids of the examples, row by row.
+        num_tokens: encoder and decoder tokens that are not padding.
+        padding_share: padding as a share of all positions, encoder and decoder together, 0 to 1.
+    """
+
+    epoch: int
+    step_in_epoch: int
+    ids: tuple[str, ...]
+    num_tokens: int
+    padding_share: float
+
+
+class TrainBatches:
+    """Endless training batches, one epoch after another; iterate for (Batch, BatchInfo) pairs.
+
+    The last batch of an epoch is filled with empty rows. See EpochPlanner for what an epoch holds.
+
+    Args:
+        members: (name, examples, rate) of each task; one for a plain task.
+        batch_size: examples, or rows when packing; global.
+        lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+        pack: whether several examples share a row.
+        seed: seed of shuffling and of drawing references.
+        host: this host's number, from 0.
+        num_hosts: hosts that share each batch, each taking an equal range of its rows.
+        length_buckets: {'inputs': lengths, 'targets': lengths} that unpacked rows may have,
+            ascending; rows are as long as the smallest that holds the longest example. If None,
+            multiples of 32 up to `lengths`.
+
+    Raises:
+        ConfigError: there are no examples, one is too long or has no target, or num_hosts does not
+            divide batch_size.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member | tuple[str, list[Example], float]],
+        batch_size: int,
+        lengths: Mapping[str, int],
+        pack: bool,
+        seed: int,
+        host: int = 0,
+        num_hosts: int = 1,
+        length_buckets: Mapping[str, Sequence[int]] | None = None,
+    ):
+        if batch_size % num_hosts:
+            raise ConfigError(
+                f"BATCH_SIZE: {batch_size} rows on {num_hosts} hosts; allowed: a multiple of the "
+                "number of hosts"
+            )
+        members = [Member(*member) for member in members]
+        planner = EpochPlanner(members, seed)
+        self._examples = planner.examples
+        self._batch_size = batch_size
+        self._host, self._num_hosts = host, num_hosts
+        self._pack = pack
+        longest = {"inputs": planner.input_lengths.max(), "targets": planner.target_lengths.max()}
+        self._row_lengths = {}
+        for side, limit in lengths.items():
+            allowed = (limit,) if pack else (length_buckets or {}).get(side, _multiples(32, limit))
+            self._row_lengths[side] = _smallest_holding(int(longest[side]), allowed, side)
+        pack_into = (lengths["inputs"], lengths["targets"]) if pack else None
+        # Two plans: the background thread may be one epoch ahead.
+        self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
+        self._identity = {
+            "data": describe_data(members),
+            "seed": seed,
+            "batch_size": batch_size,
+            "pack": pack,
+            "lengths": {side: int(limit) for side, limit in lengths.items()},
+        }
+        self._epoch, self._step = 0, 0
+        self._stream: Iterator[tuple[Batch, BatchInfo]] | None = None
+
+    def steps_per_epoch(self, epoch: int = 0) -> int:
+        """Batches in an epoch; when packing, epochs may differ by a few."""
+        return -(-self._plan(epoch).layout.num_rows // self._batch_size)
+
+    def steps_for_epochs(self, num_epochs: int) -> int:
+        """Batches in the first `num_epochs` epochs together."""
+        if not self._pack:
+            return num_epochs * self.steps_per_epoch()
+        return sum(self.steps_per_epoch(epoch) for epoch in range(num_epochs))
+
+    def make(self, epoch: int, step_in_epoch: int) -> tuple[Batch, BatchInfo]:
+        """This host's rows of one batch; a pure function of its arguments."""
+        plan = self._plan(epoch)
+        num_rows = self._batch_size // self._num_hosts
+        first_row = step_in_epoch * self._batch_size + self._host * num_rows
+        layout = plan.layout.part(first_row, first_row + num_rows)
+        examples = [self._examples[index] for index in plan.examples[layout.items]]
+        inputs = [example.inputs for example in examples]
+        choices = plan.targets[layout.items]
+        targets = [ex.targets[choice] for ex, choice in zip(examples, choices, strict=True)]
+        batch = build_batch(
+            inputs, targets, layout, self._row_lengths["inputs"], self._row_lengths["targets"],
+            packed=self._pack,
+        )
+        num_tokens = sum(map(len, inputs)) + sum(map(len, targets))
+        positions = num_rows * sum(self._row_lengths.values())
+        ids = tuple(example.id for example in examples)
+        return batch, BatchInfo(epoch, step_in_epoch, ids, num_tokens, 1 - num_tokens / positions)
+
+    def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
+        return self
+
+    def __next__(self) -> tuple[Batch, BatchInfo]:
+        if self._stream is None:
+            self._stream = prefetch(self._make_from(self._epoch, self._step))
+        batch, info = next(self._stream)
+        # The position moves with what is consumed, not with what is made ahead.
+        self._epoch, self._step = info.epoch, info.step_in_epoch + 1
+        return batch, info
+
+    def close(self) -> None:
+        """Ends the background thread; iterating again goes on at the same position."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def state(self) -> dict:
+        """The position after the batch last consumed, and what it is a position in, as JSON."""
+        return {"epoch": self._epoch, "step_in_epoch": self._step, **self._identity}
+
+    def restore(self, state: Mapping) -> None:
+        """Continues at a position that state() gave, on any number of hosts.
+
+        Raises:
+            ConfigError: the position belongs to other data, seed, batch size, packing or lengths.
+        """
+        for field, value in self._identity.items():
+            if state.get(field) != value:
+                raise ConfigError(
+                    f"data position: {field} is now {value}, the checkpoint has "
+                    f"{state.get(field)}; allowed: the same, or a new MODEL_DIR"
+                )
+        self.close()
+        self._epoch, self._step = int(state["epoch"]), int(state["step_in_epoch"])
+
+    def _make_from(self, epoch: int, step: int) -> Iterator[tuple[Batch, BatchInfo]]:
+        while True:
+            for step_in_epoch in range(step, self.steps_per_epoch(epoch)):
+                yield self.make(epoch, step_in_epoch)
+            epoch, step = epoch + 1, 0
+
+
+def eval_batches(
+    examples: Sequence[Example],
+    batch_size: int,
+    buckets: Sequence[int],
+    target_length: int | None = None,
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Unpacked batches of examples sorted by input length, longest first.
+
+    A batch is as long as the smallest bucket that holds its longest example. So there are at most
+    len(buckets) shapes, and the one that decides whether memory suffices comes first.
+
+    Args:
+        examples: each comes exactly once, with the first of its targets, if it has any.
+        batch_size: rows of every batch, also of the last.
+        buckets: allowed encoder lengths, ascending; see make_length_buckets.
+        target_length: decoder length; if None, the smallest multiple of 32 that holds all targets.
+
+    Yields:
+        indices: int32 [B], position in `examples` of each row, -1 for rows that are filler.
+        batch: see build_batch; without segment ids and positions.
+
+    Raises:
+        ConfigError: an example is longer than the largest bucket or than target_length.
+    """
+    targets = [example.targets[0] if example.targets else _NO_TOKENS for example in examples]
+    input_lengths = np.array([len(example.inputs) for example in examples], np.int64)
+    target_lengths = np.array([len(tokens) for tokens in targets], np.int64)
+    longest_target = int(target_lengths.max(initial=1))
+    target_length = target_length or -(-longest_target // 32) * 32
+    _smallest_holding(longest_target, (target_length,), "targets")
+    order = np.argsort(-input_lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        input_length = _smallest_holding(int(input_lengths[chosen[0]]), buckets, "inputs")
+        rows = np.arange(len(chosen))
+        layout = lay_out(rows, input_lengths[chosen], target_lengths[chosen]).part(0, batch_size)
+        indices = np.full(batch_size, -1, np.int32)
+        indices[: len(chosen)] = chosen
+        yield indices, build_batch(
+            [examples[index].inputs for index in chosen], [targets[index] for index in chosen],
+            layout, input_length, target_length, packed=False,
+        )
+
+
+def make_length_buckets(limit: int, smallest: int = 64) -> tuple[int, ...]:
+    """Lengths doubling from `smallest` up to `limit`: 400 -> (64, 128, 256, 400)."""
+    buckets = []
+    while smallest < limit:
+        buckets.append(smallest)
+        smallest *= 2
+    return (*buckets, limit)
+
+
+def build_batch(
+    inputs: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    layout: Layout,
+    input_length: int,
+    target_length: int,
+    packed: bool,
+) -> Batch:
+    """Writes tokens into rows.
+
+    Args:
+        inputs: encoder tokens of each entry of the layout.
+        targets: decoder tokens of each entry of the layout.
+        layout: places in B = layout.num_rows rows.
+        input_length: L of the encoder.
+        target_length: L of the decoder.
+        packed: whether to add segment ids and positions.
+
+    Returns:
+        encoder_input_tokens, decoder_input_tokens, decoder_target_tokens: int32 [B, L], padding 0.
+        decoder_loss_weights: float32 [B, L], 1 on every target token.
+        If packed, {encoder,decoder}_segment_ids (from 1, padding 0) and _positions: int32 [B, L].
+        Decoder inputs are the targets shifted right within their segment, starting with 0.
+    """
+    batch = {}
+    for side, sequences, starts, length in (
+        ("encoder", inputs, layout.encoder_starts, input_length),
+        ("decoder", targets, layout.decoder_starts, target_length),
+    ):
+        counts = np.array([len(tokens) for tokens in sequences], np.int64)
+        tokens = np.concatenate([_NO_TOKENS, *sequences])
+        positions = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
+        features = {"encoder_input_tokens": tokens}
+        if side == "decoder":
+            features = {
+                "decoder_input_tokens": np.where(positions == 0, 0, np.roll(tokens, 1)),
+                "decoder_target_tokens": tokens,
+                "decoder_loss_weights": np.ones(len(tokens), np.float32),
+            }
+        if packed:
+            features[f"{side}_segment_ids"] = np.repeat(layout.segments, counts)
+            features[f"{side}_positions"] = positions
+        # One flat index per token writes all rows of a feature at once.
+        places = np.repeat(layout.rows * length + starts, counts) + positions
+        for name, values in features.items():
+            dtype = np.float32 if values.dtype == np.float32 else np.int32
+            array = np.zeros(layout.num_rows * length, dtype)
+            array[places] = values
+            batch[name] = array.reshape(layout.num_rows, length)
+    return batch
+
+
+def prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yields from `source`, made up to `depth` items ahead in one background thread.
+
+    Order is kept, and an error in the source is raised at its place. None ends the stream.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
+        pending = deque(pool.submit(next, source, None) for _ in range(depth))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(pool.submit(next, source, None))
+            yield item
+
+
+def _multiples(step: int, limit: int) -> tuple[int, ...]:
+    return (*range(step, limit, step), limit)
+
+
+def _smallest_holding(longest: int, lengths: Sequence[int], side: str) -> int:
+    """The smallest of the ascending `lengths` that holds `longest` tokens."""
+    for length in lengths:
+        if length >= longest:
+            return length
+    raise ConfigError(
+        f"{side}: an example of {longest} tokens; allowed: {lengths[-1]} (TASK_FEATURE_LENGTHS)"
+    )

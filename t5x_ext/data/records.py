@@ -1,0 +1,53 @@
+"""The records that loading hands to batching, decoding and scoring."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One tokenised example.
+
+    Attributes:
+        id: unique within its task.
+        task: name of the task the example belongs to.
+        category: the task's category, '' where the task states none.
+        inputs: int32 [inputs length].
+        targets: one int32 [targets length] per reference that training may draw.
+        inputs_pretokenized: the prompt as text.
+        references: every reference as text; scoring uses all of them.
+        truncated: whether the prompt lost text to fit.
+    """
+
+    id: str
+    task: str
+    category: str
+    inputs: np.ndarray
+    targets: tuple[np.ndarray, ...]
+    inputs_pretokenized: str
+    references: tuple[str, ...]
+    truncated: bool
+
+
+class Member(NamedTuple):
+    """One task of a mixture: its name, its examples and its mixing rate (relative, > 0)."""
+
+    name: str
+    examples: list[Example]
+    rate: float
+
+
+def reference_index(seed: int, example_id: str, epoch: int, count: int) -> int:
+    """Which of `count` references training sees in this epoch.
+
+    The same draw as mixtures.prompts.choose_reference, on tokens instead of text. A hash keeps it
+    independent of the order of the data, the machine and the Python version.
+    """
+    key = f"reference\x1f{seed}\x1f{example_id}\x1f{epoch}"
+    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count

@@ -1,0 +1,345 @@
+"""Training and evaluation batches: contents, order, position, hosts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_ext.data.batching import (
+    TrainBatches,
+    build_batch,
+    eval_batches,
+    make_length_buckets,
+    prefetch,
+)
+from t5x_ext.data.epochs import share_out
+from t5x_ext.data.packing import lay_out
+from t5x_ext.data.records import Example, Member
+from t5x_ext.errors import ConfigError
+
+LENGTHS = {"inputs": 64, "targets": 16}
+
+
+def make_example(name: str, inputs, *targets) -> Example:
+    arrays = tuple(np.array(target, np.int32) for target in targets)
+    texts = tuple(" ".join(map(str, target)) for target in targets)
+    return Example(name, "task", "", np.array(inputs, np.int32), arrays, "", texts, False)
+
+
+def make_examples(count: int, prefix: str = "e", seed: int = 0, num_targets: int = 1):
+    """Random examples whose first input token tells them apart."""
+    random = np.random.RandomState(seed)
+    return [
+        make_example(
+            f"{prefix}{index}",
+            [100 + index, *random.randint(3, 99, random.randint(1, 40)), 1],
+            *([*random.randint(3, 99, random.randint(1, 9)), 1] for _ in range(num_targets)),
+        )
+        for index in range(count)
+    ]
+
+
+def make_batches(examples, batch_size=4, pack=True, seed=0, **kwargs) -> TrainBatches:
+    return TrainBatches([("t", examples, 1.0)], batch_size, LENGTHS, pack, seed, **kwargs)
+
+
+def take(batches: TrainBatches, count: int):
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(some, others):
+    for (batch, info), (other, other_info) in zip(some, others, strict=True):
+        assert info == other_info
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
+    # SeqIO's packing shifts the segment ids after empty inputs and cuts a sequence at token 0.
+    inputs = [np.array(tokens, np.int32) for tokens in ([4, 0, 9, 1], [], [7, 1])]
+    targets = [np.array(tokens, np.int32) for tokens in ([5, 1], [0, 6, 1], [8, 1])]
+    lengths = [np.array([len(tokens) for tokens in side]) for side in (inputs, targets)]
+    layout = lay_out(np.zeros(3, np.int64), *lengths)
+    batch = build_batch(inputs, targets, layout, 8, 9, packed=True)
+    expected = {
+        "encoder_input_tokens": [4, 0, 9, 1, 7, 1, 0, 0],
+        "encoder_segment_ids": [1, 1, 1, 1, 3, 3, 0, 0],
+        "encoder_positions": [0, 1, 2, 3, 0, 1, 0, 0],
+        "decoder_target_tokens": [5, 1, 0, 6, 1, 8, 1, 0, 0],
+        "decoder_input_tokens": [0, 5, 0, 0, 6, 0, 8, 0, 0],
+        "decoder_loss_weights": [1, 1, 1, 1, 1, 1, 1, 0, 0],
+        "decoder_segment_ids": [1, 1, 2, 2, 2, 3, 3, 0, 0],
+        "decoder_positions": [0, 1, 0, 1, 2, 0, 1, 0, 0],
+    }
+    assert batch.keys() == expected.keys()
+    for name, values in expected.items():
+        assert batch[name].tolist() == [values], name
+        assert batch[name].dtype == (np.float32 if "weights" in name else np.int32)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_epoch_holds_every_token_of_every_example_once(pack):
+    examples = make_examples(37)
+    batches = make_batches(examples, pack=pack)
+    epoch = take(batches, batches.steps_per_epoch(0))
+    assert sorted(itertools.chain(*(info.ids for _, info in epoch))) == sorted(
+        example.id for example in examples
+    )
+    tokens, weights = Counter(), 0.0
+    for batch, info in epoch:
+        used = batch["encoder_input_tokens"][batch["encoder_input_tokens"] != 0]
+        tokens.update(used.tolist())
+        weights += batch["decoder_loss_weights"].sum()
+        positions = batch["encoder_input_tokens"].size + batch["decoder_target_tokens"].size
+        targets = batch["decoder_loss_weights"].sum()
+        assert info.num_tokens == len(used) + targets
+        assert info.padding_share == pytest.approx(1 - info.num_tokens / positions)
+    assert tokens == Counter(token for ex in examples for token in ex.inputs.tolist())
+    assert weights == sum(len(ex.targets[0]) for ex in examples)
+
+
+def test_packed_segments_are_whole_examples():
+    examples = {example.inputs[0]: example for example in make_examples(30)}
+    for batch, _ in take(make_batches(list(examples.values())), 5):
+        for row in range(4):
+            encoder, decoder = batch["encoder_segment_ids"][row], batch["decoder_segment_ids"][row]
+            for segment in range(1, encoder.max() + 1):
+                inputs = batch["encoder_input_tokens"][row][encoder == segment]
+                example = examples[inputs[0]]
+                np.testing.assert_array_equal(inputs, example.inputs)
+                np.testing.assert_array_equal(
+                    batch["decoder_target_tokens"][row][decoder == segment], example.targets[0]
+                )
+
+
+def test_the_last_batch_is_filled_with_empty_rows():
+    batches = make_batches(make_examples(5), pack=False)
+    assert batches.steps_per_epoch() == 2
+    (_, _), (batch, info) = take(batches, 2)
+    assert len(info.ids) == 1
+    assert batch["decoder_loss_weights"].sum(axis=1).tolist()[1:] == [0, 0, 0]
+    assert not batch["encoder_input_tokens"][1:].any()
+
+
+def test_epochs_differ_and_a_seed_fixes_them():
+    examples = make_examples(20)
+    batches = make_batches(examples, seed=1)
+    first = [batches.make(0, step) for step in range(batches.steps_per_epoch(0))]
+    again = make_batches(examples, seed=1)
+    assert_same(first, take(again, len(first)))
+    orders = {
+        (seed, epoch): tuple(make_batches(examples, 20, False, seed).make(epoch, 0)[1].ids)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(set(orders.values())) == 4
+
+
+def test_unpacked_rows_are_as_long_as_the_smallest_bucket():
+    examples = [make_example("a", [3] * 33, [5, 1]), make_example("b", [3, 1], [5, 1])]
+    batch, _ = next(make_batches(examples, batch_size=2, pack=False))
+    assert batch["encoder_input_tokens"].shape == (2, 64)
+    assert batch["decoder_target_tokens"].shape == (2, 16)
+    assert "encoder_segment_ids" not in batch
+    buckets = {"inputs": (8, 40, 64), "targets": (2, 4)}
+    batch, _ = next(make_batches(examples, batch_size=2, pack=False, length_buckets=buckets))
+    assert batch["encoder_input_tokens"].shape == (2, 40)
+    assert batch["decoder_target_tokens"].shape == (2, 2)
+
+
+def test_each_epoch_draws_a_reference():
+    example = make_example("x", [3, 1], [10, 1], [11, 1], [12, 1])
+    batches = make_batches([example], batch_size=1, pack=False)
+    drawn = [batches.make(epoch, 0)[0]["decoder_target_tokens"][0, 0] for epoch in range(40)]
+    assert set(drawn) == {10, 11, 12}
+    # The draw hangs on the example alone, not on what else is in the data.
+    more = make_batches([*make_examples(9), example], batch_size=10, pack=False)
+    for epoch in range(10):
+        batch, info = more.make(epoch, 0)
+        row = info.ids.index("x")
+        assert batch["decoder_target_tokens"][row, 0] == drawn[epoch]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_restored_position_continues_exactly(pack):
+    examples = make_examples(23, num_targets=3)
+    batches = make_batches(examples, pack=pack)
+    whole = take(batches, 20)
+    for consumed in (0, 1, 6, 13):
+        stopped = make_batches(examples, pack=pack)
+        take(stopped, consumed)
+        state = json.loads(json.dumps(stopped.state()))
+        resumed = make_batches(examples, pack=pack)
+        resumed.restore(state)
+        assert_same(whole[consumed:], take(resumed, 20 - consumed))
+
+
+def test_hosts_share_each_batch_and_their_number_may_change():
+    examples = make_examples(40)
+    whole = take(make_batches(examples, batch_size=8), 6)
+    two = make_batches(examples, batch_size=8, host=1, num_hosts=2)
+    take(two, 3)
+    for num_hosts in (1, 2, 4):
+        hosts = [
+            make_batches(examples, batch_size=8, host=host, num_hosts=num_hosts)
+            for host in range(num_hosts)
+        ]
+        for host in hosts:
+            host.restore(two.state())
+        for batch, info in whole[3:]:
+            parts = [next(host) for host in hosts]
+            for name in batch:
+                joined = np.concatenate([part[name] for part, _ in parts])
+                np.testing.assert_array_equal(joined, batch[name], err_msg=name)
+            assert sum((info.ids for _, info in parts), ()) == info.ids
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("data", lambda: make_batches(make_examples(11, seed=1))),
+        ("data", lambda: make_batches(make_examples(12))),
+        ("seed", lambda: make_batches(make_examples(11), seed=1)),
+        ("batch_size", lambda: make_batches(make_examples(11), batch_size=8)),
+        ("pack", lambda: make_batches(make_examples(11), pack=False)),
+    ],
+)
+def test_a_position_in_other_data_is_refused(field, other):
+    state = make_batches(make_examples(11)).state()
+    with pytest.raises(ConfigError, match=f"^data position: {field} is now [^\n]*$"):
+        other().restore(state)
+
+
+def test_restoring_after_batches_were_made_ahead():
+    batches = make_batches(make_examples(60))
+    start = batches.state()
+    first = take(batches, 3)
+    batches.restore(start)
+    assert_same(first, take(batches, 3))
+    batches.close()
+    assert batches.state()["step_in_epoch"] == 3
+    assert next(batches)[1].step_in_epoch == 3
+
+
+def test_steps_for_epochs_is_the_sum_over_epochs():
+    for pack in (False, True):
+        batches = make_batches(make_examples(50), pack=pack)
+        steps = batches.steps_for_epochs(3)
+        infos = [info for _, info in take(batches, steps + 1)]
+        assert infos[-2].epoch == 2
+        assert (infos[-1].epoch, infos[-1].step_in_epoch) == (3, 0)
+
+
+def test_mixture_rates_decide_the_shares_and_members_go_on_where_they_stopped():
+    members = [("a", make_examples(30, "a"), 1.0), ("b", make_examples(10, "b"), 3.0)]
+    batches = TrainBatches(members, 40, LENGTHS, pack=False, seed=0)
+    seen = Counter()
+    for epoch in range(3):
+        ids = batches.make(epoch, 0)[1].ids
+        counts = Counter(name[0] for name in ids)
+        assert counts == {"a": 10, "b": 30}
+        seen.update(ids)
+    assert all(seen[f"a{index}"] == 1 for index in range(30))
+    assert all(seen[f"b{index}"] == 9 for index in range(10))
+
+
+def test_rates_in_proportion_to_sizes_mean_every_example_once():
+    members = [Member("a", make_examples(7, "a"), 7), Member("b", make_examples(13, "b"), 13)]
+    ids = TrainBatches(members, 20, LENGTHS, pack=False, seed=0).make(5, 0)[1].ids
+    assert len(set(ids)) == 20
+
+
+def test_share_out_uses_the_largest_remainders():
+    assert share_out(10, [1, 1, 1]) == [4, 3, 3]
+    assert share_out(10, [0.5, 0.26, 0.24]) == [5, 3, 2]
+    assert share_out(5, [1, 0]) == [5, 0]
+
+
+@pytest.mark.parametrize(
+    ("message", "make"),
+    [
+        ("training data: no examples", lambda: make_batches([])),
+        ("example 'x' of task has no target", lambda: make_batches([make_example("x", [1])])),
+        ("BATCH_SIZE: 4 rows on 3 hosts", lambda: make_batches(make_examples(5), num_hosts=3)),
+        (
+            "inputs: an example of 65 tokens; allowed: 64",
+            lambda: make_batches([make_example("x", [3] * 65, [1])]),
+        ),
+    ],
+)
+def test_mistakes_get_one_clear_line(message, make):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_eval_batches_come_biggest_first_and_cover_all():
+    examples = make_examples(23)
+    buckets = (8, 16, 32, 64)
+    seen, lengths = [], []
+    for indices, batch in eval_batches(examples, 4, buckets):
+        lengths.append(batch["encoder_input_tokens"].shape[1])
+        assert batch["decoder_target_tokens"].shape == (4, 32)
+        for index, tokens in zip(indices, batch["encoder_input_tokens"], strict=True):
+            if index < 0:
+                assert not tokens.any()
+            else:
+                seen.append(index)
+                expected = examples[index].inputs
+                np.testing.assert_array_equal(tokens[: len(expected)], expected)
+                assert not tokens[len(expected) :].any()
+    assert sorted(seen) == list(range(23))
+    assert lengths == sorted(lengths, reverse=True)
+    assert set(lengths) <= set(buckets)
+    assert len(lengths) == 6
+
+
+def test_eval_batches_of_examples_without_targets():
+    indices, batch = next(eval_batches([make_example("x", [3, 1])], 2, (4,), target_length=5))
+    assert indices.tolist() == [0, -1]
+    assert batch["decoder_loss_weights"].tolist() == [[0] * 5] * 2
+    assert list(eval_batches([], 2, (4,))) == []
+
+
+def test_eval_batches_refuse_what_no_bucket_holds():
+    with pytest.raises(ConfigError, match="inputs: an example of 5 tokens; allowed: 4"):
+        next(eval_batches([make_example("x", [3] * 5, [1])], 2, (4,)))
+    with pytest.raises(ConfigError, match="targets: an example of 3 tokens; allowed: 2"):
+        next(eval_batches([make_example("x", [3], [4, 4, 1])], 2, (4,), target_length=2))
+
+
+def test_length_buckets_double_up_to_the_limit():
+    assert make_length_buckets(400) == (64, 128, 256, 400)
+    assert make_length_buckets(1024) == (64, 128, 256, 512, 1024)
+    assert make_length_buckets(50) == (50,)
+
+
+def test_prefetch_keeps_order_and_raises_errors_at_their_place():
+    def numbers():
+        yield from range(10)
+        raise OSError("disk gone")
+
+    stream = prefetch(numbers())
+    assert [next(stream) for _ in range(10)] == list(range(10))
+    with pytest.raises(OSError, match="disk gone"):
+        next(stream)
+    assert list(prefetch(iter(range(100)), depth=3)) == list(range(100))
+
+
+def test_batching_needs_no_tensorflow():
+    code = (
+        "import sys, t5x_ext.data.batching\n"
+        "print([m for m in ('tensorflow', 'seqio', 'mixtures', 'jax') if m in sys.modules])"
+    )
+    repo = Path(__file__).resolve().parents[2]
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=repo, text=True)
+    assert printed.strip() == "[]"
