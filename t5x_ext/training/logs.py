@@ -1,12 +1,4 @@
-"""What a run leaves behind to look at: metrics.jsonl, TensorBoard events, a progress line.
-
-TensorBoard's event file is written here in sixty lines: its own writer lives in TensorFlow or in
-a package that this project does not otherwise need. The file is a sequence of records
-
-    length: uint64 | masked CRC32C of length: uint32 | Event protobuf | masked CRC32C of it: uint32
-
-(little endian), and of the protobuf only varints, a double, a float and strings are used.
-"""
+"""What a run leaves behind to look at: metrics.jsonl, TensorBoard events, a progress line."""
 
 from __future__ import annotations
 
@@ -14,13 +6,13 @@ import json
 import math
 import os
 import resource
-import socket
-import struct
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
+
+from t5x_ext.training.events import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -47,7 +39,7 @@ class MetricLog:
         if path.exists():
             _drop_after(path, start_step)
         self._jsonl = path.open("a", encoding="utf-8")
-        self._events = _EventFile(directory, start_step)
+        self._events = EventFile(directory, start_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a step; both files are flushed.
@@ -194,75 +186,6 @@ def _drop_after(path: Path, step: int) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
-
-
-class _EventFile:
-    """A TensorBoard event file. Field numbers are those of tensorflow/core/util/event.proto."""
-
-    def __init__(self, directory: Path, start_step: int) -> None:
-        now = time.time()
-        host = socket.gethostname()
-        # Several runs may start within one second, in one process or in many.
-        name = f"events.out.tfevents.{int(now)}.{time.time_ns()}.{host}.{os.getpid()}"
-        self._file = (directory / name).open("xb")
-        self._write(now, 0, _field(3, b"brain.Event:2"))
-        if start_step:
-            # SessionLog{status: START} makes TensorBoard drop what earlier files hold from the
-            # step on: it purges steps >= the event's.
-            self._write(now, start_step + 1, _field(7, _tag(1, 0) + _varint(1)))
-
-    def write_scalars(self, now: float, step: int, values: Mapping[str, float]) -> None:
-        summary = b"".join(
-            _field(1, _field(1, name.encode()) + _tag(2, 5) + struct.pack("<f", value))
-            for name, value in values.items()
-        )
-        self._write(now, step, _field(5, summary))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, now: float, step: int, what: bytes) -> None:
-        event = _tag(1, 1) + struct.pack("<d", now) + _tag(2, 0) + _varint(step) + what
-        length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
-        self._file.flush()
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
-
-
-def _tag(field: int, wire_type: int) -> bytes:
-    return _varint(field << 3 | wire_type)
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field: a string or a message."""
-    return _tag(number, 2) + _varint(len(payload)) + payload
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli, reflected
-        table.append(byte)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _thousands(number: float) -> str:

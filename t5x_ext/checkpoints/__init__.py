@@ -1,0 +1,26 @@
+"""Checkpoints: saving and resuming a run, and moving parameters between runs.
+
+    Checkpointer            a run's own checkpoints: MODEL_DIR/checkpoint_<step>/
+    save_params/load_params parameters alone, for a new start (INITIAL_CHECKPOINT_PATH)
+    fingerprint             a short hash that names a set of initial weights
+    PreemptionGuard         turns SIGTERM into "save, then stop"
+
+A checkpoint is one directory, complete or absent, holding `state` (the arrays, Orbax), `data`
+(the position in the training data, JSON) and `meta` (seed, config text and the like, JSON).
+"""
+
+from __future__ import annotations
+
+from t5x_ext.checkpoints.checkpointer import Checkpointer, Restored
+from t5x_ext.checkpoints.params import fingerprint, load_meta, load_params, save_params
+from t5x_ext.checkpoints.preemption import PreemptionGuard
+
+__all__ = [
+    "Checkpointer",
+    "PreemptionGuard",
+    "Restored",
+    "fingerprint",
+    "load_meta",
+    "load_params",
+    "save_params",
+]

@@ -1,0 +1,244 @@
+"""A run's own checkpoints: saved while it trains, found again when it is started anew."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints.directories import (
+    DATA,
+    META,
+    PREFIX,
+    STATE,
+    check_manifest,
+    checkpoint_dir,
+    first_line,
+    read_newest,
+    saved_steps,
+    write_manifest,
+)
+from t5x_ext.checkpoints.locks import DirectoryLock
+from t5x_ext.errors import ConfigError
+
+PyTree = Any
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    state: PyTree
+    data_state: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the training state under MODEL_DIR/checkpoint_<step>/.
+
+    State, data position and meta become visible together, by one rename at the end: what is
+    listed is complete. Saving goes on in the background while training continues; the arrays
+    are copied first, so a donated state is safe. Holds the directory's lock until `close`.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        *,
+        keep: int | None = None,
+        save_period: int | None = None,
+        save_dtype: str | None = None,
+        restore_dtype: str | None = None,
+        async_save: bool = True,
+    ) -> None:
+        """Opens a run's directory for writing, and clears away half-written checkpoints.
+
+        Args:
+            model_dir: Created if absent.
+            keep: How many of the newest checkpoints to keep; None keeps all. With 1 there is no
+                older one to fall back on if the newest is damaged.
+            save_period: Steps between saves, for `should_save`; None saves only when forced.
+            save_dtype: Dtype to store parameters in ("float32", "bfloat16"); None: as they are.
+                A narrower dtype than the run's makes a resumed run differ from an unbroken one.
+            restore_dtype: Dtype to restore parameters in; None: that of the wanted tree.
+            async_save: Whether `save` returns before the files are written.
+
+        Raises:
+            ConfigError: If an argument is out of range, or another run uses the directory.
+        """
+        for field, value in (("keep", keep), ("save_period", save_period)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{field} = {value}: allowed are numbers from 1 up, and None")
+        trees.check_dtype(save_dtype, "SaveCheckpointConfig.dtype")
+        trees.check_dtype(restore_dtype, "RestoreCheckpointConfig.dtype")
+        self._save_period = save_period
+        self._async_save = async_save
+        self._saving: int | None = None
+        self._save_dtype = save_dtype
+        self._restore_dtype = restore_dtype
+        # Orbax takes absolute paths only.
+        self._dir = epath.Path(model_dir).expanduser().absolute()
+        self._lock = DirectoryLock(self._dir) if jax.process_index() == 0 else None
+        ocp = trees.orbax()
+        self._manager = ocp.CheckpointManager(
+            self._dir,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest saved step (its files not yet checked), or None in a new directory."""
+        return self._manager.latest_step()
+
+    def should_save(self, step: int) -> bool:
+        """Whether a step's turn has come by `save_period`."""
+        return self._save_period is not None and step % self._save_period == 0
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        data_state: dict[str, Any],
+        meta: dict[str, Any],
+        force: bool = False,
+    ) -> bool:
+        """Saves everything needed to continue after `step`; waits for an unfinished save first.
+
+        Args:
+            step: Number of finished steps.
+            state: Tree of arrays. With several processes, all global.
+            data_state: Position in the training data, as JSON.
+            meta: Seed, config text and whatever else describes the run, as JSON.
+            force: Save although it is not the step's turn (end of the run, preemption).
+
+        Returns:
+            Whether a checkpoint was written: False if not due, or if the step is saved already.
+        """
+        if not (force or self.should_save(step)) or step in self._manager.all_steps():
+            return False
+        ocp = trees.orbax()
+        save_args = None
+        if self._save_dtype:
+            cast = ocp.SaveArgs(dtype=jnp.dtype(self._save_dtype))
+            save_args = trees.map_params(lambda leaf: cast, state, lambda leaf: ocp.SaveArgs())
+        self.wait()
+        self._saving = step
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{
+                    STATE: ocp.args.PyTreeSave(state, save_args=save_args),
+                    DATA: ocp.args.JsonSave(data_state),
+                    META: ocp.args.JsonSave(meta),
+                }
+            ),
+            force=True,
+        )
+        if not self._async_save:
+            self.wait()
+        return True
+
+    def restore(self, wanted: PyTree, step: int | None = None) -> Restored | None:
+        """Reads a checkpoint straight into the wanted placement.
+
+        Args:
+            wanted: Tree of the state's structure with `jax.ShapeDtypeStruct` leaves; their
+                shardings may span another number of devices than the run that saved it.
+            step: Which one; None takes the newest that can be read. Damaged newer ones are
+                renamed to `checkpoint_<step>.damaged`, so that the step can be saved again.
+
+        Returns:
+            State, data position and meta; None if `step` is None and nothing was saved yet.
+
+        Raises:
+            ConfigError: If the checkpoint holds other tensors or shapes, or cannot be read.
+        """
+        self.wait()
+        if self._restore_dtype:
+            dtype = self._restore_dtype
+            wanted = trees.map_params(lambda leaf: trees.wanted_leaf(leaf, dtype), wanted)
+        wanted = jax.tree.map(trees.wanted_leaf, wanted)
+        if step is not None:
+            return self._read_step(step, wanted)
+        if not saved_steps(self._dir):
+            return None
+        restored, damaged = read_newest(self._dir, lambda path: _read(path, wanted))
+        self._set_aside(damaged)
+        return restored
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises what went wrong with it, if anything."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes the last save and gives the directory free."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+        if self._lock:
+            self._lock.release()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _finish(self) -> None:
+        """Runs in Orbax's thread when all files are written, just before they become visible."""
+        if jax.process_index() == 0:
+            write_manifest(checkpoint_dir(self._dir, self._saving))
+
+    def _read_step(self, step: int, wanted: PyTree) -> Restored:
+        path = checkpoint_dir(self._dir, step)
+        if not path.is_dir():
+            steps = ", ".join(map(str, saved_steps(self._dir))) or "none"
+            raise ConfigError(f"{path}: no such checkpoint; saved steps: {steps}")
+        try:
+            return _read(path, wanted)
+        except (ConfigError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # see read_newest
+            raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+
+    def _set_aside(self, damaged: list[epath.Path]) -> None:
+        if damaged and jax.process_index() == 0:
+            for path in damaged:
+                aside = path.parent / f"{path.name}.damaged"
+                if aside.exists():
+                    aside.rmtree()
+                path.rename(aside)
+        if damaged:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            self._manager.reload()
+
+
+def _read(path: epath.Path, wanted: PyTree) -> Restored:
+    """Reads one checkpoint directory whole; see `Checkpointer.restore`."""
+    ocp = trees.orbax()
+    check_manifest(path)
+    trees.check_tree(path, trees.saved_tree(path / STATE), wanted)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        items = reader.restore(
+            path,
+            args=ocp.args.Composite(
+                **{
+                    STATE: trees.restore_args(wanted),
+                    DATA: ocp.args.JsonRestore(),
+                    META: ocp.args.JsonRestore(),
+                }
+            ),
+        )
+    return Restored(items[STATE], items[DATA], items[META])
