@@ -1,8 +1,9 @@
 """Applies read statements to gin, one by one, so that an error can name file, line and name.
 
 This takes the place of `gin.parse_config_files_and_bindings`, which does the same without places.
-It rests on a few underscored names of gin.config (_parse_scope, _IMPORTS, _REGISTRY and the parse
-context's _symbol_table), which have no public counterpart in gin-config 0.5.
+It rests on a few underscored names of gin.config (_parse_scope, _PARSE_CONTEXTS, _IMPORTS,
+_CONFIG, _REGISTRY and the parse context's _symbol_table) that have no public counterpart in
+gin-config 0.5.
 """
 
 from __future__ import annotations
@@ -48,6 +49,35 @@ class Bound:
 
     macros: dict[str, Entry] = dataclasses.field(default_factory=dict)
     parameters: dict[tuple[str, str], dict[str, Entry]] = dataclasses.field(default_factory=dict)
+
+
+class _FileReference(gin.config.ConfigurableReference):
+    """A reference that resolves its name with the imports of the file it stands in.
+
+    Gin resolves references anew once a method of their class is configured, by then with the
+    imports of the file that does so, where the class may have another name.
+    """
+
+    def __init__(self, context: Any, scoped_selector: str, evaluate: bool) -> None:
+        self._context = context
+        super().__init__(scoped_selector, evaluate)
+
+    def initialize(self) -> None:
+        gin.config._PARSE_CONTEXTS.append(self._context)
+        try:
+            super().initialize()
+        finally:
+            gin.config._PARSE_CONTEXTS.pop()
+
+    def __eq__(self, other: object) -> bool:
+        # Gin's own equality holds only between instances of the same class.
+        return (
+            isinstance(other, gin.config.ConfigurableReference)
+            and self.configurable == other.configurable
+            and (self.scopes, self.evaluate) == (other.scopes, other.evaluate)
+        )
+
+    __hash__ = gin.config.ConfigurableReference.__hash__
 
 
 def register(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,15 +160,32 @@ def _bind(context: Any, binding: Binding, bound: Bound) -> None:
         gin.bind_parameter((binding.scope, binding.selector, binding.parameter), value)
     except ValueError as error:  # e.g. a parameter on the configurable's denylist
         raise ConfigError(f"{binding.place}: {str(error).splitlines()[0]}") from None
+    if configurable.is_method:
+        _follow_class(configurable, bound)
     entry = Entry(binding, value, configurable.wrapped)
     key = (binding.scope, configurable.selector)
     bound.parameters.setdefault(key, {})[binding.parameter] = entry
 
 
+def _follow_class(method: Any, bound: Bound) -> None:
+    """Moves the bindings of a method's class to its present selector.
+
+    Configuring a method registers its class anew, and if this file imports the module under
+    another name, under another selector. Gin would then lose what was bound to the class before.
+    """
+    registered = gin.config._REGISTRY
+    present = method.selector.rpartition(".")[0]
+    for store in (gin.config._CONFIG, bound.parameters):
+        for scope, selector in list(store):
+            same_class = registered[selector].wrapped is registered[present].wrapped
+            if same_class and selector != present:
+                store.setdefault((scope, present), {}).update(store.pop((scope, selector)))
+
+
 def _to_gin(context: Any, value: Any, place: str) -> Any:
     if isinstance(value, Reference):
         _resolve(context, value.selector.rsplit("/", 1)[-1], place)
-        return gin.config.ConfigurableReference(value.selector, value.evaluate)
+        return _FileReference(context, value.selector, value.evaluate)
     if isinstance(value, Macro):
         return gin.config.ParserDelegate().macro(value.name)
     if isinstance(value, dict):

@@ -1,0 +1,452 @@
+"""Gin configurations: what is refused, with which message, and what is written down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import gin
+import pytest
+
+from t5x_ext import gin_utils
+from t5x_ext.errors import ConfigError
+
+COMMAND_MODULE = '''
+"""A command module as t5x_ext's own are."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from t5x_ext import gin_utils
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    name: str
+    lengths: Mapping[str, int]
+    split: str
+    batch_size: int = 8
+    seed: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    num_microbatches: int | None = None
+    learning_rate: float = 1e-3
+
+
+class Model:
+    def __init__(self, activations: Sequence[str] = ("gelu",), dtype: Any = "float32"):
+        self.activations, self.dtype = tuple(activations), dtype
+
+    def predict(self, batch, num_decodes: int = 1):
+        return num_decodes
+
+
+def train(
+    *,
+    model: Model,
+    model_dir: str,
+    train_dataset_cfg: DatasetConfig,
+    eval_dataset_cfg: DatasetConfig | None,
+    trainer_cls: Callable[..., Trainer],
+    total_steps: int,
+    dropout: float = 0.1,
+    mode: Literal["fast", "exact"] = "exact",
+    shard: str = "0/1",
+) -> dict[str, Any]:
+    """Trains nothing.
+
+    Not part of the summary.
+    """
+    values = dict(
+        model=(model.activations, model.predict(None)),
+        model_dir=model_dir,
+        train=train_dataset_cfg,
+        eval=eval_dataset_cfg,
+        trainer=trainer_cls(),
+        total_steps=total_steps,
+        dropout=dropout,
+        mode=mode,
+        shard=shard,
+    )
+    if mode == "fast":
+        raise gin_utils.errors.ConfigError("mode: 'fast' is not built; allowed: 'exact'")
+    print(values)
+    return values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return gin_utils.run(
+        train, argv, gin_file=RUN_FILE, add_flags=lambda parser: parser.add_argument("--shard")
+    )
+'''
+
+MODEL_FILE = """
+from __gin__ import dynamic_registration
+import synthetic_train as models
+
+DROPOUT_RATE = %gin.REQUIRED
+MODEL = @models.Model()
+models.Model:
+  activations = ('gelu', 'linear')
+  dtype = 'bfloat16'
+"""
+
+RUN_FILE = """
+from __gin__ import dynamic_registration
+import __main__ as train_script
+import synthetic_train as utils
+
+MODEL_DIR = %gin.REQUIRED  # where checkpoints go
+TRAIN_STEPS = %gin.REQUIRED
+MODULE = %gin.REQUIRED
+LENGTHS = {'inputs': 64, 'targets': 16}
+DROPOUT_RATE = 0.1
+MODULE = None
+
+train_script.train:
+  model = %MODEL  # from a separate file
+  model_dir = %MODEL_DIR
+  train_dataset_cfg = @train/utils.DatasetConfig()
+  eval_dataset_cfg = @evaluate/utils.DatasetConfig()
+  trainer_cls = @utils.Trainer
+  total_steps = %TRAIN_STEPS
+  dropout = %DROPOUT_RATE
+
+utils.DatasetConfig:
+  name = 'superni'
+  lengths = %LENGTHS
+train/utils.DatasetConfig:
+  split = 'train'
+  seed = %MODULE
+evaluate/utils.DatasetConfig.split = 'validation'
+utils.Trainer.num_microbatches = 2
+"""
+
+SET = ["MODEL_DIR = '/tmp/model'", "TRAIN_STEPS = 7"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an importable command module and its gin files."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "gin").mkdir()
+    (root / "gin" / "run.gin").write_text(RUN_FILE)
+    (root / "gin" / "model.gin").write_text(MODEL_FILE)
+    source = COMMAND_MODULE.replace("RUN_FILE", repr(str(root / "gin" / "run.gin")))
+    ending = '\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
+    (root / "synthetic_train.py").write_text(source + ending)
+    sys.path.insert(0, str(root))
+    yield root
+    sys.path.remove(str(root))
+
+
+@pytest.fixture
+def parse(project: Path):
+    """Parses the model and run files, then files of the given texts, then bindings."""
+    import synthetic_train
+
+    def parse_texts(*texts: str, bindings: list[str] = SET, base: bool = True) -> None:
+        names = ["gin/model.gin", "gin/run.gin"] if base else []
+        for number, text in enumerate(texts):
+            path = project / f"extra{number}.gin"
+            path.write_text(textwrap.dedent(text))
+            names.append(path.name)
+        gin_utils.parse(names, bindings, [str(project)], command=synthetic_train.train)
+
+    yield parse_texts
+    gin.clear_config()
+
+
+def call() -> dict:
+    import synthetic_train
+
+    return gin.get_configurable(synthetic_train.train)()
+
+
+def test_files_macros_scopes_and_bindings_reach_the_command(parse):
+    parse(bindings=[*SET, "train/DatasetConfig.batch_size = 32", "train.dropout = 0"])
+    values = call()
+    assert values["model"] == (("gelu", "linear"), 1)
+    assert values["total_steps"] == 7 and values["dropout"] == 0
+    assert (values["train"].batch_size, values["train"].split) == (32, "train")
+    assert (values["eval"].batch_size, values["eval"].split) == (8, "validation")
+    assert values["eval"].lengths == {"inputs": 64, "targets": 16}
+    assert values["trainer"].num_microbatches == 2
+
+
+def test_parsing_again_starts_from_nothing(parse):
+    parse(bindings=[*SET, "DROPOUT_RATE = 0.5"])
+    parse()
+    assert call()["dropout"] == 0.1
+
+
+IMPORTS = "from __gin__ import dynamic_registration\nimport synthetic_train as utils\n"
+
+# (extra file, command line, parts of the message)
+WRONG = {
+    "macro on the command line": (
+        "",
+        ["TRIAN_STEPS = 9"],
+        ["--gin.TRIAN_STEPS: unknown macro 'TRIAN_STEPS'", "did you mean 'TRAIN_STEPS'?"],
+    ),
+    "macro in a file": (
+        "\n\nBACH_SIZE = 9\nDROPUT_RATE = 0.2\nutils.Trainer.num_microbatches = %BACH_SIZE",
+        [],
+        ["extra0.gin:4: unknown macro 'DROPUT_RATE'", "did you mean 'DROPOUT_RATE'?"],
+    ),
+    "undefined macro": (
+        "utils.Trainer:\n  num_microbatches = %TRAIN_STEP",
+        [],
+        ["extra0.gin:2: macro 'TRAIN_STEP' is used but never set", "did you mean 'TRAIN_STEPS'?"],
+    ),
+    "circular macro": ("A = %B\nB = %A\nTrainer.learning_rate = %A", [], ["extra0.gin:1", "circ"]),
+    "configurable": (
+        IMPORTS + "utils.DatsetConfig.split = 'x'",
+        [],
+        ["extra0.gin:3: unknown configurable 'utils.DatsetConfig'", "'utils.DatasetConfig'?"],
+    ),
+    "configurable without its module": (
+        IMPORTS + "DatasetConfig:\n  split = 'x'",
+        [],
+        ["extra0.gin:3: unknown configurable 'DatasetConfig'", "'utils.DatasetConfig'?"],
+    ),
+    "configurable, no dynamic registration": (
+        "",
+        ["Trainr.num_microbatches = 1"],
+        ["--gin.Trainr.num_microbatches: unknown configurable 'Trainr'", "mean 'Trainer'?"],
+    ),
+    "reference": (
+        IMPORTS + "LENGTHS = {\n  'inputs': @utils.lengthy()}",
+        [],
+        ["extra0.gin:3: unknown configurable 'utils.lengthy'"],
+    ),
+    "parameter": (
+        IMPORTS + "utils.DatasetConfig:\n  split = 'x'\n  bach_size = 3",
+        [],
+        ["extra0.gin:5: utils.DatasetConfig has no parameter 'bach_size'", "mean 'batch_size'?"],
+    ),
+    "scope": (
+        IMPORTS + "evalute/utils.DatasetConfig.batch_size = 3",
+        [],
+        ["extra0.gin:3: unknown scope 'evalute'", "did you mean 'evaluate'?"],
+    ),
+    "type of a macro": (
+        "",
+        ["TRAIN_STEPS = 'nine'"],
+        [
+            "--gin.TRAIN_STEPS: TRAIN_STEPS = 'nine'",
+            "train_script.train.total_steps (",
+            "run.gin:19) takes int",
+        ],
+    ),
+    "type of a parameter": (
+        "Trainer.learning_rate = '1e-3'",
+        [],
+        ["extra0.gin:1: Trainer.learning_rate = '1e-3', but takes float"],
+    ),
+    "type inside a mapping": (
+        "LENGTHS = {'inputs': '64'}",
+        [],
+        ["extra0.gin:1: LENGTHS = {'inputs': '64'}", "takes Mapping[str, int]"],
+    ),
+    "literal": ("train.mode = 'slow'", [], ["extra0.gin:1", "takes Literal['fast', 'exact']"]),
+    "missing parentheses": (
+        "train.eval_dataset_cfg = @DatasetConfig",
+        [],
+        ["extra0.gin:1: train.eval_dataset_cfg = @DatasetConfig", "DatasetConfig | None"],
+    ),
+    "wrong class": (
+        "train.train_dataset_cfg = @Trainer()",
+        [],
+        ["extra0.gin:1: train.train_dataset_cfg = @Trainer()", "takes", "DatasetConfig"],
+    ),
+    "missing argument": (
+        "train.eval_dataset_cfg = @other/DatasetConfig()",
+        [],
+        ["extra0.gin:1: other/DatasetConfig has no value for 'split'"],
+    ),
+    "required parameter": (
+        "train.mode = %gin.REQUIRED",
+        [],
+        ["extra0.gin:1: train.mode is required and not set"],
+    ),
+    "set twice": (
+        "Trainer.learning_rate = 1.0\n\nTrainer:\n  learning_rate = 2.0",
+        [],
+        ["extra0.gin:4: Trainer.learning_rate is set twice", "extra0.gin:1"],
+    ),
+    "upstream import": (
+        "from __gin__ import dynamic_registration\nfrom t5x import utils",
+        [],
+        ["extra0.gin:2: cannot import 't5x.utils'", "write t5x_ext for t5x"],
+    ),
+    "import": (
+        "from __gin__ import dynamic_registration\nfrom t5x_ext import gin_util",
+        [],
+        ["extra0.gin:2: cannot import 't5x_ext.gin_util'", "did you mean 'gin_utils'?"],
+    ),
+    "include": ("\ninclude 'gin/modle.gin'", [], ["extra0.gin:2", "did you mean 'gin/model.gin'?"]),
+    "include of itself": ("include 'extra0.gin'", [], ["extra0.gin:1", "includes itself"]),
+    "syntax": ("\nTrainer.learning_rate = = 1", [], ["extra0.gin:2: Unable to parse value"]),
+    "open bracket": ("\nLENGTHS = {'inputs': 3,\n", [], ["extra0.gin:"]),
+    "unquoted string": (
+        "",
+        ["MODEL_DIR = /tmp/x"],
+        ["--gin.MODEL_DIR", "'/tmp/x' is no gin value", "--gin.MODEL_DIR='\"/tmp/x\"'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_each_mistake_is_one_line_with_place_and_nearest_name(parse, case):
+    text, bindings, parts = WRONG[case]
+    with pytest.raises(ConfigError) as caught:
+        parse(text, bindings=[*SET, *bindings])
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for part in parts:
+        assert part in message
+
+
+def test_unset_required_macros_are_all_named(parse):
+    with pytest.raises(ConfigError, match=r"run\.gin:6: MODEL_DIR is required.*TRAIN_STEPS \(.*:7"):
+        parse(bindings=[])
+
+
+def test_missing_model_file_is_named(parse):
+    with pytest.raises(ConfigError, match=r"extra0\.gin:14: macro 'MODEL' is used but never set"):
+        parse(RUN_FILE, base=False)
+
+
+def test_missing_file_names_the_searched_directories(project):
+    with pytest.raises(ConfigError, match=f"--gin_file: no file 'gin/rum.gin' in {project}.*run"):
+        gin_utils.parse(["gin/rum.gin"], [], [str(project)])
+
+
+def test_int_for_float_none_for_optional_and_list_for_tuple_are_accepted(parse):
+    parse(
+        IMPORTS + "utils.Trainer:\n  learning_rate = 1\n  num_microbatches = None\n"
+        "utils.Model.activations = ['relu']\nutils.train.eval_dataset_cfg = None"
+    )
+    assert call()["eval"] is None
+
+
+def test_a_file_without_dynamic_registration_and_a_method_may_be_configured(parse):
+    parse("Model.activations = ('relu',)", IMPORTS + "utils.Model.predict.num_decodes = 4")
+    assert call()["model"] == (("relu",), 4)
+
+
+def test_gin_errors_while_running_are_one_line(parse, capsys):
+    from t5x_ext.errors import exit_status
+
+    parse(bindings=[*SET, "train.mode = 'fast'"])
+    assert exit_status(call) == 1
+    assert capsys.readouterr().err == "error: mode: 'fast' is not built; allowed: 'exact'\n"
+
+
+def test_written_config_reruns_to_the_same_values(parse, tmp_path):
+    long = "a long string " * 20
+    extra = (
+        IMPORTS
+        + f"utils.Model.predict.num_decodes = 4\nimport json\nutils.DatasetConfig.name = '{long}'\nLENGTHS = {{'b': 2}}"
+    )
+    parse(extra, bindings=[*SET, "train/DatasetConfig.batch_size = 32", "DROPOUT_RATE = 1e-05"])
+    values = call()
+    gin_utils.summarize_gin_config(str(tmp_path / "new" / "dir"), None, 0)
+    written = tmp_path / "new" / "dir" / "config.gin"
+    assert [path.name for path in written.parent.iterdir()] == ["config.gin"]
+    text = written.read_text()
+    assert "import synthetic_train as " in text and "__main__" not in text
+    assert "import json" in text and "model_dir = %MODEL_DIR" in text
+
+    import synthetic_train
+
+    gin_utils.parse([str(written)], command=synthetic_train.train)
+    again = call()
+    assert gin_utils.operative_config() == text
+    assert again == values and values["model"] == (("gelu", "linear"), 4)
+
+
+def test_config_goes_to_the_summary_writer(parse, tmp_path):
+    class Writer:
+        def write_texts(self, step, texts):
+            self.step, self.texts = step, texts
+
+        def flush(self):
+            self.flushed = True
+
+    parse()
+    writer = Writer()
+    gin_utils.summarize_gin_config(str(tmp_path), writer, 3)
+    assert writer.step == 3 and writer.flushed and "TRAIN_STEPS = 7" in writer.texts["config"]
+
+
+def start(project: Path, *arguments: str, program: tuple[str, ...] = ("-m", "synthetic_train")):
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(project), *sys.path]))
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *program, *arguments],
+        env=environment,
+        cwd=project.parent,
+        capture_output=True,
+        text=True,
+    )
+    return done, time.monotonic() - began
+
+
+GIN = ["--gin_file=gin/model.gin", "--gin_file=gin/run.gin"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [("-m", "synthetic_train"), ("-c", "import synthetic_train as s; s.sys.exit(s.main())")],
+)
+def test_module_and_console_script_run_the_configured_function(project, program):
+    arguments = [
+        *GIN,
+        f"--gin_search_paths={project},/nowhere",
+        "--gin.MODEL_DIR='/tmp/model'",
+        "--gin_bindings=TRAIN_STEPS=7",
+        "--gin.train.dropout=0.25",
+        "--shard=1/2",
+    ]
+    done, _ = start(project, *arguments, program=program)
+    assert done.returncode == 0, done.stderr
+    assert "'total_steps': 7, 'dropout': 0.25, 'mode': 'exact', 'shard': '1/2'" in done.stdout
+
+
+def test_a_wrong_command_line_fails_within_two_seconds_without_traceback(project):
+    arguments = [*GIN, f"--gin_search_paths={project}", "--gin.TRIAN_STEPS=9"]
+    done, seconds = start(project, *arguments)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: --gin.TRIAN_STEPS: unknown macro")
+    assert len(done.stderr.splitlines()) == 1
+    assert seconds < 2
+
+
+def test_usage_errors_exit_with_2(project):
+    for arguments in (["--no_such_flag"], [], ["--gin.MODEL_DIR"]):
+        done, _ = start(project, *arguments)
+        assert done.returncode == 2, arguments
+        assert "usage: t5x_ext synthetic_train --gin_file=FILE" in done.stderr
+
+
+def test_help_lists_what_must_be_set(project):
+    done, _ = start(project, "--help")
+    assert done.returncode == 0
+    assert "Trains nothing." in done.stdout and "--shard" in done.stdout
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "MODEL_DIR where checkpoints go" in lines and "TRAIN_STEPS" in lines
+    assert "MODEL set it or add the gin file that does" in lines
+    assert not any(line.startswith("MODULE") for line in lines)
+    assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in lines[-1]
