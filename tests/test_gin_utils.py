@@ -357,8 +357,8 @@ def test_gin_errors_while_running_are_one_line(parse, capsys):
 def test_written_config_reruns_to_the_same_values(parse, tmp_path):
     long = "a long string " * 20
     extra = (
-        IMPORTS
-        + f"utils.Model.predict.num_decodes = 4\nimport json\nutils.DatasetConfig.name = '{long}'\nLENGTHS = {{'b': 2}}"
+        IMPORTS + "import json\nutils.Model.predict.num_decodes = 4\n"
+        f"utils.DatasetConfig.name = '{long}'\nLENGTHS = {{'b': 2}}"
     )
     parse(extra, bindings=[*SET, "train/DatasetConfig.batch_size = 32", "DROPOUT_RATE = 1e-05"])
     values = call()
