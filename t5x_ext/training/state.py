@@ -104,13 +104,20 @@ def state_from_params(
 ) -> TrainState:
     """A state that starts from given parameters with an empty optimizer.
 
-    The parameters are copied: the caller keeps its own when the state is donated to a step.
+    The parameters become part of the state and are consumed by the first step; a caller that
+    needs them again copies them first.
     """
+    layout = state_shardings(model, optimizer, partitioner)
+    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(model_params)
+    return TrainState(jax.device_put(jnp.int32(step), layout.step), model_params, opt_state)
 
-    def init(model_params: Any) -> TrainState:
-        copied = jax.tree.map(jnp.copy, model_params)
-        return TrainState(jnp.int32(step), copied, optimizer.init(copied))
 
-    return jax.jit(init, out_shardings=state_shardings(model, optimizer, partitioner))(
-        model_params
+def abstract_params(model: EncoderDecoderModel, partitioner: PjitPartitioner) -> Any:
+    """Shapes, dtypes and shardings of the parameters; nothing is allocated."""
+    abstract = params.abstract_params(model.specs)
+    shardings = partitioner.param_shardings(params.param_axes(model.specs), abstract)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        abstract,
+        shardings,
     )

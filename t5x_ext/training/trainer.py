@@ -85,7 +85,7 @@ class Program:
         return states.create_state(self.model, self.optimizer, self.partitioner, key)
 
     def state_from_params(self, model_params: Params, step: int = 0) -> TrainState:
-        """Given parameters (copied) and an empty optimizer."""
+        """Given parameters (consumed by the first step) and an empty optimizer."""
         return states.state_from_params(
             model_params, self.model, self.optimizer, self.partitioner, step
         )
@@ -93,6 +93,10 @@ class Program:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings: the target of a checkpoint restore."""
         return states.abstract_state(self.model, self.optimizer, self.partitioner)
+
+    def abstract_params(self) -> Params:
+        """Shapes, dtypes and shardings of the parameters alone."""
+        return states.abstract_params(self.model, self.partitioner)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's rows [B / hosts, ...] -> global arrays [B, ...] over the batch axes."""
@@ -136,7 +140,7 @@ def train_loop(
     total_steps: int,
     key: jax.Array,
     after_step: Sequence[Callable[[StepEvent], None]] = (),
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Runs steps until the state has seen `total_steps` updates.
 
@@ -153,7 +157,7 @@ def train_loop(
       The last state.
     """
     for step in range(int(state.step) + 1, total_steps + 1):
-        if should_stop():
+        if should_stop(step):
             break
         batch, info = next(batches)
         state, metrics = program.train_step(state, program.put_batch(batch), key)

@@ -1,0 +1,122 @@
+"""Plain records that gin fills in: what to read, where to start, what to save.
+
+T5X users know these from `t5x.utils`: `from t5x_ext import configs as utils` in a gin file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.training.schedules import create_learning_rate_scheduler
+
+__all__ = [
+    "CheckpointConfig",
+    "DatasetConfig",
+    "RestoreCheckpointConfig",
+    "SaveCheckpointConfig",
+    "SuperNIConfig",
+    "create_learning_rate_scheduler",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Which examples, how long and how many at a time.
+
+    Attributes:
+      mixture_or_task_name: a registered SeqIO name, a `superni.<prompt>.<scope>.<budget>` name,
+        a scope alone (with `prompt` and `budget` beside it), or the path of a .json or .jsonl
+        file of your own.
+      task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+      split: 'train', 'validation' or 'test'.
+      batch_size: examples, global; rows when packing.
+      shuffle: False keeps the order of the data.
+      seed: of shuffling and of drawing references; None takes the run's RANDOM_SEED.
+      use_cached: read SeqIO's offline cache.
+      pack: put several examples into one row.
+      module: a Python module to import first, for names it registers.
+      prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
+      budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    split: str
+    batch_size: int
+    shuffle: bool = True
+    seed: int | None = None
+    use_cached: bool = False
+    pack: bool = False
+    module: str | None = None
+    prompt: str | None = None
+    budget: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"DatasetConfig.batch_size: {self.batch_size}; allowed: 1 and more")
+        lengths = dict(self.task_feature_lengths)
+        if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 2:
+            raise ConfigError(
+                f"TASK_FEATURE_LENGTHS: {lengths}; allowed: 'inputs' and 'targets', 2 tokens or "
+                "more each (the last is EOS)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperNIConfig:
+    """How names that begin with `superni.` turn into data; see `mixtures.configure`.
+
+    Attributes:
+      data_dir: directory in the natural-instructions layout; None takes SUPERNI_DIR from the
+        environment, else the bundled suite.
+      split_policy: 'disjoint' or 'paper'.
+      budget_order: 'seeded' or 'release'.
+      budget_seed: which subset, under 'seeded'.
+      trim: 'keep_question' or 'right' (the reference code's).
+      missing: 'report' or 'refuse' tasks of a split list that have no file.
+    """
+
+    data_dir: str | None = None
+    split_policy: str = "disjoint"
+    budget_order: str = "seeded"
+    budget_seed: int = 0
+    trim: str = "keep_question"
+    missing: str = "report"
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreCheckpointConfig:
+    """Where the parameters of a new run come from.
+
+    Attributes:
+      path: a checkpoint, or a MODEL_DIR (its newest checkpoint); None starts at random.
+      dtype: dtype to hold parameters in.
+    """
+
+    path: str | None = None
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveCheckpointConfig:
+    """What a run keeps.
+
+    Attributes:
+      period: steps between checkpoints; None saves at the end only.
+      dtype: dtype of saved parameters.
+      keep: number of newest checkpoints kept; None keeps all.
+    """
+
+    period: int | None = None
+    dtype: str = "float32"
+    keep: int | None = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """`restore` starts a run, `save` keeps it; resuming needs neither, only the same MODEL_DIR."""
+
+    restore: RestoreCheckpointConfig | None = None
+    save: SaveCheckpointConfig | None = dataclasses.field(default_factory=SaveCheckpointConfig)

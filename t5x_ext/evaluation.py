@@ -1,0 +1,121 @@
+"""Evaluation as the commands do it: loss on held-out examples, decoded and scored predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.data.batching import eval_batches, make_length_buckets
+from t5x_ext.data.records import Example
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.predict import predict
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.aggregate import over_tasks
+from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.metrics.scoring import METRICS, score_rows
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training.trainer import Program, Trainer
+
+
+def make_decoder(
+    model: EncoderDecoderModel, partitioner: PjitPartitioner, cfg: DatasetConfig
+) -> Decoder:
+    """A decoder with the batch size and lengths of a dataset config."""
+    return Decoder(
+        model,
+        partitioner,
+        batch_size=cfg.batch_size,
+        max_input_length=cfg.task_feature_lengths["inputs"],
+        max_decode_length=cfg.task_feature_lengths["targets"],
+    )
+
+
+def evaluate_loss(
+    program: Program,
+    model_params: Params,
+    examples: Sequence[Example],
+    cfg: DatasetConfig,
+    max_batches: int | None = None,
+) -> dict[str, float]:
+    """Means per target token over the examples: 'cross_entropy', 'accuracy', ...
+
+    Args:
+      program: compiled functions.
+      model_params: parameters on the program's mesh.
+      examples: held-out examples; the first reference of each is the target.
+      cfg: gives batch size and lengths.
+      max_batches: stop after so many; None takes all.
+    """
+    buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
+    target_length = cfg.task_feature_lengths["targets"]
+    batches = eval_batches(examples, cfg.batch_size, buckets, target_length)
+    taken = itertools.islice(batches, max_batches)
+    return program.evaluate(model_params, (batch for _, batch in taken))
+
+
+def predict_and_score(
+    decoder: Decoder,
+    model_params: Params,
+    examples: Sequence[Example],
+    path: str | os.PathLike[str] | None = None,
+    signature: str = "",
+    show_progress: bool = False,
+) -> tuple[list[Prediction], dict[str, float]]:
+    """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
+    rows = score_rows(predict(decoder, model_params, examples, path, signature, show_progress))
+    means = over_tasks(rows).means
+    return rows, {metric: means[metric].mean for metric in METRICS}
+
+
+class Session(NamedTuple):
+    """A restored model and the examples to decode.
+
+    Attributes:
+      decoder: compiled decoding.
+      params: parameters on the mesh.
+      examples: the split.
+      signature: identifies weights, prompts and settings, for resuming.
+    """
+
+    decoder: Decoder
+    params: Params
+    examples: list[Example]
+    signature: str
+
+
+def restore_for_decoding(
+    model: EncoderDecoderModel,
+    dataset_cfg: DatasetConfig,
+    restore_cfg: RestoreCheckpointConfig,
+    superni_cfg: SuperNIConfig,
+    partitioner: PjitPartitioner,
+) -> Session:
+    """Loads a checkpoint's parameters and a split.
+
+    Raises:
+      ConfigError: no checkpoint is named, it does not fit the model, or the batch not the mesh.
+    """
+    if restore_cfg.path is None:
+        raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
+    model.check_vocabulary()
+    decoder = make_decoder(model, partitioner, dataset_cfg)
+    from t5x_ext.checkpoints import fingerprint, load_params
+    from t5x_ext.data import datasets
+
+    datasets.set_context(superni_cfg, model.output_vocabulary)
+    examples = datasets.load_flat(dataset_cfg)
+    program = Program(model, partitioner, Trainer())
+    params = load_params(restore_cfg.path, program.abstract_params(), restore_cfg.dtype)
+    prompts = hashlib.sha256()
+    for example in examples:
+        prompts.update(example.inputs.tobytes() + b"|")
+    lengths = dict(dataset_cfg.task_feature_lengths)
+    signature = json.dumps([fingerprint(restore_cfg.path), prompts.hexdigest(), lengths])
+    return Session(decoder, params, examples, signature)
