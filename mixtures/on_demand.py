@@ -1,0 +1,93 @@
+"""Lets SeqIO build a task when its name is first asked for.
+
+SeqIO knows only names that were registered before, and every combination of prompt, task and
+budget would be a hundred thousand of them. All its look-ups (`seqio.get_mixture_or_task`,
+`TaskRegistry.get` and `names`, tasks named inside a `Mixture`) end in one dictionary,
+`TaskRegistry._REGISTRY`. `install` puts a dictionary in its place that builds a missing task when
+it is asked whether it has it. Nothing else of SeqIO is touched, and tasks registered in the plain
+way are found as before. Names that were never asked for are not listed.
+
+`MixtureRegistry` is left alone: what is built here are tasks, and as with any task
+`MixtureRegistry.get` does not know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, KeysView
+
+import seqio
+
+from mixtures.errors import DataError
+
+Maker = Callable[[str], seqio.Task]
+
+_families: dict[str, Maker] = {}
+_makers: dict[str, Maker] = {}
+_built: set[str] = set()
+
+
+class _TasksOnDemand(dict[str, seqio.Task]):
+    """SeqIO's table of tasks, extended by those that can be built."""
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        make = _maker(name) if isinstance(name, str) else None
+        if make is None:
+            return False
+        self[name] = make(name)
+        _built.add(name)
+        return True
+
+    def keys(self) -> KeysView[str]:
+        # dict's own view would not ask __contains__.
+        return KeysView(self)
+
+
+def install() -> None:
+    """Makes SeqIO ask us; harmless if it does already."""
+    if not isinstance(seqio.TaskRegistry._REGISTRY, _TasksOnDemand):
+        seqio.TaskRegistry._REGISTRY = _TasksOnDemand(seqio.TaskRegistry._REGISTRY)
+
+
+def add_family(prefix: str, make: Maker) -> None:
+    """Builds every name that starts with `prefix` by `make`, which raises if there is no such."""
+    _families[prefix] = make
+
+
+def add_task(name: str, make: Maker) -> None:
+    """Builds the task `name` by `make`.
+
+    Raises:
+        DataError: the name is taken.
+    """
+    if (
+        name in _makers
+        or name in seqio.TaskRegistry.names()
+        or name in seqio.MixtureRegistry.names()
+    ):
+        raise DataError(f"SeqIO name '{name}' is registered already; allowed: a new name")
+    _makers[name] = make
+
+
+def is_known(name: str) -> bool:
+    """Whether `add_task` was given this name."""
+    return name in _makers
+
+
+def known_names() -> list[str]:
+    """Names that SeqIO can be asked for, except those of families not built yet."""
+    return sorted({*_makers, *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
+def forget_built() -> None:
+    """Drops the tasks built so far; the next request builds them anew."""
+    for name in _built:
+        dict.pop(seqio.TaskRegistry._REGISTRY, name, None)
+    _built.clear()
+
+
+def _maker(name: str) -> Maker | None:
+    if name in _makers:
+        return _makers[name]
+    return next((make for prefix, make in _families.items() if name.startswith(prefix)), None)

@@ -1,0 +1,259 @@
+"""Your own tasks: a file without code, or rows from Python.
+
+A JSONL file holds one object a line:
+
+    {"instruction": "Say it in French.", "input": "good day", "output": "bonjour"}
+
+`input` may be empty and `output` may be a list of accepted answers. Optional are `id`, `task` (the
+file's name unless given) and `category`. The file is the train split; files beside it that are
+named <stem>.validation.jsonl and <stem>.test.jsonl are those splits. A file that is itself named so
+is that one split. A `.json` file is one task in the layout of the release, divided like a task of
+the test track.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+
+from mixtures import on_demand
+from mixtures.budgets import parse_budget, select
+from mixtures.errors import DataError
+from mixtures.names import PREFIX, escape
+from mixtures.prompts import get_prompt
+from mixtures.records import Row, read_task, rows
+from mixtures.sources import RowSource
+from mixtures.splits import split_instances
+from mixtures.tasks import Context, current_context, make_task
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_PROMPT = "tk.def_pos2"
+
+_FIELDS = "instruction, input, output, and optionally id, task, category"
+
+RowsOrFile = str | os.PathLike[str] | Iterable[Row | Mapping[str, Any]]
+_ReadRows = Callable[[Context, str], Sequence[Row]]
+
+
+def register(
+    name: str,
+    source: RowsOrFile | Mapping[str, RowsOrFile],
+    prompt: str = DEFAULT_PROMPT,
+    budget: str | int = "all",
+) -> None:
+    """Registers your own task with SeqIO under `name`.
+
+    The SeqIO task is built when it is first asked for, with the vocabulary and the other settings
+    of `mixtures.configure` that hold then.
+
+    Args:
+        name: letters, digits and `_.:`; not starting with `superni.`.
+        source: a file (see the top of this module); rows, each a `Row` or a dictionary with the
+            fields of a JSONL line; or a dictionary from split to either.
+        prompt: a name of the prompt registry.
+        budget: how many of the train rows to use, drawn over the whole split.
+
+    Raises:
+        DataError: the name is taken or not allowed; a file is missing; prompt, budget, split or a
+            row is wrong.
+    """
+    if name != escape(name) or name.startswith(PREFIX):
+        raise DataError(
+            f"name '{name}'; allowed: letters, digits, '_' and '.', not starting with '{PREFIX}'"
+        )
+    get_prompt(prompt)
+    budget = parse_budget(budget).name
+    splits, read_rows = _open_source(name, source)
+
+    def read_split(context: Context, split: str) -> Sequence[Row]:
+        found = read_rows(context, split)
+        if split != "train":
+            return found
+        ids = [row.id for row in found]
+        chosen = select(name, ids, budget, context.budget_seed, context.budget_order)
+        return [found[index] for index in chosen]
+
+    def make(name: str) -> seqio.Task:
+        context = current_context()
+        source = RowSource(lambda split: read_split(context, split), splits)
+        return make_task(name, source, prompt, context)
+
+    on_demand.add_task(name, make)
+
+
+def resolve(name_or_path: str, prompt: str = DEFAULT_PROMPT, budget: str | int = "all") -> str:
+    """The SeqIO name of what a user wrote for MIXTURE_OR_TASK_NAME.
+
+    Args:
+        name_or_path: a registered or `superni.*` name, which is returned as it is; or the path of
+            a `.jsonl` or `.json` file, which is registered.
+        prompt: for a file, how to write its rows.
+        budget: for a file, how many of its train rows to use.
+
+    Raises:
+        DataError: no such name or file.
+    """
+    if not name_or_path.endswith((".jsonl", ".json")):
+        _check_name(name_or_path)
+        return name_or_path
+    path = Path(name_or_path).expanduser().resolve()
+    key = hashlib.sha256(f"{path} {prompt} {parse_budget(budget).name}".encode()).hexdigest()[:8]
+    name = f"own.{escape(path.stem)}.{key}"
+    if not on_demand.is_known(name):
+        register(name, path, prompt, budget)
+    return name
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
+    """Reads a JSONL file of instruction, input, output.
+
+    Raises:
+        DataError: the file cannot be read or holds no row, or a line is wrong; names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8") from None
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise DataError(f"{where}: not JSON; allowed: one object a line") from None
+        found.append(_read_row(value, where, _own_name(path), len(found)))
+    return _checked(found, str(path))
+
+
+def _check_name(name: str) -> None:
+    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
+        return
+    near = difflib.get_close_matches(name, on_demand.known_names(), n=3)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise DataError(
+        f"MIXTURE_OR_TASK_NAME '{name}' is unknown{hint}; allowed: {PREFIX}<prompt>.<scope>."
+        "<budget>, a registered SeqIO name, or a .jsonl or .json file"
+    )
+
+
+def _open_source(
+    name: str, source: RowsOrFile | Mapping[str, RowsOrFile]
+) -> tuple[tuple[str, ...], _ReadRows]:
+    """The splits of a source, and a function that reads one."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise DataError(f"data file '{source}' not found; allowed: a .jsonl or .json file")
+        if path.suffix == ".json":
+            return SPLITS, lambda context, split: _read_task_split(path, context, split)
+        source = _files_of_splits(path)
+    if not isinstance(source, Mapping):
+        source = {"train": source}
+    unknown = sorted(set(source) - set(SPLITS))
+    if unknown or not source:
+        raise DataError(
+            f"task '{name}': split '{unknown[0] if unknown else ''}'; allowed: {', '.join(SPLITS)}"
+        )
+    read = {split: _reader(rows_or_file, name) for split, rows_or_file in source.items()}
+    return tuple(split for split in SPLITS if split in read), lambda _, split: read[split]()
+
+
+def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
+    """Reads a file when it is called; rows from Python are checked at once."""
+    if isinstance(rows_or_file, str | os.PathLike):
+        path = Path(rows_or_file).expanduser()
+        if not path.is_file():
+            raise DataError(f"data file '{rows_or_file}' not found; allowed: a .jsonl file")
+        return lambda: read_jsonl(path)
+    found = []
+    for index, value in enumerate(rows_or_file):
+        if not isinstance(value, Row):
+            value = _read_row(value, f"task '{name}': row {index}", name, index)
+        found.append(value)
+    checked = _checked(found, f"task '{name}'")
+    return lambda: checked
+
+
+def _read_task_split(path: Path, context: Context, split: str) -> Sequence[Row]:
+    record = read_task(path)
+    return rows(record, getattr(split_instances(record, "test", context.split_policy), split))
+
+
+def _files_of_splits(path: Path) -> dict[str, Path]:
+    """A JSONL file and those beside it that are its other splits."""
+    for split in SPLITS:
+        if path.stem.endswith(f".{split}"):
+            return {split: path}
+    files = {split: path.with_name(f"{path.stem}.{split}.jsonl") for split in SPLITS[1:]}
+    return {"train": path} | {split: file for split, file in files.items() if file.is_file()}
+
+
+def _own_name(path: Path) -> str:
+    """The stem without the name of a split: rows of all splits belong to one task."""
+    for split in SPLITS:
+        if path.stem.endswith(f".{split}"):
+            return path.stem.removesuffix(f".{split}")
+    return path.stem
+
+
+def _read_row(value: Any, where: str, task: str, index: int) -> Row:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: not an object; allowed: an object with {_FIELDS}")
+    output = value.get("output")
+    references = [output] if isinstance(output, str) else output
+    if not isinstance(references, list | tuple) or not references:
+        raise _wrong(where, "output", output, "a string or a list of one or more strings")
+    for reference in references:
+        _text(where, "output", reference)
+    row_id = value.get("id", f"{task}-{index}")
+    return Row(
+        task=_text(where, "task", value.get("task", task)),
+        category=_text(where, "category", value.get("category", "")),
+        id=_text(where, "id", str(row_id) if isinstance(row_id, int) else row_id),
+        definition=_text(where, "instruction", value.get("instruction")),
+        input=_text(where, "input", value.get("input")),
+        references=tuple(references),
+        positive_examples=(),
+        negative_examples=(),
+    )
+
+
+def _text(where: str, field: str, value: Any) -> str:
+    may_be_blank = field in ("input", "category")
+    if not isinstance(value, str) or not (may_be_blank or value.strip()):
+        allowed = "a string" if may_be_blank else "a string that is not blank"
+        raise _wrong(where, field, value, allowed)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _wrong(where, field, value, "text that UTF-8 can encode") from None
+    return value
+
+
+def _wrong(where: str, field: str, value: Any, allowed: str) -> DataError:
+    problem = "missing" if value is None else f"{value!r:.60}"
+    return DataError(f"{where}: field '{field}': {problem}; allowed: {allowed} (fields: {_FIELDS})")
+
+
+def _checked(found: list[Row], where: str) -> list[Row]:
+    """The rows, after checks that concern all of them."""
+    if not found:
+        raise DataError(f"{where}: holds no row; allowed: one or more")
+    seen = set()
+    for row in found:
+        if row.id in seen:
+            raise DataError(f"{where}: id '{row.id}' occurs twice; allowed: an id used once")
+        seen.add(row.id)
+    return found

@@ -1,0 +1,193 @@
+"""From rows to tokens, as a SeqIO preprocessor.
+
+A row travels through tf.data as a flat dictionary, the same from task files, from TFRecord shards
+and from a SeqIO cache:
+
+    task, category, id, definition, input                            string []
+    references                                                       string [references]
+    positive_inputs, positive_outputs, positive_explanations         string [positives]
+    negative_inputs, negative_outputs, negative_explanations         string [negatives]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from mixtures.prompts import choose_reference, get_prompt
+from mixtures.records import Example, Row
+from mixtures.truncation import fit
+
+SCALARS = ("task", "category", "id", "definition", "input")
+POSITIVES = ("positive_inputs", "positive_outputs", "positive_explanations")
+NEGATIVES = ("negative_inputs", "negative_outputs", "negative_explanations")
+VECTORS = ("references", *POSITIVES, *NEGATIVES)
+
+# Rows that one call into Python renders. A call costs about half a millisecond whatever it does,
+# far more than a row's prompt and tokens do.
+_ROWS_PER_CALL = 64
+
+_TOKENS_OUT = {"inputs": tf.int32, "targets": tf.int32}
+_LENGTHS_OUT = {"inputs_length": tf.int64, "targets_length": tf.int64}
+_SCALARS_OUT = {
+    "inputs_pretokenized": tf.string,
+    "targets_pretokenized": tf.string,
+    "truncated": tf.int32,
+    "inputs_tokens_before": tf.int32,
+}
+
+
+def render_prompt(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+    *,
+    prompt: str,
+    trim: str = "keep_question",
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Writes every row as a prompt and a target, and tokenizes both.
+
+    Tokens are made here and not by `seqio.preprocessors.tokenize`, because fitting a prompt into
+    its length needs them anyway. Both features end in EOS, also where they had to be cut.
+
+    Args:
+        dataset: rows; see the top of this module.
+        output_features: `inputs` and `targets`, each with its vocabulary.
+        sequence_length: tokens allowed for each, EOS included; None or a missing key: no limit.
+        prompt: name of a registered prompt.
+        trim: "keep_question" or "right"; see `mixtures.truncation`.
+        seed: draws the reference that becomes the target (that of epoch 0), and the format where
+            a prompt has several.
+
+    Returns:
+        Dataset of `inputs` and `targets` (int32 [length]), `inputs_pretokenized`,
+        `targets_pretokenized`, `task`, `category`, `id` (string []), `references`
+        (string [references]), `truncated` (int32 [], 1 if the prompt did not fit whole) and
+        `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
+    """
+    chosen = get_prompt(prompt)
+    encode_inputs = _Encoder(output_features["inputs"], (sequence_length or {}).get("inputs"))
+    encode_targets = _Encoder(output_features["targets"], (sequence_length or {}).get("targets"))
+
+    def render_row(row: Row) -> dict[str, object]:
+        encode_inputs.forget()
+        fitted = fit(
+            row,
+            lambda shown: chosen.render(shown, seed),
+            encode_inputs.room,
+            encode_inputs.count,
+            trim,
+        )
+        target = choose_reference(row, seed, epoch=0)
+        return {
+            "inputs": encode_inputs(fitted.text),
+            "targets": encode_targets(target),
+            "inputs_pretokenized": fitted.text.encode("utf-8"),
+            "targets_pretokenized": target.encode("utf-8"),
+            "truncated": fitted.truncated,
+            "inputs_tokens_before": fitted.tokens_before,
+        }
+
+    def render_batch(batch: dict[str, tf.Tensor | tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+        rendered = _call_python(render_row, batch)
+        for name in _TOKENS_OUT:
+            lengths = rendered.pop(f"{name}_length")
+            rendered[name] = tf.RaggedTensor.from_row_lengths(
+                rendered[name], lengths, validate=False
+            )
+        kept = ("task", "category", "id", "references")
+        return rendered | {name: batch[name] for name in kept}
+
+    def plain_tensors(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        # Unbatched ragged rows are tensors, but their spec still says RaggedTensorSpec.
+        ragged = (*_TOKENS_OUT, "references")
+        return example | {name: tf.ensure_shape(example[name], [None]) for name in ragged}
+
+    # The prefetch lets Python render the next rows while these are taken apart.
+    batches = dataset.ragged_batch(_ROWS_PER_CALL).map(render_batch).prefetch(2)
+    return batches.unbatch().map(plain_tensors)
+
+
+class _Encoder:
+    """Encodes one feature: its tokens, cut to the room there is, and EOS."""
+
+    def __init__(self, feature: seqio.Feature, max_length: int | None):
+        self._vocabulary = feature.vocabulary
+        self._end = [feature.vocabulary.eos_id] if feature.add_eos else []
+        self._seen: dict[str, list[int]] = {}
+        # Tokens beside EOS.
+        self.room = sys.maxsize if max_length is None else max_length - len(self._end)
+
+    def forget(self) -> None:
+        """Drops the texts of the last row."""
+        self._seen.clear()
+
+    def count(self, text: str) -> int:
+        """Tokens of `text` without EOS; kept, because the same text is mostly encoded next."""
+        if text not in self._seen:
+            self._seen[text] = list(self._vocabulary.encode(text))
+        return len(self._seen[text])
+
+    def __call__(self, text: str) -> list[int]:
+        tokens = self._seen[text] if text in self._seen else list(self._vocabulary.encode(text))
+        return tokens[: self.room] + self._end
+
+
+def _call_python(
+    render_row: Callable[[Row], Mapping[str, object]],
+    batch: Mapping[str, tf.Tensor | tf.RaggedTensor],
+) -> dict[str, tf.Tensor]:
+    """Runs `render_row` over the rows of a batch; token lists come back end to end."""
+    flat = [batch[name] for name in SCALARS]
+    for name in VECTORS:
+        vectors = batch[name]
+        if not isinstance(vectors, tf.RaggedTensor):
+            vectors = tf.RaggedTensor.from_tensor(vectors)
+        flat += [vectors.values, vectors.row_splits]
+    dtypes = _TOKENS_OUT | _LENGTHS_OUT | _SCALARS_OUT
+
+    def call(*arrays: np.ndarray) -> list[np.ndarray]:
+        rendered = [render_row(row) for row in _rows(arrays)]
+        columns: dict[str, object] = {
+            name: [row[name] for row in rendered] for name in _SCALARS_OUT
+        }
+        for name in _TOKENS_OUT:
+            columns[name] = [token for row in rendered for token in row[name]]
+            columns[f"{name}_length"] = [len(row[name]) for row in rendered]
+        return [
+            np.array(columns[name], object if dtype == tf.string else dtype.as_numpy_dtype)
+            for name, dtype in dtypes.items()
+        ]
+
+    outputs = tf.numpy_function(call, flat, list(dtypes.values()), stateful=False)
+    return {
+        name: tf.ensure_shape(value, [None]) for name, value in zip(dtypes, outputs, strict=True)
+    }
+
+
+def _rows(arrays: Sequence[np.ndarray]) -> Iterator[Row]:
+    """The rows of a batch from its columns, in the order `_call_python` lists them."""
+    scalars = dict(zip(SCALARS, arrays[: len(SCALARS)], strict=True))
+    pairs = arrays[len(SCALARS) :]
+    vectors = dict(zip(VECTORS, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
+
+    def texts(name: str, index: int) -> tuple[str, ...]:
+        values, splits = vectors[name]
+        return tuple(v.decode("utf-8") for v in values[splits[index] : splits[index + 1]])
+
+    def examples(names: Sequence[str], index: int) -> tuple[Example, ...]:
+        columns = (texts(name, index) for name in names)
+        return tuple(Example(*fields) for fields in zip(*columns, strict=True))
+
+    for index in range(len(scalars["id"])):
+        yield Row(
+            **{name: values[index].decode("utf-8") for name, values in scalars.items()},
+            references=texts("references", index),
+            positive_examples=examples(POSITIVES, index),
+            negative_examples=examples(NEGATIVES, index),
+        )

@@ -1,0 +1,65 @@
+"""Scores for SeqIO's own evaluator, so that upstream T5X can evaluate these tasks as they are.
+
+ROUGE-L (stemmer on) and exact match (after lower-casing, removing punctuation and folding white
+space), each the maximum over an instance's references, averaged over instances, times 100. These
+are Tk-Instruct's definitions.
+"""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+from rouge_score import rouge_scorer
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def references_or_text(
+    text: str, example: Mapping[str, object] | None = None, is_target: bool = False
+) -> str | list[str]:
+    """SeqIO postprocessor: for a target all references of its example, else the text itself."""
+    if not is_target:
+        return text
+    return [reference.decode("utf-8") for reference in example["references"]]
+
+
+def rouge_l(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+    """ROUGE-L F-measure."""
+    return {"rougeL": _mean_of_best(_rouge_l, targets, predictions)}
+
+
+def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+    """Share of predictions that equal a reference."""
+    return {"exact_match": _mean_of_best(_exact_match, targets, predictions)}
+
+
+def _mean_of_best(
+    score: Callable[[str, str], float],
+    targets: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+) -> float:
+    """100 times the mean over instances of the best score over references."""
+    best = [
+        max(score(reference, prediction) for reference in references)
+        for references, prediction in zip(targets, predictions, strict=True)
+    ]
+    return 100.0 * sum(best) / len(best)
+
+
+def _exact_match(reference: str, prediction: str) -> float:
+    return float(_fold(reference) == _fold(prediction))
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def _rouge_l(reference: str, prediction: str) -> float:
+    return _scorer().score(target=reference, prediction=prediction)["rougeL"].fmeasure
+
+
+@functools.cache
+def _scorer() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
