@@ -10,7 +10,6 @@ import functools
 import importlib
 import inspect
 import linecache
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def parse(
     Raises:
         ConfigError: A file, name, type or value is wrong; the message says where.
     """
-    directories = [*search_paths, os.curdir, str(_PACKAGES), str(_SHIPPED)]
+    directories = [*search_paths, "", str(_PACKAGES), str(_SHIPPED)]
     sources = [read_file(name, directories) for name in gin_files]
     sources.append(read_bindings(bindings))
     checks.check_text(sources, _shipped_macros)
