@@ -341,6 +341,12 @@ def test_int_for_float_none_for_optional_and_list_for_tuple_are_accepted(parse):
     assert call()["eval"] is None
 
 
+def test_a_scope_that_nothing_opens_passes_unless_it_looks_misspelt(parse):
+    parse("infer_eval/DatasetConfig.batch_size = 3\ntrain_eval/DatasetConfig.batch_size = 4")
+    with pytest.raises(ConfigError, match="unknown scope 'trian'; did you mean 'train'"):
+        parse("trian/DatasetConfig.batch_size = 3")
+
+
 def test_a_file_without_dynamic_registration_and_a_method_may_be_configured(parse):
     parse("Model.activations = ('relu',)", IMPORTS + "utils.Model.predict.num_decodes = 4")
     assert call()["model"] == (("relu",), 4)

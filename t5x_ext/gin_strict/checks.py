@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -112,7 +113,8 @@ def _check_macro_cycles(bindings: Sequence[Binding]) -> None:
 def _check_scopes(bindings: Sequence[Binding]) -> None:
     """Refuses a scope that no reference opens if it is close to one that is opened.
 
-    Other unknown scopes pass, because code may open scopes as well.
+    Others pass: code may open scopes as well, and a run file may offer bindings in a scope that it
+    leaves to the user to open, as T5X's do for `infer_eval`.
     """
     opened = {
         scope
@@ -125,9 +127,10 @@ def _check_scopes(bindings: Sequence[Binding]) -> None:
         if binding.is_macro or not binding.scope:
             continue
         for scope in set(binding.scope.split("/")) - opened:
-            advice = nearest(scope, opened)
-            if "did you mean" in advice:
-                raise ConfigError(f"{binding.place}: unknown scope '{scope}'{advice}")
+            for close in difflib.get_close_matches(scope, opened, n=1, cutoff=0.8):
+                raise ConfigError(
+                    f"{binding.place}: unknown scope '{scope}'; did you mean '{close}'?"
+                )
 
 
 def _check_required_macros(bindings: Sequence[Binding]) -> None:
