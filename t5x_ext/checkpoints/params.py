@@ -1,7 +1,7 @@
 """Parameters without the rest of a run: written for others, read as a new start.
 
-`load_params` never reads an optimizer's state, a step or a data position: a run that starts from
-a checkpoint starts at step 0. To continue a run, see `Checkpointer.restore`.
+`load_params` never reads an optimizer's state or a data position: a run that starts from another
+run's checkpoint has both new. To continue a run, see `Checkpointer.restore`.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = Non
 
 
 def load_meta(path: str) -> dict[str, Any]:
-    """Reads the `meta` that a checkpoint was saved with. Takes the paths `load_params` takes."""
+    """Reads the `meta` of the checkpoint that `load_params` would choose for the same path."""
     ocp = trees.orbax()
 
     def read(checkpoint: epath.Path) -> dict[str, Any]:
+        check_manifest(checkpoint)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return reader.restore(checkpoint / META)
 

@@ -26,6 +26,7 @@ class PreemptionGuard:
         self._signalled = False
         self._previous: signal._HANDLER = None
         self._installed = False
+        self._times_asked = 0
 
     def __enter__(self) -> PreemptionGuard:
         if jax.process_count() == 1:
@@ -45,9 +46,13 @@ class PreemptionGuard:
 
     def should_stop(self, step: int) -> bool:
         """Whether to save and stop now. With several processes, all must ask at every step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._signalled
+        if jax.process_count() == 1:
+            return self._signalled
+        # JAX waits for equality with a count from 1. The training step will not do: a resumed
+        # run is beyond it already if the signal came before its first step.
+        del step
+        self._times_asked += 1
+        return multihost_utils.reached_preemption_sync_point(self._times_asked)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame

@@ -137,9 +137,7 @@ def check_tree(source: Any, saved: PyTree, wanted: PyTree, partial: bool = False
             "; only the optimizer's state differs: give this checkpoint as"
             " INITIAL_CHECKPOINT_PATH with a new MODEL_DIR to start a new optimizer"
         )
-    raise ConfigError(
-        f"{source}: tensors do not match the model: {'; '.join(problems)}{hint}"
-    )
+    raise ConfigError(f"{source}: tensors do not match the model: {'; '.join(problems)}{hint}")
 
 
 def restore_args(wanted: PyTree, partial: bool = False) -> Any:

@@ -223,9 +223,7 @@ def test_all_damaged_is_an_error_and_touches_nothing(tmp_path):
 
 def test_a_half_written_checkpoint_is_not_seen_and_cleared_away(tmp_path):
     save_all(tmp_path, [10])
-    shutil.copytree(
-        tmp_path / "checkpoint_10", tmp_path / "checkpoint_20.orbax-checkpoint-tmp"
-    )
+    shutil.copytree(tmp_path / "checkpoint_10", tmp_path / "checkpoint_20.orbax-checkpoint-tmp")
     with Checkpointer(str(tmp_path)) as checkpointer:
         assert checkpointer.latest_step() == 10
         assert int(checkpointer.restore(abstract(make_state())).state.step) == 10
@@ -282,8 +280,9 @@ def test_wrong_trees_are_named_in_one_line(tmp_path):
     with Checkpointer(str(tmp_path)) as checkpointer:
         with pytest.raises(ConfigError) as caught:
             checkpointer.restore(abstract(make_state(width=16)))
-        assert "of another shape: params/embed (saved (64, 32), wanted (64, 16))" in str(caught.value)
-        assert "\n" not in str(caught.value)
+        message = str(caught.value)
+        assert "of another shape: params/embed (saved (64, 32), wanted (64, 16))" in message
+        assert "\n" not in message
 
         params = {**state.params, "head": jnp.zeros(3)}
         with pytest.raises(ConfigError, match="1 missing in the checkpoint: params/head"):

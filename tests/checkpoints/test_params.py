@@ -62,6 +62,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_but_left_in_place(tmp_path, 
     shutil.rmtree(tmp_path / "checkpoint_2" / "state")
     assert_same(load_params(str(tmp_path), jax.eval_shape(make_params)), make_params(1))
     assert len(caplog.records) == 1
+    assert load_meta(str(tmp_path)) == {"at": 1}
     assert (tmp_path / "checkpoint_2").is_dir()
     shutil.rmtree(tmp_path / "checkpoint_1" / "state" / "d")
     with pytest.raises(ConfigError, match="checkpoint_1 cannot be read"):
