@@ -1,0 +1,180 @@
+"""Loads examples through SeqIO: any registered task or mixture, and the names `mixtures` resolves.
+
+SeqIO says what the data is (source, prompt, vocabulary, trimming); order, packing and batches are
+made from the loaded examples by the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+import mixtures
+from mixtures.names import PREFIX
+from mixtures.release import data_dir
+from t5x_ext.data.records import Example, Member
+from t5x_ext.errors import ConfigError
+
+
+def load_mixture(
+    name: str, split: str, lengths: Mapping[str, int], use_cached: bool = False
+) -> list[Member]:
+    """Loads a split of a task or mixture, task by task.
+
+    Loading the same thing again gives the same examples from memory.
+
+    Args:
+        name: a registered SeqIO task or mixture, or any name that mixtures.resolve takes.
+        split: train, validation, test, or whatever splits the task has.
+        lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+        use_cached: read the task's SeqIO cache instead of preprocessing.
+
+    Returns:
+        One member per task that has the split, in the order of the mixture's task names, with the
+        mixture's rate; a task is its own only member, at rate 1.
+
+    Raises:
+        ConfigError: no task has the split, or `lengths` is not for inputs and targets.
+        mixtures.errors.DataError: the name or its data is wrong.
+    """
+    if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 1:
+        raise ConfigError(
+            f"TASK_FEATURE_LENGTHS: {dict(lengths)}; allowed: inputs and targets, each 1 or more"
+        )
+    provider = seqio.get_mixture_or_task(mixtures.resolve(name))
+    is_mixture = isinstance(provider, seqio.Mixture)
+    tasks = provider.tasks if is_mixture else [provider]
+    if split not in provider.splits:
+        raise ConfigError(f"{name}: split {split!r}; allowed: {', '.join(sorted(provider.splits))}")
+    members = []
+    for task in tasks:
+        if split not in task.splits:
+            continue
+        examples = _load_task(task, split, lengths, use_cached)
+        rate = provider.get_rate(task) if is_mixture else 1.0
+        members.append(Member(task.name, examples, float(rate)))
+    return members
+
+
+def load_examples(
+    name: str, split: str, lengths: Mapping[str, int], use_cached: bool = False
+) -> list[Example]:
+    """Every example of a split of a task or mixture exactly once; see load_mixture."""
+    members = load_mixture(name, split, lengths, use_cached)
+    return [example for member in members for example in member.examples]
+
+
+class _Memory:
+    """Keeps the examples used last, at most `capacity` of them (about 6 kB each)."""
+
+    def __init__(self, capacity: int):
+        self._capacity = capacity
+        self._kept: OrderedDict[Hashable, list[Example]] = OrderedDict()
+
+    def get(self, key: Hashable) -> list[Example] | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: Hashable, examples: list[Example]) -> None:
+        self._kept[key] = examples
+        while sum(map(len, self._kept.values())) > self._capacity:
+            self._kept.popitem(last=False)
+
+
+# A study opens the same tasks for every setting, starting point and seed; opening one through
+# SeqIO takes about half a second however small it is.
+_memory = _Memory(capacity=50_000)
+
+
+def _load_task(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
+) -> list[Example]:
+    key = (_data_key(task, split), split, tuple(sorted(lengths.items())), use_cached)
+    examples = _memory.get(key)
+    if examples is None:
+        examples = _read_task(task, split, lengths, use_cached)
+        _memory.put(key, examples)
+    return list(examples)
+
+
+def _data_key(task: seqio.Task, split: str) -> Hashable:
+    """What determines a task's rows; the same for all budgets where the budget plays no part."""
+    if not task.name.startswith(PREFIX):
+        # The object, not its name: the name may come to stand for another task. Being kept in the
+        # key it cannot be mistaken for a later object at the same address.
+        return task
+    context = mixtures.current_context()
+    context = dataclasses.replace(context, data_dir=str(data_dir(context.data_dir)))
+    if split == "train":
+        return task.name, context
+    name_without_budget = task.name.rpartition(".")[0]
+    return name_without_budget, dataclasses.replace(context, budget_order="seeded", budget_seed=0)
+
+
+def _read_task(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
+) -> list[Example]:
+    # Stochastic preprocessors take their seeds from here: the same examples at every load.
+    tf.random.set_seed(0)
+    dataset = task.get_dataset(
+        sequence_length=dict(lengths), split=split, shuffle=False, num_epochs=1,
+        use_cached=use_cached,
+    )
+    return [
+        _to_example(row, index, task, lengths["targets"])
+        for index, row in enumerate(dataset.as_numpy_iterator())
+    ]
+
+
+def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) -> Example:
+    inputs = row["inputs"].astype(np.int32)
+    target = row["targets"].astype(np.int32)
+    features = task.output_features
+    if "references" in row:
+        references = tuple(_text(reference) for reference in row["references"])
+    elif "targets_pretokenized" in row:
+        references = (_text(row["targets_pretokenized"]),)
+    else:
+        references = (features["targets"].vocabulary.decode(target.tolist()),)
+    if "inputs_pretokenized" in row:
+        prompt = _text(row["inputs_pretokenized"])
+    else:
+        prompt = features["inputs"].vocabulary.decode(inputs.tolist())
+    return Example(
+        id=_text(row["id"]) if "id" in row else f"{task.name}:{index}",
+        task=_text(row["task"]) if "task" in row else task.name,
+        category=_text(row.get("category", "")),
+        inputs=inputs,
+        targets=_tokenize_targets(target, references, features["targets"], target_length),
+        inputs_pretokenized=prompt,
+        references=references,
+        truncated=bool(row.get("truncated", False)),
+    )
+
+
+def _tokenize_targets(
+    target: np.ndarray, references: tuple[str, ...], feature: seqio.Feature, length: int
+) -> tuple[np.ndarray, ...]:
+    """One target per reference, as SeqIO tokenises the row's own target."""
+    if len(references) < 2:
+        return (target,)
+    end = [feature.vocabulary.eos_id] if feature.add_eos else []
+    targets = []
+    for reference in references:
+        tokens = feature.vocabulary.encode(reference)[: length - len(end)] + end
+        targets.append(np.array(tokens, np.int32))
+    # A task may rewrite its targets after it kept the references (a label format, say). Then the
+    # references are for scoring only.
+    if not any(np.array_equal(target, tokens) for tokens in targets):
+        return (target,)
+    return tuple(targets)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
