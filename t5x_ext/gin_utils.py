@@ -219,16 +219,19 @@ def _epilog(name: str, gin_file: str) -> str:
     """Lists the macros that a shipped run file leaves open, with their comments there."""
     bindings = list(read_file(gin_file, [str(_SHIPPED)]).bindings())
     macros = {item.name: item for item in bindings if item.is_macro}
-    lines, example = [f"macros that must be set with {gin_file}:"], ""
+    lines = [f"macros that must be set with {gin_file}:"]
+    used = {s.name for item in bindings for s in symbols(item.value) if isinstance(s, Macro)}
+    for macro in sorted(used - set(macros) - set(checks.REQUIRED_NAMES)):
+        lines.append(f"  {macro:<24}by one more gin file, or on the command line")
+    example = f"--gin_file={gin_file}"
+    if "MODEL" in used - set(macros):
+        example = f"--gin_file=models/t5_1_1_small.gin {example}"
     for item in macros.values():
         if item.is_required:
             path, _, line = item.place.rpartition(":")
             comment = linecache.getline(path, int(line)).partition("#")[2].strip()
             lines.append(f"  {item.name:<24}{comment}".rstrip())
             example += f" --gin.{item.name}=..."
-    used = {s.name for item in bindings for s in symbols(item.value) if isinstance(s, Macro)}
-    for macro in sorted(used - set(macros) - set(checks.REQUIRED_NAMES)):
-        lines.append(f"  {macro:<24}set it or add the gin file that does")
     lines += ["", "example (strings keep their quotes: --gin.MODEL_DIR='\"/tmp/model\"'):"]
-    lines.append(f"  t5x_ext {name} --gin_file={gin_file}{example}")
+    lines.append(f"  t5x_ext {name} {example}")
     return "\n".join(lines)

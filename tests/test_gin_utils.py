@@ -323,6 +323,11 @@ def test_unset_required_macros_are_all_named(parse):
         parse(bindings=[])
 
 
+def test_required_after_a_value_says_which_file_to_give_later(parse):
+    with pytest.raises(ConfigError, match=r"extra0\.gin:1: MODEL is .*gin/model\.gin:6: give that"):
+        parse("MODEL = %gin.REQUIRED")
+
+
 def test_missing_model_file_is_named(parse):
     with pytest.raises(ConfigError, match=r"extra0\.gin:14: macro 'MODEL' is used but never set"):
         parse(RUN_FILE, base=False)
@@ -453,6 +458,6 @@ def test_help_lists_what_must_be_set(project):
     assert "Trains nothing." in done.stdout and "--shard" in done.stdout
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "MODEL_DIR where checkpoints go" in lines and "TRAIN_STEPS" in lines
-    assert "MODEL set it or add the gin file that does" in lines
+    assert "MODEL by one more gin file, or on the command line" in lines
     assert not any(line.startswith("MODULE") for line in lines)
     assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in lines[-1]

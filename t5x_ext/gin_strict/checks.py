@@ -136,13 +136,19 @@ def _check_scopes(bindings: Sequence[Binding]) -> None:
 def _check_required_macros(bindings: Sequence[Binding]) -> None:
     macros = {binding.name: binding for binding in bindings if binding.is_macro}
     missing = [binding for binding in macros.values() if binding.is_required]
-    if missing:
-        first, *others = missing
+    if not missing:
+        return
+    first, *others = missing
+    message = f"{first.place}: {first.name} is required and not set"
+    earlier = [b.place for b in bindings if b.name == first.name and not b.is_required]
+    if earlier:
+        message += f" after this line (it was at {earlier[-1]}: give that file later)"
+    else:
+        message += f": give {COMMAND_LINE}{first.name}=VALUE"
+    if others:
         more = ", ".join(f"{binding.name} ({binding.place})" for binding in others)
-        raise ConfigError(
-            f"{first.place}: {first.name} is required and not set: give "
-            f"{COMMAND_LINE}{first.name}=VALUE{f'; likewise {more}' if others else ''}"
-        )
+        message += f"; likewise {more}"
+    raise ConfigError(message)
 
 
 def check_bound(bound: Bound, command: Callable[..., Any] | None, given: Collection[str]) -> None:
