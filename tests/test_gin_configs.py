@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import gin
 import pytest
 
-from t5x_ext import gin_utils
+import gin_configs
+from t5x_ext import eval as eval_command
+from t5x_ext import gin_utils, infer, train
 from t5x_ext.errors import ConfigError
 
+MODELS = sorted(path.stem for path in Path(gin_configs.__file__).parent.glob("models/*.gin"))
+NAMED = ["MIXTURE_OR_TASK_NAME = 'held_in'", "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 8}"]
+TRAINING = [*NAMED, "MODEL_DIR = '/tmp/model'", "TRAIN_STEPS = 3"]
+DECODING = [*NAMED, "CHECKPOINT_PATH = '/tmp/model'"]
 RUNS = {
-    "train": "MODEL_DIR",
-    "finetune": "MODEL_DIR",
-    "eval": "CHECKPOINT_PATH",
-    "infer": "CHECKPOINT_PATH",
+    "train": (train.train, TRAINING),
+    "finetune": (train.train, [*TRAINING, "INITIAL_CHECKPOINT_PATH = '/tmp/initial'"]),
+    "eval": (eval_command.evaluate, [*DECODING, "EVAL_OUTPUT_DIR = '/tmp/out'"]),
+    "infer": (infer.infer, [*DECODING, "INFER_OUTPUT_DIR = '/tmp/out'"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def _fresh_gin():
+    yield
+    gin.clear_config()
 
 
 @pytest.mark.parametrize("folder", ["runs", "gin_configs/runs"])
@@ -21,4 +36,15 @@ def test_run_files_are_found_from_any_directory(run, folder, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"gin_configs/runs/\w+\.gin:\d+: .* required") as caught:
         gin_utils.parse([f"{folder}/{run}.gin"])
-    assert RUNS[run] in str(caught.value)
+    assert RUNS[run][1][2].split()[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("model", MODELS)
+def test_each_model_and_run_pass_the_checks_and_rerun_as_written(model, run, tmp_path):
+    command, bindings = RUNS[run]
+    gin_utils.parse([f"runs/{run}.gin", f"models/{model}.gin"], bindings, command=command)
+    text = gin_utils.operative_config()
+    (tmp_path / "config.gin").write_text(text)
+    gin_utils.parse([str(tmp_path / "config.gin")], command=command)
+    assert gin_utils.operative_config() == text
