@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from mixtures import devices, on_demand
 from mixtures.errors import DataError
+from mixtures.lookup import resolve
 from mixtures.names import task_name
-from mixtures.own_data import register, resolve
+from mixtures.own_data import register
 from mixtures.prompts import register_prompt
-from mixtures.tasks import configure, current_context
+from mixtures.tasks import configure, context_token, current_context
 
 __all__ = [
     "DataError",
     "configure",
+    "context_token",
     "current_context",
     "register",
     "register_prompt",

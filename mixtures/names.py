@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from typing import Protocol
@@ -31,6 +32,9 @@ _GRAMMAR = f"{PREFIX}<prompt>.<scope>.<budget>, such as {PREFIX}ql.def_pos2.{HEL
 
 class TaskStore(Protocol):
     """Where task records come from: a release directory, or shards made of one."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]: ...
 
     def names(self, track: str) -> tuple[str, ...]: ...
 

@@ -13,8 +13,6 @@ the test track.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,29 +86,6 @@ def register(
     on_demand.add_task(name, make)
 
 
-def resolve(name_or_path: str, prompt: str = DEFAULT_PROMPT, budget: str | int = "all") -> str:
-    """The SeqIO name of what a user wrote for MIXTURE_OR_TASK_NAME.
-
-    Args:
-        name_or_path: a registered or `superni.*` name, which is returned as it is; or the path of
-            a `.jsonl` or `.json` file, which is registered.
-        prompt: for a file, how to write its rows.
-        budget: for a file, how many of its train rows to use.
-
-    Raises:
-        DataError: no such name or file.
-    """
-    if not name_or_path.endswith((".jsonl", ".json")):
-        _check_name(name_or_path)
-        return name_or_path
-    path = Path(name_or_path).expanduser().resolve()
-    key = hashlib.sha256(f"{path} {prompt} {parse_budget(budget).name}".encode()).hexdigest()[:8]
-    name = f"own.{escape(path.stem)}.{key}"
-    if not on_demand.is_known(name):
-        register(name, path, prompt, budget)
-    return name
-
-
 def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
     """Reads a JSONL file of instruction, input, output.
 
@@ -135,17 +110,6 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
             raise DataError(f"{where}: not JSON; allowed: one object a line") from None
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
-
-
-def _check_name(name: str) -> None:
-    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
-        return
-    near = difflib.get_close_matches(name, on_demand.known_names(), n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise DataError(
-        f"MIXTURE_OR_TASK_NAME '{name}' is unknown{hint}; allowed: {PREFIX}<prompt>.<scope>."
-        "<budget>, a registered SeqIO name, or a .jsonl or .json file"
-    )
 
 
 def _open_source(

@@ -93,6 +93,7 @@ def render_prompt(
             "inputs_tokens_before": fitted.tokens_before,
         }
 
+    @tf.autograph.experimental.do_not_convert
     def render_batch(batch: dict[str, tf.Tensor | tf.RaggedTensor]) -> dict[str, tf.Tensor]:
         rendered = _call_python(render_row, batch)
         for name in _TOKENS_OUT:
@@ -103,6 +104,7 @@ def render_prompt(
         kept = ("task", "category", "id", "references")
         return rendered | {name: batch[name] for name in kept}
 
+    @tf.autograph.experimental.do_not_convert
     def plain_tensors(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # Unbatched ragged rows are tensors, but their spec still says RaggedTensorSpec.
         ragged = (*_TOKENS_OUT, "references")

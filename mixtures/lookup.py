@@ -1,0 +1,69 @@
+"""From what a user writes for MIXTURE_OR_TASK_NAME to a SeqIO name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from pathlib import Path
+
+import seqio
+
+from mixtures import on_demand
+from mixtures.budgets import parse_budget
+from mixtures.errors import DataError
+from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
+from mixtures.own_data import DEFAULT_PROMPT, register
+from mixtures.tasks import current_context
+
+
+def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | None = None) -> str:
+    """The SeqIO name for a name, a scope or a file.
+
+    Args:
+        name_or_path: a `superni.*` name or one registered with SeqIO, which is returned as it is;
+            a scope such as `held_in`, a task or a category; or the path of a `.jsonl` or `.json`
+            file, which is registered (see `mixtures.own_data`).
+        prompt: for a scope or a file, how to write its rows; None: `tk.def_pos2`.
+        budget: for a scope or a file, how many train rows to use; None: all.
+
+    Raises:
+        DataError: no such name, scope or file, or `prompt` or `budget` is given for a name that
+            already says what it is.
+    """
+    if name_or_path.endswith((".jsonl", ".json")):
+        return _register_file(name_or_path, prompt or DEFAULT_PROMPT, budget or "all")
+    if name_or_path.startswith(PREFIX):
+        parsed = parse_name(name_or_path)
+        _refuse("prompt", prompt, parsed.prompt, name_or_path)
+        _refuse("budget", budget and parse_budget(budget).name, parsed.budget, name_or_path)
+        return name_or_path
+    if name_or_path in seqio.TaskRegistry.names() or name_or_path in seqio.MixtureRegistry.names():
+        _refuse("prompt", prompt, None, name_or_path)
+        _refuse("budget", budget, None, name_or_path)
+        return name_or_path
+    try:
+        find_scope(escape(name_or_path), current_context().store)
+    except DataError as error:
+        near = difflib.get_close_matches(name_or_path, on_demand.known_names(), n=3)
+        hint = f"; registered with SeqIO and near it: {', '.join(near)}" if near else ""
+        raise DataError(f"MIXTURE_OR_TASK_NAME: {error}{hint}") from None
+    return task_name(prompt or DEFAULT_PROMPT, name_or_path, budget or "all")
+
+
+def _register_file(name: str, prompt: str, budget: str | int) -> str:
+    path = Path(name).expanduser().resolve()
+    key = hashlib.sha256(f"{path} {prompt} {parse_budget(budget).name}".encode()).hexdigest()[:8]
+    registered = f"own.{escape(path.stem)}.{key}"
+    if not on_demand.is_known(registered):
+        register(registered, path, prompt, budget)
+    return registered
+
+
+def _refuse(what: str, value: object, own: str | None, name: str) -> None:
+    """Refuses a value that would be ignored because the name states its own."""
+    if value is not None and value != own:
+        raise DataError(
+            f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which "
+            f"{f'has {own!r}' if own else f'takes no {what}'}; "
+            f"allowed: a {what} beside a scope or a file"
+        )

@@ -1,0 +1,1 @@
+"""The tensorflow-datasets builder of task files in the natural-instructions layout."""
