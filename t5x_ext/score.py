@@ -1,6 +1,8 @@
 """Scores a predictions file: ROUGE-L, ROUGE-1 and exact match, with bootstrap intervals.
 
     python -m t5x_ext.score predictions.jsonl [--by task,category] [--json] [--out scored.jsonl]
+
+The scores are a pure function of the file; a malformed line is refused with its number and field.
 """
 
 from __future__ import annotations

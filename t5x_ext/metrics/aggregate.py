@@ -91,9 +91,7 @@ def over_instances(rows: Sequence[Prediction]) -> Group:
 def over_tasks(rows: Sequence[Prediction]) -> Group:
     """Mean over tasks of each task's mean; the interval resamples tasks."""
     columns = [_columns(task_rows) for task_rows in _split(rows, "task").values()]
-    return _group(
-        "tasks", {m: np.array([column[m].mean() for column in columns]) for m in METRICS}
-    )
+    return _group("tasks", {m: np.array([column[m].mean() for column in columns]) for m in METRICS})
 
 
 def by_field(rows: Sequence[Prediction], field: str) -> list[Group]:

@@ -1,0 +1,85 @@
+"""Turns a study directory into a report: CSV, Markdown, figures and one self-contained page.
+
+    python -m t5x_ext.report STUDY_DIR [--json]
+
+Writes STUDY_DIR/report/: index.html, report.md, results.csv, summary.csv and the figures scores,
+differences and categories as PNG and SVG. Cells that have not finished are left out and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5x_ext.errors import ConfigError
+
+
+def write_report(study_dir: str | Path) -> dict[str, object]:
+    """Reads a study and writes its report.
+
+    Returns:
+        The summary: claim, points, differences, crossings, and the path of the page (`page`).
+
+    Raises:
+        ConfigError: the study cannot be read, or the report not written.
+    """
+    # Matplotlib takes a second to load; `--help` and usage errors need not wait for it.
+    from t5x_ext.reports import content, csv_files, html, markdown, plots
+    from t5x_ext.reports.study_files import read_study
+
+    findings = content.find(read_study(study_dir))
+    study, grid = findings.study, findings.grids["rougeL"]
+    out = Path(study_dir) / "report"
+    try:
+        out.mkdir(exist_ok=True)
+        csv_files.write_results(out / "results.csv", study)
+        csv_files.write_summary(out / "summary.csv", study, findings.grids)
+        plots.save(plots.plot_scores(study, grid), out, "scores")
+        if findings.by_budget:
+            plots.save(plots.plot_differences(study, findings.by_budget), out, "differences")
+        plots.save(plots.plot_categories(study, grid), out, "categories")
+        document = content.build_document(findings)
+        (out / "report.md").write_text(markdown.render(document), encoding="utf-8")
+        (out / "index.html").write_text(html.render(document, out), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    return content.summary(findings) | {"page": str(out / "index.html")}
+
+
+def _parser() -> argparse.ArgumentParser:
+    title, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="t5x_ext.report",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study_dir", metavar="STUDY_DIR", help="directory written by t5x_ext.study")
+    parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        findings = write_report(args.study_dir)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(findings))
+    else:
+        claim = findings["claim"]
+        print(f"{claim['verdict']}: {claim['meaning']}", *claim["sentences"], sep="\n  ")
+        missing = findings["missing_scores"]
+        unfinished = f", scores still missing: {missing}" if missing else ""
+        print(f"{findings['finished_cells']} cells{unfinished} -> {findings['page']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From a study's finished cells to tables, figures and one page."""

@@ -1,0 +1,162 @@
+"""The report's numbers as CSV, full precision."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.reports.score_grid import ScoreGrid
+from t5x_ext.reports.study_files import Study
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+_RESULT_HEADER = (
+    "key",
+    "setting",
+    "arm",
+    "label",
+    "initial",
+    "prompt",
+    "budget",
+    "seed",
+    "task",
+    "category",
+    "train_examples",
+    "test_examples",
+    *METRICS,
+    "truncated_train",
+    "truncated_test",
+    "leaked",
+    "short",
+    "cell_train_secs",
+    "cell_decode_secs",
+)
+_SUMMARY_HEADER = (
+    "setting",
+    "arm",
+    "label",
+    "initial",
+    "prompt",
+    "budget",
+    "scope",
+    "tasks",
+    "seeds",
+    "labels_per_task",
+    "share_of_data",
+    "rougeL",
+    "rougeL_low",
+    "rougeL_high",
+    "rouge1",
+    "exact_match",
+    "rougeL_over_instances",
+)
+
+
+def neutralise(value: object) -> object:
+    """Text that a spreadsheet would run as a formula gets a leading apostrophe.
+
+    `"=1+1"` -> `"'=1+1"`; numbers, negative ones too, are left alone.
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return value
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([neutralise(value) for value in row] for row in rows)
+
+
+def write_results(path: Path, study: Study) -> None:
+    """results.csv: a row per finished cell and task."""
+    category = {task.name: task.category for task in study.tasks}
+    rows = []
+    for cell in study.cells:
+        arm = study.arm(cell.arm)
+        head = (
+            cell.key,
+            arm.setting,
+            arm.name,
+            arm.label,
+            arm.initial,
+            arm.prompt,
+            cell.budget,
+            cell.seed,
+        )
+        for task, scores in cell.scores.items():
+            train_cut, test_cut = cell.truncated_by_task.get(task, (0, 0))
+            rows.append(
+                (
+                    *head,
+                    task,
+                    category[task],
+                    cell.train_examples_by_task.get(task, 0),
+                    scores["n"],
+                    *(scores[metric] for metric in METRICS),
+                    train_cut,
+                    test_cut,
+                    int(task in cell.leaked_tasks),
+                    int(task in cell.short_tasks),
+                    cell.train_secs,
+                    cell.decode_secs,
+                )
+            )
+    _write(path, _RESULT_HEADER, rows)
+
+
+def write_summary(path: Path, study: Study, grids: dict[str, ScoreGrid]) -> None:
+    """summary.csv: a row per arm, budget and scope ("overall" or a category).
+
+    `rougeL` is the mean over tasks, as everywhere in the report; `rougeL_over_instances` weighs
+    each task by its test instances (Tk-Instruct's mean).
+    """
+    grid = grids["rougeL"]
+    instances = _test_instances(study)
+    weights = np.array([instances.get(task, 0) for task in grid.tasks], float)
+    scopes = {"overall": [True] * len(grid.tasks)}
+    scopes |= {name: [c == name for c in grid.categories] for name in grid.categories}
+    rows = []
+    for point in grid.points:
+        arm = point.arm
+        for scope, members in scopes.items():
+            part = np.where(members, point.scores, np.nan)
+            there = ~np.isnan(part)
+            if not there.any():
+                continue
+            interval = grid.resampler.interval(part)
+            others = (
+                np.nanmean(grids[metric].point(arm.name, point.budget).scores[:, members])
+                for metric in ("rouge1", "exact_match")
+            )
+            over_instances = np.nansum(part * weights) / (there * weights).sum()
+            rows.append(
+                (
+                    arm.setting,
+                    arm.name,
+                    arm.label,
+                    arm.initial,
+                    arm.prompt,
+                    point.budget,
+                    scope,
+                    there.any(axis=0).sum(),
+                    there.any(axis=1).sum(),
+                    point.labels_per_task,
+                    point.share,
+                    interval.mean,
+                    interval.low,
+                    interval.high,
+                    *others,
+                    over_instances,
+                )
+            )
+    _write(path, _SUMMARY_HEADER, rows)
+
+
+def _test_instances(study: Study) -> dict[str, float]:
+    return {task: score["n"] for cell in study.cells for task, score in cell.scores.items()}

@@ -1,0 +1,122 @@
+"""What a reader should keep in mind: leaks, short tasks, cut prompts, and the time it took."""
+
+from __future__ import annotations
+
+from t5x_ext.reports.comparisons import budget_text
+from t5x_ext.reports.document import Table
+from t5x_ext.reports.study_files import Study
+
+
+def cost_table(study: Study) -> Table:
+    """Training and decoding time of each arm, and of the starting points where recorded."""
+    rows = []
+    for arm in study.arms:
+        cells = [cell for cell in study.cells if cell.arm == arm.name]
+        if cells:
+            train, decode = (
+                sum(getattr(c, f) for c in cells) for f in ("train_secs", "decode_secs")
+            )
+            steps = sum(cell.steps for cell in cells)
+            rows.append(
+                (
+                    f"{arm.setting}: {arm.label}",
+                    str(len(cells)),
+                    f"{steps:,}",
+                    duration(train),
+                    duration(decode),
+                    duration(train + decode),
+                )
+            )
+    total_train = sum(cell.train_secs for cell in study.cells)
+    total_decode = sum(cell.decode_secs for cell in study.cells)
+    rows.append(
+        (
+            "All cells",
+            str(len(study.cells)),
+            f"{sum(c.steps for c in study.cells):,}",
+            duration(total_train),
+            duration(total_decode),
+            duration(total_train + total_decode),
+        )
+    )
+    last = len(rows) - 1
+    for name, initial in study.initials.items():
+        if "train_secs" in initial:
+            secs = duration(initial["train_secs"])
+            rows.append((f"Starting point: {initial.get('label', name)}", "", "", secs, "", secs))
+    return Table(
+        "Time",
+        ("arm", "cells", "steps", "training", "decoding", "together"),
+        tuple(rows),
+        strong_rows=frozenset({last}),
+    )
+
+
+def duration(secs: float) -> str:
+    """`95` -> `"1 min 35 s"`, `7300` -> `"2 h 02 min"`, `1.24` -> `"1.2 s"`."""
+    if secs < 60:
+        return f"{secs:.1f} s"
+    minutes, seconds = divmod(round(secs), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def leak_table(study: Study) -> Table | None:
+    """Tasks whose test rows were trained on, or None."""
+    if not study.leaked_tasks:
+        return None
+    category = {task.name: task.category for task in study.tasks}
+    return Table(
+        "Leaked tasks",
+        ("task", "category"),
+        tuple((task, category.get(task, "")) for task in study.leaked_tasks),
+        text_columns=2,
+    )
+
+
+def short_table(study: Study) -> Table | None:
+    """Tasks with fewer rows than a budget asked for, or None."""
+    short: dict[str, tuple[int, set[str]]] = {}
+    for cell in study.cells:
+        for task, available in cell.short_tasks.items():
+            short.setdefault(task, (available, set()))[1].add(cell.budget)
+    if not short:
+        return None
+    order = {b: i for i, b in enumerate(dict.fromkeys(b for a in study.arms for b in a.budgets))}
+    rows = (
+        (task, ", ".join(map(budget_text, sorted(budgets, key=order.get))), str(available))
+        for task, (available, budgets) in sorted(short.items())
+    )
+    return Table(
+        "Tasks with fewer training rows than a budget",
+        ("task", "budgets asked for", "rows there are"),
+        tuple(rows),
+        text_columns=2,
+    )
+
+
+def truncation_table(study: Study) -> Table | None:
+    """Tasks whose prompts were cut, the most affected test sets first, or None.
+
+    A task can be cut more under one prompt than under another; the worst cell counts.
+    """
+    worst: dict[tuple[str, str], list[int]] = {}
+    for cell in study.cells:
+        for task, (train, test) in cell.truncated_by_task.items():
+            if (train or test) and task in cell.scores:
+                row = worst.setdefault((task, study.arm(cell.arm).prompt), [0, 0, 0])
+                row[0], row[1] = max(row[0], train), max(row[1], test)
+                row[2] = int(cell.scores[task]["n"])
+    if not worst:
+        return None
+    ranked = sorted(worst.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))
+    rows = tuple(
+        (task, prompt, f"{test} of {n}", str(train)) for (task, prompt), (train, test, n) in ranked
+    )
+    return Table(
+        "Prompts cut to the length limit",
+        ("task", "prompt", "test rows cut", "training rows cut (most)"),
+        rows,
+        text_columns=2,
+    )

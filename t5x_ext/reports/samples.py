@@ -1,0 +1,79 @@
+"""Example predictions for the report: what the models wrote, side by side."""
+
+from __future__ import annotations
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics import rouge
+from t5x_ext.metrics.predictions import Prediction, read_predictions
+from t5x_ext.reports.comparisons import budgets_phrase
+from t5x_ext.reports.document import Sample
+from t5x_ext.reports.plots import category_points
+from t5x_ext.reports.score_grid import Point, ScoreGrid
+from t5x_ext.reports.study_files import SETTINGS, Cell, Study
+
+PER_CATEGORY = 2
+_SHOWN_CHARS = 700  # of a prompt: its end, where the instance stands
+
+
+def pick_samples(study: Study, grid: ScoreGrid) -> list[Sample]:
+    """A few test instances of each category, from the first setting that has them.
+
+    Instances are taken at equal distances from the category's first task with predictions,
+    whatever their score, and shown with the answer of every arm in the figure by category.
+    """
+    samples: list[Sample] = []
+    for category in dict.fromkeys(grid.categories):
+        for setting in SETTINGS:
+            points = category_points(study, grid, setting)
+            found = _of_category(study, grid, category, points)
+            samples += found
+            if found:
+                break
+    return samples
+
+
+def _of_category(study: Study, grid: ScoreGrid, category: str, points: list[Point]) -> list[Sample]:
+    tasks = [t for t, c in zip(grid.tasks, grid.categories, strict=True) if c == category]
+    for task in tasks:
+        answers = {}
+        for point in points:
+            rows = _rows(study, point, task)
+            if rows:
+                label = f"{point.arm.label}, {budgets_phrase([point.budget])}"
+                answers[label] = {row.id: row for row in rows}
+        if answers:
+            first = list(next(iter(answers.values())).values())
+            chosen = first[:: max(1, len(first) // PER_CATEGORY)][:PER_CATEGORY]
+            return [_sample(row, answers) for row in chosen]
+    return []
+
+
+def _rows(study: Study, point: Point, task: str) -> list[Prediction]:
+    """The task's predictions from the point's first cell that holds it; none if not written."""
+    cells = (
+        cell
+        for cell in study.cells
+        if (cell.arm, cell.budget) == (point.arm.name, point.budget) and task in cell.scores
+    )
+    cell: Cell | None = min(cells, key=lambda c: c.seed, default=None)
+    path = cell and cell.directory / "predictions.jsonl"
+    if not path or not path.is_file():
+        return []
+    try:
+        return [row for row in read_predictions(path) if row.task == task]
+    except ConfigError:
+        # The scores stand in result.json; a damaged predictions file costs the examples only.
+        return []
+
+
+def _sample(row: Prediction, answers: dict[str, dict[str, Prediction]]) -> Sample:
+    shown = []
+    for label, by_id in answers.items():
+        if row.id in by_id:
+            other = by_id[row.id]
+            score = rouge.score(other.prediction, other.references).rougeL
+            shown.append((label, other.prediction, 100 * score))
+    cut = len(row.inputs) > _SHOWN_CHARS
+    inputs = "… " + row.inputs[-_SHOWN_CHARS:] if cut else row.inputs
+    title = f"{row.category} · {row.task} · {row.id}"
+    return Sample(title, inputs, row.references, tuple(shown))

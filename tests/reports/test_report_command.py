@@ -1,0 +1,182 @@
+"""The report command: files, escaping, self-containedness, figures, errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from t5x_ext import report
+from t5x_ext.reports import csv_files, markdown, paper
+from t5x_ext.reports.document import Sample
+
+
+class _Tags(HTMLParser):
+    """Collects tags, links and whether every tag is closed in order."""
+
+    VOID = {"meta", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links, self.open = set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_all_files_are_there(reported):
+    names = {path.name for path in reported.iterdir()}
+    figures = {f"{n}.{k}" for n in ("scores", "differences", "categories") for k in ("png", "svg")}
+    assert names == {"index.html", "report.md", "results.csv", "summary.csv"} | figures
+    assert (reported / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_is_one_file_without_scripts_or_requests(reported):
+    page = (reported / "index.html").read_text()
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert "script" not in tags.tags and "link" not in tags.tags
+    assert len(tags.links) == 3
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in tags.links)
+    assert "url(" not in page and "@import" not in page
+
+
+def test_model_output_is_escaped_in_page_and_markdown(reported):
+    page = (reported / "index.html").read_text()
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
+    assert "&lt;b&gt;answer&lt;/b&gt;" in page
+    text = (reported / "report.md").read_text()
+    outside_code = re.sub(r"^(`{3,})text\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert "<script>" in text and "<script>" not in outside_code
+
+
+def test_fence_outgrows_the_back_ticks_inside():
+    sample = Sample("t", "a ```` b", ("r",), ())
+    assert "`````text\na ```` b\n`````" in markdown.render_block(sample)
+
+
+def test_results_csv_has_a_row_per_cell_and_task(reported):
+    rows = list(csv.DictReader((reported / "results.csv").open()))
+    assert len(rows) == 66 + 8 * 6
+    row = next(r for r in rows if (r["key"], r["task"]) == ("stl-n100-1-1", "task1_made_up"))
+    assert (float(row["rougeL"]), row["train_examples"], row["seed"]) == (71.0, "100", "1")
+
+
+def test_summary_csv_has_overall_and_categories(reported):
+    rows = list(csv.DictReader((reported / "summary.csv").open()))
+    row = next(
+        r for r in rows if (r["arm"], r["budget"], r["scope"]) == ("mtl", "n10", "Data to Text")
+    )
+    # Tasks 2 and 5: offsets -6 and 2.
+    assert float(row["rougeL"]) == pytest.approx(48.0)
+    assert float(row["rouge1"]) == pytest.approx(49.0)
+    assert float(row["rougeL_over_instances"]) == pytest.approx(48.0)
+    assert (row["tasks"], row["seeds"]) == ("2", "2")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
+def test_formulas_are_neutralised(text):
+    assert csv_files.neutralise(text) == "'" + text
+
+
+def test_numbers_and_plain_text_are_left_alone():
+    assert csv_files.neutralise(-1.5) == -1.5
+    assert csv_files.neutralise("a=b") == "a=b"
+
+
+def test_labels_reach_the_csv_neutralised(study_dir):
+    path = study_dir / "study.json"
+    study = json.loads(path.read_text())
+    study["arms"][0]["label"] = "=HYPERLINK()"
+    path.write_text(json.dumps(study))
+    report.write_report(study_dir)
+    rows = list(csv.DictReader((study_dir / "report" / "results.csv").open()))
+    assert {r["label"] for r in rows if r["arm"] == "stl"} == {"'=HYPERLINK()"}
+
+
+def test_notes_name_leaks_short_tasks_and_truncation(study_dir, edit_cell):
+    edit_cell(
+        study_dir,
+        "stl-n100-0-0",
+        leaked_tasks=["task0_made_up"],
+        short_tasks={"task0_made_up": 26},
+        truncated_by_task={"task0_made_up": [5, 3]},
+    )
+    report.write_report(study_dir)
+    text = (study_dir / "report" / "report.md").read_text()
+    assert "1 of 6 tasks were tested on rows they were trained on" in text
+    assert r"| task0\_made\_up | 100 | 26 |" in text
+    assert r"| task0\_made\_up | ql.def\_pos2 | 3 of 4 | 5 |" in text
+
+
+def test_unfinished_study_says_so(study_dir, capsys):
+    (study_dir / "cells" / "stl-n10-0-3" / "result.json").unlink()
+    assert report.main([str(study_dir)]) == 0
+    assert "73 cells, scores still missing: 1" in capsys.readouterr().out
+    assert "This study is unfinished." in (study_dir / "report/index.html").read_text()
+
+
+def test_study_with_one_finished_cell_has_a_report(study_dir):
+    for path in study_dir.glob("cells/*/result.json"):
+        if path.parent.name != "stl-n10-0-3":
+            path.unlink()
+    assert report.write_report(study_dir)["claim"]["verdict"] == "Not tested"
+    assert not (study_dir / "report" / "differences.png").exists()
+
+
+def test_same_study_gives_the_same_bytes(study_dir):
+    def files():
+        report.write_report(study_dir)
+        return {p.name: p.read_bytes() for p in (study_dir / "report").iterdir()}
+
+    assert files() == files()
+
+
+def test_paper_numbers_stand_beside_ours(reported):
+    text = (reported / "report.md").read_text()
+    row = r"| STL | instruction-tuned \(proposed\) | 100 | 65.93 | 60.00 \[54.67, 65.67\] |"
+    assert row.replace(r"\(", "(").replace(r"\)", ")") in text
+    assert "| STL | baseline 3: pretrained, supervised state of the art | all | 70.99 | – |" in text
+
+
+@pytest.mark.parametrize("arm", ["stl_baseline_2", "stl_baseline_3"])
+def test_paper_rows_are_consistent_with_its_overall_scores(arm):
+    (_, budget), values = next(item for item in paper.BY_CATEGORY.items() if item[0][0] == arm)
+    weighted = sum(n * value for n, value in zip(paper.TASKS_PER_COLUMN, values, strict=True))
+    assert weighted / 119 == pytest.approx(paper.OVERALL["STL"][arm, budget], abs=0.02)
+
+
+def test_json_is_one_object(study_dir, capsys):
+    assert report.main([str(study_dir), "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["finished_cells"] == 74
+    assert findings["page"].endswith("report/index.html")
+
+
+def test_wrong_directory_is_one_line(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {tmp_path}: no study.json here")
+    assert captured.err.count("\n") == 1
+
+
+def test_report_needs_neither_jax_nor_tensorflow():
+    code = (
+        "import sys, t5x_ext.report, t5x_ext.reports.content, t5x_ext.reports.html;"
+        "print([m for m in ('jax', 'tensorflow', 'seqio', 'mixtures') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
