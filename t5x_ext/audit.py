@@ -1,0 +1,226 @@
+"""Examines task data before a run: lengths, truncation, leaks, label skew, unknown pieces.
+
+    python -m t5x_ext.audit --gin_file=... [--gin.NAME=VALUE ...]
+    python -m t5x_ext.audit --mixture superni.ql.def_pos2.held_in.all [--data_dir DIR]
+
+With gin files, give what the run itself is given: mixture, lengths, vocabulary and data settings
+are taken from there. Tasks are compared with every other task of the data directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gin
+
+from t5x_ext import errors, gin_utils
+from t5x_ext.configs import SuperNIConfig
+
+T = TypeVar("T")
+
+_DEFAULT_LIMITS = ((512, 128), (1024, 128))  # tokens of inputs and targets
+_TASKS_A_LINE = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to audit.
+
+    Attributes:
+        mixtures: names as MIXTURE_OR_TASK_NAME takes them.
+        limits: (inputs, targets) in tokens, EOS included.
+        superni: how `superni.*` names become data.
+        vocabulary: of `mixtures.vocabularies`, the path of a model, or None for the bundled one.
+        prompt: for a mixture that is a scope or a file.
+        budget: likewise.
+        module: a Python module to import first, for names it registers.
+    """
+
+    mixtures: tuple[str, ...]
+    limits: tuple[tuple[int, int], ...] = _DEFAULT_LIMITS
+    superni: SuperNIConfig = SuperNIConfig()
+    vocabulary: Any = None
+    prompt: str | None = None
+    budget: str | int | None = None
+    module: str | None = None
+
+
+def audit(settings: Settings) -> dict[str, Any]:
+    """Measures every task of the mixtures and compares them with all others at hand.
+
+    Returns:
+        What --json prints: `mixtures`, `data_dir`, `vocabulary`, `flags` (the most serious first),
+        `tasks` (those with the most serious flags first), `shared_inputs`, `shared_sources`. The
+        fields of the last four are those of the data classes in t5x_ext.data.audits and
+        t5x_ext.data.audit_flags.
+
+    Raises:
+        mixtures.errors.DataError: a name or file is wrong.
+    """
+    import mixtures
+    from t5x_ext.data import audit_flags, audit_rows, audits, datasets
+
+    if settings.module:
+        importlib.import_module(settings.module)
+    datasets.set_context(settings.superni, settings.vocabulary)
+    context = mixtures.current_context()
+    resolved = [
+        mixtures.resolve(name, prompt=settings.prompt, budget=settings.budget)
+        for name in settings.mixtures
+    ]
+    tasks = [task for name in resolved for task in audit_rows.load_rows(name)]
+    names = {task.name for task in tasks}
+    everything = list({task.name: task for task in tasks}.values())
+    if any(task.track for task in tasks):
+        everything += audit_rows.load_others(names)
+    auditor = audits.Auditor(
+        context.vocabulary, [audits.Limit(*lengths) for lengths in settings.limits]
+    )
+    measured = [auditor.measure(task) for task in _progress(tasks)]
+    shared_inputs = audits.shared_inputs(everything, names)
+    shared_sources = audits.shared_sources(everything, names)
+    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources)
+    rank = {flag.subject: index for index, flag in reversed(list(enumerate(flags)))}
+    measured.sort(key=lambda task: (rank.get(task.name, len(flags)), -task.prompt.p95))
+    return {
+        "mixtures": resolved,
+        "data_dir": str(context.store.path),
+        "vocabulary": {"size": context.vocabulary.vocab_size, "loses": auditor.lost_spaces},
+        "flags": [dataclasses.asdict(flag) for flag in flags],
+        "tasks": [dataclasses.asdict(task) for task in measured],
+        "shared_inputs": [dataclasses.asdict(shared) for shared in shared_inputs],
+        "shared_sources": [dataclasses.asdict(shared) for shared in shared_sources],
+    }
+
+
+def _progress(items: Sequence[T]) -> Iterator[T]:
+    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc="audit", unit="task")
+        return
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _TASKS_A_LINE == 0 or number == len(items):
+            print(f"audit: {number}/{len(items)} tasks", file=sys.stderr)
+
+
+def _macro(name: str) -> Any:
+    """The value of a gin macro, None if it is not set."""
+    try:
+        gin.query_parameter(f"{name}/gin.macro.value")
+    except ValueError:
+        return None
+    with gin.config_scope(name):
+        return gin.get_configurable("gin.macro")()
+
+
+def _configured_superni() -> SuperNIConfig:
+    try:
+        return gin.get_configurable(SuperNIConfig)()
+    except ValueError:  # no gin file names it
+        return SuperNIConfig()
+
+
+def _settings(args: argparse.Namespace, bindings: Sequence[str]) -> Settings:
+    """Joins the flags with what gin files and bindings say; flags win."""
+    if not args.gin_file and not bindings:
+        settings = Settings(mixtures=tuple(args.mixture))
+    else:
+        paths = [path for group in args.gin_search_paths for path in group.split(",") if path]
+        gin_utils.parse(args.gin_file, bindings, paths)
+        mixture, lengths = _macro("MIXTURE_OR_TASK_NAME"), _macro("TASK_FEATURE_LENGTHS")
+        limits = ((lengths["inputs"], lengths["targets"]),) if lengths else ()
+        settings = Settings(
+            mixtures=tuple(args.mixture or ([mixture] if mixture else [])),
+            limits=tuple(dict.fromkeys(limits + _DEFAULT_LIMITS)),
+            superni=_configured_superni(),
+            vocabulary=_macro("VOCABULARY"),
+            prompt=_macro("PROMPT"),
+            budget=_macro("BUDGET"),
+            module=_macro("MIXTURE_OR_TASK_MODULE"),
+        )
+    if not settings.mixtures:
+        raise errors.ConfigError(
+            "no mixture to audit: give --mixture NAME, or gin files that set MIXTURE_OR_TASK_NAME"
+        )
+    changes: dict[str, Any] = {}
+    if args.limits:
+        changes["limits"] = _parse_limits(args.limits)
+    if args.vocabulary:
+        changes["vocabulary"] = args.vocabulary
+    if args.data_dir:
+        changes["superni"] = dataclasses.replace(settings.superni, data_dir=args.data_dir)
+    return dataclasses.replace(settings, **changes)
+
+
+def _parse_limits(text: str) -> tuple[tuple[int, int], ...]:
+    """Reads '512,1024/256' as ((512, 128), (1024, 256))."""
+    limits = []
+    for part in text.split(","):
+        inputs, slash, targets = part.strip().partition("/")
+        lengths = (inputs, targets if slash else "128")
+        if not all(length.isdecimal() and int(length) > 1 for length in lengths):
+            raise errors.ConfigError(
+                f"--limits: '{part}'; allowed: tokens of inputs, or inputs/targets, such as "
+                "512,1024/128; 2 and more each"
+            )
+        limits.append((int(lengths[0]), int(lengths[1])))
+    return tuple(dict.fromkeys(limits))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="t5x_ext audit",
+        usage="t5x_ext audit (--gin_file=FILE [--gin.NAME=VALUE ...] | --mixture NAME) [options]",
+        description=__doc__.split("\n\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--gin_file", action="append", default=[], metavar="FILE", help="as the run is given it")
+    add("--gin_search_paths", action="append", default=[], metavar="DIR,DIR",
+        help="directories in which gin files are looked up first")  # fmt: skip
+    add("--mixture", action="append", default=[], metavar="NAME",
+        help="what MIXTURE_OR_TASK_NAME takes; repeat it for several")  # fmt: skip
+    add("--data_dir", metavar="DIR", help="default: $SUPERNI_DIR, else the bundled suite")
+    add("--vocabulary", metavar="PATH", help="SentencePiece model; default: the bundled one")
+    add("--limits", metavar="LIST", help="tokens to try, such as 512,1024 or 512/64,1024/128")
+    add("--json", action="store_true", help="print one JSON object instead")
+    add("--out", metavar="DIR", help="also write audit.json and audit.txt there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = _parser()
+    args, others = parser.parse_known_args(argv)
+    bindings = [text.removeprefix("--gin.") for text in others if text.startswith("--gin.")]
+    if len(bindings) < len(others):
+        wrong = next(text for text in others if not text.startswith("--gin."))
+        parser.error(f"unrecognized argument: {wrong}")
+
+    def call() -> None:
+        from t5x_ext.data import audit_text
+
+        result = audit(_settings(args, bindings))
+        as_json, as_text = json.dumps(result), audit_text.render(result)
+        if args.out:
+            out = Path(args.out)
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "audit.json").write_text(as_json + "\n", encoding="utf-8")
+            (out / "audit.txt").write_text(as_text + "\n", encoding="utf-8")
+        print(as_json if args.json else as_text)
+
+    return errors.exit_status(call)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

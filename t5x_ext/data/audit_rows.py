@@ -1,0 +1,91 @@
+"""The rows that an audit looks at: those a run would read under the same names and settings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+import seqio
+
+import mixtures
+from mixtures.names import PREFIX, find_scope, parse_name
+from mixtures.prompts import get_prompt
+from mixtures.records import Row, rows
+from mixtures.splits import TRACKS, split_instances
+from mixtures.tasks import task_rows
+from t5x_ext.data.audits import TaskRows
+from t5x_ext.data.examples import load_mixture
+
+_SPLITS = ("train", "validation", "test")
+_NO_LIMIT = {"inputs": 2**30, "targets": 2**30}  # tokens
+
+
+def load_rows(name: str) -> list[TaskRows]:
+    """The tasks behind a name that `mixtures.resolve` has returned.
+
+    Raises:
+        DataError: the name, or a file it needs, is wrong.
+    """
+    if not name.startswith(PREFIX):
+        return _rows_of_seqio(name)
+    parsed = parse_name(name)
+    scope = find_scope(parsed.scope, mixtures.current_context().store)
+    return [_superni_rows(task, scope.track, parsed.prompt, parsed.budget) for task in scope.tasks]
+
+
+def load_others(names: Collection[str]) -> list[TaskRows]:
+    """All tasks of the data directory but those named, with all their training rows."""
+    store = mixtures.current_context().store
+    return [
+        _superni_rows(task, track, "ql.io", "all")
+        for track in TRACKS
+        for task in store.names(track)
+        if task not in names
+    ]
+
+
+def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:
+    context = mixtures.current_context()
+    record = context.store.task(task)
+    splits = split_instances(record, track, context.split_policy)
+    return TaskRows(
+        name=task,
+        category=record.category,
+        track=track,
+        sources=record.sources,
+        render=get_prompt(prompt).render,
+        train=tuple(task_rows(context, task, track, "train", budget)),
+        validation=tuple(rows(record, splits.validation)),
+        test=tuple(rows(record, splits.test)),
+        leaked=splits.leaked,
+    )
+
+
+def _rows_of_seqio(name: str) -> list[TaskRows]:
+    """Rows of any SeqIO task or mixture; its whole prompt counts as the input."""
+    by_task: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for split in sorted(set(_SPLITS) & set(seqio.get_mixture_or_task(name).splits)):
+        for member in load_mixture(name, split, _NO_LIMIT):
+            for example in member.examples:
+                row = Row(
+                    task=example.task,
+                    category=example.category,
+                    id=example.id,
+                    definition="",
+                    input=example.inputs_pretokenized,
+                    references=example.references,
+                    positive_examples=(),
+                    negative_examples=(),
+                )
+                by_task[example.task][split].append(row)
+    return [
+        TaskRows(
+            name=task,
+            category=next(iter(splits.values()))[0].category,
+            track="",
+            sources=(),
+            render=lambda row: row.input,
+            **{split: tuple(splits[split]) for split in _SPLITS},
+        )
+        for task, splits in by_task.items()
+    ]

@@ -1,0 +1,362 @@
+"""Measures of data before a step is trained on it, per task and between tasks.
+
+Lengths are in tokens and count the end-of-sequence id, as TASK_FEATURE_LENGTHS does. Rows are those
+of every split, unless a measure names its split. What is worth telling is in audit_flags.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from mixtures.records import Row
+from mixtures.vocabularies import Vocabulary
+
+# What a run can lose between the text of a file and the tokens of a model.
+_SPACES = {"newline": "\n", "tab": "\t", "repeated space": "  "}
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """One task as a run reads it: its rows per split, and what its file says of it.
+
+    Attributes:
+        name: the task.
+        category: its category.
+        track: "train" or "test", the release list that names it; "" for one's own data.
+        sources: data sets it was made from.
+        render: writes a row as its whole prompt.
+        train, validation, test: rows; parts may be empty.
+        leaked: the split policy put test rows into train on purpose.
+    """
+
+    name: str
+    category: str
+    track: str
+    sources: tuple[str, ...]
+    render: Callable[[Row], str]
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    leaked: bool = False
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row once; a leaking policy has the same rows in several splits."""
+        return tuple({row.id: row for row in self.train + self.validation + self.test}.values())
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Feature lengths to try, in tokens: TASK_FEATURE_LENGTHS."""
+
+    inputs: int
+    targets: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.inputs}/{self.targets}"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens over the rows of a task."""
+
+    mean: float
+    p50: float
+    p95: float
+    max: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Rows that do not fit one limit.
+
+    Attributes:
+        limit: "inputs/targets" in tokens.
+        prompts: rows whose whole prompt is too long.
+        questions: rows too long even without definition and examples, so that text of the
+            question itself is lost; under trim "right" every one of `prompts` loses some.
+        targets: rows with a reference that is too long.
+    """
+
+    limit: str
+    prompts: int
+    questions: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class LabelShare:
+    """The most frequent target of either split and its share (0 to 1) of both.
+
+    A share is None where the task has no such rows.
+    """
+
+    label: str
+    train: float | None
+    test: float | None
+
+    @property
+    def gap(self) -> float:
+        """How far the shares are apart; 0 if there is one split only."""
+        return 0.0 if self.train is None or self.test is None else abs(self.train - self.test)
+
+
+@dataclass(frozen=True)
+class TaskAudit:
+    """Every measure of one task; numbers of rows unless the name says otherwise.
+
+    Attributes:
+        duplicates, near_duplicates: test rows whose input is also in the task's train part, to the
+            letter, and regardless of case and punctuation (which includes the former).
+        unknown_prompts, unknown_targets: rows with a piece that the vocabulary does not have.
+        unknown_characters: characters that cause it, most frequent first.
+        lost_space_inputs, lost_space_targets: rows whose question or reference holds white space
+            that does not survive the vocabulary.
+    """
+
+    name: str
+    category: str
+    track: str
+    rows: int
+    train: int
+    validation: int
+    test: int
+    leaked: bool
+    prompt: Lengths
+    target: Lengths
+    cuts: tuple[Cut, ...]
+    label: LabelShare
+    duplicates: int
+    near_duplicates: int
+    unknown_prompts: int
+    unknown_targets: int
+    unknown_characters: str
+    lost_space_inputs: int
+    lost_space_targets: int
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """Two tasks that ask about the same inputs, case and punctuation aside.
+
+    Attributes:
+        tasks: their names.
+        inputs: distinct inputs that both have.
+        tested_and_trained: how many of these are a test row of one and a train row of the other.
+    """
+
+    tasks: tuple[str, str]
+    inputs: int
+    tested_and_trained: int
+
+
+@dataclass(frozen=True)
+class SharedSource:
+    """A data set from which both train-track and test-track tasks were made."""
+
+    source: str
+    train_tasks: tuple[str, ...]
+    test_tasks: tuple[str, ...]
+
+
+class Auditor:
+    """Measures tasks under one vocabulary and list of limits.
+
+    Attributes:
+        lost_spaces: names of the kinds of white space that do not survive the vocabulary.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, limits: Sequence[Limit]):
+        """Sets what all tasks are measured with.
+
+        Args:
+            vocabulary: gives token counts, unknown pieces and lost white space.
+            limits: feature lengths to count the rows for that do not fit.
+        """
+        self._vocabulary = vocabulary
+        self._limits = tuple(limits)
+        self._is_unknown: dict[str, bool] = {}
+        self.lost_spaces = tuple(
+            name for name, space in _SPACES.items() if not self._survives(f"a{space}b")
+        )
+        lost = [re.escape(_SPACES[name]) for name in self.lost_spaces]
+        self._lost_space = re.compile("|".join(lost) if lost else r"(?!)")
+
+    def measure(self, task: TaskRows) -> TaskAudit:
+        """Measures one task, which must have a row."""
+        rows = task.rows
+        prompts = [task.render(row) for row in rows]
+        prompt_ids = [self._vocabulary.encode(prompt) for prompt in prompts]
+        target_ids = [[self._vocabulary.encode(text) for text in row.references] for row in rows]
+        prompt_tokens = np.array([len(ids) + 1 for ids in prompt_ids])
+        target_tokens = np.array([max(map(len, every)) + 1 for every in target_ids])
+        unk = self._vocabulary.unk_id
+        unknown_prompts = [
+            prompt for prompt, ids in zip(prompts, prompt_ids, strict=True) if unk in ids
+        ]
+        unknown_targets = [
+            " ".join(row.references)
+            for row, every in zip(rows, target_ids, strict=True)
+            if any(unk in ids for ids in every)
+        ]
+        return TaskAudit(
+            name=task.name,
+            category=task.category,
+            track=task.track,
+            rows=len(rows),
+            train=len(task.train),
+            validation=len(task.validation),
+            test=len(task.test),
+            leaked=task.leaked,
+            prompt=_lengths(prompt_tokens),
+            target=_lengths(target_tokens),
+            cuts=tuple(
+                self._cut(limit, task, prompt_tokens, target_tokens) for limit in self._limits
+            ),
+            label=label_share(task),
+            duplicates=count_repeated(task),
+            near_duplicates=count_repeated(task, fold),
+            unknown_prompts=len(unknown_prompts),
+            unknown_targets=len(unknown_targets),
+            unknown_characters=self._unknown_characters(unknown_prompts + unknown_targets),
+            lost_space_inputs=sum(bool(self._lost_space.search(row.input)) for row in rows),
+            lost_space_targets=sum(
+                any(self._lost_space.search(text) for text in row.references) for row in rows
+            ),
+        )
+
+    def _cut(
+        self, limit: Limit, task: TaskRows, prompt_tokens: np.ndarray, target_tokens: np.ndarray
+    ) -> Cut:
+        too_long = np.flatnonzero(prompt_tokens > limit.inputs)
+        bare = (task.render(_question_only(task.rows[index])) for index in too_long)
+        return Cut(
+            limit=limit.name,
+            prompts=len(too_long),
+            questions=sum(len(self._vocabulary.encode(text)) + 1 > limit.inputs for text in bare),
+            targets=int((target_tokens > limit.targets).sum()),
+        )
+
+    def _survives(self, text: str) -> bool:
+        return self._vocabulary.decode(self._vocabulary.encode(text)) == text
+
+    def _unknown_characters(self, texts: Iterable[str]) -> str:
+        """Characters without a piece, the one in most texts first."""
+        counts = Counter(character for text in texts for character in set(text))
+        return "".join(c for c, _ in counts.most_common() if self._character_is_unknown(c))
+
+    def _character_is_unknown(self, character: str) -> bool:
+        if character not in self._is_unknown:
+            ids = self._vocabulary.encode(character)
+            self._is_unknown[character] = self._vocabulary.unk_id in ids
+        return self._is_unknown[character]
+
+
+def label_share(task: TaskRows) -> LabelShare:
+    """The label whose share of train or test is the largest there is; of a tie, train's first.
+
+    A row's label is its first reference, white space around it aside.
+    """
+    shares = []
+    for rows in (task.train, task.test):
+        counts = Counter(row.references[0].strip() for row in rows)
+        shares.append({label: count / len(rows) for label, count in counts.most_common()})
+    train, test = shares
+    label = max([*train, *test], key=lambda text: max(train.get(text, 0), test.get(text, 0)))
+    return LabelShare(
+        label=label,
+        train=train.get(label, 0.0) if train else None,
+        test=test.get(label, 0.0) if test else None,
+    )
+
+
+def count_repeated(task: TaskRows, key: Callable[[str], str] = str) -> int:
+    """Test rows whose input, as `key` writes it, is also in train."""
+    trained = {key(row.input) for row in task.train}
+    return sum(key(row.input) in trained for row in task.test)
+
+
+def shared_inputs(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[SharedInputs]:
+    """Pairs of tasks with inputs in common, those with trained test rows first.
+
+    Args:
+        tasks: tasks to compare, each once.
+        audited: names of tasks; a pair without any of them is left out.
+    """
+    # input -> task -> splits in which the task has it
+    places: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for task in tasks:
+        for split in ("train", "validation", "test"):
+            for row in getattr(task, split):
+                places[fold(row.input)][task.name].add(split)
+    inputs: Counter[tuple[str, str]] = Counter()
+    leaks: Counter[tuple[str, str]] = Counter()
+    for splits in places.values():
+        for first, second in combinations(splits, 2):
+            if first not in audited and second not in audited:
+                continue
+            pair = (first, second)
+            inputs[pair] += 1
+            leaks[pair] += any(
+                "test" in splits[tested] and "train" in splits[trained]
+                for tested, trained in (pair, pair[::-1])
+            )
+    found = [SharedInputs(pair, count, leaks[pair]) for pair, count in inputs.items()]
+    return sorted(found, key=lambda shared: (-shared.tested_and_trained, -shared.inputs))
+
+
+def shared_sources(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[SharedSource]:
+    """Sources used by both tracks, those of most tasks first.
+
+    Sources are compared as `_source_keys` writes them; an entry may name several.
+
+    Args:
+        tasks: tasks to compare, each once.
+        audited: names of tasks; a source without any of them is left out.
+    """
+    by_source: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"train": [], "test": []})
+    for task in tasks:
+        if task.track:
+            for source in _source_keys(task.sources):
+                by_source[source][task.track].append(task.name)
+    found = [
+        SharedSource(source, tuple(names["train"]), tuple(names["test"]))
+        for source, names in by_source.items()
+        if names["train"] and names["test"] and {*names["train"], *names["test"]} & set(audited)
+    ]
+    return sorted(found, key=lambda shared: -len(shared.train_tasks + shared.test_tasks))
+
+
+def fold(text: str) -> str:
+    """`text` without case, punctuation and white space differences."""
+    words = re.sub(r"[^\w\s]|_", "", text.casefold()).split()
+    return " ".join(words) if words else text  # a text of punctuation alone is kept as it is
+
+
+def _source_keys(sources: Iterable[str]) -> set[str]:
+    """Names of data sets in letters and digits: 'wsc; Enhanced_WSC' is wsc and enhancedwsc.
+
+    The release writes one data set in several ways (rocstories, roc_stories).
+    """
+    names = re.split(r"[;,]", ";".join(sources).casefold())
+    return {key for name in names if (key := re.sub(r"[^a-z0-9]", "", name))}
+
+
+def _question_only(row: Row) -> Row:
+    """What is left when all that truncation may drop has been dropped."""
+    row = replace(row, positive_examples=(), negative_examples=())
+    # A row without input has its question in the definition.
+    return replace(row, definition="") if row.input.strip() else row
+
+
+def _lengths(tokens: np.ndarray) -> Lengths:
+    p50, p95 = np.percentile(tokens, (50, 95))
+    return Lengths(float(tokens.mean()), float(p50), float(p95), int(tokens.max()))

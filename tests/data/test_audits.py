@@ -1,0 +1,254 @@
+"""The audit: hand-made tasks with known faults, the bundled suite, and the real release."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+
+import mixtures
+from mixtures.names import task_name
+from mixtures.prompts import get_prompt
+from mixtures.records import Example, Row
+from mixtures.vocabularies import ByteVocabulary, bundled_vocabulary
+from t5x_ext import audit
+from t5x_ext.data import audit_flags, audit_rows, audits
+from t5x_ext.data.examples import load_examples
+
+
+@pytest.fixture(autouse=True)
+def own_context(monkeypatch):
+    """Each test configures what it needs, and leaves the defaults behind."""
+    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+    yield
+    mixtures.configure()
+
+
+def row(index: int, text: str = "q", target: str = "yes", definition: str = "", examples=()) -> Row:
+    return Row(
+        task="t",
+        category="c",
+        id=str(index),
+        definition=definition,
+        input=text,
+        references=(target,),
+        positive_examples=tuple(examples),
+        negative_examples=(),
+    )
+
+
+def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audits.TaskRows:
+    parts = {"train": (), "validation": (), "test": ()} | splits
+    return audits.TaskRows(
+        name=name, category="c", track=track, sources=sources,
+        render=get_prompt("ql.def_pos2").render, **{k: tuple(v) for k, v in parts.items()},
+    )  # fmt: skip
+
+
+def measure(rows: audits.TaskRows, limits=((512, 128),), vocabulary=None) -> audits.TaskAudit:
+    auditor = audits.Auditor(
+        vocabulary or ByteVocabulary(), [audits.Limit(*lengths) for lengths in limits]
+    )
+    return auditor.measure(rows)
+
+
+def test_lengths_count_bytes_and_the_end_of_sequence():
+    sizes = range(1, 22)
+    rows = task(test=[row(size, text="x" * size, target="y" * size) for size in sizes])
+    frame = len(rows.render(row(0, text="")))
+    measured = measure(rows)
+    assert measured.target == audits.Lengths(12.0, 12.0, 21.0, 22)
+    assert measured.prompt == audits.Lengths(12.0 + frame, 12.0 + frame, 21.0 + frame, 22 + frame)
+
+
+def test_cut_tells_prompts_from_questions():
+    examples = [Example("i" * 50, "o" * 50)]
+    short = row(0, text="x", definition="d" * 100, examples=examples)
+    long = row(1, text="x" * 300, definition="d" * 100, examples=examples)
+    rows = task(test=[short, long, row(2, text="x", target="y" * 40)])
+    prompt_tokens = len(rows.render(short)) + 1
+    (fits, cut) = measure(rows, [(prompt_tokens, 41), (prompt_tokens - 1, 40)]).cuts
+    assert (fits.prompts, fits.questions, fits.targets) == (1, 1, 0)
+    assert (cut.prompts, cut.questions, cut.targets) == (2, 1, 1)
+
+
+def test_counts_equal_what_the_loader_truncates():
+    name = "superni.ql.def_pos2.held_in.n50"
+    mixtures.configure()
+    tasks = audit_rows.load_rows(name)
+    vocabulary = bundled_vocabulary()
+    middle = statistics.median(measure(rows, vocabulary=vocabulary).prompt.p50 for rows in tasks)
+    lengths = {"inputs": int(middle), "targets": 32}
+    examples = [
+        example
+        for split in ("train", "validation", "test")
+        for example in load_examples(name, split, lengths)
+    ]
+    auditor = audits.Auditor(vocabulary, [audits.Limit(**lengths)])
+    found = [auditor.measure(rows) for rows in tasks]
+    assert sum(measured.rows for measured in found) == len(examples)
+    cut = sum(measured.cuts[0].prompts for measured in found)
+    assert 0 < cut == sum(example.truncated for example in examples) < len(examples)
+
+
+def test_duplicates_exact_and_near():
+    rows = task(
+        train=[row(0, "The cat."), row(1, "Dogs bark"), row(2, "?!")],
+        test=[row(3, "The cat."), row(4, "dogs, bark!"), row(5, "the cats"), row(6, "!?")],
+    )
+    measured = measure(rows)
+    assert (measured.duplicates, measured.near_duplicates) == (1, 2)
+
+
+def test_label_share_takes_the_most_frequent_target_of_either_split():
+    train = [row(i, target=target) for i, target in enumerate(["yes", "yes ", "yes", "no"])]
+    test = [row(10 + i, target=target) for i, target in enumerate(["yes", "no"])]
+    share = audits.label_share(task(train=train, test=test))
+    assert (share.label, share.train, share.test, share.gap) == ("yes", 0.75, 0.5, 0.25)
+    share = audits.label_share(task(train=train[:1] + train[3:], test=test[1:]))
+    assert (share.label, share.train, share.test) == ("no", 0.5, 1.0)
+    share = audits.label_share(task(track="train", train=train))
+    assert (share.train, share.test, share.gap) == (0.75, None, 0.0)
+
+
+def test_unknown_pieces_and_lost_white_space():
+    rows = task(test=[row(0, "a {b}"), row(1, "a\nb", "c  d"), row(2, "plain")])
+    with_bytes = measure(rows)
+    assert (with_bytes.unknown_prompts, with_bytes.lost_space_inputs) == (0, 0)
+    vocabulary = bundled_vocabulary()
+    auditor = audits.Auditor(vocabulary, [audits.Limit(512, 128)])
+    unknown = [c for c in "{}" if vocabulary.unk_id in vocabulary.encode(c)]
+    assert auditor.lost_spaces == ("newline", "tab", "repeated space")
+    measured = auditor.measure(rows)
+    assert sorted(measured.unknown_characters) == unknown
+    assert measured.unknown_prompts == bool(unknown)
+    assert (measured.lost_space_inputs, measured.lost_space_targets) == (1, 1)
+
+
+def test_shared_inputs_and_sources_between_tasks():
+    first = task("first", train=[row(0, "A b.")], test=[row(1, "c"), row(2, "d")])
+    second = task("second", train=[row(0, "C!")], test=[row(1, "a b")], sources=("x; S", "u"))
+    third = task("third", "train", train=[row(0, "d"), row(1, "e")], sources=("s",))
+    assert audits.shared_inputs([first, second, third], {"first"}) == [
+        audits.SharedInputs(("first", "second"), inputs=2, tested_and_trained=2),
+        audits.SharedInputs(("first", "third"), inputs=1, tested_and_trained=1),
+    ]
+    assert audits.shared_inputs([first, second, third], set()) == []
+    assert audits.shared_sources([first, second, third], {"third"}) == [
+        audits.SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
+    ]
+    assert audits.shared_sources([first, second], {"first"}) == []
+
+
+def test_flags_come_by_kind_and_then_by_weight():
+    constant = task("constant", train=[row(i) for i in range(4)])
+    empty = task("empty", test=[row(0), row(1, target="no")])
+    leaking = task("leaking", train=[row(0, "x"), row(1, target="no")], test=[row(2, "x", "no")])
+    flags = audit_flags.find_flags(measure(rows) for rows in (constant, empty, leaking))
+    assert [(flag.kind, flag.subject) for flag in flags] == [
+        ("leak", "leaking"),
+        ("no training rows", "empty"),
+        ("label skew", "constant"),
+        ("label skew", "leaking"),
+    ]
+
+
+def test_command_on_the_bundled_suite(capsys, tmp_path):
+    mixture = task_name("ql.def_pos2", "held_in", "n10")
+    arguments = ["--mixture", mixture, "--limits", "64,1024/32", "--json", "--out", str(tmp_path)]
+    status = audit.main(arguments)
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    result = json.loads(captured.out)
+    assert result == json.loads((tmp_path / "audit.json").read_text())
+    assert [cut["limit"] for cut in result["tasks"][0]["cuts"]] == ["64/128", "1024/32"]
+    assert all(found["train"] == 10 for found in result["tasks"])
+    text = (tmp_path / "audit.txt").read_text()
+    assert all(found["name"] in text for found in result["tasks"])
+    assert "audit: " in captured.err
+
+
+def test_command_takes_names_lengths_and_vocabulary_from_gin(capsys, tmp_path):
+    status = audit.main(
+        [
+            "--gin_file=models/t5_1_1_tiny.gin",
+            "--gin_file=runs/train.gin",
+            "--gin.MODEL_DIR='unused'",
+            "--gin.TRAIN_STEPS=1",
+            "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+            "--gin.PROMPT='ql.io'",
+            "--gin.BUDGET=5",
+            "--gin.TASK_FEATURE_LENGTHS={'inputs': 48, 'targets': 16}",
+            "--json",
+        ]
+    )
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    result = json.loads(captured.out)
+    assert result["mixtures"] == ["superni.ql.io.held_in.n5"]
+    assert [cut["limit"] for cut in result["tasks"][0]["cuts"]] == ["48/16", "512/128", "1024/128"]
+    assert result["vocabulary"]["size"] == bundled_vocabulary().vocab_size
+
+
+def test_command_on_a_file_of_ones_own(capsys, tmp_path):
+    lines = [
+        {"instruction": "Say it in French.", "input": text, "output": target}
+        for text, target in (("good day", "bonjour"), ("thanks", "merci"))
+    ]
+    path = tmp_path / "french.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "french.test.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert audit.main(["--mixture", str(path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert (found["name"], found["train"], found["test"]) == ("french", 2, 1)
+    assert found["duplicates"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no mixture to audit"),
+        (["--mixture", "superni.ql.def_pos2.held_im.all"], "did you mean held_in"),
+        (["--mixture", "superni.ql.io.held_in.all", "--limits", "512,x"], "--limits: 'x'"),
+        (["--mixture", "superni.ql.io.held_in.all", "--data_dir", "nowhere"], "'nowhere'"),
+        (["--mixture", "superni.ql.io.held_in.all", "--vocabulary", "no.model"], "no.model"),
+    ],
+)
+def test_mistakes_get_one_line(arguments, message, capsys):
+    assert audit.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_real_release_repeats_the_figures_of_its_readme(superni_dir):
+    """Duplicates, shared inputs, label skew and the tasks that suffer at 512 tokens."""
+    mixtures.configure(data_dir=superni_dir)
+    held_in = audit_rows.load_rows("superni.ql.def_pos2.held_in.all")
+    pretune = audit_rows.load_rows("superni.ql.def_pos2.pretune.all")
+    assert (len(held_in), len(pretune)) == (100, 241)
+    by_number = {rows.name.split("_")[0]: rows for rows in held_in}
+
+    assert sum(audits.count_repeated(rows) for rows in held_in) == 0
+    near = {number: audits.count_repeated(rows, audits.fold) for number, rows in by_number.items()}
+    assert sum(near.values()) == 5 and near["task1390"] == 4
+    shared = audits.shared_inputs(held_in, {rows.name for rows in held_in})
+    pairs = {frozenset(name.split("_")[0] for name in found.tasks) for found in shared}
+    for pair in ("619 620", "1612 1615", "879 880", "232 233", "1195 1622", "670 671"):
+        assert frozenset(f"task{number}" for number in pair.split()) in pairs
+    sources = audits.shared_sources(held_in + pretune, {rows.name for rows in held_in})
+    wsc = next(found for found in sources if found.source == "enhancedwsc")
+    assert wsc.test_tasks == ("task249_enhanced_wsc_pronoun_disambiguation",)
+
+    auditor = audits.Auditor(
+        bundled_vocabulary(), [audits.Limit(512, 128), audits.Limit(1024, 128)]
+    )
+    for number in ("task602", "task1356", "task1540", "task233"):
+        measured = auditor.measure(by_number[number])
+        at_512, at_1024 = measured.cuts
+        assert at_512.prompts == measured.rows
+        assert at_512.questions > at_1024.questions
+    for number, train in (("task879", 1.0), ("task020", 0.84), ("task642", 157 / 190)):
+        measured = auditor.measure(by_number[number])
+        assert measured.label.train == pytest.approx(train) and measured.label.test == 0.5
+        assert "label skew" in {flag.kind for flag in audit_flags.find_flags([measured])}
