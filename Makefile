@@ -19,7 +19,7 @@ help:
 	@echo "make lint        run ruff"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
 
-$(STAMP): setup.py pyproject.toml constraints.txt
+$(STAMP): setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found on PATH; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@echo "[setup 1/3] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)

@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "tensorflow-text>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",  # TFRecord builders that SeqIO reads; 5 may drop tf.data
     "sentencepiece>=0.2,<0.3",  # the floor of seqio; encodings must not change under a checkpoint
+    "absl-py>=2.1,<3",  # the command line of `tfds build`, which our dataset builder extends
     "protobuf>=6.31.1,<8",  # reads sentencepiece models; the range of TensorFlow 2.21
     "gin-config>=0.5,<0.6",  # the parser hooks behind our unknown-macro errors are 0.5's
     "rouge-score>=0.1.2,<0.2",  # scores are compared to stored ones at 1e-6

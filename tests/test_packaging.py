@@ -108,21 +108,19 @@ def test_wheel_holds_every_file_of_the_packages(wheel):
     assert not any(name.startswith("tests/") for name in shipped)
 
 
-def test_installed_packages_do_not_come_from_the_source_tree(installed, elsewhere):
-    code = f"import {', '.join(PACKAGES)}; print(*[p.__file__ for p in ({', '.join(PACKAGES)})])"
-    files = run([sys.executable, "-c", code], **elsewhere).split()
-    assert [Path(file).parents[1] for file in files] == [installed] * len(PACKAGES)
-
-
-def test_bundled_suite_is_found_after_install(installed, elsewhere):
+def test_installed_packages_and_bundled_suite_are_found(installed, elsewhere):
     code = (
+        f"import {', '.join(PACKAGES)}\n"
         "from mixtures.release import Release, data_dir\n"
         "release = Release(data_dir())\n"
-        "print(data_dir()); print(len(release.names('train')), len(release.names('test')))"
+        f"print(*[package.__file__ for package in ({', '.join(PACKAGES)})])\n"
+        "print(data_dir(), len(release.names('train')), len(release.names('test')))"
     )
-    path, counts = run([sys.executable, "-c", code], **elsewhere).splitlines()
-    assert Path(path).is_relative_to(installed)
-    assert all(int(count) >= 10 for count in counts.split())
+    files, suite = run([sys.executable, "-c", code], **elsewhere).splitlines()
+    assert [Path(file).parents[1] for file in files.split()] == [installed] * len(PACKAGES)
+    directory, train_tasks, test_tasks = suite.split()
+    assert Path(directory).is_relative_to(installed)
+    assert int(train_tasks) >= 10 and int(test_tasks) >= 10
 
 
 @pytest.mark.parametrize("command", [["-m", "t5x_ext.cli"], ["bin/t5x_ext"]])
