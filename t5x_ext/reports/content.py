@@ -89,10 +89,9 @@ def build_document(findings: Findings) -> Document:
 def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
     study = findings.study
     categories = len({task.category for task in study.tasks})
-    finished = f"{len(study.cells)} finished"
-    missing = sum(study.missing_scores().values())
+    unfinished = f", {study.unfinished_cells} not" if study.unfinished_cells else ""
     return (
-        ("cells", finished + (f", missing scores: {missing}" if missing else "")),
+        ("cells", f"{len(study.cells)} finished{unfinished}"),
         ("tasks", f"{len(study.tasks)} in {categories} categories"),
         ("seeds", ", ".join(map(str, study.seeds))),
         ("split policy", study.split_policy),
@@ -109,7 +108,7 @@ def _scores(findings: Findings, settings: list[str]) -> list[Block]:
         blocks.append(
             Paragraph(
                 f"This study is unfinished. Scores missing, of one per arm, budget, seed and task: "
-                f"{sum(missing.values())}, in {places}. Cells begun and not finished: "
+                f"{sum(missing.values())}, in {places}. Cells not finished: "
                 f"{study.unfinished_cells}. Points with different tasks cannot be compared "
                 "directly; the differences and crossings below use only what both sides have.",
                 warning=True,

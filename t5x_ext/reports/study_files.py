@@ -5,7 +5,8 @@
     STUDY_DIR/cells/<key>/predictions.jsonl
 
 A cell without result.json is unfinished and only counted. Where study.json lists `cells` (their
-keys), other directories under cells/ are left over from another configuration and are ignored.
+keys), other directories under cells/ are left over from another configuration and are ignored, and
+cells not begun count as unfinished too.
 """
 
 from __future__ import annotations
@@ -168,9 +169,8 @@ def _arm(fields: _Fields) -> Arm:
 def _read_cells(directory: Path, planned: set[str] | None) -> tuple[list[Cell], int]:
     cells = []
     unfinished = 0
-    for path in sorted(directory.glob("*/")):
-        if planned is not None and path.name not in planned:
-            continue
+    names = {path.name for path in directory.glob("*/")} if planned is None else planned
+    for path in (directory / name for name in sorted(names)):
         if (path / "result.json").is_file():
             cells.append(_cell(path))
         else:

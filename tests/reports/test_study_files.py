@@ -46,8 +46,9 @@ def test_listed_cells_shut_out_leftovers(study_dir, edit_cell):
     (leftover / "result.json").write_bytes(source.read_bytes())
     with pytest.raises(ConfigError, match="both hold arm"):
         read_study(study_dir)
-    edit_study(study_dir, cells=keys)
-    assert len(read_study(study_dir).cells) == len(keys)
+    edit_study(study_dir, cells=[*keys, "not_begun"])
+    study = read_study(study_dir)
+    assert (len(study.cells), study.unfinished_cells) == (len(keys), 1)
 
 
 def test_no_study_and_no_finished_cell_are_one_line(tmp_path, study_dir):
