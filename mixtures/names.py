@@ -84,12 +84,11 @@ def parse_name(name: str) -> Name:
         DataError: the name does not follow the grammar, or its prompt or budget is unknown.
     """
     head, _, budget = name.removeprefix(PREFIX).rpartition(".")
-    if not name.startswith(PREFIX) or "." not in head:
+    if not name.startswith(PREFIX) or "." not in head or head in PROMPTS:
         raise DataError(f"name '{name}'; allowed: {_GRAMMAR}")
     prompts = [prompt for prompt in PROMPTS if head.startswith(f"{prompt}.")]
-    if not prompts:
-        get_prompt(_misspelt_prompt(head))  # raises, with the nearest name
-    prompt = max(prompts, key=len)
+    prompt = max(prompts, key=len) if prompts else _misspelt_prompt(head)
+    get_prompt(prompt)
     parse_budget(budget)
     return Name(prompt, head.removeprefix(f"{prompt}."), budget)
 

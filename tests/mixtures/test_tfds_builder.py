@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 
 import mixtures
 from mixtures.errors import DataError
-from mixtures.preprocessors import render_prompt
 from mixtures.prepared import VERSION, PreparedRelease
+from mixtures.preprocessors import render_prompt
 from mixtures.release import Release
 from mixtures.vocabularies import ByteVocabulary
 
