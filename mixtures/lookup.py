@@ -24,7 +24,7 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
             a scope such as `held_in`, a task or a category; or the path of a `.jsonl` or `.json`
             file, which is registered (see `mixtures.own_data`).
         prompt: for a scope or a file, how to write its rows; None: `tk.def_pos2`.
-        budget: for a scope or a file, how many train rows to use; None: all.
+        budget: for a scope or a file, how many train rows of each task to use; None: all.
 
     Raises:
         DataError: no such name, scope or file, or `prompt` or `budget` is given for a name that

@@ -56,7 +56,7 @@ def register(
         source: a file (see the top of this module); rows, each a `Row` or a dictionary with the
             fields of a JSONL line; or a dictionary from split to either.
         prompt: a name of the prompt registry.
-        budget: how many of the train rows to use, drawn over the whole split.
+        budget: how many of each task's train rows to use.
 
     Raises:
         DataError: the name is taken or not allowed; a file is missing; prompt, budget, split or a
@@ -72,11 +72,7 @@ def register(
 
     def read_split(context: Context, split: str) -> Sequence[Row]:
         found = read_rows(context, split)
-        if split != "train":
-            return found
-        ids = [row.id for row in found]
-        chosen = select(name, ids, budget, context.budget_seed, context.budget_order)
-        return [found[index] for index in chosen]
+        return _within_budget(found, budget, context) if split == "train" else found
 
     def make(name: str) -> seqio.Task:
         context = current_context()
@@ -148,6 +144,19 @@ def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
         found.append(value)
     checked = _checked(found, f"task '{name}'")
     return lambda: checked
+
+
+def _within_budget(found: Sequence[Row], budget: str, context: Context) -> list[Row]:
+    """The rows that a budget allows of each task, in their order."""
+    by_task: dict[str, list[int]] = {}
+    for index, row in enumerate(found):
+        by_task.setdefault(row.task, []).append(index)
+    kept = []
+    for task, indices in by_task.items():
+        ids = [found[index].id for index in indices]
+        chosen = select(task, ids, budget, context.budget_seed, context.budget_order)
+        kept += [indices[place] for place in chosen]
+    return [found[index] for index in sorted(kept)]
 
 
 def _read_task_split(path: Path, context: Context, split: str) -> Sequence[Row]:
