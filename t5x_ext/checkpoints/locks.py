@@ -11,6 +11,10 @@ from typing import TextIO
 from t5x_ext.errors import ConfigError
 
 
+class DirectoryInUse(ConfigError):
+    """Another process holds the directory."""
+
+
 class DirectoryLock:
     """Holds a directory for this process until `release`, or until the process dies.
 
@@ -25,7 +29,7 @@ class DirectoryLock:
             directory: Created if absent.
 
         Raises:
-            ConfigError: If another process holds it.
+            DirectoryInUse: If another process holds it.
         """
         self._file: TextIO | None = None
         if "://" in str(directory):
@@ -39,7 +43,7 @@ class DirectoryLock:
             file.seek(0)
             holder = file.read(200).strip()
             file.close()
-            raise ConfigError(
+            raise DirectoryInUse(
                 f"MODEL_DIR {directory} is in use by another run ({holder or 'starting'});"
                 " wait for it, stop it, or choose another directory"
             ) from None

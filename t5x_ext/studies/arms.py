@@ -1,0 +1,113 @@
+"""Arms: one line of a learning curve each."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+
+from t5x_ext.errors import ConfigError
+
+SETTINGS = ("STL", "MTL")
+ZERO_SHOT = "n0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Tuning one initial model, with one prompt, on growing budgets.
+
+    Attributes:
+      name: key of the arm in results and reports.
+      setting: 'STL' tunes a model per task, 'MTL' one model for all tasks.
+      initial: name of the `InitialModel` it starts from.
+      prompt: prompt name of `mixtures.prompts`.
+      budgets: training examples per task: 'n100', 'p1', 'all', ...; 'n0' scores without tuning.
+      baseline: whether reports compare the other arms with it.
+      label: what reports call it; the name where empty.
+    """
+
+    name: str
+    setting: str
+    initial: str
+    prompt: str
+    budgets: Sequence[str]
+    baseline: bool = False
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise ConfigError(
+                f"Arm {self.name}: setting {self.setting!r}; allowed: {', '.join(SETTINGS)}"
+            )
+        if not self.budgets:
+            raise ConfigError(f"Arm {self.name}: budgets is empty; allowed: at least one")
+        object.__setattr__(self, "budgets", tuple(str(budget) for budget in self.budgets))
+
+
+# The paper states 961 models without listing them. With these budgets the arms make 119 x 8 STL
+# models, 8 MTL models and the baseline's own pre-finetuning: 961.
+PAPER_BUDGETS: Mapping[str, tuple[str, ...]] = {
+    "stl": ("p1", "n100", "n200", "n1000", "all"),
+    "stl_baseline_1": ("n200",),
+    "stl_baseline_2": ("n1000",),
+    "stl_baseline_3": ("all",),
+    "mtl": ("n10", "p1", "n100", "n200", "n1000", "all"),
+    "mtl_baseline_1": ("n200",),
+    "mtl_baseline_2": ("n1000",),
+}
+
+_LABELS = {
+    "stl": "instruction-tuned",
+    "stl_baseline_1": "pre-finetuned without instructions",
+    "stl_baseline_2": "pretrained only",
+    "stl_baseline_3": "pretrained only, all data (supervised SOTA)",
+    "mtl": "instruction-tuned",
+    "mtl_baseline_1": "pre-finetuned without instructions",
+    "mtl_baseline_2": "pretrained only",
+}
+
+
+def paper_arms(
+    budgets: Mapping[str, Sequence[str]] | None = None,
+    only: Sequence[str] | None = None,
+    instruction_prompt: str = "ql.def_pos2",
+    plain_prompt: str = "ql.io",
+    instruct: str = "instruct",
+    plain: str = "plain",
+    pretrained: str = "pretrained",
+) -> tuple[Arm, ...]:
+    """The arms of Gupta et al. 2023 (arXiv:2306.05539).
+
+    Args:
+      budgets: budgets by arm name; arms not named keep the paper's.
+      only: names of the arms to run; None runs all.
+      instruction_prompt: prompt of the proposed arms.
+      plain_prompt: prompt of the baselines, which see no instruction.
+      instruct: name of the initial model tuned on instructions.
+      plain: name of the initial model pre-finetuned on the same tasks without instructions.
+      pretrained: name of the initial model that saw neither.
+
+    Raises:
+      ConfigError: an arm's name is unknown.
+    """
+    for name in [*(budgets or {}), *(only or [])]:
+        if name not in PAPER_BUDGETS:
+            near = difflib.get_close_matches(name, PAPER_BUDGETS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PAPER_BUDGETS)}"
+            raise ConfigError(f"paper_arms: unknown arm {name!r}; {hint}")
+    chosen = dict(PAPER_BUDGETS) | dict(budgets or {})
+
+    def arm(name: str) -> Arm:
+        setting, _, baseline = name.partition("_baseline_")
+        initial = {"": instruct, "1": plain}.get(baseline, pretrained)
+        return Arm(
+            name=name,
+            setting=setting.upper(),
+            initial=initial,
+            prompt=plain_prompt if baseline else instruction_prompt,
+            budgets=chosen[name],
+            baseline=bool(baseline),
+            label=_LABELS[name],
+        )
+
+    return tuple(arm(name) for name in PAPER_BUDGETS if only is None or name in only)

@@ -1,0 +1,132 @@
+"""The grid of a study as cells, each named by the hash of what determines its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.studies.arms import Arm
+
+# Raise it when a change of the code changes results; finished cells then no longer count.
+RESULT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model to tune and score.
+
+    Attributes:
+      key: 16 hexadecimal digits, the hash of everything that determines the result.
+      arm: the arm it belongs to.
+      budget: canonical budget name.
+      seed: of the subset, the data order and dropout.
+      tasks: one task in STL, all of them in MTL.
+    """
+
+    key: str
+    arm: Arm
+    budget: str
+    seed: int
+    tasks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        what = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
+        return f"{self.arm.name} {self.budget} seed {self.seed} {what}"
+
+
+def digest(determinants: Any) -> str:
+    """16 hexadecimal digits of a hash of JSON-able data (mappings in any order)."""
+    text = json.dumps(determinants, sort_keys=True, ensure_ascii=False, default=_as_json)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of a cell's key")
+
+
+def describe_model(model: EncoderDecoderModel) -> dict[str, Any]:
+    """What of a model determines results (rematerialisation does not)."""
+    config = dataclasses.asdict(model.config)
+    del config["remat_policy"]
+    return {
+        "config": config,
+        "vocabulary": model.output_vocabulary.fingerprint,
+        "optimizer": type(model.optimizer_def).__name__,
+        "optimizer_settings": dataclasses.asdict(model.optimizer_def),
+        "z_loss": model.z_loss,
+        "label_smoothing": model.label_smoothing,
+        "loss_normalizing_factor": model.loss_normalizing_factor,
+    }
+
+
+def make_cells(
+    arms: Sequence[Arm],
+    tasks: Mapping[str, str],
+    seeds: Sequence[int],
+    initial_keys: Mapping[str, str],
+    common: Mapping[str, Any],
+    describe_prompt: Any,
+) -> list[Cell]:
+    """Every cell of the grid once, in an order that keeps shared things together.
+
+    Args:
+      arms: the arms.
+      tasks: fingerprint of the data by task name.
+      seeds: one cell per seed.
+      initial_keys: key of every initial model by name.
+      common: what determines all cells alike (model, recipe, data policy).
+      describe_prompt: prompt name -> versioned name.
+
+    Returns:
+      Cells ordered by setting, task, arm, budget and seed.
+
+    Raises:
+      ConfigError: an arm starts from an unknown initial model, or two arms are alike.
+    """
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            raise ConfigError(f"study.arms: two arms are called {arm.name!r}; allowed: one each")
+        if arm.initial not in initial_keys:
+            raise ConfigError(
+                f"Arm {arm.name}: initial model {arm.initial!r} is not among the study's; "
+                f"known: {', '.join(initial_keys)}"
+            )
+
+    def make_cell(arm: Arm, budget: str, seed: int, names: tuple[str, ...]) -> Cell:
+        key = digest(
+            {
+                "version": RESULT_VERSION,
+                "setting": arm.setting,
+                "initial": initial_keys[arm.initial],
+                "prompt": describe_prompt(arm.prompt),
+                "budget": budget,
+                "seed": seed,
+                "tasks": {name: tasks[name] for name in names},
+                "common": common,
+            }
+        )
+        return Cell(key, arm, budget, seed, names)
+
+    groups = [((name,), "STL") for name in tasks] + [(tuple(tasks), "MTL")]
+    cells = [
+        make_cell(arm, budget, seed, names)
+        for names, setting in groups
+        for arm in arms
+        if arm.setting == setting
+        for budget in arm.budgets
+        for seed in seeds
+    ]
+    by_key: dict[str, Cell] = {}
+    for cell in cells:
+        twin = by_key.setdefault(cell.key, cell)
+        if twin is not cell:
+            raise ConfigError(f"study.arms: {twin} and {cell} are the same work; drop one")
+    return cells

@@ -1,0 +1,69 @@
+"""Keys of initial models: the hash of what determines their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import mixtures
+from mixtures.names import find_scope
+from mixtures.prompts import get_prompt
+from t5x_ext.checkpoints import fingerprint
+from t5x_ext.errors import ConfigError
+from t5x_ext.studies.cells import RESULT_VERSION, digest
+from t5x_ext.studies.recipes import InitialModel
+from t5x_ext.studies.task_data import TaskData
+
+
+def key_initials(
+    initials: Mapping[str, InitialModel],
+    described_model: Mapping[str, Any],
+    policies: Mapping[str, Any],
+    data: TaskData,
+) -> dict[str, str]:
+    """A key per initial model: of its weights if it is given by path, else of how it is made.
+
+    Args:
+      initials: initial models by name.
+      described_model: what of the model determines results (`cells.describe_model`).
+      policies: how task files become examples.
+      data: gives the fingerprints of task files.
+
+    Raises:
+      ConfigError: a `base` is unknown or goes in a circle, or a checkpoint is missing.
+    """
+    keys: dict[str, str] = {}
+
+    def key_of(name: str, seen: tuple[str, ...]) -> str:
+        if name in seen:
+            raise ConfigError(f"InitialModel {name}: base goes in a circle: {' -> '.join(seen)}")
+        if name not in initials:
+            raise ConfigError(
+                f"InitialModel {seen[-1]}: base {name!r} is not among the study's; "
+                f"known: {', '.join(initials)}"
+            )
+        if name not in keys:
+            keys[name] = make_key(initials[name], (*seen, name))
+        return keys[name]
+
+    def make_key(initial: InitialModel, seen: tuple[str, ...]) -> str:
+        if initial.path:
+            return digest({"weights": fingerprint(initial.path)})
+        base = key_of(initial.base, seen) if initial.base else f"random {initial.seed}"
+        made: dict[str, Any] = {"version": RESULT_VERSION, "base": base, "model": described_model}
+        if initial.scope:
+            store = mixtures.current_context().store
+            made |= {
+                "data": data.fingerprint(find_scope(initial.scope, store).tasks),
+                "prompt": get_prompt(initial.prompt).versioned_name,
+                "budget": initial.budget,
+                "recipe": dataclasses.asdict(initial.recipe),
+                "seed": initial.seed,
+                "policies": policies,
+            }
+        return digest(made)
+
+    for name in initials:
+        key_of(name, ())
+    return keys

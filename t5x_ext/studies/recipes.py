@@ -1,0 +1,104 @@
+"""How models are tuned, and where they start. Plain data, because cells are keyed by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.training.schedules import LearningRateFn, create_learning_rate_scheduler
+from t5x_ext.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A way to tune. The defaults are the paper's: 2 epochs at a constant 5e-5, 1024/128 tokens.
+
+    Attributes:
+      task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+      batch_size: examples, global; rows when packing.
+      epochs: passes over the training examples.
+      min_steps: at least so many steps, however few the examples (more passes then).
+      steps: exactly so many steps instead.
+      learning_rate: peak.
+      factors: schedule, see `create_learning_rate_scheduler`; `linear_decay` and `cosine_decay`
+        reach zero at the last step.
+      warmup_steps: for `linear_warmup`.
+      pack: put several examples into one row.
+      num_microbatches: parts of a batch processed one after the other.
+    """
+
+    task_feature_lengths: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {"inputs": 1024, "targets": 128}
+    )
+    batch_size: int = 16
+    epochs: int = 2
+    min_steps: int = 0
+    steps: int | None = None
+    learning_rate: float = 5e-5
+    factors: str = "constant"
+    warmup_steps: int = 0
+    pack: bool = False
+    num_microbatches: int = 1
+
+    def num_steps(self, steps_for_epochs: int) -> int:
+        """Steps of a run whose `epochs` take `steps_for_epochs`."""
+        return self.steps or max(steps_for_epochs, self.min_steps)
+
+    def trainer(self, num_steps: int) -> Trainer:
+        """The train step's settings for a run of so many steps.
+
+        Equal arguments give equal trainers, which share one compiled step: only a decaying
+        schedule depends on the length of the run.
+        """
+        decays = "decay" in self.factors
+        return Trainer(self.num_microbatches, _schedule(self, num_steps if decays else 1))
+
+
+_SCHEDULES: dict[tuple[str, float, int, int], LearningRateFn] = {}
+
+
+def _schedule(recipe: Recipe, num_steps: int) -> LearningRateFn:
+    key = (recipe.factors, recipe.learning_rate, recipe.warmup_steps, num_steps)
+    if key not in _SCHEDULES:
+        _SCHEDULES[key] = create_learning_rate_scheduler(
+            recipe.factors,
+            recipe.learning_rate,
+            recipe.warmup_steps,
+            decay_factor=1.0 / num_steps,
+            steps_per_cycle=num_steps,
+        )
+    return _SCHEDULES[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialModel:
+    """Parameters that cells start from: given by path, made by the study, or random.
+
+    Attributes:
+      name: what arms call it.
+      label: what reports call it.
+      path: a checkpoint; None makes it here.
+      base: name of the initial model that it is tuned from; None is random parameters.
+      scope: what it is tuned on: 'pretune' is the train track; None leaves the base as it is.
+      prompt: prompt of that tuning.
+      budget: examples per task of that tuning.
+      recipe: how it is tuned.
+      seed: of random parameters, dropout and data order.
+    """
+
+    name: str
+    label: str = ""
+    path: str | None = None
+    base: str | None = None
+    scope: str | None = None
+    prompt: str = "ql.def_pos2"
+    budget: str = "n100"
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.path and (self.scope or self.base):
+            raise ConfigError(
+                f"InitialModel {self.name}: set either path, or base and scope, not both"
+            )

@@ -1,0 +1,265 @@
+"""Runs a study: initial models first, then cell after cell in one process.
+
+Initial parameters, tokenised examples and compiled steps stay in memory from cell to cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.checkpoints import load_params, save_params
+from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
+from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
+from t5x_ext.data.batching import TrainBatches, make_length_buckets
+from t5x_ext.data.records import Example
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.evaluation import predict_and_score
+from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.predictions import Prediction, write_predictions
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.runs import run_training
+from t5x_ext.studies import store
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.recipes import InitialModel, Recipe
+from t5x_ext.studies.task_data import TaskData
+from t5x_ext.training.trainer import Program, Trainer, train_loop
+
+_SAVE_INITIAL_EVERY = 500  # steps; a killed pre-finetuning goes on from there
+_WAIT_SECS = 5.0
+
+
+@dataclasses.dataclass
+class Runner:
+    """What the cells of a study share.
+
+    Attributes:
+      model: the model that every cell tunes.
+      partitioner: the mesh.
+      recipe: how cells are tuned.
+      eval_batch_size: prompts decoded at a time.
+      data: the study's examples.
+      study_dir: where results go.
+      initials: initial models by name.
+      initial_keys: their keys by name.
+    """
+
+    model: EncoderDecoderModel
+    partitioner: PjitPartitioner
+    recipe: Recipe
+    eval_batch_size: int
+    data: TaskData
+    study_dir: Path
+    initials: Mapping[str, InitialModel]
+    initial_keys: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        self._initial_params: dict[str, Params] = {}
+        self._programs: dict[Trainer, Program] = {}
+
+    @functools.cached_property
+    def decoder(self) -> Decoder:
+        """One decoder for all cells."""
+        lengths = self.recipe.task_feature_lengths
+        return Decoder(
+            self.model,
+            self.partitioner,
+            self.eval_batch_size,
+            lengths["inputs"],
+            lengths["targets"],
+        )
+
+    def program(self, trainer: Trainer) -> Program:
+        """The compiled functions for a trainer, made once."""
+        if trainer not in self._programs:
+            self._programs[trainer] = Program(self.model, self.partitioner, trainer)
+        return self._programs[trainer]
+
+    def initial_params(self, name: str) -> Params:
+        """Parameters of an initial model, on the mesh; made or loaded when first asked for."""
+        if name not in self._initial_params:
+            self._initial_params[name] = self._make_initial(self.initials[name])
+        return self._initial_params[name]
+
+    def run(self, cells: Sequence[Cell], report: Callable[[str], None] = print) -> int:
+        """Runs the cells that have no result yet.
+
+        Args:
+          cells: this shard's cells.
+          report: takes one line per cell.
+
+        Returns:
+          The number of cells run.
+        """
+        todo = [cell for cell in cells if not store.is_finished(self.study_dir, cell)]
+        report(f"{len(cells)} cells, {len(cells) - len(todo)} finished before, {len(todo)} to run")
+        began = time.monotonic()
+        for number, cell in enumerate(todo, start=1):
+            result = self._run_cell(cell)
+            scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
+            elapsed = time.monotonic() - began
+            left = elapsed / number * (len(todo) - number)
+            report(
+                f"[{number}/{len(todo)}] {cell}: ROUGE-L {sum(scores) / len(scores):.1f}  "
+                f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
+                f"ETA {left / 60:.1f} min"
+            )
+        return len(todo)
+
+    def _run_cell(self, cell: Cell) -> dict[str, Any]:
+        """Tunes, decodes, scores and writes one cell; the result file comes last."""
+        initial = self.initial_params(cell.arm.initial)
+        train = self.data.budget(cell.tasks, cell.arm.prompt, cell.budget, cell.seed)
+        clock = time.monotonic()
+        weights, steps, losses = self._tune(initial, train, cell.seed)
+        jax.block_until_ready(weights)
+        train_secs = time.monotonic() - clock
+
+        test = self.data.test(cell.tasks, cell.arm.prompt)
+        clock = time.monotonic()
+        rows, _ = predict_and_score(self.decoder, weights, test)
+        decode_secs = time.monotonic() - clock
+
+        directory = store.cell_dir(self.study_dir, cell)
+        write_predictions(directory / "predictions.jsonl", rows)
+        counts = {name: sum(e.task == name for e in train) for name in cell.tasks}
+        result = {
+            "format": 1,
+            "key": cell.key,
+            "arm": cell.arm.name,
+            "setting": cell.arm.setting,
+            "initial": cell.arm.initial,
+            "prompt": cell.arm.prompt,
+            "budget": cell.budget,
+            "seed": cell.seed,
+            "tasks": list(cell.tasks),
+            "train_examples": len(train),
+            "train_examples_by_task": counts,
+            "steps": steps,
+            "train_secs": round(train_secs, 3),
+            "decode_secs": round(decode_secs, 3),
+            "train_loss": losses,
+            "leaked_tasks": [name for name in cell.tasks if self.data.is_leaked(name)],
+            "truncated_by_task": _truncated(cell.tasks, train, rows),
+            "short_tasks": self.data.short(cell.tasks, cell.budget),
+            "scores": {"by_task": task_scores(rows)},
+        }
+        store.write_json(directory / "result.json", result)
+        return result
+
+    def _tune(
+        self, initial: Params, train: Sequence[Example], seed: int
+    ) -> tuple[Params, int, list[float]]:
+        """Parameters after tuning, the number of steps, and first and last loss."""
+        if not train:
+            return initial, 0, []
+        batches = make_batches(train, self.recipe, seed)
+        steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
+        program = self.program(self.recipe.trainer(steps))
+        # The step consumes its state; the initial parameters are needed again.
+        state = program.state_from_params(jax.tree.map(jnp.copy, initial))
+        ends: dict[int, jax.Array] = {}
+
+        def keep_loss(event: Any) -> None:
+            if event.step in (1, steps):
+                ends[event.step] = event.metrics["loss"]
+
+        with contextlib.closing(batches):
+            state = train_loop(program, state, batches, steps, jax.random.key(seed), [keep_loss])
+        return state.params, steps, [float(ends[1]), float(ends[steps])]
+
+    def _make_initial(self, initial: InitialModel) -> Params:
+        program = self.program(initial.recipe.trainer(initial.recipe.num_steps(1)))
+        abstract = program.abstract_params()
+        if initial.path:
+            return load_params(initial.path, abstract)
+        if initial.scope is None:
+            if initial.base:
+                return self.initial_params(initial.base)
+            return program.init_state(jax.random.key(initial.seed)).params
+        directory = store.initial_dir(self.study_dir, self.initial_keys[initial.name])
+        finished = directory / "params"
+        while not finished.is_dir():
+            try:
+                lock = DirectoryLock(directory)
+            except DirectoryInUse as error:
+                print(f"waiting for initial model {initial.name}: {error}", file=sys.stderr)
+                time.sleep(_WAIT_SECS)
+                continue
+            try:
+                if not finished.is_dir():
+                    self._tune_initial(initial, directory)
+            finally:
+                lock.release()
+        return load_params(str(finished), abstract)
+
+    def _tune_initial(self, initial: InitialModel, directory: Path) -> None:
+        """Trains an initial model in its own resumable run and saves its parameters."""
+        recipe = initial.recipe
+        train = self.data.scope(
+            initial.scope, initial.prompt, initial.budget, recipe.task_feature_lengths
+        )
+        batches = make_batches(train, recipe, initial.seed)
+        steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
+        base = None
+        if initial.base:
+            base = str(directory / "base")
+            if not Path(base).is_dir():
+                save_params(base, self.initial_params(initial.base), {"step": 0})
+        print(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
+        state, done = run_training(
+            self.program(recipe.trainer(steps)),
+            batches,
+            str(directory / "train"),
+            lambda start: start + steps,
+            CheckpointConfig(
+                restore=RestoreCheckpointConfig(base) if base else None,
+                save=SaveCheckpointConfig(_SAVE_INITIAL_EVERY, keep=2),
+            ),
+            initial.seed,
+            meta={"initial": initial.name},
+        )
+        if not done:
+            raise SystemExit(0)  # SIGTERM: everything is saved, the same command goes on
+        save_params(str(directory / "params"), state.params, {"step": 0, "initial": initial.name})
+
+
+def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:
+    """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
+    lengths = recipe.task_feature_lengths
+    return TrainBatches(
+        [("study", list(train), 1.0)],
+        batch_size=recipe.batch_size,
+        lengths=lengths,
+        pack=recipe.pack,
+        seed=seed,
+        length_buckets={
+            "inputs": make_length_buckets(lengths["inputs"]),
+            "targets": make_length_buckets(lengths["targets"], smallest=16),
+        },
+    )
+
+
+def _truncated(
+    tasks: Sequence[str], train: Sequence[Example], test: Sequence[Prediction]
+) -> dict[str, list[int]]:
+    """{task: [cut training prompts, cut test prompts]}, for tasks that have any."""
+    counts = {
+        name: [
+            sum(example.truncated for example in train if example.task == name),
+            sum(row.truncated for row in test if row.task == name),
+        ]
+        for name in tasks
+    }
+    return {name: pair for name, pair in counts.items() if any(pair)}

@@ -1,0 +1,67 @@
+"""A study's directory.
+
+    STUDY_DIR/study.json                     the grid: arms, tasks, seeds, keys of all cells
+    STUDY_DIR/initials/<key>/params          parameters that cells start from
+    STUDY_DIR/initials/<key>/train           the run that made them (its checkpoints and logs)
+    STUDY_DIR/cells/<key>/predictions.jsonl  scored predictions
+    STUDY_DIR/cells/<key>/result.json        written last: a cell that has it is finished
+
+Several processes may work on one directory: cells are dealt out by `--shard`, and an initial
+model is made by whoever locks it first while the others wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.studies.cells import Cell
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def cell_dir(study_dir: Path, cell: Cell) -> Path:
+    """Where a cell's files are."""
+    return study_dir / "cells" / cell.key
+
+
+def is_finished(study_dir: Path, cell: Cell) -> bool:
+    """Whether a cell has its result."""
+    return (cell_dir(study_dir, cell) / "result.json").is_file()
+
+
+def initial_dir(study_dir: Path, key: str) -> Path:
+    """Where an initial model's files are."""
+    return study_dir / "initials" / key
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """'2/5' -> (1, 5): the second of five parts, counted from 1; None is the only part.
+
+    Raises:
+      ConfigError: not of that form.
+    """
+    if shard is None:
+        return 0, 1
+    number, slash, count = shard.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--shard={shard}: allowed: I/N with 1 <= I <= N, for example 1/4")
+    return int(number) - 1, int(count)
+
+
+def deal(cells: list[Cell], shard: str | None) -> list[Cell]:
+    """The cells of one shard.
+
+    Dealt by key, so that a cell belongs to the same shard whatever else the study holds.
+    """
+    index, count = parse_shard(shard)
+    return [cell for cell in cells if int(cell.key, 16) % count == index]

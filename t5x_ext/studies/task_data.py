@@ -1,0 +1,100 @@
+"""The examples of a study's cells, drawn from the tasks loaded whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import mixtures
+from mixtures.budgets import parse_budget, select
+from mixtures.names import escape, find_scope
+from mixtures.splits import Splits, split_instances
+from t5x_ext.data.examples import load_examples
+from t5x_ext.data.records import Example
+from t5x_ext.studies.arms import ZERO_SHOT
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """Examples by task, under the settings of `mixtures.configure`.
+
+    A task is opened once per prompt with all its training examples; budgets are cut from that by
+    the same rule that the SeqIO names use, so `superni.<prompt>.<task>.n100` with `budget_seed`
+    equal to the cell's seed holds the same rows.
+
+    Attributes:
+      lengths: {'inputs': tokens, 'targets': tokens} of the cells.
+    """
+
+    lengths: Mapping[str, int]
+
+    def budget(
+        self, tasks: Sequence[str], prompt: str, budget: str, seed: int
+    ) -> list[Example]:
+        """Training examples of a cell: a nested subset per task; none for zero-shot."""
+        if budget == ZERO_SHOT:
+            return []
+        order = mixtures.current_context().budget_order
+        chosen = []
+        for name in tasks:
+            examples = self._load(name, prompt, "train")
+            ids = [example.id for example in examples]
+            chosen += [examples[i] for i in select(name, ids, budget, seed, order)]
+        return chosen
+
+    def test(self, tasks: Sequence[str], prompt: str) -> list[Example]:
+        """Test examples of a cell, task by task."""
+        return [example for name in tasks for example in self._load(name, prompt, "test")]
+
+    def scope(
+        self, scope: str, prompt: str, budget: str, lengths: Mapping[str, int]
+    ) -> list[Example]:
+        """Training examples of a scope of many tasks, such as 'pretune'."""
+        return load_examples(mixtures.task_name(prompt, scope, budget), "train", lengths)
+
+    def check_tasks(self, tasks: Sequence[str] | None) -> list[str]:
+        """The study's tasks: those named, or all of the test track that have a file.
+
+        Raises:
+          mixtures.DataError: a task is not in the test track, or has no file.
+        """
+        store = mixtures.current_context().store
+        if tasks is None:
+            return list(store.names("test"))
+        for name in tasks:
+            if find_scope(escape(name), store).track != "test":
+                raise mixtures.DataError(
+                    f"study.tasks: '{name}' is in the train track; allowed: test-track tasks"
+                )
+        return list(tasks)
+
+    def category(self, name: str) -> str:
+        """The task's category."""
+        return mixtures.current_context().store.task(name).category
+
+    def num_train(self, name: str) -> int:
+        """Training instances that a task has under the split policy."""
+        return len(self._splits(name).train)
+
+    def is_leaked(self, name: str) -> bool:
+        """Whether the split policy trains on rows that are tested."""
+        return self._splits(name).leaked
+
+    def short(self, tasks: Sequence[str], budget: str) -> dict[str, int]:
+        """Training instances of the tasks that have fewer than the budget asks for."""
+        if budget == ZERO_SHOT or parse_budget(budget).kind != "n":
+            return {}
+        wanted = parse_budget(budget).amount
+        available = {name: self.num_train(name) for name in tasks}
+        return {name: count for name, count in available.items() if count < wanted}
+
+    def fingerprint(self, tasks: Sequence[str]) -> str:
+        """Hash of the files of these tasks."""
+        return mixtures.current_context().store.fingerprint(tasks)
+
+    def _splits(self, name: str) -> Splits:
+        context = mixtures.current_context()
+        return split_instances(context.store.task(name), "test", context.split_policy)
+
+    def _load(self, name: str, prompt: str, split: str) -> list[Example]:
+        return load_examples(mixtures.task_name(prompt, name, "all"), split, self.lengths)

@@ -1,0 +1,196 @@
+"""`python -m t5x_ext.study`: runs a sample-efficiency study, or one shard of it, and reports."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_ext import gin_utils
+from t5x_ext.configs import SuperNIConfig
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.recipes import InitialModel, Recipe
+
+
+def study(
+    *,
+    model: EncoderDecoderModel,
+    study_dir: str,
+    initials: Sequence[InitialModel],
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[str] | None = None,
+    superni_cfg: SuperNIConfig = SuperNIConfig(),
+    partitioner: PjitPartitioner = PjitPartitioner(),
+    eval_batch_size: int = 100,
+    name: str = "study",
+    shard: str | None = None,
+) -> None:
+    """Trains and scores every cell of a grid that has no result yet, then writes the report.
+
+    The grid is arms x budgets x seeds, per task in STL and over all tasks in MTL. A study that is
+    stopped, by whatever means, goes on where it stopped when the same command is given again.
+
+    Args:
+      model: the model that every cell tunes.
+      study_dir: where everything goes (macro MODEL_DIR).
+      initials: the initial models that arms start from.
+      arms: the arms; `paper_arms()` gives the paper's.
+      recipe: how cells are tuned.
+      seeds: one cell each; a seed chooses subset, data order and dropout.
+      tasks: names of test-track tasks; None takes all that have a file.
+      superni_cfg: where task files are, and how they are split.
+      partitioner: the mesh.
+      eval_batch_size: prompts decoded at a time.
+      name: title of the report.
+      shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
+
+    Raises:
+      ConfigError: something in the configuration does not fit together.
+    """
+    partitioner.check_batch(recipe.batch_size, recipe.num_microbatches)
+    model.check_vocabulary()
+    by_name = {initial.name: initial for initial in initials}
+    if len(by_name) < len(initials):
+        raise ConfigError("study.initials: two initial models have one name; allowed: one each")
+    # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
+    from t5x_ext.checkpoints.locks import DirectoryLock
+    from t5x_ext.data import datasets
+    from t5x_ext.report import write_report
+    from t5x_ext.studies import store
+    from t5x_ext.studies.runner import Runner
+    from t5x_ext.studies.task_data import TaskData
+
+    datasets.set_context(superni_cfg, model.output_vocabulary)
+    data = TaskData(recipe.task_feature_lengths)
+    plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
+    directory = Path(study_dir)
+    index, count = store.parse_shard(shard)
+    lock = DirectoryLock(directory / "shards" / f"{index + 1}-of-{count}")
+    try:
+        gin_utils.summarize_gin_config(study_dir, None, 0)
+        _write_study_json(directory, name, plan, arms, seeds, by_name, superni_cfg, data)
+        runner = Runner(
+            model=model,
+            partitioner=partitioner,
+            recipe=recipe,
+            eval_batch_size=eval_batch_size,
+            data=data,
+            study_dir=directory,
+            initials=by_name,
+            initial_keys=plan.initial_keys,
+        )
+        runner.run(store.deal(plan.cells, shard))
+    finally:
+        lock.release()
+    write_report(directory)
+    print(f"report -> {directory / 'report' / 'index.html'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    cells: list[Any]
+    tasks: dict[str, str]  # fingerprint by name
+    initial_keys: dict[str, str]
+
+
+def _plan(
+    model: EncoderDecoderModel,
+    initials: Mapping[str, InitialModel],
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    tasks: Sequence[str] | None,
+    superni_cfg: SuperNIConfig,
+    data: Any,
+) -> _Plan:
+    """Every cell with its key, and the keys of the initial models."""
+    from mixtures.budgets import parse_budget
+    from mixtures.prompts import get_prompt
+    from t5x_ext.studies.arms import ZERO_SHOT
+    from t5x_ext.studies.cells import describe_model, make_cells
+    from t5x_ext.studies.keys import key_initials
+
+    def canonical(budget: str) -> str:
+        return budget if budget == ZERO_SHOT else parse_budget(budget).name
+
+    arms = [
+        dataclasses.replace(arm, budgets=tuple(canonical(b) for b in arm.budgets)) for arm in arms
+    ]
+    names = data.check_tasks(tasks)
+    fingerprints = {task: data.fingerprint([task]) for task in names}
+    policies = dataclasses.asdict(superni_cfg)
+    del policies["data_dir"], policies["missing"]
+    described = describe_model(model)
+    initial_keys = key_initials(initials, described, policies, data)
+    # A seed draws its own subset, so the SeqIO names' budget_seed plays no part in the cells.
+    del policies["budget_seed"]
+    common = {"model": described, "recipe": dataclasses.asdict(recipe), "data": policies}
+    cells = make_cells(
+        arms,
+        fingerprints,
+        seeds,
+        initial_keys,
+        common,
+        lambda prompt: get_prompt(prompt).versioned_name,
+    )
+    return _Plan(cells, fingerprints, initial_keys)
+
+
+def _write_study_json(
+    directory: Path,
+    name: str,
+    plan: _Plan,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    initials: Mapping[str, InitialModel],
+    superni_cfg: SuperNIConfig,
+    data: Any,
+) -> None:
+    from t5x_ext.studies import store
+
+    store.write_json(
+        directory / "study.json",
+        {
+            "format": 1,
+            "name": name,
+            "arms": [
+                dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in arms
+            ],
+            "tasks": [
+                {
+                    "name": task,
+                    "category": data.category(task),
+                    "train_instances": data.num_train(task),
+                }
+                for task in plan.tasks
+            ],
+            "seeds": list(seeds),
+            "split_policy": superni_cfg.split_policy,
+            "initials": {
+                key: {"label": initial.label or key, "key": plan.initial_keys[key]}
+                for key, initial in initials.items()
+            },
+            "cells": [cell.key for cell in plan.cells],
+        },
+    )
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts of the cells")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return gin_utils.run(study, argv, gin_file="studies/quickstart.gin", add_flags=_add_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
