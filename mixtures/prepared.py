@@ -27,9 +27,6 @@ from mixtures.splits import TRACKS, check_track
 DATASET = "super_natural_instructions"
 VERSION = "1.0.0"
 
-# Split order in which a task's rows have rising positions wherever possible.
-SPLITS = ("test", "validation", "train")
-
 _TASKS_IN_MEMORY = 128
 _ROWS_PER_READ = 1024
 

@@ -80,7 +80,7 @@ class _Table:
         self._positives = _Lists([_fields(row.positive_examples) for row in groups], width=3)
         self._negatives = _Lists([_fields(row.negative_examples) for row in groups], width=3)
 
-    @tf.autograph.experimental.do_not_convert  # saves a third of the time to open a task
+    @tf.autograph.experimental.do_not_convert  # it has nothing to convert, and trying takes time
     def row(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """The flat dictionary of one row."""
         group = self._group_of_row[index]
