@@ -3,8 +3,8 @@ r"""Writes task files as TFRecord shards that a pod can read from a bucket.
     tfds build mixtures/super_natural_instructions --data_dir=gs://my-bucket/data \
         --manual_dir=/path/to/natural-instructions
 
-or with the same flags `python -m mixtures.super_natural_instructions`, which does not need Apache Beam
-and mlcroissant; the `tfds` command imports both whatever it does.
+or with the same flags `python -m mixtures.super_natural_instructions`, which needs neither Apache
+Beam nor mlcroissant; the `tfds` command imports both whatever it does.
 
 The task files are those under --manual_dir, else under $SUPERNI_DIR. `DATA_DIR`, or
 `mixtures.configure(data_dir=...)`, then takes the directory given as --data_dir in place of the
