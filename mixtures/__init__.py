@@ -4,20 +4,25 @@
     name = "superni.ql.def_pos2.task1344_glue_entailment_classification.n200"
     seqio.get_mixture_or_task(name).get_dataset({"inputs": 1024, "targets": 128}, "train")
 
-Importing this package reads no data. It imports SeqIO, and with it TensorFlow, because it has to
-teach SeqIO to build `superni.*` tasks when they are asked for (`mixtures.on_demand`); it hides
-every accelerator from TensorFlow, which would otherwise take their memory from JAX.
+Importing this package reads no data and does not import SeqIO; it sees to it that SeqIO knows our
+names once it is imported (`mixtures.seqio_hook`), and that TensorFlow, which comes with it, takes
+no accelerator from JAX.
 """
 
 from __future__ import annotations
 
-from mixtures import devices, on_demand
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mixtures import seqio_hook
 from mixtures.errors import DataError
-from mixtures.lookup import resolve
 from mixtures.names import task_name
-from mixtures.own_data import register
 from mixtures.prompts import register_prompt
-from mixtures.tasks import configure, context_token, current_context
+
+if TYPE_CHECKING:
+    from mixtures.lookup import resolve
+    from mixtures.own_data import register
+    from mixtures.tasks import configure, context_token, current_context
 
 __all__ = [
     "DataError",
@@ -30,5 +35,20 @@ __all__ = [
     "task_name",
 ]
 
-devices.hide_accelerators()
-on_demand.install()
+# These need SeqIO, so they are imported when they are first used.
+_NEEDS_SEQIO = {
+    "configure": "mixtures.tasks",
+    "context_token": "mixtures.tasks",
+    "current_context": "mixtures.tasks",
+    "register": "mixtures.own_data",
+    "resolve": "mixtures.lookup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_SEQIO:
+        raise AttributeError(f"module 'mixtures' has no attribute {name!r}")
+    return getattr(importlib.import_module(_NEEDS_SEQIO[name]), name)
+
+
+seqio_hook.watch()

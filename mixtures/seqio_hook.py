@@ -1,0 +1,96 @@
+"""Teaches SeqIO our names as soon as SeqIO is imported, without importing it ourselves.
+
+`import mixtures` must make `seqio.get_mixture_or_task("superni....")` work. SeqIO imports
+TensorFlow (several seconds, and a gigabyte), which prompts, vocabularies, task files and the
+checks of a configuration do not need. So the import of SeqIO, whoever asks for it and whenever,
+is followed by that of `mixtures.tasks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them.
+_NATIVE_LOG = re.compile(rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following")
+
+
+def watch() -> None:
+    """Registers our names with SeqIO: now if it is imported already, else when it will be."""
+    if "seqio" in sys.modules:
+        _register()
+    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watcher())
+
+
+def _register() -> None:
+    devices = importlib.import_module("mixtures.devices")
+    devices.hide_accelerators()
+    importlib.import_module("mixtures.tasks")
+    on_demand = importlib.import_module("mixtures.on_demand")
+    on_demand.install()
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Finds SeqIO as the other finders do, and wraps its loader."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "seqio":
+            return None
+        sys.meta_path.remove(self)  # once is enough, and find_spec must not find us again
+        spec = importlib.util.find_spec("seqio")
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """Runs the module as its own loader does, then registers."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        with _without_native_logs():
+            self._loader.exec_module(module)
+            _register()
+
+
+@contextlib.contextmanager
+def _without_native_logs() -> Iterator[None]:
+    """Drops what TensorFlow's C++ code logs while it is loaded; everything else is shown after.
+
+    Those lines (a missing CUDA driver, oneDNN's rounding) are no news to our users, and no
+    environment variable keeps them away before TensorFlow's logging is set up.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(original, 2)
+                held.seek(0)
+                for line in held:
+                    if not _NATIVE_LOG.match(line):
+                        os.write(2, line)
+    finally:
+        os.close(original)
