@@ -6,8 +6,6 @@ import difflib
 import hashlib
 from pathlib import Path
 
-import seqio
-
 from mixtures import on_demand
 from mixtures.budgets import parse_budget
 from mixtures.errors import DataError
@@ -37,7 +35,7 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         _refuse("prompt", prompt, parsed.prompt, name_or_path)
         _refuse("budget", budget and parse_budget(budget).name, parsed.budget, name_or_path)
         return name_or_path
-    if name_or_path in seqio.TaskRegistry.names() or name_or_path in seqio.MixtureRegistry.names():
+    if on_demand.is_known(name_or_path):
         _refuse("prompt", prompt, None, name_or_path)
         _refuse("budget", budget, None, name_or_path)
         return name_or_path

@@ -14,19 +14,23 @@ way are found as before. Names that were never asked for are not listed.
 from __future__ import annotations
 
 from collections.abc import Callable, KeysView
-
-import seqio
+from typing import TYPE_CHECKING, Any
 
 from mixtures.errors import DataError
+from mixtures.names import PREFIX
 
-Maker = Callable[[str], seqio.Task]
+# SeqIO and the modules that need it are imported inside the functions: `install` may be called
+# while one of them is being imported.
+if TYPE_CHECKING:
+    import seqio
 
-_families: dict[str, Maker] = {}
+Maker = Callable[[str], "seqio.Task"]
+
 _makers: dict[str, Maker] = {}
 _built: set[str] = set()
 
 
-class _TasksOnDemand(dict[str, seqio.Task]):
+class _TasksOnDemand(dict[str, Any]):
     """SeqIO's table of tasks, extended by those that can be built."""
 
     def __contains__(self, name: object) -> bool:
@@ -46,48 +50,51 @@ class _TasksOnDemand(dict[str, seqio.Task]):
 
 def install() -> None:
     """Makes SeqIO ask us; harmless if it does already."""
+    import seqio
+
     if not isinstance(seqio.TaskRegistry._REGISTRY, _TasksOnDemand):
         seqio.TaskRegistry._REGISTRY = _TasksOnDemand(seqio.TaskRegistry._REGISTRY)
 
 
-def add_family(prefix: str, make: Maker) -> None:
-    """Builds every name that starts with `prefix` by `make`, which raises if there is no such."""
-    _families[prefix] = make
-
-
 def add_task(name: str, make: Maker) -> None:
-    """Builds the task `name` by `make`.
+    """Builds the task `name` by `make` when it is asked for.
 
     Raises:
         DataError: the name is taken.
     """
-    if (
-        name in _makers
-        or name in seqio.TaskRegistry.names()
-        or name in seqio.MixtureRegistry.names()
-    ):
+    if is_known(name):
         raise DataError(f"SeqIO name '{name}' is registered already; allowed: a new name")
     _makers[name] = make
 
 
 def is_known(name: str) -> bool:
-    """Whether `add_task` was given this name."""
-    return name in _makers
+    """Whether SeqIO knows the name or can be made to; raises if it is a wrong `superni.*` name."""
+    import seqio
+
+    if name in _makers:
+        return True
+    return name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names()
 
 
 def known_names() -> list[str]:
-    """Names that SeqIO can be asked for, except those of families not built yet."""
+    """Names that SeqIO can be asked for, except those of `superni.*` not built yet."""
+    import seqio
+
     return sorted({*_makers, *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
 
 
 def forget_built() -> None:
     """Drops the tasks built so far; the next request builds them anew."""
+    import seqio
+
     for name in _built:
-        dict.pop(seqio.TaskRegistry._REGISTRY, name, None)
+        seqio.TaskRegistry._REGISTRY.pop(name, None)
     _built.clear()
 
 
 def _maker(name: str) -> Maker | None:
-    if name in _makers:
-        return _makers[name]
-    return next((make for prefix, make in _families.items() if name.startswith(prefix)), None)
+    if name.startswith(PREFIX):
+        from mixtures.tasks import make_superni_task
+
+        return make_superni_task
+    return _makers.get(name)

@@ -17,7 +17,7 @@ import seqio
 from mixtures import on_demand, task_metrics
 from mixtures.budgets import ORDERS, select
 from mixtures.errors import DataError
-from mixtures.names import PREFIX, TaskStore, find_scope, parse_name
+from mixtures.names import TaskStore, find_scope, parse_name
 from mixtures.prepared import open_store
 from mixtures.preprocessors import render_prompt
 from mixtures.records import Row, rows
@@ -180,6 +180,3 @@ def task_rows(context: Context, task: str, track: str, split: str, budget: str |
         chosen = select(task, ids, budget, context.budget_seed, context.budget_order)
         instances = [instances[index] for index in chosen]
     return rows(record, instances)
-
-
-on_demand.add_family(PREFIX, make_superni_task)
