@@ -21,7 +21,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 # "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them.
-_NATIVE_LOG = re.compile(rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following")
+_NATIVE_LOG = re.compile(
+    rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following"
+)
 
 
 def watch() -> None:
@@ -35,7 +37,6 @@ def watch() -> None:
 def _register() -> None:
     devices = importlib.import_module("mixtures.devices")
     devices.hide_accelerators()
-    importlib.import_module("mixtures.tasks")
     on_demand = importlib.import_module("mixtures.on_demand")
     on_demand.install()
 

@@ -41,9 +41,7 @@ def infer(
         model, dataset_cfg, restore_checkpoint_cfg, superni_cfg, partitioner
     )
     path = Path(output_dir) / "predictions.jsonl"
-    rows = predict(
-        session.decoder, session.params, session.examples, path, session.signature, True
-    )
+    rows = predict(session.decoder, session.params, session.examples, path, session.signature, True)
     print(f"{len(rows)} predictions -> {path}")
 
 

@@ -161,9 +161,7 @@ def _write_study_json(
         {
             "format": 1,
             "name": name,
-            "arms": [
-                dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in arms
-            ],
+            "arms": [dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in arms],
             "tasks": [
                 {
                     "name": task,

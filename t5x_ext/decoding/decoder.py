@@ -78,9 +78,7 @@ class Decoder:
         """
         sharding = self.partitioner.sharding(("batch", None))
         for indices, batch in eval_batches(examples, self.batch_size, self.buckets):
-            inputs = jax.make_array_from_process_local_data(
-                sharding, batch["encoder_input_tokens"]
-            )
+            inputs = jax.make_array_from_process_local_data(sharding, batch["encoder_input_tokens"])
             tokens = np.asarray(self._decode(model_params, inputs))
             real = indices >= 0
             yield indices[real], tokens[real]

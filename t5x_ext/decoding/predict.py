@@ -53,9 +53,7 @@ def predict(
     rows = to_rows(examples)
     if path is None:
         texts = dict(_progress(decoder, model_params, examples, show_progress))
-        return [
-            Prediction(**{**vars(row), "prediction": texts[i]}) for i, row in enumerate(rows)
-        ]
+        return [Prediction(**{**vars(row), "prediction": texts[i]}) for i, row in enumerate(rows)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with PredictionLog(path, rows, signature) as log:
         missing = log.missing

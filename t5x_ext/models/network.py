@@ -32,7 +32,9 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "minimal", "full")
 
 # Dropout sites of a layer; each folds its number into the layer's key.
-_SITE_ATTENTION, _SITE_AFTER_ATTENTION, _SITE_CROSS, _SITE_AFTER_CROSS, _SITE_MLP, _SITE_OUT = range(6)
+_SITE_ATTENTION, _SITE_AFTER_ATTENTION, _SITE_CROSS, _SITE_AFTER_CROSS, _SITE_MLP, _SITE_OUT = (
+    range(6)
+)
 # Dropout sites outside the layers.
 _SITE_INPUT, _SITE_LAYERS, _SITE_FINAL = range(3)
 

@@ -28,9 +28,7 @@ class TaskData:
 
     lengths: Mapping[str, int]
 
-    def budget(
-        self, tasks: Sequence[str], prompt: str, budget: str, seed: int
-    ) -> list[Example]:
+    def budget(self, tasks: Sequence[str], prompt: str, budget: str, seed: int) -> list[Example]:
         """Training examples of a cell: a nested subset per task; none for zero-shot."""
         if budget == ZERO_SHOT:
             return []

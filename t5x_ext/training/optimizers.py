@@ -52,11 +52,15 @@ class AdamW:
     def build(self, axes: Params) -> Optimizer:
         """The transformation; `update` takes `learning_rate` (float32 scalar) by keyword."""
         del axes
-        clip = optax.identity() if self.max_grad_norm is None else optax.clip_by_global_norm(
-            self.max_grad_norm
-        )
-        decay = optax.add_decayed_weights(self.weight_decay) if self.weight_decay else (
+        clip = (
             optax.identity()
+            if self.max_grad_norm is None
+            else optax.clip_by_global_norm(self.max_grad_norm)
+        )
+        decay = (
+            optax.add_decayed_weights(self.weight_decay)
+            if self.weight_decay
+            else (optax.identity())
         )
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
         return optax.with_extra_args_support(

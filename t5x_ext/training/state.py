@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from t5x_ext.models import EncoderDecoderModel, params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.optimizers import Optimizer
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Donated to every step and saved in every checkpoint.
 

@@ -84,15 +84,11 @@ def make_train_step(
       `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`.
     """
 
-    def train_step(
-        state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         dropout_key = jax.random.fold_in(key, state.step) if model.config.dropout_rate else None
         grads, sums = sum_gradients(model, state.params, batch, dropout_key, num_microbatches)
         positions = batch["decoder_target_tokens"].size
-        denominator = losses.loss_denominator(
-            model.loss_normalizing_factor, sums.weight, positions
-        )
+        denominator = losses.loss_denominator(model.loss_normalizing_factor, sums.weight, positions)
         grads = jax.tree.map(lambda g: g / denominator, grads)
         learning_rate = learning_rate_fn(state.step)
         updates, opt_state = optimizer.update(

@@ -1,0 +1,179 @@
+"""Greedy decoding: equal to teacher forcing, alone and in any batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_ext.data.records import Example
+from t5x_ext.decoding import loop
+from t5x_ext.decoding.decoder import Decoder, ids_before_eos
+from t5x_ext.decoding.predict import predict
+from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.partitioning import PjitPartitioner
+
+CONFIG = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+)
+MAX_LENGTH = 12
+
+
+class Vocabulary:
+    """Ids as text."""
+
+    vocab_size = 60  # of 64 rows: four are padding
+    eos_id = 1
+
+    @staticmethod
+    def decode(ids) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(scope="module")
+def weights() -> params.Params:
+    made = params.init_params(network.param_specs(CONFIG), jax.random.key(5))
+    # Sharper logits than random ones, EOS likelier than a 64th, so that rows end at many places.
+    kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
+    made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(2.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    rng = np.random.default_rng(0)
+
+    def one(index: int) -> Example:
+        tokens = np.append(rng.integers(3, 60, rng.integers(2, 100)), 1).astype(np.int32)
+        return Example(
+            f"e{index}", "task", "cat", tokens, (tokens[:2],), f"prompt {index}", ("ref",), False
+        )
+
+    return [one(index) for index in range(37)]
+
+
+def make_decoder(batch_size: int, devices: int = 1) -> Decoder:
+    model = EncoderDecoderModel(network.Transformer(CONFIG), Vocabulary(), Vocabulary())
+    partitioner = PjitPartitioner(devices=jax.devices()[:devices])
+    return Decoder(model, partitioner, batch_size, 128, MAX_LENGTH)
+
+
+def decode_all(decoder: Decoder, weights: params.Params, examples: list[Example]) -> np.ndarray:
+    out = np.full((len(examples), MAX_LENGTH), -1)
+    for indices, tokens in decoder.decode_tokens(weights, examples):
+        out[indices] = tokens
+    assert (out >= 0).all()
+    return out
+
+
+def test_cache_gives_the_logits_of_teacher_forcing(weights: params.Params) -> None:
+    """Every produced token is the best continuation that the whole-sequence decoder sees."""
+    inputs = jnp.array([[5, 9, 11, 1, 0, 0], [7, 1, 0, 0, 0, 0], [33, 34, 35, 36, 37, 1]])
+    tokens = loop.decode_batch(CONFIG, weights, inputs, MAX_LENGTH, Vocabulary.vocab_size)
+    tokens = np.asarray(tokens)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": jnp.asarray(np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]),
+        "decoder_target_tokens": jnp.asarray(tokens),
+        "decoder_segment_ids": jnp.ones_like(tokens),
+        "encoder_segment_ids": (inputs > 0).astype(jnp.int32),
+    }
+    logits = np.array(network.forward(CONFIG, weights, batch))
+    logits[..., Vocabulary.vocab_size :] = -np.inf
+    best = logits.argmax(-1)
+    for row in range(3):
+        length = len(ids_before_eos(tokens[row], 1))
+        stop = min(length + 1, MAX_LENGTH)  # EOS included
+        assert (best[row, :stop] == tokens[row, :stop]).all()
+        assert (tokens[row, stop:] == 0).all()
+
+
+def test_rows_end_at_different_places(weights, examples) -> None:
+    """Guards the fixture: a model whose rows all end together would prove nothing below."""
+    tokens = decode_all(make_decoder(8), weights, examples)
+    lengths = {len(ids_before_eos(row, 1)) for row in tokens}
+    assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_a_row_does_not_depend_on_its_batch(weights, examples, batch_size) -> None:
+    expected = decode_all(make_decoder(8), weights, examples)
+    assert (decode_all(make_decoder(batch_size), weights, examples) == expected).all()
+    shuffled = np.random.default_rng(1).permutation(len(examples))
+    others = decode_all(make_decoder(batch_size), weights, [examples[i] for i in shuffled])
+    assert (others == expected[shuffled]).all()
+
+
+def test_eight_devices_decode_as_one(weights, examples) -> None:
+    one = decode_all(make_decoder(8), weights, examples)
+    assert (decode_all(make_decoder(8, devices=8), weights, examples) == one).all()
+
+
+def test_compiled_shapes_are_bounded_by_the_buckets(weights, examples) -> None:
+    decoder = make_decoder(4)
+    decode_all(decoder, weights, examples)
+    assert decoder._decode._cache_size() <= len(decoder.buckets) == 2
+
+
+def test_the_loop_stops_when_every_row_has_ended() -> None:
+    """Rows that say EOS at once cost one position, however long they might have been."""
+
+    def tokens_to_logits(count, tokens, index):
+        return jax.nn.one_hot(jnp.full((3,), 1), 8), count + 1
+
+    def positions(done) -> int:
+        counts = []
+
+        def counting(count, tokens, index):
+            jax.debug.callback(lambda: counts.append(1))
+            return tokens_to_logits(count, tokens, index)
+
+        jax.block_until_ready(
+            loop.run_loop(counting, loop.select_greedy, jnp.int32(0), done, 100, 8)
+        )
+        jax.effects_barrier()
+        return len(counts)
+
+    assert positions(jnp.zeros((3,), bool)) == 1
+    assert positions(jnp.ones((3,), bool)) == 0
+
+
+def test_padding_rows_of_the_embedding_are_never_produced(weights, examples) -> None:
+    kernel = weights["decoder"]["logits_dense"]["kernel"]
+    loud = kernel.at[:, 60:].set(100.0 * jnp.abs(kernel[:, 60:]).max())
+    changed = {**weights, "decoder": {**weights["decoder"], "logits_dense": {"kernel": loud}}}
+    assert decode_all(make_decoder(8), changed, examples).max() < 60
+
+
+def test_predictions_are_in_input_order_and_resume(weights, examples, tmp_path) -> None:
+    decoder = make_decoder(8)
+    whole = predict(decoder, weights, examples)
+    assert [row.id for row in whole] == [example.id for example in examples]
+
+    path = tmp_path / "predictions.jsonl"
+    calls = []
+
+    class Stops(Decoder):
+        def decode_texts(self, model_params, left):
+            calls.append(len(left))
+            for number, pairs in enumerate(super().decode_texts(model_params, left)):
+                if number == 2 and len(calls) == 1:
+                    raise KeyboardInterrupt
+                yield pairs
+
+    stopping = Stops(**{f: getattr(decoder, f) for f in decoder.__dataclass_fields__})
+    with pytest.raises(KeyboardInterrupt):
+        predict(stopping, weights, examples, path, "signature")
+    assert not path.exists()
+    rows = predict(stopping, weights, examples, path, "signature")
+    assert calls == [37, 37 - 16]
+    assert rows == whole
+    assert path.read_text().count("\n") == 37

@@ -1,0 +1,204 @@
+"""The train step: packing, microbatches and meshes change how it is computed, not the result."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training import optimizers, schedules
+from t5x_ext.training.step import sum_gradients
+from t5x_ext.training.trainer import Program, Trainer, train_loop
+
+CONFIG = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=4,
+    head_dim=8,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.0,
+)
+LENGTHS = {"inputs": 48, "targets": 16}
+
+
+def make_model(optimizer=None, **changes) -> EncoderDecoderModel:
+    config = dataclasses.replace(CONFIG, **changes)
+    return EncoderDecoderModel(
+        network.Transformer(config), optimizer_def=optimizer or optimizers.AdamW()
+    )
+
+
+def make_examples(count: int) -> list[Example]:
+    rng = np.random.default_rng(0)
+
+    def tokens(low: int, high: int) -> np.ndarray:
+        return np.append(rng.integers(3, 64, rng.integers(low, high)), 1).astype(np.int32)
+
+    return [
+        Example(f"e{i}", "task", "", tokens(3, 20), (tokens(1, 8),), "", ("x",), False)
+        for i in range(count)
+    ]
+
+
+def make_batches(count: int, batch_size: int, pack: bool) -> TrainBatches:
+    return TrainBatches([("task", make_examples(count), 1.0)], batch_size, LENGTHS, pack, seed=0)
+
+
+def run(partitioner: PjitPartitioner, microbatches: int, steps: int, optimizer=None, pack=True):
+    trainer = Trainer(microbatches, schedules.create_learning_rate_scheduler("constant", 1e-2))
+    program = Program(make_model(optimizer), partitioner, trainer)
+    losses: list[jax.Array] = []
+    state = train_loop(
+        program,
+        program.init_state(jax.random.key(0)),
+        make_batches(200, 8, pack),
+        steps,
+        jax.random.key(1),
+        [lambda event: losses.append(event.metrics["loss"])],
+    )
+    return np.array([float(x) for x in losses]), jax.device_get(state.params), state
+
+
+def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
+    model = make_model()
+    weights = model.init_params(jax.random.key(0))
+    packed, info = make_batches(24, 12, pack=True).make(0, 0)
+    assert len(info.ids) == 24  # all examples are in this batch, several to a row
+    sums = model.loss_sums(weights, packed, None)
+    total = weight = 0.0
+    for example in make_examples(24):
+        alone = TrainBatches([("task", [example], 1.0)], 1, LENGTHS, pack=False, seed=0)
+        one = model.loss_sums(weights, alone.make(0, 0)[0], None)
+        total, weight = total + float(one.loss), weight + float(one.weight)
+    assert float(sums.weight) == weight
+    assert float(sums.loss) / weight == pytest.approx(total / weight, abs=1e-5)
+
+
+def test_packed_gradient_is_the_unpacked_gradient() -> None:
+    model = make_model()
+    weights = model.init_params(jax.random.key(0))
+    packed, _ = make_batches(24, 12, pack=True).make(0, 0)
+    unpacked, _ = make_batches(24, 24, pack=False).make(0, 0)
+    grads = [sum_gradients(model, weights, batch, None)[0] for batch in (packed, unpacked)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), *grads)
+
+
+@pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE", 100.0, None])
+def test_microbatched_gradient_is_the_full_batch_gradient(factor) -> None:
+    model = dataclasses.replace(make_model(), loss_normalizing_factor=factor)
+    weights = model.init_params(jax.random.key(0))
+    batch, _ = make_batches(60, 8, pack=True).make(0, 0)
+    whole, whole_sums = sum_gradients(model, weights, batch, None, 1)
+    parts, part_sums = sum_gradients(model, weights, batch, None, 4)
+    np.testing.assert_allclose(part_sums, whole_sums, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), whole, parts)
+
+
+def test_memory_does_not_grow_with_microbatches() -> None:
+    batch, _ = make_batches(400, 32, pack=True).make(0, 0)
+
+    def peak_temporary_bytes(microbatches: int) -> int:
+        trainer = Trainer(microbatches, schedules.create_learning_rate_scheduler("constant"))
+        program = Program(make_model(), PjitPartitioner(devices=jax.devices()[:1]), trainer)
+        lowered = program.train_step.lower(program.abstract_state(), batch, jax.random.key(0))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    one, four = peak_temporary_bytes(1), peak_temporary_bytes(4)
+    assert four < 0.6 * one
+
+
+@pytest.mark.parametrize(
+    "mesh", [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, model=2), dict(fsdp=2, model=4)]
+)
+def test_eight_devices_equal_one(mesh) -> None:
+    steps = 10
+    losses_one, params_one, _ = run(PjitPartitioner(devices=jax.devices()[:1]), 1, steps)
+    losses, weights, state = run(PjitPartitioner(**mesh), 1, steps)
+    np.testing.assert_allclose(losses, losses_one, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), weights, params_one)
+    kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [2, 16, 32]
+    parts = mesh.get("fsdp", 1), mesh.get("model", 1)
+    shard = kernel.addressable_shards[0].data.shape
+    assert shard == (2, 16 // parts[0], 32 // parts[1])
+    mu = state.opt_state[1].mu["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    assert mu.sharding == kernel.sharding
+
+
+def test_microbatches_on_a_mesh_equal_one_device() -> None:
+    losses_one, _, _ = run(PjitPartitioner(devices=jax.devices()[:1]), 1, 5, pack=False)
+    losses, _, _ = run(PjitPartitioner(data=2, devices=jax.devices()[:2]), 4, 5, pack=False)
+    np.testing.assert_allclose(losses, losses_one, atol=1e-5)
+
+
+def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
+    optimizer = optimizers.Adafactor()
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    losses_one, _, _ = run(one, 1, 8, optimizer)
+    losses, _, _ = run(PjitPartitioner(fsdp=4, model=2), 1, 8, optimizer)
+    np.testing.assert_allclose(losses, losses_one, atol=1e-4)
+    assert losses_one[-1] < losses_one[0]
+
+
+def test_training_learns_to_copy() -> None:
+    losses, _, _ = run(PjitPartitioner(devices=jax.devices()[:1]), 1, 60)
+    assert losses[0] > 4.0  # about log(64)
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_dropout_key_depends_on_the_step_and_the_run() -> None:
+    model = make_model(dropout_rate=0.5)
+    weights = model.init_params(jax.random.key(0))
+    batch, _ = make_batches(24, 12, pack=True).make(0, 0)
+    key = jax.random.key(0)
+    first = model.loss_sums(weights, batch, jax.random.fold_in(key, 0)).loss
+    again = model.loss_sums(weights, batch, jax.random.fold_in(key, 0)).loss
+    other = model.loss_sums(weights, batch, jax.random.fold_in(key, 1)).loss
+    assert float(first) == float(again) != float(other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(model=3), "does not divide 8 devices"),
+        (dict(data=4, fsdp=4), "data=4 x fsdp=4 x model=1 does not divide 8 devices"),
+        (dict(num_partitions=2, model=4), "disagree"),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused_with_the_numbers(settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _ = PjitPartitioner(**settings).mesh
+
+
+def test_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match="12 examples do not divide into 8 batch shards"):
+        PjitPartitioner(data=8).check_batch(12)
+    with pytest.raises(ConfigError, match="multiples of 32"):
+        PjitPartitioner(data=8).check_batch(16, num_microbatches=4)
+
+
+def test_parameter_that_does_not_divide_is_refused_by_name() -> None:
+    model = make_model(num_heads=3)
+    axes, abstract = params.param_axes(model.specs), params.abstract_params(model.specs)
+    with pytest.raises(ConfigError, match="heads=3, which model=8 does not divide"):
+        PjitPartitioner(num_partitions=8).param_shardings(axes, abstract)
+
+
+def test_loss_weights_of_zero_take_rows_out() -> None:
+    model = make_model()
+    weights = model.init_params(jax.random.key(0))
+    full, _ = make_batches(3, 3, pack=False).make(0, 0)
+    filled, _ = make_batches(3, 8, pack=False).make(0, 0)  # five filler rows
+    one, other = (model.loss_sums(weights, batch, None) for batch in (full, filled))
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert jnp.isfinite(other.loss)
