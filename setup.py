@@ -1,8 +1,8 @@
 """Packaging of t5x_ext: what a wheel holds and which versions it may be installed with.
 
-Every dependency is bounded on both sides. The lower bound is the oldest release the code is meant
-for; the upper bound is the next release that may change an interface we use. The one full set that
-was tested is in constraints.txt.
+Every dependency is bounded on both sides. The test suite was run with all lower bounds together;
+the upper bound is the next release that may change an interface we use. The set that is tested
+with every change is in constraints.txt.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ INSTALL_REQUIRES = [
     "flax>=0.12.6,<0.13",  # Flax releases a breaking minor version about twice a year
     "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
     "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
-    "etils>=1.9,<2",  # paths that may be gs://; the floor of tensorflow-datasets
+    "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)
     "numpy>=2.0,<3",  # the floor of jax 0.10
     "seqio>=0.0.20,<0.1",  # our names hook its registries, which only 0.0.20 was checked for
     # seqio needs tensorflow-text, whose compiled ops load only under the same TensorFlow minor
     # version; naming both keeps the pair together. tensorflow-cpu would be a second TensorFlow.
     "tensorflow>=2.21,<2.22",
-    "tensorflow-text>=2.21,<2.22",
-    "tensorflow-datasets>=4.9.9,<5",  # TFRecord builders that SeqIO reads; 5 may drop tf.data
-    "sentencepiece>=0.2,<0.3",  # the floor of seqio; encodings must not change under a checkpoint
+    "tensorflow-text>=2.21.1,<2.22",  # 2.21.0 fails to load: undefined symbol icudt77_dat
+    "tensorflow-datasets>=4.9.10,<5",  # our builder's command uses its flag parser, new in 4.9.10
+    "sentencepiece>=0.2.3,<0.3",  # 0.2.2 aborts while training the bundled model
     "absl-py>=2.1,<3",  # the command line of `tfds build`, which our dataset builder extends
-    "protobuf>=6.31.1,<8",  # reads sentencepiece models; the range of TensorFlow 2.21
+    # sentencepiece 0.2.3 holds code generated for protobuf 7.36.1 and refuses an older one without
+    # declaring it; TensorFlow 2.21 refuses 8.
+    "protobuf>=7.36.1,<8",
     "gin-config>=0.5,<0.6",  # the parser hooks behind our unknown-macro errors are 0.5's
     "rouge-score>=0.1.2,<0.2",  # scores are compared to stored ones at 1e-6
     "nltk>=3.9,<4",  # the Porter stemmer that rouge-score uses

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,9 @@ from mixtures.vocabularies import ByteVocabulary, bundled_vocabulary
 from t5x_ext import audit
 from t5x_ext.data import audit_flags, audit_rows, audits
 from t5x_ext.data.examples import load_examples
+
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -169,23 +175,22 @@ def test_command_on_the_bundled_suite(capsys, tmp_path):
     assert "audit: " in captured.err
 
 
-def test_command_takes_names_lengths_and_vocabulary_from_gin(capsys, tmp_path):
-    status = audit.main(
-        [
-            "--gin_file=models/t5_1_1_tiny.gin",
-            "--gin_file=runs/train.gin",
-            "--gin.MODEL_DIR='unused'",
-            "--gin.TRAIN_STEPS=1",
-            "--gin.MIXTURE_OR_TASK_NAME='held_in'",
-            "--gin.PROMPT='ql.io'",
-            "--gin.BUDGET=5",
-            "--gin.TASK_FEATURE_LENGTHS={'inputs': 48, 'targets': 16}",
-            "--json",
-        ]
-    )
-    captured = capsys.readouterr()
-    assert status == 0, captured.err
-    result = json.loads(captured.out)
+def test_command_takes_names_lengths_and_vocabulary_from_gin():
+    # In its own process: gin's registry is global, and what is imported here would stay in it.
+    command = [
+        *(sys.executable, "-m", "t5x_ext.audit", "--json"),
+        "--gin_file=models/t5_1_1_tiny.gin",
+        "--gin_file=runs/train.gin",
+        "--gin.MODEL_DIR='unused'",
+        "--gin.TRAIN_STEPS=1",
+        "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+        "--gin.PROMPT='ql.io'",
+        "--gin.BUDGET=5",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 48, 'targets': 16}",
+    ]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
     assert result["mixtures"] == ["superni.ql.io.held_in.n5"]
     assert [cut["limit"] for cut in result["tasks"][0]["cuts"]] == ["48/16", "512/128", "1024/128"]
     assert result["vocabulary"]["size"] == bundled_vocabulary().vocab_size
