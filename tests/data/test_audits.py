@@ -19,7 +19,6 @@ from t5x_ext import audit
 from t5x_ext.data import audit_flags, audit_rows, audits
 from t5x_ext.data.examples import load_examples
 
-
 REPO = Path(__file__).resolve().parents[2]
 
 
