@@ -10,12 +10,12 @@ from pathlib import Path
 from mixtures.bundled.draws import Draw
 from mixtures.bundled.specs import Item, TaskSpec
 from mixtures.bundled.test_track import test_track
-from mixtures.bundled.train_track import train_track
+from mixtures.bundled.train import train_track
 from mixtures.bundled.vocabulary import train_vocabulary
 
 SUITE = Path(__file__).parent / "suite"
 SEED = "t5x_ext bundled suite 1"
-TRAIN_INSTANCES = 120
+TRAIN_INSTANCES = 130
 TEST_INSTANCES = 320
 POSITIVE_EXAMPLES = 2
 NEGATIVE_EXAMPLES = 1

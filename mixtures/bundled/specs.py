@@ -25,6 +25,9 @@ class Item:
     wrong: str
 
 
+Make = Callable[[Draw], Item]
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """A task: its metadata and a function that draws an item.
@@ -39,4 +42,4 @@ class TaskSpec:
     name: str
     category: str
     definition: str
-    make: Callable[[Draw], Item]
+    make: Make

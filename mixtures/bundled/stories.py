@@ -1,4 +1,4 @@
-"""People, facts about them, and short stories: the inputs that most tasks share."""
+"""People, facts about them, and short texts: the inputs that most tasks share."""
 
 from __future__ import annotations
 
@@ -59,20 +59,42 @@ class Story:
     facts: tuple[Fact, ...]
 
     @property
-    def text(self) -> str:
+    def sentences(self) -> list[str]:
+        """The sentences of the text."""
         first, *others = self.facts
-        return " ".join(
-            [first.said_of(self.person.name), *(f.said_of(self.person.pronoun) for f in others)]
-        )
+        return [
+            first.said_of(self.person.name),
+            *(fact.said_of(self.person.pronoun) for fact in others),
+        ]
+
+    @property
+    def text(self) -> str:
+        """The story as a text."""
+        return " ".join(self.sentences)
+
+    def about(self, kind: str) -> Fact:
+        """Returns the fact that has a word of a kind."""
+        return next(fact for fact in self.facts if kind in fact.values)
 
     def value(self, kind: str) -> str:
         """Returns the story's word of a kind."""
-        return next(fact.values[kind] for fact in self.facts if kind in fact.values)
+        return self.about(kind).values[kind]
+
+
+def a(noun: str) -> str:
+    """Returns the noun with 'a' or 'an'."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def person(draw: Draw) -> Person:
     """Returns a woman or a man."""
     return Person(draw.one(WOMEN), "she") if draw.coin() else Person(draw.one(MEN), "he")
+
+
+def other_name(draw: Draw, who: Person) -> str:
+    """Returns another name with the same pronoun."""
+    names = WOMEN if who.pronoun == "she" else MEN
+    return draw.one([name for name in names if name != who.name])
 
 
 def two_people(draw: Draw) -> tuple[Person, Person]:
@@ -81,36 +103,75 @@ def two_people(draw: Draw) -> tuple[Person, Person]:
     return (woman, man) if draw.coin() else (man, woman)
 
 
-def fact(draw: Draw, kind: str) -> Fact:
-    """Returns a random fact of a kind of clause."""
-    base, third, past, rest = draw.one(CLAUSES[kind])
+def fact(draw: Draw, kind: str = "") -> Fact:
+    """Returns a random fact of a kind of clause, or of any."""
+    kind = kind or draw.one(CLAUSE_KINDS)
+    verb, third, past, rest = draw.one(CLAUSES[kind])
     values = {kind: draw.one(WORDS[kind])}
     if kind == "thing":
         values["colour"] = draw.one(WORDS["colour"])
-    return Fact(kind, values, (base, third, past), rest.format(**values))
-
-
-def clause_kind(kind: str) -> str:
-    """Returns the kind of the clause in which a word of this kind occurs."""
-    return "thing" if kind == "colour" else kind
+    return Fact(kind, values, (verb, third, past), rest.format(**values))
 
 
 def some_kinds(
-    draw: Draw, k: int, with_: Sequence[str] = (), without: Sequence[str] = ()
+    draw: Draw, count: int, with_: Sequence[str] = (), without: Sequence[str] = ()
 ) -> list[str]:
-    """Returns k different clause kinds in random order, some of them required or excluded."""
-    required = list(dict.fromkeys(clause_kind(kind) for kind in with_))
-    excluded = {clause_kind(kind) for kind in without}
+    """Returns different clause kinds in random order, some of them required or excluded."""
+    required = list(dict.fromkeys(_clause_kind(kind) for kind in with_))
+    excluded = {_clause_kind(kind) for kind in without}
     others = [kind for kind in CLAUSE_KINDS if kind not in required and kind not in excluded]
-    return draw.mixed(required + draw.some(others, k - len(required)))
+    return draw.mixed(required + draw.some(others, count - len(required)))
 
 
-def story(draw: Draw, k: int = 3, with_: Sequence[str] = (), without: Sequence[str] = ()) -> Story:
-    """Returns a story of k facts of different kinds about one person."""
-    kinds = some_kinds(draw, k, with_, without)
+def _clause_kind(kind: str) -> str:
+    return "thing" if kind == "colour" else kind
+
+
+def story(
+    draw: Draw, count: int = 3, with_: Sequence[str] = (), without: Sequence[str] = ()
+) -> Story:
+    """Returns a story of facts of different kinds about one person."""
+    kinds = some_kinds(draw, count, with_, without)
     return Story(person(draw), tuple(fact(draw, kind) for kind in kinds))
 
 
 def other_word(draw: Draw, kind: str, word: str) -> str:
     """Returns another word of the same kind."""
     return draw.one([other for other in WORDS[kind] if other != word])
+
+
+@dataclass(frozen=True)
+class Link:
+    """A sentence that says why somebody is in a mood."""
+
+    text: str
+    cause: Fact
+    effect: Fact
+    cause_first: bool
+
+
+def cause_and_effect(draw: Draw, kind: str = "", without: str = "") -> Link:
+    """Returns a sentence with 'so' or 'because'; its cause is of a kind, or of any but one."""
+    kinds = ("thing", "animal", "food", "vehicle", "instrument")
+    who = person(draw)
+    cause = fact(draw, kind or draw.one([other for other in kinds if other != without]))
+    effect = fact(draw, "mood")
+    if draw.coin():
+        text = f"{who.name} {cause.clause()}, so {who.pronoun} {effect.clause()}."
+        return Link(text, cause, effect, True)
+    text = f"{who.name} {effect.clause()} because {who.pronoun} {cause.clause()}."
+    return Link(text, cause, effect, False)
+
+
+ACTS = ("question", "order", "statement")
+
+
+def utterance(draw: Draw, act: str, to: str) -> str:
+    """Returns what somebody says to a person of that name: one of the ACTS."""
+    what = fact(draw, draw.one(("city", "animal", "food", "thing", "instrument", "vehicle")))
+    if act == "question":
+        asked = what.question("you").replace("does you", "do you")
+        return f"{to}, {asked[0].lower()}{asked[1:]}"
+    if act == "order":
+        return f"{to}, {what.verb[0]} {what.rest} now!"
+    return f"{to}, I {what.verb[0]} {what.rest}."

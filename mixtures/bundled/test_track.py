@@ -5,8 +5,11 @@ from __future__ import annotations
 from mixtures.bundled.draws import Draw
 from mixtures.bundled.lexicon import WORDS
 from mixtures.bundled.specs import Item, TaskSpec
-from mixtures.bundled.stories import fact, other_word, person, some_kinds, story, two_people
-from mixtures.bundled.train_track import cause_and_effect, utterance
+from mixtures.bundled.stories import fact, some_kinds, story, two_people
+from mixtures.bundled.train.composition import sentence_from_record, summary
+from mixtures.bundled.train.extraction import two_words
+from mixtures.bundled.train.judging import is_act, kind_of_cause, presence_of
+from mixtures.bundled.train.rewriting import in_the_past, sentence_about, with_name
 
 
 def test_track() -> list[TaskSpec]:
@@ -15,26 +18,26 @@ def test_track() -> list[TaskSpec]:
         TaskSpec(
             "animal_and_vehicle_tagging",
             "Keyword Tagging",
-            "Give the animal and the vehicle in the story.",
-            _animal_and_vehicle,
+            "Find the animal and the vehicle in the text.",
+            two_words("animal", "vehicle"),
         ),
         TaskSpec(
-            "list_food_tagging",
-            "Keyword Tagging",
-            "Find the food in the list of words.",
-            _food_in_list,
-        ),
-        TaskSpec(
-            "story_entailment",
+            "animal_entailment",
             "Textual Entailment",
-            "Answer 'true' if the story says the last sentence, and 'false' if not.",
-            _entailment,
+            "Write 'true' if the person has an animal, and 'false' if not.",
+            presence_of("animal", "true", "false"),
         ),
         TaskSpec(
-            "question_answerability",
+            "vehicle_contradiction",
+            "Textual Entailment",
+            "If the text has a vehicle, write 'wrong'. If not, write 'right'.",
+            presence_of("vehicle", "wrong", "right"),
+        ),
+        TaskSpec(
+            "job_answerability",
             "Answerability Classification",
-            "If the story answers the question, write 'yes'. If not, write 'no'.",
-            _answerability,
+            "Answer 'yes' if the text says a job, and 'no' if not.",
+            presence_of("job", "yes", "no"),
         ),
         TaskSpec(
             "pronoun_resolution",
@@ -43,191 +46,113 @@ def test_track() -> list[TaskSpec]:
             _pronoun,
         ),
         TaskSpec(
-            "possession_resolution",
+            "pronoun_replacement",
             "Coreference Resolution",
-            "Give the animal of the person in the last sentence.",
-            _pronoun_animal,
+            "Write the sentence about the animal with the name.",
+            sentence_about("animal", with_name),
         ),
         TaskSpec(
-            "question_with_name",
+            "question_choice_with_name",
             "Question Rewriting",
-            "Write the question with the name of the person.",
-            _question_with_name,
+            "Write the question about the mood with the name.",
+            _question_about_mood,
         ),
         TaskSpec(
-            "record_job_sentence", "Data to Text", "Write a sentence about the job.", _job_sentence
+            "record_job_sentence",
+            "Data to Text",
+            "Write a sentence about the job.",
+            sentence_from_record("job"),
+        ),
+        TaskSpec(
+            "record_past_food_sentence",
+            "Data to Text",
+            "Write a sentence about the food in the past.",
+            sentence_from_record("food", in_the_past),
         ),
         TaskSpec(
             "animal_title",
             "Title Generation",
             "Write the name and the animal, with 'and the' between them.",
-            _animal_title,
+            summary("animal", "and the"),
         ),
         TaskSpec(
             "vehicle_title",
             "Title Generation",
-            "Write a title in the form: name on the vehicle.",
-            _vehicle_title,
+            "Write the name, then 'with the', then the vehicle.",
+            summary("vehicle", "with the"),
         ),
         TaskSpec(
-            "kind_analogy",
+            "food_analogy",
             "Word Analogy",
-            "The second word is the kind of the first. Give the kind of the last word.",
+            "Which word of the list is to 'food' as 'red' is to 'colour'? Give this word.",
             _analogy,
         ),
         TaskSpec(
-            "cause_place_classification",
+            "animal_cause_classification",
             "Cause Effect Classification",
-            "Write 'good' if the cause is the first part, and 'bad' if it is the last.",
-            _cause_place,
+            "Write 'yes' if the cause has an animal, and 'no' if not.",
+            kind_of_cause("animal", "yes", "no"),
         ),
         TaskSpec(
-            "dialogue_act",
+            "question_act_classification",
             "Dialogue Act Recognition",
-            "Answer 'question', 'order' or 'statement' for the text.",
-            _dialogue_act,
+            "Answer 'right' if the text is a question, and 'wrong' if not.",
+            is_act("question", "right", "wrong"),
         ),
         TaskSpec(
-            "common_word",
+            "common_food",
             "Overlap Extraction",
-            "Which word is in both sentences? Give this word.",
-            _common_word,
+            "Give the food that is in both sentences.",
+            _common_food,
         ),
         TaskSpec(
             "verb_correction",
             "Grammar Error Correction",
-            "Write the sentence with the correct verb.",
+            "Write the correct sentence about the city with the name.",
             _verb_correction,
         ),
     ]
 
 
-def _animal_and_vehicle(draw: Draw) -> Item:
-    told = story(draw, with_=["animal", "vehicle"])
-    animal, vehicle = told.value("animal"), told.value("vehicle")
-    why = f"{animal} is the animal and {vehicle} the vehicle."
-    return Item(told.text, f"{animal}, {vehicle}", why, animal)
-
-
-def _food_in_list(draw: Draw) -> Item:
-    kinds = draw.mixed(["food", *draw.some([k for k in WORDS if k != "food"], 3)])
-    words = {kind: draw.one(WORDS[kind]) for kind in kinds}
-    wrong = words[next(kind for kind in kinds if kind != "food")]
-    return Item(", ".join(words.values()), words["food"], f"{words['food']} is a food.", wrong)
-
-
-def _entailment(draw: Draw) -> Item:
-    told = story(draw)
-    about = draw.one(told.facts)
-    subject = told.person.name
-    if draw.coin():
-        return Item(
-            f"{told.text} Sentence: {about.said_of(subject)}", "true", "It is said.", "false"
-        )
-    changed = about.said_of(subject).replace(about.value, other_word(draw, about.kind, about.value))
-    return Item(f"{told.text} Sentence: {changed}", "false", "The story says another.", "true")
-
-
-def _answerability(draw: Draw) -> Item:
-    told = story(draw, 2)
-    if draw.coin():
-        asked = draw.one(told.facts)
-        question = asked.question(told.person.name)
-        return Item(f"{told.text} Question: {question}", "yes", f"{asked.value} answers it.", "no")
-    kind = some_kinds(draw, 1, without=[f.kind for f in told.facts])[0]
-    question = fact(draw, kind).question(told.person.name)
-    return Item(f"{told.text} Question: {question}", "no", f"No {kind} is in the story.", "yes")
-
-
 def _pronoun(draw: Draw) -> Item:
-    first, second = two_people(draw)
-    meant, other = draw.mixed([first, second])
-    a, b = (fact(draw, kind) for kind in some_kinds(draw, 2))
-    text = f"{first.name} and {second.name} {a.verb[0]} {a.rest}. {b.said_of(meant.pronoun)}"
+    people = two_people(draw)
+    meant, other = draw.mixed(people)
+    shared, own = fact(draw), fact(draw)
+    names = " and ".join(who.name for who in people)
+    text = f"{names} {shared.verb[0]} {shared.rest}. {own.said_of(meant.pronoun)}"
     return Item(text, meant.name, f"'{meant.pronoun}' is {meant.name}.", other.name)
 
 
-def _pronoun_animal(draw: Draw) -> Item:
-    first, second = two_people(draw)
-    a = fact(draw, "animal")
-    b = fact(draw, "animal")
-    while b.value == a.value:
-        b = fact(draw, "animal")
-    told = {first.pronoun: a, second.pronoun: b}
-    meant, other = draw.mixed([first.pronoun, second.pronoun])
-    third = fact(draw, some_kinds(draw, 1, without=["animal"])[0])
-    text = f"{a.said_of(first.name)} {b.said_of(second.name)} {third.said_of(meant)}"
-    return Item(text, told[meant].value, f"It is the animal of '{meant}'.", told[other].value)
-
-
-def _question_with_name(draw: Draw) -> Item:
-    one = person(draw)
-    said, asked = (fact(draw, kind) for kind in some_kinds(draw, 2))
-    return Item(
-        f"{said.said_of(one.name)} Question: {asked.question(one.pronoun)}",
-        asked.question(one.name),
-        f"'{one.pronoun}' is {one.name}.",
-        said.question(one.name),
-    )
-
-
-def _job_sentence(draw: Draw) -> Item:
-    told = story(draw, with_=["job"])
-    about = next(f for f in told.facts if f.kind == "job")
-    other = next(f for f in told.facts if f.kind != "job")
-    record = "; ".join(f"{f.kind}: {f.clause()}" for f in told.facts)
-    name = told.person.name
-    return Item(
-        f"name: {name}; {record}", about.said_of(name), "It says the job.", other.said_of(name)
-    )
-
-
-def _animal_title(draw: Draw) -> Item:
-    told = story(draw, with_=["animal"])
-    title = f"{told.person.name} and the {told.value('animal')}"
-    return Item(told.text, title, "It has the name and the animal.", told.person.name)
-
-
-def _vehicle_title(draw: Draw) -> Item:
-    told = story(draw, with_=["vehicle"])
-    title = f"{told.person.name} on the {told.value('vehicle')}"
-    return Item(told.text, title, "It has the name and the vehicle.", told.person.name)
+def _question_about_mood(draw: Draw) -> Item:
+    told = story(draw, 2, without=["mood"])
+    mood, other = fact(draw, "mood"), told.facts[1]
+    name, pronoun = told.person.name, told.person.pronoun
+    asked = " ".join(each.question(pronoun) for each in draw.mixed([mood, other]))
+    text = f"{told.facts[0].said_of(name)} {asked}"
+    return Item(text, mood.question(name), f"'{pronoun}' is {name}.", other.question(name))
 
 
 def _analogy(draw: Draw) -> Item:
-    a, b = draw.some(list(WORDS), 2)
-    text = f"{draw.one(WORDS[a])}: {a}. {draw.one(WORDS[b])}: ?"
-    return Item(text, b, f"The last word is a {b}.", a)
+    others = draw.some([kind for kind in WORDS if kind not in ("food", "colour")], 3)
+    words = {kind: draw.one(WORDS[kind]) for kind in draw.mixed(["food", *others])}
+    food = words["food"]
+    return Item(", ".join(words.values()), food, f"{food} is a food.", words[others[0]])
 
 
-def _cause_place(draw: Draw) -> Item:
-    text, cause, _, first = cause_and_effect(draw)
-    labels = ("good", "bad") if first else ("bad", "good")
-    return Item(text, labels[0], f"The cause is '{cause}'.", labels[1])
-
-
-def _dialogue_act(draw: Draw) -> Item:
-    act, wrong = draw.some(("question", "order", "statement"), 2)
-    return Item(utterance(draw, act, person(draw).name), act, f"It is a {act}.", wrong)
-
-
-def _common_word(draw: Draw) -> Item:
-    first, second = two_people(draw)
-    kind = some_kinds(draw, 1, without=["thing"])[0]
-    a, b = fact(draw, kind), fact(draw, kind)
-    while b.value != a.value:
-        b = fact(draw, kind)
-    c, d = (fact(draw, other) for other in some_kinds(draw, 2, without=[kind, "thing"]))
-    one = draw.mixed([a, c])
-    two = draw.mixed([b, d])
-    text = " ".join(
-        f"{who.name} {x.clause()} and {y.clause()}."
-        for who, (x, y) in ((first, one), (second, two))
-    )
-    return Item(text, a.value, f"{a.value} is in both.", c.value)
+def _common_food(draw: Draw) -> Item:
+    shared = fact(draw, "food")
+    others = [fact(draw, kind) for kind in some_kinds(draw, 2, without=["food", "thing"])]
+    said = []
+    for who, other in zip(two_people(draw), others, strict=True):
+        one, two = draw.mixed([shared, other])
+        said.append(f"{who.name} {one.clause()} and {two.clause()}.")
+    return Item(" ".join(said), shared.value, f"{shared.value} is in both.", others[0].value)
 
 
 def _verb_correction(draw: Draw) -> Item:
-    one, what = person(draw), fact(draw, some_kinds(draw, 1)[0])
-    wrong = f"{one.name} {what.verb[0]} {what.rest}."
-    return Item(wrong, what.said_of(one.name), f"After a name it is '{what.verb[1]}'.", wrong)
+    told = story(draw, with_=["city"])
+    name, pronoun, about = told.person.name, told.person.pronoun, told.about("city")
+    subjects = [name, *[pronoun.capitalize()] * (len(told.facts) - 1)]
+    said = [f"{s} {f.verb[0]} {f.rest}." for s, f in zip(subjects, told.facts, strict=True)]
+    why = f"After a name '{about.verb[0]}' is '{about.verb[1]}'."
+    return Item(" ".join(said), about.said_of(name), why, f"{name} {about.verb[0]} {about.rest}.")
