@@ -12,7 +12,10 @@ REPO = Path(__file__).resolve().parents[1]
 # Every test runs on the host: no accelerator may be claimed by a test run, and eight virtual
 # devices let the mesh tests run in the same process as the rest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tests compile far more than they compute, so the compiler does not optimise.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

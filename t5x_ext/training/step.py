@@ -98,7 +98,7 @@ def make_train_step(
         metrics = loss_metrics(sums) | {
             "loss": sums.loss / denominator,
             "learning_rate": learning_rate,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -70,16 +70,31 @@ def run(partitioner: PjitPartitioner, microbatches: int, steps: int, optimizer=N
     return np.array([float(x) for x in losses]), jax.device_get(state.params), state
 
 
+def loss_sums(model: EncoderDecoderModel):
+    """The model's loss, compiled: op by op it would take a minute."""
+    return jax.jit(lambda weights, batch: model.loss_sums(weights, batch, None))
+
+
+def gradients(model: EncoderDecoderModel, weights, batch, microbatches: int = 1):
+    return jax.jit(lambda w, b: sum_gradients(model, w, b, None, microbatches))(weights, batch)
+
+
+@pytest.fixture(scope="module")
+def one_device_run():
+    return run(PjitPartitioner(devices=jax.devices()[:1]), 1, 10)
+
+
 def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
     model = make_model()
     weights = model.init_params(jax.random.key(0))
     packed, info = make_batches(24, 12, pack=True).make(0, 0)
     assert len(info.ids) == 24  # all examples are in this batch, several to a row
-    sums = model.loss_sums(weights, packed, None)
+    compiled = loss_sums(model)
+    sums = compiled(weights, packed)
     total = weight = 0.0
     for example in make_examples(24):
         alone = TrainBatches([("task", [example], 1.0)], 1, LENGTHS, pack=False, seed=0)
-        one = model.loss_sums(weights, alone.make(0, 0)[0], None)
+        one = compiled(weights, alone.make(0, 0)[0])
         total, weight = total + float(one.loss), weight + float(one.weight)
     assert float(sums.weight) == weight
     assert float(sums.loss) / weight == pytest.approx(total / weight, abs=1e-5)
@@ -90,7 +105,7 @@ def test_packed_gradient_is_the_unpacked_gradient() -> None:
     weights = model.init_params(jax.random.key(0))
     packed, _ = make_batches(24, 12, pack=True).make(0, 0)
     unpacked, _ = make_batches(24, 24, pack=False).make(0, 0)
-    grads = [sum_gradients(model, weights, batch, None)[0] for batch in (packed, unpacked)]
+    grads = [gradients(model, weights, batch)[0] for batch in (packed, unpacked)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), *grads)
 
 
@@ -99,8 +114,8 @@ def test_microbatched_gradient_is_the_full_batch_gradient(factor) -> None:
     model = dataclasses.replace(make_model(), loss_normalizing_factor=factor)
     weights = model.init_params(jax.random.key(0))
     batch, _ = make_batches(60, 8, pack=True).make(0, 0)
-    whole, whole_sums = sum_gradients(model, weights, batch, None, 1)
-    parts, part_sums = sum_gradients(model, weights, batch, None, 4)
+    whole, whole_sums = gradients(model, weights, batch)
+    parts, part_sums = gradients(model, weights, batch, 4)
     np.testing.assert_allclose(part_sums, whole_sums, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), whole, parts)
 
@@ -121,10 +136,9 @@ def test_memory_does_not_grow_with_microbatches() -> None:
 @pytest.mark.parametrize(
     "mesh", [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, model=2), dict(fsdp=2, model=4)]
 )
-def test_eight_devices_equal_one(mesh) -> None:
-    steps = 10
-    losses_one, params_one, _ = run(PjitPartitioner(devices=jax.devices()[:1]), 1, steps)
-    losses, weights, state = run(PjitPartitioner(**mesh), 1, steps)
+def test_eight_devices_equal_one(mesh, one_device_run) -> None:
+    losses_one, params_one, _ = one_device_run
+    losses, weights, state = run(PjitPartitioner(**mesh), 1, 10)
     np.testing.assert_allclose(losses, losses_one, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), weights, params_one)
     kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [2, 16, 32]
@@ -161,9 +175,8 @@ def test_dropout_key_depends_on_the_step_and_the_run() -> None:
     weights = model.init_params(jax.random.key(0))
     batch, _ = make_batches(24, 12, pack=True).make(0, 0)
     key = jax.random.key(0)
-    first = model.loss_sums(weights, batch, jax.random.fold_in(key, 0)).loss
-    again = model.loss_sums(weights, batch, jax.random.fold_in(key, 0)).loss
-    other = model.loss_sums(weights, batch, jax.random.fold_in(key, 1)).loss
+    loss = jax.jit(lambda step: model.loss_sums(weights, batch, jax.random.fold_in(key, step)).loss)
+    first, again, other = loss(0), loss(0), loss(1)
     assert float(first) == float(again) != float(other)
 
 
@@ -199,6 +212,6 @@ def test_loss_weights_of_zero_take_rows_out() -> None:
     weights = model.init_params(jax.random.key(0))
     full, _ = make_batches(3, 3, pack=False).make(0, 0)
     filled, _ = make_batches(3, 8, pack=False).make(0, 0)  # five filler rows
-    one, other = (model.loss_sums(weights, batch, None) for batch in (full, filled))
+    one, other = (loss_sums(model)(weights, batch) for batch in (full, filled))
     np.testing.assert_allclose(one, other, rtol=1e-5)
     assert jnp.isfinite(other.loss)

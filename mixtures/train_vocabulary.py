@@ -1,0 +1,118 @@
+"""A small SentencePiece vocabulary of your own data, for small models.
+
+    python -m mixtures.train_vocabulary --data_dir DIR --vocab_size 4000 OUT.model
+
+T5's 32,000 pieces make the embedding of a small model larger than the rest of it; a vocabulary
+trained on the train track covers the same texts with a few thousand. Ids are laid out as T5's:
+0 padding, 1 end of sequence, 2 unknown; bytes stand in for characters that were not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mixtures.errors import DataError
+from mixtures.release import Release, data_dir
+from mixtures.vocabularies import SentencePieceVocabulary
+
+# Texts longer than this teach nothing that their beginning does not.
+_MAX_CHARACTERS = 600
+_INSTANCES_PER_TASK = 30
+_FORMAT = 1  # raise it when the same arguments give another vocabulary
+
+
+def texts_of(release: Release) -> Iterator[str]:
+    """Definitions, inputs and references of the train track, the same number from every task."""
+    for name in release.names("train"):
+        task = release.task(name)
+        yield task.definition[:_MAX_CHARACTERS]
+        for instance in task.instances[:_INSTANCES_PER_TASK]:
+            yield instance.input[:_MAX_CHARACTERS]
+            yield instance.references[0][:_MAX_CHARACTERS]
+
+
+def train_vocabulary(path: str | os.PathLike[str], release: Release, vocab_size: int) -> None:
+    """Trains on the train track of `release` and writes `path`, whole or not at all.
+
+    The result is a pure function of the arguments.
+
+    Raises:
+        DataError: SentencePiece cannot make so many pieces of these texts.
+    """
+    import sentencepiece
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=(
+                    line for text in texts_of(release) for line in text.splitlines() if line.strip()
+                ),
+                model_prefix=f"{directory}/vocab",
+                vocab_size=vocab_size,
+                model_type="unigram",
+                pad_id=0,
+                eos_id=1,
+                unk_id=2,
+                bos_id=-1,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                max_sentence_length=4 * _MAX_CHARACTERS,
+                num_threads=1,  # with more, ties are broken by chance
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"vocab_size {vocab_size}: SentencePiece refuses it ({reason})") from None
+        os.replace(f"{directory}/vocab.model", target)
+
+
+def trained_vocabulary(
+    vocab_size: int = 4000, data_dir_path: str | None = None, cache_dir: str | None = None
+) -> SentencePieceVocabulary:
+    """The vocabulary of a release's train track, trained when it is first asked for.
+
+    Args:
+        vocab_size: number of pieces.
+        data_dir_path: release directory; None takes $SUPERNI_DIR, else the bundled suite.
+        cache_dir: where models are kept; None is $T5X_EXT_CACHE, else ~/.cache/t5x_ext.
+    """
+    release = Release(data_dir(data_dir_path))
+    names = release.names("train")
+    key = f"{_FORMAT} {vocab_size} {release.fingerprint(names)}"
+    name = f"vocab-{vocab_size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.model"
+    cache = Path(cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext").expanduser()
+    path = cache / name
+    if not path.is_file():
+        print(f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}")
+        train_vocabulary(path, release, vocab_size)
+    return SentencePieceVocabulary(str(path))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixtures.train_vocabulary", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("out", metavar="OUT.model")
+    parser.add_argument("--data_dir", help="release directory; default: $SUPERNI_DIR")
+    parser.add_argument("--vocab_size", type=int, default=4000)
+    flags = parser.parse_args(argv)
+    try:
+        train_vocabulary(flags.out, Release(data_dir(flags.data_dir)), flags.vocab_size)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{flags.vocab_size} pieces -> {flags.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
