@@ -1,0 +1,115 @@
+"""The grid: what a cell's key depends on, the paper's arms, shards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.studies import Arm, InitialModel, Recipe, paper_arms, store
+from t5x_ext.studies.cells import digest, make_cells
+
+ARMS = (
+    Arm("stl", "STL", "instruct", "tk.def", ("n10", "n100")),
+    Arm("mtl", "MTL", "instruct", "tk.def", ("n10",)),
+)
+
+
+def cells_of(arms=ARMS, tasks=None, seeds=(0, 1), initials=None, common=None):
+    return make_cells(
+        arms,
+        tasks or {"a": "hash a", "b": "hash b"},
+        seeds,
+        initials or {"instruct": "weights"},
+        common or {"recipe": {"epochs": 2}},
+        lambda prompt: f"{prompt}.v1",
+    )
+
+
+def test_grid_has_every_combination_once() -> None:
+    cells = cells_of()
+    found = {(c.arm.name, c.budget, c.seed, c.tasks) for c in cells}
+    stl = {("stl", b, s, (t,)) for b in ("n10", "n100") for s in (0, 1) for t in "ab"}
+    assert found == stl | {("mtl", "n10", s, ("a", "b")) for s in (0, 1)}
+    assert len({c.key for c in cells}) == len(cells) == 10
+
+
+def test_paper_study_has_961_models() -> None:
+    tasks = {f"task{i}": "x" for i in range(119)}
+    initials = {"instruct": "a", "plain": "b", "pretrained": "c"}
+    cells = cells_of(paper_arms(), tasks, (0,), initials)
+    # ... and one more model: the pre-finetuning that `plain` stands for.
+    assert len(cells) + 1 == 961
+    stl = [c for c in cells if c.arm.setting == "STL"]
+    assert len(stl) == 119 * 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(tasks={"a": "another file", "b": "hash b"}),
+        dict(initials={"instruct": "other weights"}),
+        dict(common={"recipe": {"epochs": 3}}),
+        dict(arms=[dataclasses.replace(arm, prompt="tk.pos2") for arm in ARMS]),
+    ],
+)
+def test_key_changes_with_what_determines_the_result(changes) -> None:
+    before = {(str(c)): c.key for c in cells_of()}
+    after = {(str(c)): c.key for c in cells_of(**changes)}
+    assert before["stl n10 seed 0 a"] != after["stl n10 seed 0 a"]
+
+
+def test_key_does_not_change_with_the_rest_of_the_grid() -> None:
+    few = cells_of(arms=ARMS[:1], tasks={"a": "hash a"}, seeds=(1,))
+    keys = {c.key for c in cells_of()}
+    renamed = [dataclasses.replace(arm, label="another label") for arm in ARMS]
+    assert {c.key for c in few} <= keys
+    assert {c.key for c in cells_of(arms=renamed)} == keys
+
+
+def test_digest_ignores_the_order_of_mappings() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_shards_share_out_every_cell_once() -> None:
+    cells = cells_of(tasks={f"t{i}": "x" for i in range(40)})
+    dealt = [store.deal(cells, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(c.key for part in dealt for c in part) == sorted(c.key for c in cells)
+    assert all(len(part) > len(cells) / 6 for part in dealt)
+    # A larger study deals the old cells to the same shards.
+    more = cells_of(tasks={f"t{i}": "x" for i in range(50)})
+    again = {c.key for c in store.deal(more, "2/3")}
+    stl = {c.key for c in dealt[1] if c.arm.setting == "STL"}
+    assert stl <= again
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_malformed_shard_is_refused(shard: str) -> None:
+    with pytest.raises(ConfigError, match="allowed: I/N"):
+        store.parse_shard(shard)
+
+
+def test_mistakes_in_the_grid_are_named() -> None:
+    with pytest.raises(ConfigError, match="'pretrained' is not among the study's; known: instruct"):
+        cells_of(arms=[dataclasses.replace(ARMS[0], initial="pretrained")])
+    with pytest.raises(ConfigError, match="two arms are called 'stl'"):
+        cells_of(arms=[ARMS[0], ARMS[0]])
+    with pytest.raises(ConfigError, match="are the same work"):
+        cells_of(arms=[ARMS[0], dataclasses.replace(ARMS[0], name="twin")])
+    with pytest.raises(ConfigError, match="setting 'XTL'; allowed: STL, MTL"):
+        Arm("x", "XTL", "instruct", "tk.def", ("n10",))
+    with pytest.raises(ConfigError, match="unknown arm 'stl_baseline_4'; did you mean stl_bas"):
+        paper_arms(only=["stl_baseline_4"])
+    with pytest.raises(ConfigError, match="set either path, or base and scope"):
+        InitialModel("x", path="/somewhere", scope="pretune")
+
+
+def test_recipe_shares_a_trainer_unless_the_schedule_decays() -> None:
+    recipe = Recipe(min_steps=30)
+    assert recipe.num_steps(10) == 30 and recipe.num_steps(50) == 50
+    assert recipe.trainer(10) == recipe.trainer(50)
+    decaying = dataclasses.replace(recipe, factors="constant * linear_decay")
+    assert decaying.trainer(10) != decaying.trainer(50)
+    assert float(decaying.trainer(10).learning_rate_fn(5)) == pytest.approx(5e-5 / 2)

@@ -1,0 +1,172 @@
+"""The commands end to end on the bundled suite: train, resume, fine-tune, evaluate, infer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_ext import eval as eval_script
+from t5x_ext import infer, train
+from t5x_ext.checkpoints import load_params
+from t5x_ext.metrics.predictions import read_predictions
+from t5x_ext.metrics.scoring import score_rows
+
+REPO = Path(__file__).resolve().parents[1]
+MODEL = [
+    "--gin_file=models/t5_1_1_tiny.gin",
+    "--gin.network.T5Config.emb_dim=16",
+    "--gin.network.T5Config.num_encoder_layers=1",
+    "--gin.network.T5Config.num_decoder_layers=1",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",
+    "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+    "--gin.PROMPT='tk.def'",
+    "--gin.BATCH_SIZE=8",
+]
+TRAIN = [
+    *MODEL,
+    "--gin_file=runs/train.gin",
+    "--gin.LEARNING_RATE=1e-2",
+    "--gin.BUDGET=20",
+    "--gin.PACK=True",
+    "--gin.STATS_PERIOD=1",
+    "--gin.DROPOUT_RATE=0.1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _bundled_data(monkeypatch) -> None:
+    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+
+
+def losses(model_dir: Path) -> dict[int, float]:
+    lines = (model_dir / "metrics.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    model_dir = tmp_path_factory.mktemp("unbroken")
+    assert train.main([*TRAIN, f"--gin.MODEL_DIR='{model_dir}'", "--gin.TRAIN_STEPS=6"]) == 0
+    return model_dir
+
+
+def test_training_leaves_config_metrics_and_checkpoint(unbroken: Path) -> None:
+    steps = losses(unbroken)
+    assert sorted(steps) == [1, 2, 3, 4, 5, 6]
+    assert steps[6] < steps[1]
+    assert (unbroken / "checkpoint_6").is_dir()
+    last = json.loads((unbroken / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/cross_entropy"] > 0
+    assert list(unbroken.glob("events.out.tfevents.*"))
+    config = (unbroken / "config.gin").read_text()
+    assert "TRAIN_STEPS = 6" in config and "BUDGET = 20" in config
+
+
+def test_a_resumed_run_equals_an_unbroken_one(unbroken: Path, tmp_path: Path, capsys) -> None:
+    for steps in (3, 6):
+        arguments = [*TRAIN, f"--gin.MODEL_DIR='{tmp_path}'", f"--gin.TRAIN_STEPS={steps}"]
+        assert train.main(arguments) == 0
+    assert "resuming at step 3" in capsys.readouterr().out
+    assert losses(tmp_path) == losses(unbroken)
+    whole, parts = (load_params(str(d / "checkpoint_6")) for d in (unbroken, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_the_written_config_reruns_to_the_same_losses(unbroken: Path, tmp_path: Path) -> None:
+    config = unbroken / "config.gin"
+    assert train.main([f"--gin_file={config}", f"--gin.MODEL_DIR='{tmp_path}'"]) == 0
+    assert losses(tmp_path) == losses(unbroken)
+
+
+def test_finetuning_starts_from_the_parameters_and_counts_on(unbroken, tmp_path, capsys) -> None:
+    arguments = [
+        *[a for a in TRAIN if a != "--gin_file=runs/train.gin"],
+        "--gin_file=runs/finetune.gin",
+        f"--gin.MODEL_DIR='{tmp_path}'",
+        f"--gin.INITIAL_CHECKPOINT_PATH='{unbroken}'",
+        "--gin.TRAIN_STEPS_RELATIVE=2",
+        "--gin.INFER_EVAL=@infer_eval/utils.DatasetConfig()",
+        "--gin.LEARNING_RATE=1e-9",  # below the schedule's floor: parameters all but stay
+    ]
+    assert train.main(arguments) == 0
+    assert "step 6): parameters only, a new optimizer" in capsys.readouterr().out
+    assert sorted(losses(tmp_path)) == [7, 8]
+    before, after = load_params(str(unbroken)), load_params(str(tmp_path))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["infer_eval/rougeL"] <= 100
+
+
+def test_eval_and_infer_write_the_same_predictions(unbroken: Path, tmp_path: Path, capsys) -> None:
+    common = [*MODEL, f"--gin.CHECKPOINT_PATH='{unbroken}'", "--gin.SPLIT='validation'"]
+    scored = tmp_path / "eval"
+    assert eval_script.main(
+        [*common, "--gin_file=runs/eval.gin", f"--gin.EVAL_OUTPUT_DIR='{scored}'"]
+    ) == 0
+    plain = tmp_path / "infer"
+    assert infer.main(
+        [*common, "--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{plain}'"]
+    ) == 0
+    rows = read_predictions(scored / "predictions.jsonl")
+    assert score_rows(read_predictions(plain / "predictions.jsonl")) == rows
+    written = json.loads((scored / "scores.json").read_text())
+    by_task = [task["rougeL"] for task in written["by_task"].values()]
+    assert written["over_tasks"]["rougeL"] == pytest.approx(sum(by_task) / len(by_task))
+    assert f"{len(rows)} predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gin.TRAIN_STEPS=6", "--gin.TRAIN_EPOCHS=1"], "set exactly one of TRAIN_STEPS"),
+        (["--gin.TRAIN_STEPS=6", "--gin.BATCH_SIZE=12"], "12 examples do not divide into 8 batch"),
+        (["--gin.TRAIN_STEPS=6", "--gin.PROMPT='tk.deff'"], "tk.def"),
+        (["--gin.TRAIN_STEPS=6", "--gin.MIXTURE_OR_TASK_NAME='held_inn'"], "held_in"),
+        (["--gin.TRAIN_STEPS=6", "--gin.DATA_DIR='/nowhere'"], "/nowhere"),
+        (
+            [
+                "--gin.TRAIN_STEPS=6",
+                "--gin.VOCABULARY=@vocabularies.t5_vocabulary()",
+                "--gin.vocabularies.t5_vocabulary.path='/no/spiece.model'",
+            ],
+            "file not found: /no/spiece.model",
+        ),
+        (
+            ["--gin.TRAIN_STEPS=6", "--gin.INITIAL_CHECKPOINT_PATH='/nowhere'"],
+            "/nowhere",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
+    assert train.main([*TRAIN, f"--gin.MODEL_DIR='{tmp_path / 'run'}'", *arguments]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1] and lines[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "t5x_ext.train", *TRAIN, f"--gin.MODEL_DIR='{tmp_path}'",
+        "--gin.TRAIN_STEPS=100000",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.exists() and len(losses(tmp_path)) > 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopped by SIGTERM" in out
+    saved = max(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
+    assert saved == max(losses(tmp_path)) < 100000
