@@ -118,16 +118,17 @@ def _start(
     restored = checkpointer.restore(abstract)
     if restored is not None:
         batches.restore(restored.data_state)
-        print(f"resuming at step {int(restored.state.step)}: parameters, optimizer and data")
+        step = int(restored.state.step)
+        print(f"resuming at step {step}: parameters, optimizer and data", flush=True)
         return restored.state, restored.meta["initial_step"]
     restore = checkpoint_cfg.restore
     if restore is None or restore.path is None:
         count = params.count_params(program.model.specs)
-        print(f"starting from random parameters ({count:,}), seed {random_seed}")
+        print(f"starting from random parameters ({count:,}), seed {random_seed}", flush=True)
         return program.init_state(jax.random.key(random_seed)), 0
     initial = load_params(restore.path, abstract.params, restore.dtype)
     step = load_meta(restore.path).get("step", 0)
-    print(f"starting from {restore.path} (step {step}): parameters only, a new optimizer")
+    print(f"starting from {restore.path} (step {step}): parameters only, a new optimizer", flush=True)
     return program.state_from_params(initial, step), step
 
 

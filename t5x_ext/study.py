@@ -76,7 +76,7 @@ def study(
     lock = DirectoryLock(directory / "shards" / f"{index + 1}-of-{count}")
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
-        _write_study_json(directory, name, plan, arms, seeds, by_name, superni_cfg, data)
+        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
         runner = Runner(
             model=model,
             partitioner=partitioner,
@@ -96,6 +96,7 @@ def study(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
+    arms: list[Arm]  # budgets in canonical names
     cells: list[Any]
     tasks: dict[str, str]  # fingerprint by name
     initial_keys: dict[str, str]
@@ -141,14 +142,13 @@ def _plan(
         common,
         lambda prompt: get_prompt(prompt).versioned_name,
     )
-    return _Plan(cells, fingerprints, initial_keys)
+    return _Plan(arms, cells, fingerprints, initial_keys)
 
 
 def _write_study_json(
     directory: Path,
     name: str,
     plan: _Plan,
-    arms: Sequence[Arm],
     seeds: Sequence[int],
     initials: Mapping[str, InitialModel],
     superni_cfg: SuperNIConfig,
@@ -161,7 +161,7 @@ def _write_study_json(
         {
             "format": 1,
             "name": name,
-            "arms": [dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in arms],
+            "arms": [dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in plan.arms],
             "tasks": [
                 {
                     "name": task,

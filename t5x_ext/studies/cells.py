@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.arms import ZERO_SHOT, Arm
 
 # Raise it when a change of the code changes results; finished cells then no longer count.
 RESULT_VERSION = 1
@@ -79,7 +79,7 @@ def make_cells(
     Args:
       arms: the arms.
       tasks: fingerprint of the data by task name.
-      seeds: one cell per seed.
+      seeds: one cell per seed; zero-shot cells only for the first.
       initial_keys: key of every initial model by name.
       common: what determines all cells alike (model, recipe, data policy).
       describe_prompt: prompt name -> versioned name.
@@ -122,7 +122,8 @@ def make_cells(
         for arm in arms
         if arm.setting == setting
         for budget in arm.budgets
-        for seed in seeds
+        # Zero-shot scores do not depend on the seed.
+        for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
     ]
     by_key: dict[str, Cell] = {}
     for cell in cells:

@@ -40,6 +40,10 @@ _SAVE_INITIAL_EVERY = 500  # steps; a killed pre-finetuning goes on from there
 _WAIT_SECS = 5.0
 
 
+def _print_now(line: str) -> None:
+    print(line, flush=True)
+
+
 @dataclasses.dataclass
 class Runner:
     """What the cells of a study share.
@@ -92,7 +96,7 @@ class Runner:
             self._initial_params[name] = self._make_initial(self.initials[name])
         return self._initial_params[name]
 
-    def run(self, cells: Sequence[Cell], report: Callable[[str], None] = print) -> int:
+    def run(self, cells: Sequence[Cell], report: Callable[[str], None] = _print_now) -> int:
         """Runs the cells that have no result yet.
 
         Args:
@@ -104,6 +108,8 @@ class Runner:
         """
         todo = [cell for cell in cells if not store.is_finished(self.study_dir, cell)]
         report(f"{len(cells)} cells, {len(cells) - len(todo)} finished before, {len(todo)} to run")
+        for name in dict.fromkeys(cell.arm.initial for cell in todo):
+            self.initial_params(name)
         began = time.monotonic()
         for number, cell in enumerate(todo, start=1):
             result = self._run_cell(cell)
@@ -217,7 +223,7 @@ class Runner:
             base = str(directory / "base")
             if not Path(base).is_dir():
                 save_params(base, self.initial_params(initial.base), {"step": 0})
-        print(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
+        _print_now(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
         state, done = run_training(
             self.program(recipe.trainer(steps)),
             batches,
