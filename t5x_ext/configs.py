@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.training.schedules import create_learning_rate_scheduler
+from t5x_ext.schedules import create_learning_rate_scheduler
 
 __all__ = [
     "CheckpointConfig",

@@ -128,7 +128,9 @@ def _start(
         return program.init_state(jax.random.key(random_seed)), 0
     initial = load_params(restore.path, abstract.params, restore.dtype)
     step = load_meta(restore.path).get("step", 0)
-    print(f"starting from {restore.path} (step {step}): parameters only, a new optimizer", flush=True)
+    print(
+        f"starting from {restore.path} (step {step}): parameters only, a new optimizer", flush=True
+    )
     return program.state_from_params(initial, step), step
 
 

@@ -161,7 +161,9 @@ def _write_study_json(
         {
             "format": 1,
             "name": name,
-            "arms": [dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in plan.arms],
+            "arms": [
+                dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in plan.arms
+            ],
             "tasks": [
                 {
                     "name": task,

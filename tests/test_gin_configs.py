@@ -9,13 +9,18 @@ import pytest
 
 import gin_configs
 from t5x_ext import eval as eval_command
-from t5x_ext import gin_utils, infer, train
+from t5x_ext import gin_utils, infer, study, train
 from t5x_ext.errors import ConfigError
 
 MODELS = sorted(path.stem for path in Path(gin_configs.__file__).parent.glob("models/*.gin"))
 NAMED = ["MIXTURE_OR_TASK_NAME = 'held_in'", "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 8}"]
 TRAINING = [*NAMED, "MODEL_DIR = '/tmp/model'", "TRAIN_STEPS = 3"]
 DECODING = [*NAMED, "CHECKPOINT_PATH = '/tmp/model'"]
+STUDIES = {
+    "quickstart": [],
+    "superni_tiny": ["DATA_DIR = '/data'"],
+    "paper": ["DATA_DIR = '/data'", "TK_INSTRUCT_PATH = '/tk'", "LM_ADAPT_PATH = '/lm'"],
+}
 RUNS = {
     "train": (train.train, TRAINING),
     "finetune": (train.train, [*TRAINING, "INITIAL_CHECKPOINT_PATH = '/tmp/initial'"]),
@@ -48,3 +53,17 @@ def test_each_model_and_run_pass_the_checks_and_rerun_as_written(model, run, tmp
     (tmp_path / "config.gin").write_text(text)
     gin_utils.parse([str(tmp_path / "config.gin")], command=command)
     assert gin_utils.operative_config() == text
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_passes_the_checks(name):
+    bindings = [*STUDIES[name], "MODEL_DIR = '/tmp/study'"]
+    gin_utils.parse([f"studies/{name}.gin"], bindings, command=study.study)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("mesh", [["meshes/data_parallel.gin"], ["meshes/fsdp.gin"]])
+def test_optimizers_and_meshes_go_with_a_run(optimizer, mesh):
+    files = ["models/t5_1_1_small.gin", "runs/train.gin", f"optimizers/{optimizer}.gin", *mesh]
+    sizes = ["FSDP = 8"] if "fsdp" in mesh[0] else []
+    gin_utils.parse(files, [*TRAINING, *sizes], command=train.train)

@@ -75,6 +75,7 @@ def paper_arms(
     instruct: str = "instruct",
     plain: str = "plain",
     pretrained: str = "pretrained",
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Arm, ...]:
     """The arms of Gupta et al. 2023 (arXiv:2306.05539).
 
@@ -86,11 +87,12 @@ def paper_arms(
       instruct: name of the initial model tuned on instructions.
       plain: name of the initial model pre-finetuned on the same tasks without instructions.
       pretrained: name of the initial model that saw neither.
+      labels: what reports call an arm, by its name; arms not named keep the paper's words.
 
     Raises:
       ConfigError: an arm's name is unknown.
     """
-    for name in [*(budgets or {}), *(only or [])]:
+    for name in [*(budgets or {}), *(only or []), *(labels or {})]:
         if name not in PAPER_BUDGETS:
             near = difflib.get_close_matches(name, PAPER_BUDGETS, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PAPER_BUDGETS)}"
@@ -107,7 +109,7 @@ def paper_arms(
             prompt=plain_prompt if baseline else instruction_prompt,
             budgets=chosen[name],
             baseline=bool(baseline),
-            label=_LABELS[name],
+            label=(labels or {}).get(name, _LABELS[name]),
         )
 
     return tuple(arm(name) for name in PAPER_BUDGETS if only is None or name in only)

@@ -1,1 +1,1 @@
-"""Train state, pure step, optimizers, schedules and the loop. Never imports TensorFlow or SeqIO."""
+"""Train state, pure step, optimizers and the loop. Never imports TensorFlow or SeqIO."""

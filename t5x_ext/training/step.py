@@ -10,8 +10,8 @@ import optax
 
 from t5x_ext.models import EncoderDecoderModel, losses
 from t5x_ext.models.params import Params
+from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training.optimizers import Optimizer
-from t5x_ext.training.schedules import LearningRateFn
 from t5x_ext.training.state import TrainState
 
 Batch = dict[str, jax.Array]

@@ -17,8 +17,8 @@ import numpy as np
 from t5x_ext.models import EncoderDecoderModel, losses, params
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training import state as states
-from t5x_ext.training.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.step import Metrics, loss_metrics, make_train_step
 

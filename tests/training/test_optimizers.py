@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from t5x_ext.errors import ConfigError
+from t5x_ext.schedules import create_learning_rate_scheduler
 from t5x_ext.training.optimizers import Adafactor, AdamW
-from t5x_ext.training.schedules import create_learning_rate_scheduler
 
 RNG = np.random.default_rng(0)
 

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.training import optimizers, schedules
+from t5x_ext.training import optimizers
 from t5x_ext.training.step import sum_gradients
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 

@@ -1,0 +1,91 @@
+"""Data flows one way: a stage imports only stages before it, or a leaf."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics"}
+# In the order in which data flows; `evaluation` and `runs` put stages together for the commands
+# and for studies.
+STAGES = [
+    "data", "models", "training", "checkpoints", "decoding", "evaluation", "runs", "reports",
+    "studies",
+]  # fmt: skip
+GIN = {"gin_utils", "gin_strict"}
+COMMANDS = {"train", "eval", "infer", "study", "report", "score", "audit", "cli"}
+NO_TENSORFLOW = [
+    "t5x_ext.models", "t5x_ext.training.trainer", "t5x_ext.decoding.predict",
+    "t5x_ext.checkpoints", "t5x_ext.metrics.scoring", "t5x_ext.reports.study_files",
+    "t5x_ext.data.batching", "t5x_ext.configs", "t5x_ext.studies", "t5x_ext.train", "t5x_ext.study",
+    "mixtures", "mixtures.prompts", "mixtures.vocabularies", "mixtures.truncation",
+]  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level parts of our packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found.update(name for name in names if name.startswith(("t5x_ext", "mixtures")))
+    return found
+
+
+def part_of(module: str) -> str:
+    """'t5x_ext.models.layers' -> 'models'."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def files_of(part: str) -> list[Path]:
+    package = REPO / "t5x_ext" / part
+    return sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
+
+
+def test_every_part_of_the_package_has_its_place() -> None:
+    present = {p.stem for p in (REPO / "t5x_ext").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert present - {"__init__", "__pycache__"} == LEAVES | set(STAGES) | GIN | COMMANDS
+
+
+@pytest.mark.parametrize("part", [*sorted(LEAVES), *STAGES, *sorted(GIN)])
+def test_a_stage_imports_only_what_comes_before(part: str) -> None:
+    allowed = LEAVES | {part} | (GIN if part in GIN else set())
+    if part in STAGES:
+        allowed |= set(STAGES[: STAGES.index(part)])
+    for path in files_of(part):
+        used = {part_of(m) for m in imports_of(path) if m.startswith("t5x_ext.")}
+        assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"
+
+
+def test_mixtures_never_imports_t5x_ext() -> None:
+    for path in (REPO / "mixtures").rglob("*.py"):
+        assert not any(m.startswith("t5x_ext") for m in imports_of(path)), path.name
+
+
+def test_gin_enters_only_at_the_commands() -> None:
+    for path in (REPO / "t5x_ext").rglob("*.py"):
+        part = path.relative_to(REPO / "t5x_ext").parts[0].removesuffix(".py")
+        if part in GIN | COMMANDS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert "gin" not in [alias.name for alias in node.names], path.name
+
+
+def test_what_runs_on_accelerators_never_loads_tensorflow() -> None:
+    code = f"import sys, importlib\nfor m in {NO_TENSORFLOW!r}: importlib.import_module(m)\n"
+    code += "print([m for m in ('tensorflow', 'seqio', 'tensorflow_datasets') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
