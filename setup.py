@@ -11,12 +11,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Flax 0.12 subclasses a JAX class that 0.11 removes; mesh axis types are those of 0.10.
+# Mesh axis types are those of 0.10.
 JAX = "0.10.2,<0.11"
 
 INSTALL_REQUIRES = [
     f"jax>={JAX}",
-    "flax>=0.12.6,<0.13",  # Flax releases a breaking minor version about twice a year
     "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
     "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
     "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)
@@ -56,9 +55,7 @@ setup(
     name="t5x_ext",
     version="0.1.0",
     description="Sample-efficient instruction tuning of T5 models in JAX: task files to report.",
-    long_description=(
-        Path("README.md").read_text(encoding="utf-8") if Path("README.md").is_file() else ""
-    ),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

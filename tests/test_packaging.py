@@ -55,8 +55,7 @@ def wheel(tmp_path_factory) -> Path:
     """A wheel built with no network from a copy of the sources, so that none of it stays behind."""
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        if (REPO / name).is_file():
-            shutil.copy(REPO / name, source)
+        shutil.copy(REPO / name, source)
     for package in PACKAGES:
         shutil.copytree(
             REPO / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
