@@ -92,7 +92,7 @@ class RestoreCheckpointConfig:
 
     Attributes:
       path: a checkpoint, or a MODEL_DIR (its newest checkpoint); None starts at random.
-      dtype: dtype to hold parameters in.
+      dtype: dtype to decode with parameters in; training always holds them in float32.
     """
 
     path: str | None = None

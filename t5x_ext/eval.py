@@ -51,7 +51,14 @@ def evaluate(
     write_predictions(path, rows)
     program = Program(model, partitioner, Trainer())
     loss = evaluate_loss(program, session.params, session.examples, dataset_cfg)
-    scores = {"over_tasks": means, "loss": loss, "by_task": task_scores(rows)}
+    scores = {
+        "over_tasks": means,
+        "loss": loss,
+        "split_policy": superni_cfg.split_policy,
+        "by_task": task_scores(rows),
+    }
+    if superni_cfg.split_policy == "paper":
+        print("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
     (directory / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(f"{len(rows)} predictions -> {path}")
     for name, value in means.items():

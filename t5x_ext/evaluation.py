@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -55,7 +56,9 @@ def evaluate_loss(
     """
     buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
     target_length = cfg.task_feature_lengths["targets"]
-    batches = eval_batches(examples, cfg.batch_size, buckets, target_length)
+    shards = program.partitioner.num_batch_shards
+    batch_size = -(-cfg.batch_size // shards) * shards
+    batches = eval_batches(examples, batch_size, buckets, target_length)
     taken = itertools.islice(batches, max_batches)
     return program.evaluate(model_params, (batch for _, batch in taken))
 
@@ -111,11 +114,24 @@ def restore_for_decoding(
 
     datasets.set_context(superni_cfg, model.output_vocabulary)
     examples = datasets.load_flat(dataset_cfg)
+    if not examples:
+        raise ConfigError(
+            f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
+            "allowed: a split with at least one"
+        )
     program = Program(model, partitioner, Trainer())
     params = load_params(restore_cfg.path, program.abstract_params(), restore_cfg.dtype)
     prompts = hashlib.sha256()
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
-    lengths = dict(dataset_cfg.task_feature_lengths)
-    signature = json.dumps([fingerprint(restore_cfg.path), prompts.hexdigest(), lengths])
+    signature = json.dumps(
+        {
+            "weights": fingerprint(restore_cfg.path),
+            "prompts": prompts.hexdigest(),
+            "model": dataclasses.asdict(model.config),
+            "vocabulary": model.output_vocabulary.fingerprint,
+            "dtype": restore_cfg.dtype,
+            "lengths": dict(dataset_cfg.task_feature_lengths),
+        }
+    )
     return Session(decoder, params, examples, signature)

@@ -135,6 +135,16 @@ class PjitPartitioner:
         """The sharding of an array with these logical axes."""
         return NamedSharding(self.mesh, self.spec(axes))
 
+    def put_rows(self, local: np.ndarray) -> jax.Array:
+        """This host's rows [B / hosts, L] -> one global array [B, L] over the batch axes."""
+        sharding = self.sharding(("batch", None))
+        return jax.make_array_from_process_local_data(sharding, local)
+
+    def put_whole(self, whole: np.ndarray) -> jax.Array:
+        """All rows [B, L], the same on every host -> one global array over the batch axes."""
+        sharding = self.sharding(("batch", None))
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
     def param_shardings(self, axes_tree: Any, abstract: Any) -> Any:
         """Shardings for a tree of parameters.
 

@@ -55,6 +55,7 @@ def run_training(
     meta: dict[str, Any],
     stats_period: int = 100,
     evaluation: Evaluation = Evaluation(),
+    on_start: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, bool]:
     """Trains until the last step, or until SIGTERM.
 
@@ -70,6 +71,7 @@ def run_training(
       meta: JSON kept with every checkpoint.
       stats_period: steps between progress lines and logged metrics.
       evaluation: what to evaluate.
+      on_start: called once the directory is this run's own.
 
     Returns:
       The last state, and whether the run reached its end (False after SIGTERM).
@@ -82,6 +84,7 @@ def run_training(
         save_dtype=save.dtype if save else None,
     )
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
+        on_start()
         state, initial_step = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
         first, last = int(state.step), last_step(initial_step)
         meta = meta | {"initial_step": initial_step, "random_seed": random_seed}
@@ -126,7 +129,7 @@ def _start(
         count = params.count_params(program.model.specs)
         print(f"starting from random parameters ({count:,}), seed {random_seed}", flush=True)
         return program.init_state(jax.random.key(random_seed)), 0
-    initial = load_params(restore.path, abstract.params, restore.dtype)
+    initial = load_params(restore.path, abstract.params)
     step = load_meta(restore.path).get("step", 0)
     print(
         f"starting from {restore.path} (step {step}): parameters only, a new optimizer", flush=True

@@ -38,7 +38,8 @@ def create_learning_rate_scheduler(
 
         constant                 base_learning_rate
         linear_warmup            min(1, s / warmup_steps)
-        linear_decay             max(0, 1 - s * decay_factor)
+        linear_decay             base_learning_rate * min(s / warmup_steps,
+                                     1 + decay_factor * (warmup_steps - s)), warm-up included
         rsqrt_decay              1 / sqrt(max(s, warmup_steps))
         rsqrt_normalized_decay   sqrt(warmup_steps) / sqrt(max(s, warmup_steps))
         decay_every              decay_factor ** floor(s / steps_per_decay)
@@ -75,7 +76,9 @@ def create_learning_rate_scheduler(
             case "linear_warmup":
                 return jnp.minimum(1.0, s / warmup_steps) if warmup_steps else 1.0
             case "linear_decay":
-                return jnp.maximum(0.0, 1.0 - s * decay_factor)
+                down = jnp.maximum(0.0, 1.0 + decay_factor * (warmup_steps - s))
+                up = s / warmup_steps if warmup_steps else 1.0
+                return base_learning_rate * jnp.minimum(up, down)
             case "rsqrt_decay":
                 return jax.lax.rsqrt(jnp.maximum(s, float(max(warmup_steps, 1))))
             case "rsqrt_normalized_decay":

@@ -55,7 +55,8 @@ def study(
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
-    partitioner.check_batch(recipe.batch_size, recipe.num_microbatches)
+    for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
+        partitioner.check_batch(each.batch_size, each.num_microbatches)
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
@@ -88,8 +89,17 @@ def study(
             initial_keys=plan.initial_keys,
         )
         runner.run(store.deal(plan.cells, shard))
+        # Once more, with what the initial models cost.
+        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
     finally:
         lock.release()
+    left = [cell for cell in plan.cells if not store.is_finished(directory, cell)]
+    if left:
+        print(
+            f"{len(left)} cells are left to other shards; when they are done: "
+            f"python -m t5x_ext.report {study_dir}"
+        )
+        return
     write_report(directory)
     print(f"report -> {directory / 'report' / 'index.html'}")
 
@@ -176,11 +186,19 @@ def _write_study_json(
             "split_policy": superni_cfg.split_policy,
             "initials": {
                 key: {"label": initial.label or key, "key": plan.initial_keys[key]}
+                | _cost(store.initial_dir(directory, plan.initial_keys[key]) / "params")
                 for key, initial in initials.items()
             },
             "cells": [cell.key for cell in plan.cells],
         },
     )
+
+
+def _cost(made: Path) -> dict[str, float]:
+    """What an initial model took to make; empty if it was given, or is not made yet."""
+    from t5x_ext.checkpoints import load_meta
+
+    return {"train_secs": load_meta(str(made))["train_secs"]} if made.is_dir() else {}
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -81,12 +81,12 @@ def train(
 
     datasets.set_context(superni_cfg, model.output_vocabulary)
     batches = datasets.train_batches(train_dataset_cfg, random_seed)
-    summarize_config_fn(model_dir, None, 0)
-
     def last_step(initial_step: int) -> int:
         if total_steps is not None:
             return total_steps
-        return initial_step + (relative_steps or batches.steps_for_epochs(total_epochs))
+        if relative_steps is not None:
+            return initial_step + relative_steps
+        return initial_step + batches.steps_for_epochs(total_epochs)
 
     _, finished = run_training(
         Program(model, partitioner, trainer),
@@ -105,15 +105,22 @@ def train(
             infer_cfg=infer_eval_dataset_cfg,
             infer_examples=_load(infer_eval_dataset_cfg),
         ),
+        on_start=lambda: summarize_config_fn(model_dir, None, 0),
     )
     if not finished:
         print("stopped by SIGTERM with everything saved; the same command resumes")
 
 
 def _load(cfg: DatasetConfig | None) -> list[Example]:
+    """Held-out examples; none where the data has no such split (a single file, say)."""
     from t5x_ext.data import datasets
 
-    return datasets.load_flat(cfg) if cfg else []
+    if cfg is None:
+        return []
+    if not datasets.has_split(cfg):
+        print(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
+        return []
+    return datasets.load_flat(cfg)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,12 @@ DECODING = [*NAMED, "CHECKPOINT_PATH = '/tmp/model'"]
 STUDIES = {
     "quickstart": [],
     "superni_tiny": ["DATA_DIR = '/data'"],
-    "paper": ["DATA_DIR = '/data'", "TK_INSTRUCT_PATH = '/tk'", "LM_ADAPT_PATH = '/lm'"],
+    "paper": [
+        "DATA_DIR = '/data'",
+        "TK_INSTRUCT_PATH = '/tk'",
+        "LM_ADAPT_PATH = '/lm'",
+        "FSDP = 8",
+    ],
 }
 RUNS = {
     "train": (train.train, TRAINING),

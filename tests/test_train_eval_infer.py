@@ -170,3 +170,36 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert "stopped by SIGTERM" in out
     saved = max(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
     assert saved == max(losses(tmp_path)) < 100000
+
+
+def test_a_single_file_of_ones_own_trains_without_held_out_data(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "mine.jsonl"
+    rows = [{"instruction": "Say it.", "input": f"word{i}", "output": f"word{i}"} for i in range(9)]
+    own.write_text("\n".join(map(json.dumps, rows)))
+    arguments = [*TRAIN, f"--gin.MIXTURE_OR_TASK_NAME='{own}'", "--gin.BUDGET=None"]
+    model_dir = tmp_path / "run"
+    assert train.main([*arguments, f"--gin.MODEL_DIR='{model_dir}'", "--gin.TRAIN_EPOCHS=2"]) == 0
+    assert "mine.jsonl: no validation split" in capsys.readouterr().out
+    assert losses(model_dir)
+
+
+def test_a_task_with_another_vocabulary_is_refused(tmp_path: Path, capsys) -> None:
+    import seqio
+    import tensorflow as tf
+
+    def rows(split: str, shuffle_files: bool, seed: int | None) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors({"inputs": "a", "targets": "b"})
+
+    if "bytes_task" not in seqio.TaskRegistry.names():
+        feature = seqio.Feature(seqio.ByteVocabulary())
+        seqio.TaskRegistry.add(
+            "bytes_task",
+            source=seqio.FunctionDataSource(rows, splits=("train",)),
+            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+            output_features={"inputs": feature, "targets": feature},
+        )
+    names = ["--gin.MIXTURE_OR_TASK_NAME='bytes_task'", "--gin.PROMPT=None", "--gin.BUDGET=None"]
+    where = [f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=1"]
+    assert train.main([*TRAIN, *names, *where]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: bytes_task: its inputs use") and "VOCABULARY" in error

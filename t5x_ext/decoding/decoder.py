@@ -28,7 +28,7 @@ class Decoder:
     Attributes:
       model: gives the network and the output vocabulary.
       partitioner: the mesh that parameters already live on.
-      batch_size: prompts per batch, global.
+      batch_size: prompts per batch, global; rounded up to what the mesh divides.
       max_input_length: longest prompt in tokens, EOS included.
       max_decode_length: longest prediction in tokens, EOS included.
     """
@@ -40,7 +40,8 @@ class Decoder:
     max_decode_length: int
 
     def __post_init__(self) -> None:
-        self.partitioner.check_batch(self.batch_size)
+        shards = self.partitioner.num_batch_shards
+        object.__setattr__(self, "batch_size", -(-self.batch_size // shards) * shards)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -61,7 +62,8 @@ class Decoder:
                     vocabulary.vocab_size,
                 )
 
-        return jax.jit(decode, out_shardings=self.partitioner.sharding(("batch", None)))
+        # Every host gets all rows: each writes, or counts, the same predictions.
+        return jax.jit(decode, out_shardings=self.partitioner.sharding((None, None)))
 
     def decode_tokens(
         self, model_params: Params, examples: Sequence[Example]
@@ -76,9 +78,8 @@ class Decoder:
           indices: int32 [n], places in `examples` of this batch's rows.
           tokens: int32 [n, max_decode_length]; a row ends with EOS where one was produced.
         """
-        sharding = self.partitioner.sharding(("batch", None))
         for indices, batch in eval_batches(examples, self.batch_size, self.buckets):
-            inputs = jax.make_array_from_process_local_data(sharding, batch["encoder_input_tokens"])
+            inputs = self.partitioner.put_whole(batch["encoder_input_tokens"])
             tokens = np.asarray(self._decode(model_params, inputs))
             real = indices >= 0
             yield indices[real], tokens[real]

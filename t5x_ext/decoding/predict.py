@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def predict(
     rows = to_rows(examples)
     if path is None:
         texts = dict(_progress(decoder, model_params, examples, show_progress))
-        return [Prediction(**{**vars(row), "prediction": texts[i]}) for i, row in enumerate(rows)]
+        return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with PredictionLog(path, rows, signature) as log:
         missing = log.missing

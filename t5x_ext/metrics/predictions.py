@@ -96,7 +96,7 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
 def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
     """Writes rows in the order given; the file appears whole or not at all."""
     target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:

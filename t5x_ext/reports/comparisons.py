@@ -121,7 +121,7 @@ def state_claim(comparisons: list[Comparison]) -> Claim:
     who = f"at equal budgets, {' and '.join(names)} beats"
     sentences = tuple(_sentence(comparison) for comparison in comparisons)
     if ahead == len(comparisons):
-        return Claim("Supported", f"{who} every baseline", sentences)
+        return Claim("Supported", f"{who} every baseline that shares a budget with it", sentences)
     if not ahead:
         return Claim("Not supported", f"{who} no baseline", sentences)
     return Claim(

@@ -115,7 +115,7 @@ def make_cells(
         )
         return Cell(key, arm, budget, seed, names)
 
-    groups = [((name,), "STL") for name in tasks] + [(tuple(tasks), "MTL")]
+    groups = [((name,), "STL") for name in tasks] + [(tuple(sorted(tasks)), "MTL")]
     cells = [
         make_cell(arm, budget, seed, names)
         for names, setting in groups

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mixtures
+from mixtures.budgets import parse_budget
 from mixtures.names import find_scope
 from mixtures.prompts import get_prompt
 from t5x_ext.checkpoints import fingerprint
@@ -57,7 +58,7 @@ def key_initials(
             made |= {
                 "data": data.fingerprint(find_scope(initial.scope, store).tasks),
                 "prompt": get_prompt(initial.prompt).versioned_name,
-                "budget": initial.budget,
+                "budget": parse_budget(initial.budget).name,
                 "recipe": dataclasses.asdict(initial.recipe),
                 "seed": initial.seed,
                 "policies": policies,

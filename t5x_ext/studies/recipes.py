@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from t5x_ext.errors import ConfigError
@@ -21,8 +22,8 @@ class Recipe:
       min_steps: at least so many steps, however few the examples (more passes then).
       steps: exactly so many steps instead.
       learning_rate: peak.
-      factors: schedule, see `create_learning_rate_scheduler`; `linear_decay` and `cosine_decay`
-        reach zero at the last step.
+      factors: schedule, see `create_learning_rate_scheduler`; after warm-up, `linear_decay` and
+        `cosine_decay` reach zero at the last step.
       warmup_steps: for `linear_warmup`.
       pack: put several examples into one row.
       num_microbatches: parts of a batch processed one after the other.
@@ -41,6 +42,13 @@ class Recipe:
     pack: bool = False
     num_microbatches: int = 1
 
+    def __post_init__(self) -> None:
+        for field in ("batch_size", "epochs", "num_microbatches"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"Recipe.{field}: {getattr(self, field)}; allowed: 1 and more")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"Recipe.steps: {self.steps}; allowed: None, 1 and more")
+
     def num_steps(self, steps_for_epochs: int) -> int:
         """Steps of a run whose `epochs` take `steps_for_epochs`."""
         return self.steps or max(steps_for_epochs, self.min_steps)
@@ -51,24 +59,21 @@ class Recipe:
         Equal arguments give equal trainers, which share one compiled step: only a decaying
         schedule depends on the length of the run.
         """
-        decays = "decay" in self.factors
-        return Trainer(self.num_microbatches, _schedule(self, num_steps if decays else 1))
+        decay_steps = max(num_steps - self.warmup_steps, 1) if "decay" in self.factors else 1
+        schedule = _schedule(self.factors, self.learning_rate, self.warmup_steps, decay_steps)
+        return Trainer(self.num_microbatches, schedule)
 
 
-_SCHEDULES: dict[tuple[str, float, int, int], LearningRateFn] = {}
-
-
-def _schedule(recipe: Recipe, num_steps: int) -> LearningRateFn:
-    key = (recipe.factors, recipe.learning_rate, recipe.warmup_steps, num_steps)
-    if key not in _SCHEDULES:
-        _SCHEDULES[key] = create_learning_rate_scheduler(
-            recipe.factors,
-            recipe.learning_rate,
-            recipe.warmup_steps,
-            decay_factor=1.0 / num_steps,
-            steps_per_cycle=num_steps,
-        )
-    return _SCHEDULES[key]
+@functools.lru_cache
+def _schedule(factors: str, peak: float, warmup_steps: int, decay_steps: int) -> LearningRateFn:
+    """One function object per schedule, so that equal trainers compare equal."""
+    return create_learning_rate_scheduler(
+        factors,
+        peak,
+        warmup_steps,
+        decay_factor=1.0 / decay_steps,
+        steps_per_cycle=decay_steps,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,8 @@ class InitialModel:
       prompt: prompt of that tuning.
       budget: examples per task of that tuning.
       recipe: how it is tuned.
-      seed: of random parameters, dropout and data order.
+      seed: of dropout and data order, and of the random parameters it is tuned from. Without
+        path, base and scope, every cell draws its own parameters from its own seed.
     """
 
     name: str

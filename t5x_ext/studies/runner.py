@@ -34,6 +34,7 @@ from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
+from t5x_ext.training.state import abstract_params
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 _SAVE_INITIAL_EVERY = 500  # steps; a killed pre-finetuning goes on from there
@@ -69,7 +70,7 @@ class Runner:
     initial_keys: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        self._initial_params: dict[str, Params] = {}
+        self._resident: tuple[tuple[str, int], Params] | None = None
         self._programs: dict[Trainer, Program] = {}
 
     @functools.cached_property
@@ -90,11 +91,17 @@ class Runner:
             self._programs[trainer] = Program(self.model, self.partitioner, trainer)
         return self._programs[trainer]
 
-    def initial_params(self, name: str) -> Params:
-        """Parameters of an initial model, on the mesh; made or loaded when first asked for."""
-        if name not in self._initial_params:
-            self._initial_params[name] = self._make_initial(self.initials[name])
-        return self._initial_params[name]
+    def initial_params(self, name: str, seed: int) -> Params:
+        """Parameters of an initial model, on the mesh; the one asked for last is kept.
+
+        Args:
+          name: the initial model's name.
+          seed: the cell's; chooses among random initial models, each seed has its own.
+        """
+        if self._resident is None or self._resident[0] != (name, seed):
+            self._resident = None  # free it first: two may not fit
+            self._resident = (name, seed), self._load_initial(self.initials[name], seed)
+        return self._resident[1]
 
     def run(self, cells: Sequence[Cell], report: Callable[[str], None] = _print_now) -> int:
         """Runs the cells that have no result yet.
@@ -109,7 +116,9 @@ class Runner:
         todo = [cell for cell in cells if not store.is_finished(self.study_dir, cell)]
         report(f"{len(cells)} cells, {len(cells) - len(todo)} finished before, {len(todo)} to run")
         for name in dict.fromkeys(cell.arm.initial for cell in todo):
-            self.initial_params(name)
+            self._make_initial(self.initials[name])
+        # One initial model is in memory at a time, so cells that share one come together.
+        todo.sort(key=lambda cell: (cell.arm.initial, cell.seed if self._is_random(cell) else 0))
         began = time.monotonic()
         for number, cell in enumerate(todo, start=1):
             result = self._run_cell(cell)
@@ -125,7 +134,7 @@ class Runner:
 
     def _run_cell(self, cell: Cell) -> dict[str, Any]:
         """Tunes, decodes, scores and writes one cell; the result file comes last."""
-        initial = self.initial_params(cell.arm.initial)
+        initial = self.initial_params(cell.arm.initial, cell.seed)
         train = self.data.budget(cell.tasks, cell.arm.prompt, cell.budget, cell.seed)
         clock = time.monotonic()
         weights, steps, losses = self._tune(initial, train, cell.seed)
@@ -156,7 +165,7 @@ class Runner:
             "train_secs": round(train_secs, 3),
             "decode_secs": round(decode_secs, 3),
             "train_loss": losses,
-            "leaked_tasks": [name for name in cell.tasks if self.data.is_leaked(name)],
+            "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
             "scores": {"by_task": task_scores(rows)},
@@ -185,30 +194,45 @@ class Runner:
             state = train_loop(program, state, batches, steps, jax.random.key(seed), [keep_loss])
         return state.params, steps, [float(ends[1]), float(ends[steps])]
 
-    def _make_initial(self, initial: InitialModel) -> Params:
-        program = self.program(initial.recipe.trainer(initial.recipe.num_steps(1)))
-        abstract = program.abstract_params()
-        if initial.path:
-            return load_params(initial.path, abstract)
+    def _is_random(self, cell: Cell) -> bool:
+        return is_random(self.initials[cell.arm.initial])
+
+    def _load_initial(self, initial: InitialModel, seed: int) -> Params:
+        if is_random(initial):
+            program = self.program(self.recipe.trainer(1))
+            return program.init_state(jax.random.key(seed)).params
+        path = initial.path
+        if path is None and initial.scope is None:
+            return self._load_initial(self.initials[initial.base], seed)
+        if path is None:
+            path = str(self._made_params(initial))
+        return load_params(path, abstract_params(self.model, self.partitioner))
+
+    def _made_params(self, initial: InitialModel) -> Path:
+        return store.initial_dir(self.study_dir, self.initial_keys[initial.name]) / "params"
+
+    def _make_initial(self, initial: InitialModel) -> None:
+        """Tunes an initial model unless it is given, random, or made before."""
+        if initial.base:
+            self._make_initial(self.initials[initial.base])
         if initial.scope is None:
-            if initial.base:
-                return self.initial_params(initial.base)
-            return program.init_state(jax.random.key(initial.seed)).params
-        directory = store.initial_dir(self.study_dir, self.initial_keys[initial.name])
-        finished = directory / "params"
+            return
+        finished = self._made_params(initial)
+        waiting = False
         while not finished.is_dir():
             try:
-                lock = DirectoryLock(directory)
+                lock = DirectoryLock(finished.parent)
             except DirectoryInUse as error:
-                print(f"waiting for initial model {initial.name}: {error}", file=sys.stderr)
+                if not waiting:
+                    print(f"waiting for initial model {initial.name}: {error}", file=sys.stderr)
+                waiting = True
                 time.sleep(_WAIT_SECS)
                 continue
             try:
                 if not finished.is_dir():
-                    self._tune_initial(initial, directory)
+                    self._tune_initial(initial, finished.parent)
             finally:
                 lock.release()
-        return load_params(str(finished), abstract)
 
     def _tune_initial(self, initial: InitialModel, directory: Path) -> None:
         """Trains an initial model in its own resumable run and saves its parameters."""
@@ -222,7 +246,9 @@ class Runner:
         if initial.base:
             base = str(directory / "base")
             if not Path(base).is_dir():
-                save_params(base, self.initial_params(initial.base), {"step": 0})
+                save_params(base, self.initial_params(initial.base, initial.seed), {"step": 0})
+        self._resident = None
+        clock = time.monotonic()
         _print_now(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
         state, done = run_training(
             self.program(recipe.trainer(steps)),
@@ -238,7 +264,17 @@ class Runner:
         )
         if not done:
             raise SystemExit(0)  # SIGTERM: everything is saved, the same command goes on
-        save_params(str(directory / "params"), state.params, {"step": 0, "initial": initial.name})
+        meta = {
+            "step": 0,
+            "initial": initial.name,
+            "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
+        }
+        save_params(str(directory / "params"), state.params, meta)
+
+
+def is_random(initial: InitialModel) -> bool:
+    """Whether it is neither given nor tuned from anything: fresh parameters for every seed."""
+    return initial.path is None and initial.base is None and initial.scope is None
 
 
 def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:

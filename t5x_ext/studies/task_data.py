@@ -60,9 +60,11 @@ class TaskData:
         if tasks is None:
             return list(store.names("test"))
         for name in tasks:
-            if find_scope(escape(name), store).track != "test":
+            scope = find_scope(escape(name), store)
+            if scope.track != "test" or scope.tasks != (name,):
                 raise mixtures.DataError(
-                    f"study.tasks: '{name}' is in the train track; allowed: test-track tasks"
+                    f"study.tasks: '{name}' is not one task of the test track; "
+                    "allowed: names of its test_tasks.txt"
                 )
         return list(tasks)
 
@@ -79,10 +81,10 @@ class TaskData:
         return self._splits(name).leaked
 
     def short(self, tasks: Sequence[str], budget: str) -> dict[str, int]:
-        """Training instances of the tasks that have fewer than the budget asks for."""
-        if budget == ZERO_SHOT or parse_budget(budget).kind != "n":
+        """Training instances of the tasks that have fewer than the budget asks for, or none."""
+        if budget == ZERO_SHOT:
             return {}
-        wanted = parse_budget(budget).amount
+        wanted = parse_budget(budget).count(1)
         available = {name: self.num_train(name) for name in tasks}
         return {name: count for name, count in available.items() if count < wanted}
 

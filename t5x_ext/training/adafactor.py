@@ -128,7 +128,8 @@ class Adafactor:
             **unused: Any,
         ) -> tuple[Params, AdafactorState]:
             del unused
-            step = (state.count - self.step_offset).astype(jnp.float32) + 1.0
+            # A fine-tuning run counts from 0 again: before the offset the decay stays at step 1.
+            step = jnp.maximum(state.count - self.step_offset, 0).astype(jnp.float32) + 1.0
             decay = 1.0 - step ** (-self.decay_rate)
 
             def one(path: Any, grad: Any, param: Any, slot: Slot, param_axes: Any) -> Any:

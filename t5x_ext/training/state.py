@@ -51,12 +51,14 @@ def state_shardings(
     }
 
     def slot(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
-        # A slot's path ends with its parameter's path: 'mu/encoder/.../kernel'.
-        name = params.path_name(path)
-        for start in range(name.count("/") + 1):
-            shape, sharding = by_path.get(name.split("/", start)[-1], (None, None))
-            if shape == leaf.shape:
-                return sharding
+        # The parameter's path is within the slot's: 'mu/encoder/.../kernel' of AdamW,
+        # 'slots/encoder/.../kernel/m' of Adafactor.
+        parts = params.path_name(path).split("/")
+        for start in range(len(parts)):
+            for end in (len(parts), len(parts) - 1):
+                shape, sharding = by_path.get("/".join(parts[start:end]), (None, None))
+                if shape == leaf.shape:
+                    return sharding
         return replicated
 
     abstract_slots = jax.eval_shape(optimizer.init, abstract)

@@ -98,19 +98,17 @@ class Program:
         """Shapes, dtypes and shardings of the parameters alone."""
         return states.abstract_params(self.model, self.partitioner)
 
-    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows [B / hosts, ...] -> global arrays [B, ...] over the batch axes."""
-        sharding = self.partitioner.sharding(("batch", None))
-        return {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()
-        }
-
     def evaluate(self, model_params: Params, batches: Iterable[dict[str, np.ndarray]]) -> Any:
-        """Means per target token over all batches: {'cross_entropy', 'accuracy', ...} floats."""
+        """Means per target token over all batches: {'cross_entropy', 'accuracy', ...} floats.
+
+        Args:
+          model_params: parameters on the mesh.
+          batches: features [B, ...], the same whole batches on every host.
+        """
         total = None
         for batch in batches:
-            sums = self._eval_step(model_params, self.put_batch(batch))
+            placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
+            sums = self._eval_step(model_params, placed)
             total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
         if total is None:
             return {}
@@ -160,7 +158,8 @@ def train_loop(
         if should_stop(step):
             break
         batch, info = next(batches)
-        state, metrics = program.train_step(state, program.put_batch(batch), key)
+        placed = {name: program.partitioner.put_rows(rows) for name, rows in batch.items()}
+        state, metrics = program.train_step(state, placed, key)
         for callback in after_step:
             callback(StepEvent(step, state, metrics, info))
     return state

@@ -110,6 +110,10 @@ def test_recipe_shares_a_trainer_unless_the_schedule_decays() -> None:
     recipe = Recipe(min_steps=30)
     assert recipe.num_steps(10) == 30 and recipe.num_steps(50) == 50
     assert recipe.trainer(10) == recipe.trainer(50)
-    decaying = dataclasses.replace(recipe, factors="constant * linear_decay")
+    decaying = dataclasses.replace(recipe, factors="linear_decay", warmup_steps=2)
     assert decaying.trainer(10) != decaying.trainer(50)
-    assert float(decaying.trainer(10).learning_rate_fn(5)) == pytest.approx(5e-5 / 2)
+    rate = decaying.trainer(10).learning_rate_fn
+    assert float(rate(2)) == pytest.approx(5e-5) and float(rate(6)) == pytest.approx(2.5e-5)
+    assert float(rate(10)) < 1e-7
+    with pytest.raises(ConfigError, match="Recipe.epochs: 0; allowed: 1 and more"):
+        Recipe(epochs=0)

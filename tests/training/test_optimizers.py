@@ -109,6 +109,13 @@ def test_adafactor_momentum_and_weight_decay() -> None:
     np.testing.assert_allclose(got, w, rtol=1e-5)
 
 
+def test_adafactor_step_offset_restarts_the_decay_and_never_goes_below_step_one() -> None:
+    param, grads = np.ones(4, np.float32), [RNG.normal(size=4).astype(np.float32)] * 2
+    plain, _ = updates_of(Adafactor(), ("embed",), param, grads[:1])
+    offset, _ = updates_of(Adafactor(step_offset=1000), ("embed",), param, grads[:1])
+    np.testing.assert_array_equal(plain, offset)
+
+
 def test_adafactor_names_an_axis_without_a_rule() -> None:
     with pytest.raises(ConfigError, match="no rule for axis 'colour' of w"):
         updates_of(Adafactor(), ("colour",), np.ones(3, np.float32), [])
@@ -121,7 +128,8 @@ def test_adafactor_names_an_axis_without_a_rule() -> None:
         ("constant * linear_warmup", 25, 0.5 * 25 / 100),
         ("constant * linear_warmup * rsqrt_decay", 400, 0.5 / 20),
         ("constant * rsqrt_normalized_decay", 400, 0.5 * 10 / 20),
-        ("constant * linear_decay", 1, 0.5 * (1 - 0.25)),
+        ("linear_decay", 25, 0.5 * 25 / 100),
+        ("linear_decay", 102, 0.5 * (1 - 0.25 * 2)),
         ("constant * decay_every", 2500, 0.5 * 0.25**2),
         ("constant * cosine_decay", 100 + 500, 0.25),
     ],

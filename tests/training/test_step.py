@@ -16,6 +16,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training import optimizers
+from t5x_ext.training.state import state_shardings
 from t5x_ext.training.step import sum_gradients
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 
@@ -163,6 +164,16 @@ def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
     losses, _, _ = run(PjitPartitioner(fsdp=4, model=2), 1, 8, optimizer)
     np.testing.assert_allclose(losses, losses_one, atol=1e-4)
     assert losses_one[-1] < losses_one[0]
+
+
+def test_full_sized_slots_of_adafactor_are_split_like_their_parameters() -> None:
+    model = make_model(optimizers.Adafactor(beta1=0.9, factored=False))
+    partitioner = PjitPartitioner(fsdp=4, model=2)
+    optimizer = model.optimizer_def.build(params.param_axes(model.specs))
+    layout = state_shardings(model, optimizer, partitioner)
+    for slot in ("v", "m"):
+        slots = layout.opt_state.slots["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+        assert getattr(slots, slot).spec == (None, "fsdp", "model")
 
 
 def test_training_learns_to_copy() -> None:
