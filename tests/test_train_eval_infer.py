@@ -187,7 +187,7 @@ def test_a_task_with_another_vocabulary_is_refused(tmp_path: Path, capsys) -> No
     import seqio
     import tensorflow as tf
 
-    def rows(split: str, shuffle_files: bool, seed: int | None) -> tf.data.Dataset:
+    def rows(split: str, shuffle_files: bool) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensors({"inputs": "a", "targets": "b"})
 
     if "bytes_task" not in seqio.TaskRegistry.names():
