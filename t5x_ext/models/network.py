@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,10 +224,7 @@ def encode(
     bias = layers.relative_position_bias(table, length, length, True, RELPOS_MAX_DISTANCE)
 
     def layer(x: jax.Array, layer_params: Params, key: jax.Array | None) -> jax.Array:
-        y = layers.rms_norm(layer_params["pre_attention_layer_norm"]["scale"], x)
-        attention_key = layers.fold_key(key, _SITE_ATTENTION)
-        y = _attend(cfg, layer_params["attention"], y, y, bias, mask, attention_key)
-        x = x + _drop(cfg, y, key, _SITE_AFTER_ATTENTION)
+        x = _attention_block(cfg, layer_params, _ENCODER_SELF, x, None, bias, mask, key)
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, tokens), dropout_key, _SITE_INPUT)
@@ -268,15 +265,8 @@ def decode(
     bias = layers.relative_position_bias(table, length, length, False, RELPOS_MAX_DISTANCE)
 
     def layer(x: jax.Array, layer_params: Params, key: jax.Array | None) -> jax.Array:
-        y = layers.rms_norm(layer_params["pre_self_attention_layer_norm"]["scale"], x)
-        self_key = layers.fold_key(key, _SITE_ATTENTION)
-        y = _attend(cfg, layer_params["self_attention"], y, y, bias, self_mask, self_key)
-        x = x + _drop(cfg, y, key, _SITE_AFTER_ATTENTION)
-        y = layers.rms_norm(layer_params["pre_cross_attention_layer_norm"]["scale"], x)
-        cross = layer_params["encoder_decoder_attention"]
-        cross_key = layers.fold_key(key, _SITE_CROSS)
-        y = _attend(cfg, cross, y, encoded, None, cross_mask, cross_key)
-        x = x + _drop(cfg, y, key, _SITE_AFTER_CROSS)
+        x = _attention_block(cfg, layer_params, _DECODER_SELF, x, None, bias, self_mask, key)
+        x = _attention_block(cfg, layer_params, _DECODER_CROSS, x, encoded, None, cross_mask, key)
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, input_tokens), dropout_key, _SITE_INPUT)
@@ -328,6 +318,44 @@ def forward(
         decoder_key,
     )
     return logits(cfg, model_params, hidden)
+
+
+class _Block(NamedTuple):
+    """Where an attention block finds its parameters, and its dropout sites."""
+
+    norm: str
+    attention: str
+    weights_site: int
+    output_site: int
+
+
+_ENCODER_SELF = _Block(
+    "pre_attention_layer_norm", "attention", _SITE_ATTENTION, _SITE_AFTER_ATTENTION
+)
+_DECODER_SELF = _Block(
+    "pre_self_attention_layer_norm", "self_attention", _SITE_ATTENTION, _SITE_AFTER_ATTENTION
+)
+_DECODER_CROSS = _Block(
+    "pre_cross_attention_layer_norm", "encoder_decoder_attention", _SITE_CROSS, _SITE_AFTER_CROSS
+)
+
+
+def _attention_block(
+    cfg: T5Config,
+    layer_params: Params,
+    block: _Block,
+    x: jax.Array,
+    memory: jax.Array | None,
+    bias: jax.Array | None,
+    mask: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Norm, attention over `memory` (None: over `x` itself) and residual. [B, Q, D] -> same."""
+    y = layers.rms_norm(layer_params[block.norm]["scale"], x)
+    memory = y if memory is None else memory
+    attention_key = layers.fold_key(key, block.weights_site)
+    y = _attend(cfg, layer_params[block.attention], y, memory, bias, mask, attention_key)
+    return x + _drop(cfg, y, key, block.output_site)
 
 
 def _drop(cfg: T5Config, x: jax.Array, key: jax.Array | None, site: int) -> jax.Array:
