@@ -22,12 +22,11 @@ from mixtures.prompts import register_prompt
 if TYPE_CHECKING:
     from mixtures.lookup import resolve
     from mixtures.own_data import register
-    from mixtures.tasks import configure, context_token, current_context
+    from mixtures.tasks import configure, current_context
 
 __all__ = [
     "DataError",
     "configure",
-    "context_token",
     "current_context",
     "register",
     "register_prompt",
@@ -38,7 +37,6 @@ __all__ = [
 # These need SeqIO, so they are imported when they are first used.
 _NEEDS_SEQIO = {
     "configure": "mixtures.tasks",
-    "context_token": "mixtures.tasks",
     "current_context": "mixtures.tasks",
     "register": "mixtures.own_data",
     "resolve": "mixtures.lookup",

@@ -6,21 +6,17 @@ are n10 n100 n200 n1000 p1 all. Budgets of one task nest: a smaller one is a sub
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixtures.errors import DataError
+from mixtures.errors import DataError, warn_once
 
 ORDERS = ("seeded", "release")
 SHORT_POLICIES = ("warn", "refuse")
 
 _ALLOWED = "a count such as 100 or 'n100', a percentage such as 'p1' (1 to 100), or 'all'"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,12 +93,17 @@ def select(
     if short not in SHORT_POLICIES:
         raise DataError(f"short '{short}'; allowed: {', '.join(SHORT_POLICIES)}")
     wanted = budget.count(len(ids))
-    if wanted > len(ids) or not ids:
+    if not ids:
+        problem = f"task '{task_name}': no training instances"
+        if short == "refuse":
+            raise DataError(f"{problem} for budget {budget.name}; allowed: a task with some")
+        warn_once(f"{problem}, whatever the budget")
+    elif wanted > len(ids):
         problem = f"task '{task_name}': budget {budget.name} asks for more than the {len(ids)} "
         problem += "training instances available"
         if short == "refuse":
             raise DataError(f"{problem}; allowed: at most {len(ids)}")
-        _warn_once(f"{problem}; all of them are taken")
+        warn_once(f"{problem}; all of them are taken")
     if wanted >= len(ids):
         return tuple(range(len(ids)))
     if order == "release":
@@ -114,9 +115,3 @@ def select(
 def _rank(seed: int, task_name: str, instance_id: str) -> bytes:
     """A place in a shuffled order that depends on this instance alone."""
     return hashlib.sha256(f"{seed}\x1f{task_name}\x1f{instance_id}".encode()).digest()
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    # A study asks for the same subset once per cell; one line a process is enough.
-    logger.warning(message)

@@ -1,6 +1,11 @@
-"""The one error that data can cause."""
+"""The one error that data can cause, and what is said of data that can be used all the same."""
 
 from __future__ import annotations
+
+import functools
+import logging
+
+_logger = logging.getLogger("mixtures")
 
 
 class DataError(ValueError):
@@ -8,3 +13,9 @@ class DataError(ValueError):
 
     The message is one line that names the file, the field and what is allowed.
     """
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs one line, once a process: a study opens the same directory and tasks for every cell."""
+    _logger.warning(message)

@@ -25,15 +25,17 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         budget: for a scope or a file, how many train rows of each task to use; None: all.
 
     Raises:
-        DataError: no such name, scope or file, or `prompt` or `budget` is given for a name that
-            already says what it is.
+        DataError: no such name, scope or file, a malformed budget, or `prompt` or `budget` is
+            given for a name that already says what it is.
     """
+    if budget is not None:
+        budget = parse_budget(budget).name
     if name_or_path.endswith((".jsonl", ".json")):
         return _register_file(name_or_path, prompt or DEFAULT_PROMPT, budget or "all")
     if name_or_path.startswith(PREFIX):
         parsed = parse_name(name_or_path)
         _refuse("prompt", prompt, parsed.prompt, name_or_path)
-        _refuse("budget", budget and parse_budget(budget).name, parsed.budget, name_or_path)
+        _refuse("budget", budget, parsed.budget, name_or_path)
         return name_or_path
     if on_demand.is_known(name_or_path):
         _refuse("prompt", prompt, None, name_or_path)
@@ -48,9 +50,9 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
     return task_name(prompt or DEFAULT_PROMPT, name_or_path, budget or "all")
 
 
-def _register_file(name: str, prompt: str, budget: str | int) -> str:
+def _register_file(name: str, prompt: str, budget: str) -> str:
     path = Path(name).expanduser().resolve()
-    key = hashlib.sha256(f"{path} {prompt} {parse_budget(budget).name}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{path} {prompt} {budget}".encode()).hexdigest()[:8]
     registered = f"own.{escape(path.stem)}.{key}"
     if not on_demand.is_known(registered):
         register(registered, path, prompt, budget)

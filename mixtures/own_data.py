@@ -26,7 +26,7 @@ from mixtures.budgets import parse_budget, select
 from mixtures.errors import DataError
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
-from mixtures.records import Row, read_task, rows
+from mixtures.records import Row, read_task, read_utf8, rows
 from mixtures.sources import RowSource
 from mixtures.splits import split_instances
 from mixtures.tasks import Context, current_context, make_task
@@ -52,7 +52,7 @@ def register(
     of `mixtures.configure` that hold then.
 
     Args:
-        name: letters, digits and `_.:`; not starting with `superni.`.
+        name: letters, digits, `_` and `.`; not starting with `superni.`.
         source: a file (see the top of this module); rows, each a `Row` or a dictionary with the
             fields of a JSONL line; or a dictionary from split to either.
         prompt: a name of the prompt registry.
@@ -89,20 +89,14 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
         DataError: the file cannot be read or holds no row, or a line is wrong; names the line.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8") from None
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}: line {number}"
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise DataError(f"{where}: not JSON; allowed: one object a line") from None
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
@@ -139,8 +133,11 @@ def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
         return lambda: read_jsonl(path)
     found = []
     for index, value in enumerate(rows_or_file):
-        if not isinstance(value, Row):
-            value = _read_row(value, f"task '{name}': row {index}", name, index)
+        where = f"task '{name}': row {index}"
+        if isinstance(value, Row):
+            _check_row(value, where)
+        else:
+            value = _read_row(value, where, name, index)
         found.append(value)
     checked = _checked(found, f"task '{name}'")
     return lambda: checked
@@ -201,6 +198,20 @@ def _read_row(value: Any, where: str, task: str, index: int) -> Row:
         positive_examples=(),
         negative_examples=(),
     )
+
+
+def _check_row(row: Row, where: str) -> None:
+    """Holds a Row from Python to what is asked of rows from files."""
+    for field in ("task", "category", "id", "input"):
+        _text(where, field, getattr(row, field))
+    if not row.references:
+        raise _wrong(where, "references", row.references, "one or more strings")
+    for reference in row.references:
+        _text(where, "references", reference)
+    for example in row.positive_examples + row.negative_examples:
+        for field in ("input", "output", "explanation"):
+            if not isinstance(getattr(example, field), str):
+                raise _wrong(where, f"example {field}", getattr(example, field), "a string")
 
 
 def _text(where: str, field: str, value: Any) -> str:

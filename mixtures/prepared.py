@@ -21,7 +21,7 @@ from mixtures.errors import DataError
 from mixtures.names import TaskStore
 from mixtures.preprocessors import NEGATIVES, POSITIVES, SCALARS, VECTORS
 from mixtures.records import Example, Instance, TaskRecord
-from mixtures.release import Release, data_dir
+from mixtures.release import Release, check_missing_policy, data_dir, tell_of_missing
 from mixtures.splits import TRACKS, check_track
 
 DATASET = "super_natural_instructions"
@@ -38,22 +38,28 @@ def open_store(directory: str | None, missing: str = "report") -> TaskStore:
         directory: as for `release.data_dir`; shards may also be in a bucket.
         missing: see `Release`.
     """
-    asked = directory or os.environ.get("SUPERNI_DIR")
+    asked = os.path.expanduser(directory or os.environ.get("SUPERNI_DIR", ""))
     if asked and tf.io.gfile.exists(os.path.join(asked, DATASET)):
-        return PreparedRelease(asked)
+        return PreparedRelease(asked, missing)
     return Release(data_dir(directory), missing)
 
 
 class PreparedRelease:
     """What `Release` offers, from shards."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, missing: str = "report"):
         """Opens shards; reads nothing yet.
 
         Args:
             path: the directory that was given to `tfds build --data_dir`.
+            missing: see `Release`; the tasks are those that had no file when the shards were made.
+
+        Raises:
+            DataError: another value of `missing`.
         """
+        check_missing_policy(missing)
         self.path = path
+        self._missing_policy = missing
         self._read_task = functools.lru_cache(_TASKS_IN_MEMORY)(self._read_shards)
 
     def names(self, track: str) -> tuple[str, ...]:
@@ -104,6 +110,9 @@ class PreparedRelease:
                     f"tfds build mixtures/{DATASET} --data_dir={self.path}"
                 )
             builders[track] = tfds.builder_from_directory(directory)
+            metadata = builders[track].info.metadata
+            listed = len(metadata["tasks"]) + len(metadata["missing"])
+            tell_of_missing(directory, metadata["missing"], listed, self._missing_policy)
         return builders
 
     def _metadata(self, track: str) -> dict[str, Any]:

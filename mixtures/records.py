@@ -129,7 +129,7 @@ def read_split_list(path: str | Path) -> list[str]:
     path = Path(path)
     names: list[str] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(_read_utf8(path).splitlines(), start=1):
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         name = line.strip()
         if not name:
             continue
@@ -141,6 +141,23 @@ def read_split_list(path: str | Path) -> list[str]:
         seen[name] = number
         names.append(name)
     return names
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file as it stands there, line ends included; a byte order mark is dropped.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        # Bytes, because text mode would turn carriage returns into line feeds.
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); allowed: a readable file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
 
 
 class _Fields:
@@ -244,7 +261,7 @@ def _read_negative_example(fields: _Fields) -> Example:
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
-    text = _read_utf8(path)
+    text = read_utf8(path)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -252,18 +269,6 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is {_json_type(value)}; allowed: one JSON object")
     return value
-
-
-def _read_utf8(path: Path) -> str:
-    try:
-        # Bytes, because text mode would turn carriage returns into line feeds.
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); allowed: a readable file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
 
 
 def _json_type(value: Any) -> str:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mixtures.errors import DataError
+from mixtures.errors import DataError, warn_once
 from mixtures.records import TaskRecord, read_split_list, read_task
 from mixtures.splits import TRACKS, check_track
 
@@ -27,8 +26,6 @@ _LAYOUT = "a directory with tasks/ and splits/default/{train,test}_tasks.txt"
 
 # Enough for the whole test track; a full release would not fit in memory at once.
 _TASKS_IN_MEMORY = 128
-
-logger = logging.getLogger(__name__)
 
 
 def data_dir(explicit: str | None = None) -> Path:
@@ -55,14 +52,13 @@ class Release:
 
         Args:
             path: the directory.
-            missing: what to do with listed names that have no file: "report" logs one line and
-                leaves them out, "refuse" raises when the list is read.
+            missing: what to do with listed names that have no file: "report" logs one line a
+                process and list and leaves them out, "refuse" raises when the list is read.
 
         Raises:
             DataError: no such layout at `path`, or another value of `missing`.
         """
-        if missing not in MISSING_POLICIES:
-            raise DataError(f"missing '{missing}'; allowed: {', '.join(MISSING_POLICIES)}")
+        check_missing_policy(missing)
         self.path = Path(path)
         for part in ("tasks", "splits/default"):
             if not (self.path / part).is_dir():
@@ -80,20 +76,6 @@ class Release:
         """The track's tasks that have no file, in list order."""
         check_track(track)
         return tuple(name for name in self._lists[track] if name not in self._files)
-
-    def track(self, name: str) -> str:
-        """The track whose list names the task.
-
-        Raises:
-            DataError: neither list names it.
-        """
-        for track in TRACKS:
-            if name in self._lists[track]:
-                return track
-        raise DataError(
-            f"task '{name}' is in neither list under {self.path}/splits/default; "
-            f"allowed: a listed task{_hint(name, self._lists['train'] + self._lists['test'])}"
-        )
 
     def task(self, name: str) -> TaskRecord:
         """Reads a task's file, or takes it from memory.
@@ -139,18 +121,14 @@ class Release:
 
     @functools.cached_property
     def _tracks(self) -> dict[str, tuple[str, ...]]:
-        """The names in each track's list that have a file; tells of the others once."""
+        """The names in each track's list that have a file; tells of the others."""
         for track in TRACKS:
-            missing = self.missing(track)
-            if not missing:
-                continue
-            problem = (
-                f"{self._list_path(track)}: {len(missing)} of {len(self._lists[track])} tasks have "
-                f"no file in tasks/ (first: {missing[0]})"
+            tell_of_missing(
+                str(self._list_path(track)),
+                self.missing(track),
+                len(self._lists[track]),
+                self._missing_policy,
             )
-            if self._missing_policy == "refuse":
-                raise DataError(f"{problem}; allowed: every listed task has a file")
-            logger.warning("%s; they are left out", problem)
         return {
             track: tuple(name for name in self._lists[track] if name in self._files)
             for track in TRACKS
@@ -158,9 +136,11 @@ class Release:
 
     def _task_path(self, name: str) -> Path:
         if name not in self._files:
+            near = difflib.get_close_matches(name, sorted(self._files), n=1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise DataError(
                 f"task '{name}' has no file in {self.path}/tasks; "
-                f"allowed: one of the {len(self._files)} tasks there{_hint(name, self._files)}"
+                f"allowed: one of the {len(self._files)} tasks there{hint}"
             )
         return self.path / "tasks" / f"{name}.json"
 
@@ -168,7 +148,27 @@ class Release:
         return self.path / "splits" / "default" / f"{track}_tasks.txt"
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, for the end of a message."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def check_missing_policy(missing: str) -> None:
+    """Raises DataError unless `missing` is "report" or "refuse"."""
+    if missing not in MISSING_POLICIES:
+        raise DataError(f"missing '{missing}'; allowed: {', '.join(MISSING_POLICIES)}")
+
+
+def tell_of_missing(where: str, missing: Sequence[str], listed: int, policy: str) -> None:
+    """Reports or refuses tasks that a list names and that have no file.
+
+    Args:
+        where: the list, for the message.
+        missing: the tasks without a file; may be empty.
+        listed: number of tasks in the list.
+        policy: "report" or "refuse".
+
+    Raises:
+        DataError: there are such tasks, under "refuse".
+    """
+    if not missing:
+        return
+    problem = f"{where}: {len(missing)} of {listed} tasks have no file (first: {missing[0]})"
+    if policy == "refuse":
+        raise DataError(f"{problem}; allowed: every listed task has a file")
+    warn_once(f"{problem}; left out")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Hashable
 
 import seqio
 
@@ -115,19 +114,6 @@ def configure(
 def current_context() -> Context:
     """The settings that names resolve against now."""
     return _context
-
-
-def context_token() -> Hashable:
-    """Equal for two moments between which no name has changed its meaning."""
-    context = _context
-    return (
-        str(context.store.path),
-        context.vocabulary.fingerprint,
-        context.split_policy,
-        context.budget_order,
-        context.budget_seed,
-        context.trim,
-    )
 
 
 def make_task(name: str, source: seqio.DataSource, prompt: str, context: Context) -> seqio.Task:

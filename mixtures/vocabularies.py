@@ -20,7 +20,7 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mixtures.errors import DataError
 
@@ -77,6 +77,10 @@ class SentencePieceVocabulary:
     sentencepiece_model_file: str
     extra_ids: int = 0
 
+    pad_id: ClassVar[int] = PAD_ID
+    eos_id: ClassVar[int] = EOS_ID
+    unk_id: ClassVar[int] = UNK_ID
+
     def __post_init__(self) -> None:
         if self.extra_ids < 0:
             raise DataError(f"vocabulary: extra_ids={self.extra_ids}; allowed: 0 or more")
@@ -84,18 +88,6 @@ class SentencePieceVocabulary:
     @property
     def vocab_size(self) -> int:
         return self._processor.GetPieceSize()
-
-    @property
-    def pad_id(self) -> int:
-        return PAD_ID
-
-    @property
-    def eos_id(self) -> int:
-        return EOS_ID
-
-    @property
-    def unk_id(self) -> int:
-        return UNK_ID
 
     @property
     def fingerprint(self) -> str:
@@ -141,21 +133,13 @@ class ByteVocabulary:
 
     extra_ids: int = 0
 
+    pad_id: ClassVar[int] = PAD_ID
+    eos_id: ClassVar[int] = EOS_ID
+    unk_id: ClassVar[int] = UNK_ID
+
     @property
     def vocab_size(self) -> int:
         return 256 + 3 + self.extra_ids
-
-    @property
-    def pad_id(self) -> int:
-        return PAD_ID
-
-    @property
-    def eos_id(self) -> int:
-        return EOS_ID
-
-    @property
-    def unk_id(self) -> int:
-        return UNK_ID
 
     @property
     def fingerprint(self) -> str:

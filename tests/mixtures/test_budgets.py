@@ -93,7 +93,7 @@ def test_short_task_gives_all_and_one_line(caplog):
         "task 'short_task': budget n100 asks for more than the 88 training instances available; "
         "all of them are taken"
     )
-    assert "task 'empty_task': budget all" in caplog.messages[1]
+    assert caplog.messages[1] == "task 'empty_task': no training instances, whatever the budget"
 
 
 def test_exact_budget_is_not_short(caplog):
@@ -104,6 +104,8 @@ def test_exact_budget_is_not_short(caplog):
 def test_short_task_refused():
     with pytest.raises(DataError, match="'task1': budget n201 .* the 200 .*; allowed: at most 200"):
         select("task1", IDS, 201, short="refuse")
+    with pytest.raises(DataError, match="'task1': no training instances for budget all; allowed"):
+        select("task1", [], "all", short="refuse")
 
 
 def test_wrong_arguments():

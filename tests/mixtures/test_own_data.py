@@ -189,6 +189,16 @@ def test_wrong_registrations_are_refused(tmp_path):
         (lambda: mixtures.register("x3", {"dev": [LINE]}), "split 'dev'; allowed: train"),
         (lambda: mixtures.register("x4", [{"input": "a"}]), "task 'x4': row 0: field 'output'"),
         (lambda: mixtures.register("x5", tmp_path / "no.jsonl"), "data file .* not found"),
+        (
+            lambda: mixtures.register("x6", [Row("t", "", "1", "d", "i", (), (), ())]),
+            r"task 'x6': row 0: field 'references': \(\); allowed: one or more strings",
+        ),
+        (
+            lambda: mixtures.register(
+                "x7", [Row("t", "", "1", "d", "i", ("a",), (Example("i", "o", None),), ())]
+            ),
+            "task 'x7': row 0: field 'example explanation': missing",
+        ),
         (lambda: mixtures.resolve(str(tmp_path / "no.jsonl")), "data file .* not found"),
     ):
         with pytest.raises(DataError, match=message) as caught:

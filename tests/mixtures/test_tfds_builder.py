@@ -160,6 +160,8 @@ def test_wrong_shards_are_refused_in_one_line(configure, shards_dir, tmp_path):
     configure(shards_dir)
     with pytest.raises(DataError, match="scope 'task1_nowhere' is unknown"):
         seqio.get_mixture_or_task("superni.ql.io.task1_nowhere.all")
+    with pytest.raises(DataError, match="test/1.0.0: 1 of 5 tasks have no file .*; allowed"):
+        PreparedRelease(str(shards_dir), missing="refuse").names("train")
     with pytest.raises(DataError, match="task 'task1_nowhere' is not in the shards"):
         PreparedRelease(str(shards_dir)).task("task1_nowhere")
     (tmp_path / "super_natural_instructions").mkdir()
