@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -27,7 +28,7 @@ _INSTANCES_PER_TASK = 30
 _FORMAT = 1  # raise it when the same arguments give another vocabulary
 
 
-def texts_of(release: Release) -> Iterator[str]:
+def _texts_of(release: Release) -> Iterator[str]:
     """Definitions, inputs and references of the train track, the same number from every task."""
     for name in release.names("train"):
         task = release.task(name)
@@ -42,36 +43,55 @@ def train_vocabulary(path: str | os.PathLike[str], release: Release, vocab_size:
 
     The result is a pure function of the arguments.
 
+    Args:
+        path: the `.model` file to write.
+        release: its train track is the text to train on.
+        vocab_size: number of pieces, the reserved ids and 256 bytes included.
+
     Raises:
-        DataError: SentencePiece cannot make so many pieces of these texts.
+        DataError: SentencePiece cannot make so many pieces of these texts, or the file cannot be
+            written.
     """
+    target = Path(path)
+    model = _train(release, vocab_size)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+            unfinished = Path(directory) / target.name
+            unfinished.write_bytes(model)
+            unfinished.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _train(release: Release, vocab_size: int) -> bytes:
+    """The serialized model."""
     import sentencepiece
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-        try:
-            sentencepiece.SentencePieceTrainer.Train(
-                sentence_iterator=(
-                    line for text in texts_of(release) for line in text.splitlines() if line.strip()
-                ),
-                model_prefix=f"{directory}/vocab",
-                vocab_size=vocab_size,
-                model_type="unigram",
-                pad_id=0,
-                eos_id=1,
-                unk_id=2,
-                bos_id=-1,
-                byte_fallback=True,
-                character_coverage=0.9995,
-                max_sentence_length=4 * _MAX_CHARACTERS,
-                num_threads=1,  # with more, ties are broken by chance
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"vocab_size {vocab_size}: SentencePiece refuses it ({reason})") from None
-        os.replace(f"{directory}/vocab.model", target)
+    # A list: SentencePiece would put its own error in the place of one about a task file.
+    lines = [line for text in _texts_of(release) for line in text.splitlines() if line.strip()]
+    model = io.BytesIO()  # and not a file, whose name would become a part of the model
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            max_sentence_length=4 * _MAX_CHARACTERS,
+            num_threads=1,  # with more, ties are broken by chance
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        # "INTERNAL: file.cc(744) [condition] What is wrong and which sizes would do."
+        reason = str(error).splitlines()[0].rpartition("] ")[2] or "allowed: 1 or more"
+        raise DataError(f"vocab_size {vocab_size}: {reason}") from None
+    return model.getvalue()
 
 
 def trained_vocabulary(
@@ -83,6 +103,9 @@ def trained_vocabulary(
         vocab_size: number of pieces.
         data_dir_path: release directory; None takes $SUPERNI_DIR, else the bundled suite.
         cache_dir: where models are kept; None is $T5X_EXT_CACHE, else ~/.cache/t5x_ext.
+
+    Raises:
+        DataError: see `train_vocabulary`.
     """
     release = Release(data_dir(data_dir_path))
     names = release.names("train")
@@ -91,7 +114,10 @@ def trained_vocabulary(
     cache = Path(cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext").expanduser()
     path = cache / name
     if not path.is_file():
-        print(f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}")
+        print(
+            f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}",
+            file=sys.stderr,
+        )
         train_vocabulary(path, release, vocab_size)
     return SentencePieceVocabulary(str(path))
 
