@@ -3,7 +3,7 @@
 `import mixtures` must make `seqio.get_mixture_or_task("superni....")` work. SeqIO imports
 TensorFlow (several seconds, and a gigabyte), which prompts, vocabularies, task files and the
 checks of a configuration do not need. So the import of SeqIO, whoever asks for it and whenever,
-is followed by that of `mixtures.tasks`.
+is followed by `mixtures.on_demand.install`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -42,34 +42,36 @@ def _register() -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds SeqIO as the other finders do, and wraps its loader."""
+    """Finds SeqIO as the other finders do, and adds to what its loader executes.
+
+    It stays for good: finding a module is not yet importing it.
+    """
+
+    def __init__(self) -> None:
+        self._searching = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "seqio":
+        if fullname != "seqio" or self._searching:
             return None
-        sys.meta_path.remove(self)  # once is enough, and find_spec must not find us again
-        spec = importlib.util.find_spec("seqio")
+        self._searching = True  # the search below must not find us again
+        try:
+            spec = importlib.util.find_spec("seqio")
+        finally:
+            self._searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader.exec_module = _then_register(spec.loader.exec_module)
         return spec
 
 
-class _Loader(importlib.abc.Loader):
-    """Runs the module as its own loader does, then registers."""
-
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = module.__loader__ = self._loader
+def _then_register(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def execute_and_register(module: ModuleType) -> None:
         with _without_native_logs():
-            self._loader.exec_module(module)
+            execute(module)
             _register()
+
+    return execute_and_register
 
 
 @contextlib.contextmanager
@@ -79,6 +81,9 @@ def _without_native_logs() -> Iterator[None]:
     Those lines (a missing CUDA driver, oneDNN's rounding) are no news to our users, and no
     environment variable keeps them away before TensorFlow's logging is set up.
     """
+    if sys.stderr is None:  # a process without standard error
+        yield
+        return
     sys.stderr.flush()
     original = os.dup(2)
     try:
