@@ -92,6 +92,22 @@ def forget_built() -> None:
     _built.clear()
 
 
+def renew(mixture: seqio.Mixture) -> None:
+    """Gives a mixture the tasks that its names stand for now.
+
+    SeqIO looks names up when a mixture is made. A mixture that was registered before
+    `mixtures.configure` would go on with data and vocabulary of the settings before it.
+    """
+    import seqio
+
+    for part in mixture._sub_mixtures:
+        renew(part)
+    for index, task in enumerate(mixture._tasks):
+        if _maker(task.name):
+            mixture._tasks[index] = seqio.TaskRegistry.get(task.name)
+            mixture._task_map[task.name] = mixture._tasks[index]
+
+
 def _maker(name: str) -> Maker | None:
     if name.startswith(PREFIX):
         from mixtures.tasks import make_superni_task

@@ -8,22 +8,19 @@ Letters: B batch (rows), L length. Feature names are T5X's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 
 from t5x_ext.data.epochs import EpochPlanner, describe_data
 from t5x_ext.data.packing import Layout, lay_out
+from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
-T = TypeVar("T")
 
 _NO_TOKENS = np.zeros(0, np.int32)
 
@@ -60,6 +57,7 @@ class TrainBatches:
         seed: seed of shuffling and of drawing references.
         host: this host's number, from 0.
         num_hosts: hosts that share each batch, each taking an equal range of its rows.
+        shuffle: False keeps the order of the data; packing still joins near neighbours.
         length_buckets: {'inputs': lengths, 'targets': lengths} that unpacked rows may have,
             ascending; rows are as long as the smallest that holds the longest example. If None,
             multiples of 32 up to `lengths`.
@@ -78,6 +76,7 @@ class TrainBatches:
         seed: int,
         host: int = 0,
         num_hosts: int = 1,
+        shuffle: bool = True,
         length_buckets: Mapping[str, Sequence[int]] | None = None,
     ):
         if batch_size % num_hosts:
@@ -86,7 +85,7 @@ class TrainBatches:
                 "number of hosts"
             )
         members = [Member(*member) for member in members]
-        planner = EpochPlanner(members, seed)
+        planner = EpochPlanner(members, seed, shuffle)
         self._examples = planner.examples
         self._batch_size = batch_size
         self._host, self._num_hosts = host, num_hosts
@@ -101,7 +100,7 @@ class TrainBatches:
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
         self._identity = {
             "data": describe_data(members),
-            "seed": seed,
+            "seed": seed if shuffle else f"{seed}, not shuffled",
             "batch_size": batch_size,
             "pack": pack,
             "lengths": {side: int(limit) for side, limit in lengths.items()},
@@ -284,18 +283,6 @@ def build_batch(
             array[places] = values
             batch[name] = array.reshape(layout.num_rows, length)
     return batch
-
-
-def prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """Yields from `source`, made up to `depth` items ahead in one background thread.
-
-    Order is kept, and an error in the source is raised at its place. None ends the stream.
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
-        pending = deque(pool.submit(next, source, None) for _ in range(depth))
-        while (item := pending.popleft().result()) is not None:
-            pending.append(pool.submit(next, source, None))
-            yield item
 
 
 def _multiples(step: int, limit: int) -> tuple[int, ...]:

@@ -6,12 +6,14 @@ import importlib
 from typing import Any
 
 import jax
+import seqio
 
 import mixtures
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.records import Example, Member
+from t5x_ext.errors import ConfigError
 
 
 def set_context(superni: SuperNIConfig, vocabulary: Any) -> None:
@@ -28,11 +30,41 @@ def set_context(superni: SuperNIConfig, vocabulary: Any) -> None:
 
 
 def load(cfg: DatasetConfig) -> list[Member]:
-    """Loads and tokenises the examples a config asks for, task by task."""
+    """Loads and tokenises the examples a config asks for, task by task.
+
+    Raises:
+      ConfigError: a task was registered with another vocabulary than the model's; see also
+        `load_mixture`.
+      mixtures.errors.DataError: the name or its data is wrong.
+    """
+    name = _resolve(cfg)
+    _check_vocabularies(name)
+    return load_mixture(name, cfg.split, cfg.task_feature_lengths, cfg.use_cached)
+
+
+def has_split(cfg: DatasetConfig) -> bool:
+    """Whether the data of a config has the split it names."""
+    return cfg.split in seqio.get_mixture_or_task(_resolve(cfg)).splits
+
+
+def _resolve(cfg: DatasetConfig) -> str:
     if cfg.module:
         importlib.import_module(cfg.module)
-    name = mixtures.resolve(cfg.mixture_or_task_name, prompt=cfg.prompt, budget=cfg.budget)
-    return load_mixture(name, cfg.split, cfg.task_feature_lengths, cfg.use_cached)
+    return mixtures.resolve(cfg.mixture_or_task_name, prompt=cfg.prompt, budget=cfg.budget)
+
+
+def _check_vocabularies(name: str) -> None:
+    """Refuses tasks whose ids mean other pieces than the model's (names of ours never do)."""
+    provider = seqio.get_mixture_or_task(name)
+    wanted = mixtures.current_context().vocabulary.as_seqio()
+    for task in getattr(provider, "tasks", [provider]):
+        for side in ("inputs", "targets"):
+            vocabulary = task.output_features[side].vocabulary
+            if vocabulary != wanted:
+                raise ConfigError(
+                    f"{task.name}: its {side} use {vocabulary}, the model uses {wanted}; "
+                    "allowed: the same vocabulary (macro VOCABULARY)"
+                )
 
 
 def load_flat(cfg: DatasetConfig) -> list[Example]:
@@ -40,20 +72,24 @@ def load_flat(cfg: DatasetConfig) -> list[Example]:
     return [example for member in load(cfg) for example in member.examples]
 
 
-def train_batches(cfg: DatasetConfig, seed: int, members: list[Member] | None = None):
+def train_batches(cfg: DatasetConfig, seed: int) -> TrainBatches:
     """This host's endless training batches.
 
     Args:
       cfg: the dataset; `cfg.seed` wins over `seed`.
       seed: the run's seed.
-      members: examples loaded before; None loads them.
+
+    Raises:
+      ConfigError: see `load_mixture` and `TrainBatches`.
+      mixtures.errors.DataError: the name or its data is wrong.
     """
     return TrainBatches(
-        load(cfg) if members is None else members,
+        load(cfg),
         batch_size=cfg.batch_size,
         lengths=cfg.task_feature_lengths,
         pack=cfg.pack,
         seed=seed if cfg.seed is None else cfg.seed,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
+        shuffle=cfg.shuffle,
     )

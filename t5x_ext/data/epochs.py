@@ -44,12 +44,13 @@ class EpochPlanner:
     Args:
         members: (name, examples, rate) of each task; members without examples are left out.
         seed: seed of shuffling and of drawing references.
+        shuffle: False keeps the order of the members and of their examples.
 
     Raises:
         ConfigError: no examples, no positive rate, or an example without a target.
     """
 
-    def __init__(self, members: Sequence[Member], seed: int):
+    def __init__(self, members: Sequence[Member], seed: int, shuffle: bool = True):
         members = [member for member in members if member.examples and member.rate > 0]
         if not members:
             raise ConfigError("training data: no examples; allowed: at least one, at a rate > 0")
@@ -68,6 +69,7 @@ class EpochPlanner:
         self._sizes = [len(member.examples) for member in members]
         self._quotas = share_out(len(self.examples), [member.rate for member in members])
         self._seed = seed
+        self._shuffle = shuffle
 
     def plan(self, epoch: int, pack_into: tuple[int, int] | None = None) -> EpochPlan:
         """Plans an epoch.
@@ -77,7 +79,7 @@ class EpochPlanner:
             pack_into: encoder and decoder tokens of a row to pack into; None: a row per example.
         """
         examples, passes = self._choose_examples(epoch)
-        order = self._random(_SHUFFLE_EPOCH, epoch).permutation(len(examples))
+        order = self._order(len(examples), _SHUFFLE_EPOCH, epoch)
         examples, passes = examples[order], passes[order]
         targets = np.zeros(len(examples), np.int64)
         for item in np.flatnonzero(self._num_targets[examples] > 1):
@@ -92,8 +94,7 @@ class EpochPlanner:
         if pack_into:
             rows = pack_rows(input_lengths, target_lengths, *pack_into)
             # The rows opened last are the emptiest: spread them over the epoch.
-            shuffled = self._random(_SHUFFLE_ROWS, epoch).permutation(int(rows.max()) + 1)
-            rows = shuffled[rows]
+            rows = self._order(int(rows.max()) + 1, _SHUFFLE_ROWS, epoch)[rows]
         return EpochPlan(examples, targets, lay_out(rows, input_lengths, target_lengths))
 
     def _choose_examples(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,16 +108,19 @@ class EpochPlanner:
         for member, (size, quota) in enumerate(zip(self._sizes, self._quotas, strict=True)):
             numbers, places = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), size)
             for number in np.unique(numbers):
-                order = self._random(_SHUFFLE_MEMBER, int(number), member).permutation(size)
+                order = self._order(size, _SHUFFLE_MEMBER, int(number), member)
                 examples.append(offset + order[places[numbers == number]])
             passes.append(numbers)
             offset += size
         return np.concatenate(examples), np.concatenate(passes)
 
-    def _random(self, *key: int) -> np.random.RandomState:
+    def _order(self, size: int, *key: int) -> np.ndarray:
+        """A permutation of range(size) that is a pure function of (seed, key)."""
+        if not self._shuffle:
+            return np.arange(size)
         # RandomState and not Generator: NumPy keeps its streams for ever, so that a checkpoint
         # continues exactly under another NumPy.
-        return np.random.RandomState([self._seed % 2**32, *key])
+        return np.random.RandomState([self._seed % 2**32, *key]).permutation(size)
 
 
 def share_out(total: int, rates: Sequence[float]) -> list[int]:

@@ -15,8 +15,8 @@ import seqio
 import tensorflow as tf
 
 import mixtures
+from mixtures import on_demand
 from mixtures.names import PREFIX
-from mixtures.release import data_dir
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
@@ -48,6 +48,8 @@ def load_mixture(
         )
     provider = seqio.get_mixture_or_task(mixtures.resolve(name))
     is_mixture = isinstance(provider, seqio.Mixture)
+    if is_mixture:
+        on_demand.renew(provider)
     tasks = provider.tasks if is_mixture else [provider]
     if split not in provider.splits:
         raise ConfigError(f"{name}: split {split!r}; allowed: {', '.join(sorted(provider.splits))}")
@@ -110,7 +112,7 @@ def _data_key(task: seqio.Task, split: str) -> Hashable:
         # key it cannot be mistaken for a later object at the same address.
         return task
     context = mixtures.current_context()
-    context = dataclasses.replace(context, data_dir=str(data_dir(context.data_dir)))
+    context = dataclasses.replace(context, data_dir=str(context.store.path))
     if split == "train":
         return task.name, context
     name_without_budget = task.name.rpartition(".")[0]

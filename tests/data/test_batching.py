@@ -12,13 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_ext.data.batching import (
-    TrainBatches,
-    build_batch,
-    eval_batches,
-    make_length_buckets,
-    prefetch,
-)
+from t5x_ext.data.batching import TrainBatches, build_batch, eval_batches, make_length_buckets
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.packing import lay_out
 from t5x_ext.data.records import Example, Member
@@ -141,6 +135,20 @@ def test_epochs_differ_and_a_seed_fixes_them():
         for epoch in (0, 1)
     }
     assert len(set(orders.values())) == 4
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_without_shuffling_data_stay_in_order(pack):
+    examples = make_examples(40)
+    batches = make_batches(examples, pack=pack, shuffle=False)
+    for epoch in (0, 1):
+        steps = range(batches.steps_per_epoch(epoch))
+        ids = [name for step in steps for name in batches.make(epoch, step)[1].ids]
+        assert sorted(ids) == sorted(example.id for example in examples)
+        if not pack:
+            assert ids == [example.id for example in examples]
+    with pytest.raises(ConfigError, match="seed is now 0, the checkpoint has 0, not shuffled"):
+        make_batches(examples, pack=pack).restore(batches.state())
 
 
 def test_unpacked_rows_are_as_long_as_the_smallest_bucket():
@@ -321,18 +329,6 @@ def test_length_buckets_double_up_to_the_limit():
     assert make_length_buckets(400) == (64, 128, 256, 400)
     assert make_length_buckets(1024) == (64, 128, 256, 512, 1024)
     assert make_length_buckets(50) == (50,)
-
-
-def test_prefetch_keeps_order_and_raises_errors_at_their_place():
-    def numbers():
-        yield from range(10)
-        raise OSError("disk gone")
-
-    stream = prefetch(numbers())
-    assert [next(stream) for _ in range(10)] == list(range(10))
-    with pytest.raises(OSError, match="disk gone"):
-        next(stream)
-    assert list(prefetch(iter(range(100)), depth=3)) == list(range(100))
 
 
 def test_batching_needs_no_tensorflow():

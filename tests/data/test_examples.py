@@ -12,6 +12,7 @@ import tensorflow as tf
 import mixtures
 from mixtures.prompts import choose_reference
 from mixtures.records import Row
+from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.data import examples as examples_module
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_examples, load_mixture
@@ -194,6 +195,21 @@ def test_bundled_tasks_load_by_name(fresh_context):
         assert len(example.targets) == len(example.references)
         assert all(target[-1] == 1 and len(target) <= 8 for target in example.targets)
         assert example.category
+
+
+def test_a_mixture_follows_the_configuration(fresh_context, registered):
+    """Also one that was registered before it, as by an import in a gin file."""
+    name = "superni.ql.io.held_in.n10"
+    seqio.MixtureRegistry.add("around", [name], default_rate=lambda task: len(task.splits))
+    seqio.MixtureRegistry.add("around_it", ["around"], default_rate=1.0)
+    registered.extend(["around_it", "around"])
+    before = load_examples("around_it", "train", LENGTHS)
+    mixtures.configure(vocabulary=ByteVocabulary(), budget_seed=7)
+    ((_, after, rate),) = load_mixture("around_it", "train", LENGTHS)
+    assert after == load_examples(name, "train", LENGTHS)
+    assert {ex.id for ex in after} != {ex.id for ex in before}
+    assert after[0].inputs.tolist()[:6] == byte_ids("input:")
+    assert rate == 1.0
 
 
 def test_budgets_share_their_test_rows_and_other_settings_do_not(fresh_context):
