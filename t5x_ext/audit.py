@@ -58,14 +58,15 @@ def audit(settings: Settings) -> dict[str, Any]:
     Returns:
         What --json prints: `mixtures`, `data_dir`, `vocabulary`, `flags` (the most serious first),
         `tasks` (those with the most serious flags first), `shared_inputs`, `shared_sources`. The
-        fields of the last four are those of the data classes in t5x_ext.data.audits and
+        fields of the last four are those of the data classes in t5x_ext.data.audit_records and
         t5x_ext.data.audit_flags.
 
     Raises:
+        ConfigError: there is nothing to examine.
         mixtures.errors.DataError: a name or file is wrong.
     """
     import mixtures
-    from t5x_ext.data import audit_flags, audit_rows, audits, datasets
+    from t5x_ext.data import audit_flags, audit_records, audit_rows, audits, datasets
 
     if settings.module:
         importlib.import_module(settings.module)
@@ -76,12 +77,17 @@ def audit(settings: Settings) -> dict[str, Any]:
         for name in settings.mixtures
     ]
     tasks = [task for name in resolved for task in audit_rows.load_rows(name)]
+    if not tasks:
+        raise errors.ConfigError(
+            f"{', '.join(resolved)}: no rows to audit; allowed: a task with a train, validation or "
+            "test split that is not empty"
+        )
     names = {task.name for task in tasks}
     everything = list({task.name: task for task in tasks}.values())
     if any(task.track for task in tasks):
         everything += audit_rows.load_others(names)
     auditor = audits.Auditor(
-        context.vocabulary, [audits.Limit(*lengths) for lengths in settings.limits]
+        context.vocabulary, [audit_records.Limit(*lengths) for lengths in settings.limits]
     )
     measured = [auditor.measure(task) for task in _progress(tasks)]
     shared_inputs = audits.shared_inputs(everything, names)
@@ -130,13 +136,12 @@ def _configured_superni() -> SuperNIConfig:
         return SuperNIConfig()
 
 
-def _settings(args: argparse.Namespace, bindings: Sequence[str]) -> Settings:
+def _settings(flags: gin_utils.GinFlags, args: argparse.Namespace) -> Settings:
     """Joins the flags with what gin files and bindings say; flags win."""
-    if not args.gin_file and not bindings:
+    if not flags.files and not flags.bindings:
         settings = Settings(mixtures=tuple(args.mixture))
     else:
-        paths = [path for group in args.gin_search_paths for path in group.split(",") if path]
-        gin_utils.parse(args.gin_file, bindings, paths)
+        gin_utils.parse(flags.files, flags.bindings, flags.search_paths)
         mixture, lengths = _macro("MIXTURE_OR_TASK_NAME"), _macro("TASK_FEATURE_LENGTHS")
         limits = ((lengths["inputs"], lengths["targets"]),) if lengths else ()
         settings = Settings(
@@ -182,12 +187,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="t5x_ext audit",
         usage="t5x_ext audit (--gin_file=FILE [--gin.NAME=VALUE ...] | --mixture NAME) [options]",
         description=__doc__.split("\n\n")[0],
+        parents=[gin_utils.gin_flags()],
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--gin_file", action="append", default=[], metavar="FILE", help="as the run is given it")
-    add("--gin_search_paths", action="append", default=[], metavar="DIR,DIR",
-        help="directories in which gin files are looked up first")  # fmt: skip
     add("--mixture", action="append", default=[], metavar="NAME",
         help="what MIXTURE_OR_TASK_NAME takes; repeat it for several")  # fmt: skip
     add("--data_dir", metavar="DIR", help="default: $SUPERNI_DIR, else the bundled suite")
@@ -200,17 +203,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = _parser()
-    args, others = parser.parse_known_args(argv)
-    bindings = [text.removeprefix("--gin.") for text in others if text.startswith("--gin.")]
-    if len(bindings) < len(others):
-        wrong = next(text for text in others if not text.startswith("--gin."))
-        parser.error(f"unrecognized argument: {wrong}")
+    flags, args = gin_utils.parse_flags(_parser(), argv)
 
     def call() -> None:
         from t5x_ext.data import audit_text
 
-        result = audit(_settings(args, bindings))
+        result = audit(_settings(flags, args))
         as_json, as_text = json.dumps(result), audit_text.render(result)
         if args.out:
             out = Path(args.out)

@@ -13,7 +13,7 @@ import linecache
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 
@@ -144,18 +144,69 @@ def run(
     parser = _parser(command, gin_file, "-h" in argv or "--help" in argv)
     if add_flags:
         add_flags(parser)
-    flags = vars(parser.parse_args([_rewrite(argument, parser) for argument in argv]))
-    gin_files, bindings = flags.pop("gin_file"), flags.pop("gin_bindings")
-    paths = [path for group in flags.pop("gin_search_paths") for path in group.split(",") if path]
-    given = {name: value for name, value in flags.items() if value is not None}
-    if not gin_files and not bindings:
+    flags, others = parse_flags(parser, argv)
+    given = {name: value for name, value in vars(others).items() if value is not None}
+    if not flags.files and not flags.bindings:
         parser.error(f"give a gin file, for example --gin_file={gin_file}")
 
     def call() -> None:
-        parse(gin_files, bindings, paths, command, tuple(given))
+        parse(flags.files, flags.bindings, flags.search_paths, command, tuple(given))
         binding.register(command)(**given)
 
     return errors.exit_status(call)
+
+
+class GinFlags(NamedTuple):
+    """What a command line says to gin; see `parse`."""
+
+    files: list[str]
+    bindings: list[str]
+    search_paths: list[str]
+
+
+def gin_flags() -> argparse.ArgumentParser:
+    """Returns the flags of every command that reads gin, as a parent of its parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file to read; repeat it for more, later ones override earlier ones",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIR,DIR",
+        help="directories in which gin files are looked up first",
+    )
+    parser.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="sets a macro or a parameter; --gin.NAME=VALUE is the same",
+    )
+    return parser
+
+
+def parse_flags(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[GinFlags, argparse.Namespace]:
+    """Parses a command line; `parser` has `gin_flags` as a parent.
+
+    Returns:
+        What is for gin, and the other flags.
+
+    Raises:
+        SystemExit: With status 2 on wrong usage and 0 after --help.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    others = parser.parse_args([_rewrite(argument, parser) for argument in argv])
+    values = vars(others)
+    paths = [path for group in values.pop("gin_search_paths") for path in group.split(",") if path]
+    return GinFlags(values.pop("gin_file"), values.pop("gin_bindings"), paths), others
 
 
 def _importable(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,36 +234,15 @@ def _rewrite(argument: str, parser: argparse.ArgumentParser) -> str:
 def _parser(command: Callable[..., Any], gin_file: str, with_help: bool) -> argparse.ArgumentParser:
     name = command.__module__.rpartition(".")[2]
     summary = (inspect.getdoc(command) or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(
+    return argparse.ArgumentParser(
         prog=f"t5x_ext {name}",
         usage=f"t5x_ext {name} --gin_file=FILE [--gin.NAME=VALUE ...] [options]",
         description=summary,
         epilog=_epilog(name, gin_file) if with_help else None,
+        parents=[gin_flags()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="gin file to read; repeat it for more, later ones override earlier ones",
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        action="append",
-        default=[],
-        metavar="DIR,DIR",
-        help="directories in which gin files are looked up first",
-    )
-    parser.add_argument(
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="sets a macro or a parameter; --gin.NAME=VALUE is the same",
-    )
-    return parser
 
 
 def _epilog(name: str, gin_file: str) -> str:

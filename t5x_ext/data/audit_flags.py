@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from t5x_ext.data.audits import SharedInputs, SharedSource, TaskAudit
+from t5x_ext.data.audit_records import SharedInputs, SharedSource, TaskAudit
 
 # Shares of rows (0 to 1) from which something is flagged.
 CONSTANT_LABEL = 0.95
@@ -85,7 +85,7 @@ def _task_flags(task: TaskAudit) -> Iterable[Flag]:
     label = task.label
     shares = {split: getattr(label, split) for split in ("train", "test")}
     shares = {split: share for split, share in shares.items() if share is not None}
-    if max(shares.values()) >= CONSTANT_LABEL or label.gap >= LABEL_GAP:
+    if max(shares.values(), default=0.0) >= CONSTANT_LABEL or label.gap >= LABEL_GAP:
         parts = ", ".join(f"{percent(share)} of {split}" for split, share in shares.items())
         text = f"{parts}: {_shorten(label.label)}"
         yield flag("label skew", text, max(label.gap, shares.get("train", 0.0)))

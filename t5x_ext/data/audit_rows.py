@@ -13,7 +13,7 @@ from mixtures.prompts import get_prompt
 from mixtures.records import Row, rows
 from mixtures.splits import TRACKS, split_instances
 from mixtures.tasks import task_rows
-from t5x_ext.data.audits import TaskRows
+from t5x_ext.data.audit_records import TaskRows
 from t5x_ext.data.examples import load_mixture
 
 _SPLITS = ("train", "validation", "test")

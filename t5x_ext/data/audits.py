@@ -6,165 +6,29 @@ of every split, unless a measure names its split. What is worth telling is in au
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from mixtures.records import Row
 from mixtures.vocabularies import Vocabulary
+from t5x_ext.data.audit_records import (
+    Cut,
+    LabelShare,
+    Lengths,
+    Limit,
+    SharedInputs,
+    SharedSource,
+    TaskAudit,
+    TaskRows,
+)
 
 # What a run can lose between the text of a file and the tokens of a model.
 _SPACES = {"newline": "\n", "tab": "\t", "repeated space": "  "}
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """One task as a run reads it: its rows per split, and what its file says of it.
-
-    Attributes:
-        name: the task.
-        category: its category.
-        track: "train" or "test", the release list that names it; "" for one's own data.
-        sources: data sets it was made from.
-        render: writes a row as its whole prompt.
-        train, validation, test: rows; parts may be empty.
-        leaked: the split policy put test rows into train on purpose.
-    """
-
-    name: str
-    category: str
-    track: str
-    sources: tuple[str, ...]
-    render: Callable[[Row], str]
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    test: tuple[Row, ...]
-    leaked: bool = False
-
-    @functools.cached_property
-    def rows(self) -> tuple[Row, ...]:
-        """Every row once; a leaking policy has the same rows in several splits."""
-        return tuple({row.id: row for row in self.train + self.validation + self.test}.values())
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Feature lengths to try, in tokens: TASK_FEATURE_LENGTHS."""
-
-    inputs: int
-    targets: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.inputs}/{self.targets}"
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens over the rows of a task."""
-
-    mean: float
-    p50: float
-    p95: float
-    max: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Rows that do not fit one limit.
-
-    Attributes:
-        limit: "inputs/targets" in tokens.
-        prompts: rows whose whole prompt is too long.
-        questions: rows too long even without definition and examples, so that text of the
-            question itself is lost; under trim "right" every one of `prompts` loses some.
-        targets: rows with a reference that is too long.
-    """
-
-    limit: str
-    prompts: int
-    questions: int
-    targets: int
-
-
-@dataclass(frozen=True)
-class LabelShare:
-    """The most frequent target of either split and its share (0 to 1) of both.
-
-    A share is None where the task has no such rows.
-    """
-
-    label: str
-    train: float | None
-    test: float | None
-
-    @property
-    def gap(self) -> float:
-        """How far the shares are apart; 0 if there is one split only."""
-        return 0.0 if self.train is None or self.test is None else abs(self.train - self.test)
-
-
-@dataclass(frozen=True)
-class TaskAudit:
-    """Every measure of one task; numbers of rows unless the name says otherwise.
-
-    Attributes:
-        duplicates, near_duplicates: test rows whose input is also in the task's train part, to the
-            letter, and regardless of case and punctuation (which includes the former).
-        unknown_prompts, unknown_targets: rows with a piece that the vocabulary does not have.
-        unknown_characters: characters that cause it, most frequent first.
-        lost_space_inputs, lost_space_targets: rows whose question or reference holds white space
-            that does not survive the vocabulary.
-    """
-
-    name: str
-    category: str
-    track: str
-    rows: int
-    train: int
-    validation: int
-    test: int
-    leaked: bool
-    prompt: Lengths
-    target: Lengths
-    cuts: tuple[Cut, ...]
-    label: LabelShare
-    duplicates: int
-    near_duplicates: int
-    unknown_prompts: int
-    unknown_targets: int
-    unknown_characters: str
-    lost_space_inputs: int
-    lost_space_targets: int
-
-
-@dataclass(frozen=True)
-class SharedInputs:
-    """Two tasks that ask about the same inputs, case and punctuation aside.
-
-    Attributes:
-        tasks: their names.
-        inputs: distinct inputs that both have.
-        tested_and_trained: how many of these are a test row of one and a train row of the other.
-    """
-
-    tasks: tuple[str, str]
-    inputs: int
-    tested_and_trained: int
-
-
-@dataclass(frozen=True)
-class SharedSource:
-    """A data set from which both train-track and test-track tasks were made."""
-
-    source: str
-    train_tasks: tuple[str, ...]
-    test_tasks: tuple[str, ...]
 
 
 class Auditor:
@@ -263,14 +127,16 @@ class Auditor:
 def label_share(task: TaskRows) -> LabelShare:
     """The label whose share of train or test is the largest there is; of a tie, train's first.
 
-    A row's label is its first reference, white space around it aside.
+    A row's label is its first reference, white space around it aside; "" if there are only
+    validation rows.
     """
     shares = []
     for rows in (task.train, task.test):
         counts = Counter(row.references[0].strip() for row in rows)
         shares.append({label: count / len(rows) for label, count in counts.most_common()})
     train, test = shares
-    label = max([*train, *test], key=lambda text: max(train.get(text, 0), test.get(text, 0)))
+    labels = [*train, *test]
+    label = max(labels, key=lambda text: max(train.get(text, 0), test.get(text, 0)), default="")
     return LabelShare(
         label=label,
         train=train.get(label, 0.0) if train else None,

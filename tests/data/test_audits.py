@@ -16,7 +16,7 @@ from mixtures.prompts import get_prompt
 from mixtures.records import Example, Row
 from mixtures.vocabularies import ByteVocabulary, bundled_vocabulary
 from t5x_ext import audit
-from t5x_ext.data import audit_flags, audit_rows, audits
+from t5x_ext.data import audit_flags, audit_records, audit_rows, audits
 from t5x_ext.data.examples import load_examples
 
 REPO = Path(__file__).resolve().parents[2]
@@ -43,17 +43,19 @@ def row(index: int, text: str = "q", target: str = "yes", definition: str = "", 
     )
 
 
-def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audits.TaskRows:
+def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audit_records.TaskRows:
     parts = {"train": (), "validation": (), "test": ()} | splits
-    return audits.TaskRows(
+    return audit_records.TaskRows(
         name=name, category="c", track=track, sources=sources,
         render=get_prompt("ql.def_pos2").render, **{k: tuple(v) for k, v in parts.items()},
     )  # fmt: skip
 
 
-def measure(rows: audits.TaskRows, limits=((512, 128),), vocabulary=None) -> audits.TaskAudit:
+def measure(
+    rows: audit_records.TaskRows, limits=((512, 128),), vocabulary=None
+) -> audit_records.TaskAudit:
     auditor = audits.Auditor(
-        vocabulary or ByteVocabulary(), [audits.Limit(*lengths) for lengths in limits]
+        vocabulary or ByteVocabulary(), [audit_records.Limit(*lengths) for lengths in limits]
     )
     return auditor.measure(rows)
 
@@ -63,8 +65,9 @@ def test_lengths_count_bytes_and_the_end_of_sequence():
     rows = task(test=[row(size, text="x" * size, target="y" * size) for size in sizes])
     frame = len(rows.render(row(0, text="")))
     measured = measure(rows)
-    assert measured.target == audits.Lengths(12.0, 12.0, 21.0, 22)
-    assert measured.prompt == audits.Lengths(12.0 + frame, 12.0 + frame, 21.0 + frame, 22 + frame)
+    assert measured.target == audit_records.Lengths(12.0, 12.0, 21.0, 22)
+    lengths = [12.0 + frame, 12.0 + frame, 21.0 + frame, 22 + frame]
+    assert measured.prompt == audit_records.Lengths(*lengths)
 
 
 def test_cut_tells_prompts_from_questions():
@@ -90,7 +93,7 @@ def test_counts_equal_what_the_loader_truncates():
         for split in ("train", "validation", "test")
         for example in load_examples(name, split, lengths)
     ]
-    auditor = audits.Auditor(vocabulary, [audits.Limit(**lengths)])
+    auditor = audits.Auditor(vocabulary, [audit_records.Limit(**lengths)])
     found = [auditor.measure(rows) for rows in tasks]
     assert sum(measured.rows for measured in found) == len(examples)
     cut = sum(measured.cuts[0].prompts for measured in found)
@@ -115,6 +118,9 @@ def test_label_share_takes_the_most_frequent_target_of_either_split():
     assert (share.label, share.train, share.test) == ("no", 0.5, 1.0)
     share = audits.label_share(task(track="train", train=train))
     assert (share.train, share.test, share.gap) == (0.75, None, 0.0)
+    measured = measure(task(validation=train))
+    assert (measured.label.label, measured.label.train, measured.label.test) == ("", None, None)
+    assert audit_flags.find_flags([measured]) == []
 
 
 def test_unknown_pieces_and_lost_white_space():
@@ -122,7 +128,7 @@ def test_unknown_pieces_and_lost_white_space():
     with_bytes = measure(rows)
     assert (with_bytes.unknown_prompts, with_bytes.lost_space_inputs) == (0, 0)
     vocabulary = bundled_vocabulary()
-    auditor = audits.Auditor(vocabulary, [audits.Limit(512, 128)])
+    auditor = audits.Auditor(vocabulary, [audit_records.Limit(512, 128)])
     unknown = [c for c in "{}" if vocabulary.unk_id in vocabulary.encode(c)]
     assert auditor.lost_spaces == ("newline", "tab", "repeated space")
     measured = auditor.measure(rows)
@@ -136,12 +142,12 @@ def test_shared_inputs_and_sources_between_tasks():
     second = task("second", train=[row(0, "C!")], test=[row(1, "a b")], sources=("x; S", "u"))
     third = task("third", "train", train=[row(0, "d"), row(1, "e")], sources=("s",))
     assert audits.shared_inputs([first, second, third], {"first"}) == [
-        audits.SharedInputs(("first", "second"), inputs=2, tested_and_trained=2),
-        audits.SharedInputs(("first", "third"), inputs=1, tested_and_trained=1),
+        audit_records.SharedInputs(("first", "second"), inputs=2, tested_and_trained=2),
+        audit_records.SharedInputs(("first", "third"), inputs=1, tested_and_trained=1),
     ]
     assert audits.shared_inputs([first, second, third], set()) == []
     assert audits.shared_sources([first, second, third], {"third"}) == [
-        audits.SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
+        audit_records.SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
     ]
     assert audits.shared_sources([first, second], {"first"}) == []
 
@@ -245,7 +251,7 @@ def test_real_release_repeats_the_figures_of_its_readme(superni_dir):
     assert wsc.test_tasks == ("task249_enhanced_wsc_pronoun_disambiguation",)
 
     auditor = audits.Auditor(
-        bundled_vocabulary(), [audits.Limit(512, 128), audits.Limit(1024, 128)]
+        bundled_vocabulary(), [audit_records.Limit(512, 128), audit_records.Limit(1024, 128)]
     )
     for number in ("task602", "task1356", "task1540", "task233"):
         measured = auditor.measure(by_number[number])
