@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import seqio
@@ -71,6 +72,14 @@ def load_examples(
     return [example for member in members for example in member.examples]
 
 
+# What _to_example looks at; only `inputs` and `targets` must be there.
+_COLUMNS = (
+    "id", "task", "category", "inputs", "targets", "inputs_pretokenized", "targets_pretokenized",
+    "references", "truncated",
+)  # fmt: skip
+_ROWS_PER_BATCH = 64
+
+
 class _Memory:
     """Keeps the examples used last, at most `capacity` of them (about 6 kB each)."""
 
@@ -130,8 +139,34 @@ def _read_task(
     )
     return [
         _to_example(row, index, task, lengths["targets"])
-        for index, row in enumerate(dataset.as_numpy_iterator())
+        for index, row in enumerate(_rows(dataset))
     ]
+
+
+def _rows(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows as NumPy values, of the columns that examples are made of.
+
+    Taken out of TensorFlow in batches, which costs half of what a row at a time does.
+    """
+    names = [name for name in _COLUMNS if name in dataset.element_spec]
+
+    def columns_of(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        # What comes out of Python code may not know that it is a vector.
+        return {
+            name: tf.ensure_shape(row[name], [None]) if name == "references" else row[name]
+            for name in names
+        }
+
+    for batch in dataset.map(columns_of).ragged_batch(_ROWS_PER_BATCH):
+        columns = []
+        for name in names:
+            values = batch[name]
+            if isinstance(values, tf.RaggedTensor):
+                columns.append(np.split(values.values.numpy(), values.row_splits[1:-1].numpy()))
+            else:
+                columns.append(values.numpy())
+        for row in zip(*columns, strict=True):
+            yield dict(zip(names, row, strict=True))
 
 
 def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) -> Example:

@@ -67,6 +67,29 @@ def test_a_plain_task_fills_in_what_its_rows_do_not_have(add_task):
     assert (second.inputs_pretokenized, second.references) == ("é", ("no",))
 
 
+def test_rows_are_the_same_however_many_are_read_at_a_time(add_task):
+    count = 2 * examples_module._ROWS_PER_BATCH + 1
+    rows = [{"inputs": "x" * (n % 9), "targets": "y" * (n % 5 + 1)} for n in range(count)]
+
+    def add_references(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        def split(text: bytes) -> np.ndarray:
+            return np.array([text[:end] for end in range(1, len(text) + 1)], object)
+
+        return dataset.map(
+            lambda row: row | {"references": tf.numpy_function(split, [row["targets"]], tf.string)}
+        )
+
+    task = add_task("batched", rows, (add_references, *PREPROCESSORS))
+    dataset = task.get_dataset(LENGTHS, "train", shuffle=False)
+    for row, expected in zip(
+        examples_module._rows(dataset), dataset.as_numpy_iterator(), strict=True
+    ):
+        assert row["inputs"].tolist() == expected["inputs"].tolist()
+        assert row["targets"].tolist() == expected["targets"].tolist()
+        assert row["inputs_pretokenized"] == expected["inputs_pretokenized"]
+        assert row["references"].tolist() == expected["references"].tolist()
+
+
 def test_lengths_count_eos(add_task):
     add_task("long", [{"inputs": "a" * 50, "targets": "b" * 50}])
     (example,) = load_examples("long", "train", LENGTHS)
