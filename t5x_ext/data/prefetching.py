@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections import deque
+import queue
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_END = object()
 
 
 def prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
     """Yields from `source`, made up to `depth` items ahead in one background thread.
 
-    Order is kept, and an error in the source is raised at its place. None ends the stream.
+    Order is kept, and an error in the source is raised at its place. A consumer that stops early
+    (`close`, or dropping the iterator) never waits for the thread, which ends after the item it
+    is making: a finaliser may run in any thread, where waiting could deadlock.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
-        pending = deque(pool.submit(next, source, None) for _ in range(depth))
-        while (item := pending.popleft().result()) is not None:
-            pending.append(pool.submit(next, source, None))
+    items: queue.Queue = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def work() -> None:
+        error = None
+        try:
+            for item in source:
+                items.put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        items.put((_END, error))
+
+    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    try:
+        while True:
+            item, error = items.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
             yield item
+    finally:
+        stopped.set()
+        # A full queue would hold the thread for ever; one free place lets it see the event.
+        while not items.empty():
+            items.get_nowait()
