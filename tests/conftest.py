@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
+import gin
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
@@ -26,3 +28,16 @@ def superni_dir() -> Path:
     if not (path / "splits" / "default" / "test_tasks.txt").is_file():
         pytest.skip(f"real SuperNI data not found at {path} (set SUPERNI_DIR)")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_gin_registry():
+    """gin keeps what it registers for the life of the process, which for a command is one run."""
+    registry = gin.config._REGISTRY
+    tree = copy.deepcopy(registry._selector_tree)
+    selectors, inverse = dict(registry._selector_map), dict(gin.config._INVERSE_REGISTRY)
+    yield
+    gin.clear_config()
+    registry._selector_tree, registry._selector_map = tree, selectors
+    gin.config._INVERSE_REGISTRY.clear()
+    gin.config._INVERSE_REGISTRY.update(inverse)

@@ -173,7 +173,7 @@ def test_full_sized_slots_of_adafactor_are_split_like_their_parameters() -> None
     layout = state_shardings(model, optimizer, partitioner)
     for slot in ("v", "m"):
         slots = layout.opt_state.slots["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
-        assert getattr(slots, slot).spec == (None, "fsdp", "model")
+        assert tuple(getattr(slots, slot).spec) == (None, "fsdp", "model")
 
 
 def test_training_learns_to_copy() -> None:
