@@ -262,6 +262,6 @@ def _epilog(name: str, gin_file: str) -> str:
             comment = linecache.getline(path, int(line)).partition("#")[2].strip()
             lines.append(f"  {item.name:<24}{comment}".rstrip())
             example += f" --gin.{item.name}=..."
-    lines += ["", "example (strings keep their quotes: --gin.MODEL_DIR='\"/tmp/model\"'):"]
+    lines += ["", "example (strings keep their quotes: --gin.MODEL_DIR='\"runs/model\"'):"]
     lines.append(f"  t5x_ext {name} {example}")
     return "\n".join(lines)

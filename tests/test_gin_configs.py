@@ -14,8 +14,8 @@ from t5x_ext.errors import ConfigError
 
 MODELS = sorted(path.stem for path in Path(gin_configs.__file__).parent.glob("models/*.gin"))
 NAMED = ["MIXTURE_OR_TASK_NAME = 'held_in'", "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 8}"]
-TRAINING = [*NAMED, "MODEL_DIR = '/tmp/model'", "TRAIN_STEPS = 3"]
-DECODING = [*NAMED, "CHECKPOINT_PATH = '/tmp/model'"]
+TRAINING = [*NAMED, "MODEL_DIR = 'runs/model'", "TRAIN_STEPS = 3"]
+DECODING = [*NAMED, "CHECKPOINT_PATH = 'runs/model'"]
 STUDIES = {
     "quickstart": [],
     "superni_tiny": ["DATA_DIR = '/data'"],
@@ -28,9 +28,9 @@ STUDIES = {
 }
 RUNS = {
     "train": (train.train, TRAINING),
-    "finetune": (train.train, [*TRAINING, "INITIAL_CHECKPOINT_PATH = '/tmp/initial'"]),
-    "eval": (eval_command.evaluate, [*DECODING, "EVAL_OUTPUT_DIR = '/tmp/out'"]),
-    "infer": (infer.infer, [*DECODING, "INFER_OUTPUT_DIR = '/tmp/out'"]),
+    "finetune": (train.train, [*TRAINING, "INITIAL_CHECKPOINT_PATH = 'runs/initial'"]),
+    "eval": (eval_command.evaluate, [*DECODING, "EVAL_OUTPUT_DIR = 'runs/out'"]),
+    "infer": (infer.infer, [*DECODING, "INFER_OUTPUT_DIR = 'runs/out'"]),
 }
 
 
@@ -62,7 +62,7 @@ def test_each_model_and_run_pass_the_checks_and_rerun_as_written(model, run, tmp
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_each_study_passes_the_checks(name):
-    bindings = [*STUDIES[name], "MODEL_DIR = '/tmp/study'"]
+    bindings = [*STUDIES[name], "MODEL_DIR = 'runs/study'"]
     gin_utils.parse([f"studies/{name}.gin"], bindings, command=study.study)
 
 

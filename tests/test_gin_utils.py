@@ -132,7 +132,7 @@ evaluate/utils.DatasetConfig.split = 'validation'
 utils.Trainer.num_microbatches = 2
 """
 
-SET = ["MODEL_DIR = '/tmp/model'", "TRAIN_STEPS = 7"]
+SET = ["MODEL_DIR = 'runs/model'", "TRAIN_STEPS = 7"]
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +426,7 @@ def test_module_and_console_script_run_the_configured_function(project, program)
     arguments = [
         *GIN,
         f"--gin_search_paths={project},/nowhere",
-        "--gin.MODEL_DIR='/tmp/model'",
+        "--gin.MODEL_DIR='runs/model'",
         "--gin_bindings=TRAIN_STEPS=7",
         "--gin.train.dropout=0.25",
         "--shard=1/2",
