@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import linecache
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def summarize_gin_config(model_dir: str, summary_writer: Any | None, step: int) 
     text = operative_config()
     directory = epath.Path(model_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f"{CONFIG_FILE}.tmp"
+    unfinished = directory / f"{CONFIG_FILE}.{os.getpid()}.tmp"
     unfinished.write_text(text)
     unfinished.replace(directory / CONFIG_FILE)
     if summary_writer is not None:
