@@ -56,8 +56,7 @@ def evaluate_loss(
     """
     buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
     target_length = cfg.task_feature_lengths["targets"]
-    shards = program.partitioner.num_batch_shards
-    batch_size = -(-cfg.batch_size // shards) * shards
+    batch_size = program.partitioner.round_up_batch(cfg.batch_size)
     batches = eval_batches(examples, batch_size, buckets, target_length)
     taken = itertools.islice(batches, max_batches)
     return program.evaluate(model_params, (batch for _, batch in taken))

@@ -114,6 +114,10 @@ class PjitPartitioner:
                 f"multiples of {parts}"
             )
 
+    def round_up_batch(self, batch_size: int) -> int:
+        """The next number of rows that divides; where filler rows do no harm."""
+        return -(-batch_size // self.num_batch_shards) * self.num_batch_shards
+
     def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
         """Logical axes of an array -> mesh axes, each mesh axis used at most once."""
         rules = dict(self.logical_axis_rules or standard_logical_axis_rules())

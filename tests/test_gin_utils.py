@@ -301,8 +301,8 @@ WRONG = {
     "open bracket": ("\nLENGTHS = {'inputs': 3,\n", [], ["extra0.gin:"]),
     "unquoted string": (
         "",
-        ["MODEL_DIR = /tmp/x"],
-        ["--gin.MODEL_DIR", "'/tmp/x' is no gin value", "--gin.MODEL_DIR='\"/tmp/x\"'"],
+        ["MODEL_DIR = runs/x"],
+        ["--gin.MODEL_DIR", "'runs/x' is no gin value", "--gin.MODEL_DIR='\"runs/x\"'"],
     ),
 }
 

@@ -40,8 +40,7 @@ class Decoder:
     max_decode_length: int
 
     def __post_init__(self) -> None:
-        shards = self.partitioner.num_batch_shards
-        object.__setattr__(self, "batch_size", -(-self.batch_size // shards) * shards)
+        object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
 
     @property
     def buckets(self) -> tuple[int, ...]:
