@@ -1,0 +1,62 @@
+"""Checkpoints of any layout, seen as one thing: named tensors that are read piece by piece.
+
+A layout (our own, Hugging Face's, T5X's) is a function that opens a directory as a `Source`. What
+restores parameters, converts them or inspects them knows sources only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from t5x_ext.models.network import T5Config
+
+Index = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor on disk, in the shape our model holds it.
+
+    Attributes:
+      shape: of the whole tensor; layers are stacked on the first axis.
+      dtype: as stored (bfloat16 is `ml_dtypes.bfloat16`).
+      read: a slice per axis (`slice(None)` or non-negative bounds, step 1) -> a C-contiguous
+        array of that part; reads little more from disk than the part.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[Index], np.ndarray]
+
+    def whole(self) -> np.ndarray:
+        """All of it, in memory."""
+        return self.read((slice(None),) * len(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened checkpoint; opening it has checked every name, shape and dtype, but no value.
+
+    Attributes:
+      kind: 't5x_ext', 'hf' or 't5x'.
+      path: where it was opened.
+      tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `network.param_specs`.
+      config: the model's shape, where the files state it; None where they do not.
+      step: updates the parameters have seen; 0 where the files do not say.
+      digest: a hash that names the weights, see `params.fingerprint`.
+      meta: what else the files say of themselves, as JSON.
+      tokenizer_dir: directory with the tokenizer's files, or None.
+    """
+
+    kind: str
+    path: str
+    tensors: Mapping[str, LazyTensor]
+    config: T5Config | None
+    step: int
+    digest: str
+    meta: Mapping[str, Any]
+    tokenizer_dir: str | None = None
