@@ -1,0 +1,250 @@
+"""Compiles a step ahead of time, for a machine that is not here.
+
+A TPU slice is described by libtpu, whose compiler runs on any host: memory and program are those
+of the real run. GPUs are stood in for by as many virtual CPU devices: parameters and optimizer are
+exact, temporaries and program are those of XLA's CPU compiler, so an estimate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import hlo, roofline
+from t5x_ext.planning.devices import GIB, Machine
+from t5x_ext.training.trainer import Program
+
+# libtpu looks for a TPU, for its neighbours and for a metadata server unless it is told not to.
+# The accelerator type is that of any machine; the topology asked for is what counts.
+TPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+_OUT_OF_MEMORY = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+
+
+class OutOfMemory(Exception):
+    """A program does not fit.
+
+    Attributes:
+      needed_bytes: what it would take on each device.
+    """
+
+    def __init__(self, needed_bytes: int) -> None:
+        super().__init__(f"{needed_bytes} bytes")
+        self.needed_bytes = needed_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The shape of a batch.
+
+    Attributes:
+      rows: global.
+      input_length: encoder positions.
+      target_length: decoder positions.
+      pack: whether rows hold several examples, with segment ids and positions.
+    """
+
+    rows: int
+    input_length: int
+    target_length: int
+    pack: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on each device.
+
+    Attributes:
+      params: parameters, from their shapes and shardings.
+      optimizer: optimizer slots, likewise.
+      temporaries: activations, gradients and everything else, at their highest.
+      peak: all of it.
+    """
+
+    params: int
+    optimizer: int
+    temporaries: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled step: its memory, its costs, and how long the compiler took."""
+
+    memory: Memory
+    totals: roofline.Totals
+    compile_secs: float
+
+
+def describe_devices(machine: Machine) -> list[Any]:
+    """The machine's devices, to lay a mesh over; nothing can be computed on them.
+
+    Raises:
+      ConfigError: libtpu is missing or does not know the slice, or there are too few virtual
+        CPU devices.
+    """
+    if machine.topology is None:
+        devices = jax.devices("cpu")
+        if len(devices) < machine.count:
+            raise ConfigError(
+                f"--devices: {machine.name} with {len(devices)} virtual CPU devices; set XLA_FLAGS="
+                f"--xla_force_host_platform_device_count={machine.count}"
+            )
+        return devices[: machine.count]
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("--topology: libtpu is not installed; pip install 't5x_ext[tpu]'")
+    os.environ.update(TPU_ENVIRONMENT)
+    from jax.experimental import topologies
+
+    try:
+        slice_ = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=machine.topology,
+            chip_config_name=machine.device.chip_config,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"--topology: {machine.topology}: {str(error).splitlines()[0]}") from None
+    return list(slice_.devices)
+
+
+def compile_train_step(program: Program, workload: Workload, machine: Machine) -> Compiled:
+    """Compiles the train step that a run would use.
+
+    Args:
+      program: with a partitioner over `describe_devices(machine)`.
+      workload: the batch.
+      machine: what to compile for.
+
+    Raises:
+      OutOfMemory: it does not fit.
+      ConfigError: batch, parameters and mesh do not divide.
+    """
+    program.partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
+    state = program.abstract_state()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    replicated = program.partitioner.sharding(())
+    lowered = program.train_step.lower(
+        state,
+        abstract_batch(workload, program.partitioner),
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated),
+    )
+    params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
+    return _compile(lowered, params, optimizer, machine)
+
+
+def compile_decoding(
+    model: EncoderDecoderModel,
+    partitioner: PjitPartitioner,
+    params: Any,
+    workload: Workload,
+    machine: Machine,
+) -> Compiled:
+    """Compiles greedy decoding of one batch to its longest possible outputs.
+
+    Args:
+      model: the model.
+      partitioner: over `describe_devices(machine)`.
+      params: abstract parameters with shardings.
+      workload: the batch; its target length is the longest output.
+      machine: what to compile for.
+
+    Raises:
+      OutOfMemory: it does not fit.
+      ConfigError: batch and mesh do not divide.
+    """
+    partitioner.check_batch(workload.rows)
+
+    def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
+        with partitioner.activate():
+            # A few ids beyond the vocabulary's change nothing that costs.
+            num_ids = model.config.vocab_size
+            return decode_batch(
+                model.config, model_params, inputs, workload.target_length, num_ids
+            )
+
+    inputs = abstract_batch(workload, partitioner)["encoder_input_tokens"]
+    everywhere = partitioner.sharding((None, None))
+    lowered = jax.jit(decode, out_shardings=everywhere).lower(params, inputs)
+    return _compile(lowered, bytes_per_device(params), 0, machine)
+
+
+def abstract_batch(
+    workload: Workload, partitioner: PjitPartitioner
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of the features that `t5x_ext.data.batching` makes."""
+    sharding = partitioner.sharding(("batch", None))
+    dtypes = {
+        "encoder_input_tokens": jnp.int32,
+        "decoder_input_tokens": jnp.int32,
+        "decoder_target_tokens": jnp.int32,
+        "decoder_loss_weights": jnp.float32,
+    }
+    if workload.pack:
+        for side in ("encoder", "decoder"):
+            dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
+    lengths = {"encoder": workload.input_length, "decoder": workload.target_length}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (workload.rows, lengths[name.partition("_")[0]]), dtype, sharding=sharding
+        )
+        for name, dtype in dtypes.items()
+    }
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def parse_out_of_memory(message: str) -> int | None:
+    """Bytes needed according to the compiler's message, None if it says something else."""
+    match = _OUT_OF_MEMORY.search(message)
+    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+
+
+def _compile(
+    lowered: jax.stages.Lowered, params: int, optimizer: int, machine: Machine
+) -> Compiled:
+    start = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = parse_out_of_memory(str(error))
+        if needed is None:
+            raise
+        raise OutOfMemory(needed) from None
+    compile_secs = time.monotonic() - start
+    stats = compiled.memory_analysis()
+    peak = stats.peak_memory_in_bytes
+    if peak > machine.device.memory_bytes:  # the CPU compiler has no limit
+        raise OutOfMemory(peak)
+    module = hlo.parse(compiled.as_text())
+    return Compiled(
+        Memory(params, optimizer, max(peak - params - optimizer, 0), peak),
+        roofline.estimate(module, machine.device, machine.count),
+        compile_secs,
+    )

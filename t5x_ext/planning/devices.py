@@ -1,0 +1,140 @@
+"""Chips that a plan can be made for, and the names of machines made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from t5x_ext.errors import ConfigError, nearest
+
+GIB = 2**30
+
+# Where prices come from; `--price_per_chip_hour` replaces them.
+PRICES = "US list prices on demand, June 2025: Google Cloud (TPU, us-central), AWS EC2 (GPU, p4de, p5, p5en)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One chip.
+
+    Attributes:
+      name: as users write it.
+      memory_bytes: what a program may use: on a TPU, what its compiler allows; on a GPU, what the
+        driver leaves.
+      flops_per_sec: dense bfloat16 peak, vendor's figure.
+      hbm_bytes_per_sec: vendor's figure.
+      link_bytes_per_sec: what a chip sends to the others of its slice or node in a collective: on
+        a TPU, both directions of one axis of the torus; on a GPU, NVLink in one direction.
+      price_per_hour: US dollars, see `PRICES`.
+      torus_axes: 2 or 3 for a TPU, 0 for a GPU.
+      chip_config: libtpu's name of the way the chip's cores are used; megacore is one device a
+        chip, as JAX has it on such a machine.
+    """
+
+    name: str
+    memory_bytes: int
+    flops_per_sec: float
+    hbm_bytes_per_sec: float
+    link_bytes_per_sec: float
+    price_per_hour: float
+    torus_axes: int = 0
+    chip_config: str = "default"
+
+
+# TPU: cloud.google.com/tpu/docs (system architecture); memory as libtpu 0.0.51 reports it when a
+# program does not fit. GPU: NVIDIA's data sheets (SXM, dense); memory as the driver reports it,
+# less half a GiB for the CUDA context.
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("v4", int(30.75 * GIB), 275e12, 1228e9, 90e9, 3.22, 3, "megacore"),
+        Device("v5e", int(15.75 * GIB), 197e12, 819e9, 90e9, 1.20, 2),
+        Device("v5p", int(95.73 * GIB), 459e12, 2765e9, 180e9, 4.20, 3, "megacore"),
+        Device("v6e", int(31.24 * GIB), 918e12, 1640e9, 180e9, 2.70, 2),
+        Device("A100-40GB", int(39.0 * GIB), 312e12, 1555e9, 300e9, 2.74),
+        Device("A100-80GB", int(79.0 * GIB), 312e12, 2039e9, 300e9, 3.43),
+        Device("H100", int(79.1 * GIB), 989e12, 3350e9, 450e9, 6.88),
+        Device("H200", int(139.9 * GIB), 989e12, 4800e9, 450e9, 7.91),
+    )
+}
+
+# Slices that Google Cloud offers, up to 256 chips of two axes and 128 of three.
+_SLICES = {
+    2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    3: ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Chips that run one program.
+
+    Attributes:
+      device: the kind of chip.
+      count: how many.
+      topology: libtpu's name of a TPU slice, such as 'v5e:4x4'; None for GPUs.
+    """
+
+    device: Device
+    count: int
+    topology: str | None = None
+
+    @property
+    def name(self) -> str:
+        """'v5e:4x4' or '8xH200'."""
+        return self.topology or f"{self.count}x{self.device.name}"
+
+    def larger(self) -> Machine | None:
+        """The next larger machine of this kind that is offered, if any."""
+        if self.topology is None:
+            return dataclasses.replace(self, count=2 * self.count)
+        for shape in _SLICES[self.device.torus_axes]:
+            if _num_chips(shape) > self.count:
+                return parse_topology(f"{self.device.name}:{shape}")
+        return None
+
+
+def parse_topology(name: str) -> Machine:
+    """'v5e:4x4' -> 16 chips of v5e.
+
+    Raises:
+      ConfigError: there is no such chip or slice.
+    """
+    kind, _, shape = name.partition(":")
+    tpus = {device.name: device for device in DEVICES.values() if device.torus_axes}
+    if kind not in tpus:
+        raise ConfigError(f"--topology: {name!r}; allowed: {', '.join(_examples(tpus))}")
+    device = tpus[kind]
+    slices = _SLICES[device.torus_axes]
+    if not re.fullmatch(r"\d+(x\d+)+", shape) or len(shape.split("x")) != device.torus_axes:
+        raise ConfigError(f"--topology: {name!r}; allowed: {kind}: with one of {', '.join(slices)}")
+    if device.torus_axes == 2 and shape not in slices:
+        raise ConfigError(f"--topology: {name!r}; allowed: {kind}: with one of {', '.join(slices)}")
+    return Machine(device, _num_chips(shape), name)
+
+
+def parse_devices(text: str) -> Machine:
+    """'8xH200' -> eight GPUs of one node.
+
+    Raises:
+      ConfigError: there is no such chip, or the number is missing.
+    """
+    match = re.fullmatch(r"(\d+)x([\w-]+)", text)
+    gpus = {device.name for device in DEVICES.values() if not device.torus_axes}
+    if not match or int(match.group(1)) < 1:
+        raise ConfigError(f"--devices: {text!r}; allowed: a number, x and one of {', '.join(gpus)}")
+    count, kind = int(match.group(1)), match.group(2)
+    if kind not in gpus:
+        hint = "; a TPU goes with --topology" if kind in DEVICES else nearest(kind, gpus)
+        raise ConfigError(f"--devices: unknown chip {kind!r}{hint}")
+    return Machine(DEVICES[kind], count)
+
+
+def _num_chips(shape: str) -> int:
+    return math.prod(int(side) for side in shape.split("x"))
+
+
+def _examples(tpus: dict[str, Device]) -> list[str]:
+    return [f"{name}:{_SLICES[tpu.torus_axes][3 if tpu.torus_axes == 2 else 2]}"
+            for name, tpu in tpus.items()]  # fmt: skip
