@@ -1,38 +1,38 @@
-"""Parameters without the rest of a run: written for others, read as a new start.
+"""Parameters without the rest of a run: from any kind of checkpoint, onto any devices.
 
-`load_params` never reads an optimizer's state or a data position: a run that starts from another
-run's checkpoint has both new. To continue a run, see `Checkpointer.restore`.
+`open_source` is the one way to a checkpoint of any layout; the other functions here are uses of
+it. An optimizer's state or a data position is never read: a run that starts from another run's
+checkpoint has both new. To continue a run, see `Checkpointer.restore`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints import t5x_layout, trees
 from t5x_ext.checkpoints.directories import (
     FINGERPRINT,
     META,
     PREFIX,
     STATE,
     check_manifest,
-    checkpoint_dir,
-    files_in,
     first_line,
     read_newest,
     saved_steps,
     write_manifest,
 )
+from t5x_ext.checkpoints.own_layout import PARAMS, open_t5x_ext
+from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
-
-_ENDS_HASHED = 1 << 20  # bytes at each end of a large file that enter its fingerprint
 
 
 def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
@@ -50,21 +50,43 @@ def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
     if directory.exists():
         raise ConfigError(f"{directory}: already exists; parameters are not written over")
     ocp = trees.orbax()
-    items = {STATE: ocp.args.PyTreeSave({"params": params}), META: ocp.args.JsonSave(meta)}
+    items = {STATE: ocp.args.PyTreeSave({PARAMS: params}), META: ocp.args.JsonSave(meta)}
     if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(params)):
-        items[FINGERPRINT] = ocp.args.JsonSave({"params_sha256": _hash_params(params)})
+        content = hash_params(trees.named_leaves(params))
+        items[FINGERPRINT] = ocp.args.JsonSave({"params_sha256": content})
     # Asynchronous, although it is waited for: only these savers have a last step to hook into.
     options = ocp.AsyncOptions(post_finalization_callback=lambda: write_manifest(directory))
     with ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options) as writer:
         writer.save(directory, args=ocp.args.Composite(**items))
 
 
-def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
-    """Reads parameters, and nothing else, from a checkpoint.
+def open_source(path: str) -> Source:
+    """Opens a checkpoint of any layout, told by its files.
 
     Args:
-        path: What `save_params` wrote, a `checkpoint_<step>` directory, or a MODEL_DIR, which
-            means its newest checkpoint that can be read.
+        path: Local or `gs://`. One of
+
+            what runs, `save_params` or `convert` wrote: a directory with `state` and `meta`;
+            a Hugging Face directory: `config.json` beside `*.safetensors` (or `*.bin`);
+            a T5X checkpoint: a directory with the file `checkpoint` (or that file), or one that
+              Orbax wrote for T5X;
+            a MODEL_DIR with `checkpoint_<step>` directories of ours or T5X's, which means its
+              newest checkpoint that can be opened.
+
+    Returns:
+        The checkpoint; every name, shape and dtype is checked, no value is read.
+
+    Raises:
+        ConfigError: If there is no checkpoint, or it is damaged, or not of a T5 model.
+    """
+    return _read_from(path, lambda source: source)
+
+
+def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
+    """Reads parameters straight into their placement; each process reads what its devices hold.
+
+    Args:
+        path: What `open_source` takes.
         wanted: Parameter tree with `jax.ShapeDtypeStruct` leaves; their shardings say where each
             tensor goes, and their dtypes what it is cast to. None returns all parameters as
             NumPy arrays in nested dicts, on a host with any number of devices.
@@ -77,39 +99,24 @@ def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = Non
         ConfigError: If there is no checkpoint, or it is damaged, or it holds other tensors.
     """
     trees.check_dtype(dtype, "RestoreCheckpointConfig.dtype")
-
-    def read(checkpoint: epath.Path) -> PyTree:
-        layout = _layout(checkpoint)
-        if layout is None:
-            raise FileNotFoundError(f"it has no {STATE} directory")
-        check_manifest(checkpoint)
-        return _LOADERS[layout](checkpoint, wanted, dtype)
-
-    return _read_from(path, read)
+    return _read_from(path, lambda source: _read_params(source, wanted, dtype))
 
 
 def load_meta(path: str) -> dict[str, Any]:
     """Reads the `meta` of the checkpoint that `load_params` would choose for the same path."""
-    ocp = trees.orbax()
-
-    def read(checkpoint: epath.Path) -> dict[str, Any]:
-        check_manifest(checkpoint)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            return reader.restore(checkpoint / META)
-
-    return _read_from(path, read)
+    return dict(open_source(path).meta)
 
 
 def fingerprint(path: str) -> str:
     """A hash that tells one set of weights from another, without reading gigabytes.
 
-    For a checkpoint by `save_params` it is the hash of the parameters' names, shapes, dtypes and
-    values, so the same parameters saved twice have one fingerprint. For others it covers every
-    file's name and size, and its bytes up to 1 MiB from either end: a copy has the same one, a
+    For a checkpoint by `save_params` or `convert` it is the hash of the parameters' names, shapes,
+    dtypes and values, so the same parameters saved twice have one fingerprint. For others it
+    covers the files' names and sizes, and their bytes at either end: a copy has the same one, a
     second save of the same values has not.
 
     Args:
-        path: What `load_params` takes; of a MODEL_DIR, the newest checkpoint counts.
+        path: What `open_source` takes.
 
     Returns:
         64 hexadecimal digits.
@@ -117,89 +124,126 @@ def fingerprint(path: str) -> str:
     Raises:
         ConfigError: If there is no checkpoint.
     """
-    directory = _existing(path)
-    steps = saved_steps(directory)
-    if steps:
-        directory = checkpoint_dir(directory, steps[0])
-    if (directory / FINGERPRINT).is_dir():
-        ocp = trees.orbax()
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            return reader.restore(directory / FINGERPRINT)["params_sha256"]
-    return _hash_files(directory)
+    return open_source(path).digest
 
 
-def _existing(path: str) -> epath.Path:
-    directory = epath.Path(path).expanduser().absolute()
-    if not directory.is_dir():
-        raise ConfigError(f"checkpoint {path!r}: no such directory")
-    if not saved_steps(directory) and not _layout(directory):
-        raise ConfigError(
-            f"{directory}: holds no checkpoint; allowed: a {PREFIX}_<step> directory, a MODEL_DIR"
-            " with such directories, or saved parameters"
-        )
-    return directory
-
-
-def _read_from(path: str, read: Callable[[epath.Path], Any]) -> Any:
-    """Applies `read` to a checkpoint, or to the newest sound one of a MODEL_DIR."""
-    directory = _existing(path)
-    if saved_steps(directory):
-        result, _ = read_newest(directory, read)
-        return result
-    try:
-        return read(directory)
-    except (ConfigError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # see read_newest
-        raise ConfigError(f"{directory} cannot be read: {first_line(error)}") from error
-
-
-def _layout(directory: epath.Path) -> str | None:
-    """Tells by its files who wrote a checkpoint; None if it is none that `load_params` reads."""
-    return "t5x_ext" if (directory / STATE).is_dir() else None
-
-
-def _load_t5x_ext(checkpoint: epath.Path, wanted: PyTree | None, dtype: str | None) -> PyTree:
-    saved = {"params": trees.saved_tree(checkpoint / STATE)["params"]}
-    if wanted is None:
-        args = trees.host_restore_args(saved, dtype)
-    else:
-        tree = {
-            "params": jax.tree.map(
-                lambda leaf: trees.wanted_leaf(leaf, dtype if trees.is_floating(leaf) else None),
-                wanted,
-            )
-        }
-        trees.check_tree(checkpoint, saved, tree)
-        args = trees.restore_args(tree, partial=True)
-    ocp = trees.orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(checkpoint / STATE, args=args)["params"]
-
-
-# Converters from other layouts add a line here and a test to `_layout`.
-_LOADERS: dict[str, Callable[[epath.Path, PyTree | None, str | None], PyTree]] = {
-    "t5x_ext": _load_t5x_ext,
-}
-
-
-def _hash_params(params: PyTree) -> str:
+def hash_params(leaves: Mapping[str, Any]) -> str:
+    """The fingerprint of parameters in memory, by name."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(trees.named_leaves(params).items()):
+    for name, leaf in sorted(leaves.items()):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _hash_files(directory: epath.Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files_in(directory)):
-        size = path.stat().length
-        digest.update(f"{path.relative_to(directory)} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_ENDS_HASHED))
-            if size > _ENDS_HASHED:
-                file.seek(max(_ENDS_HASHED, size - _ENDS_HASHED))
-                digest.update(file.read(_ENDS_HASHED))
-    return digest.hexdigest()
+def _open_checkpoint(checkpoint: epath.Path) -> Source:
+    """Opens one checkpoint; damage raises almost any exception."""
+    check_manifest(checkpoint)
+    layout = _layout(checkpoint)
+    if layout is None:
+        raise FileNotFoundError("its files are missing")
+    return layout(checkpoint)
+
+
+def _layout(directory: epath.Path) -> Callable[[epath.Path], Source] | None:
+    """Tells by its files who wrote a checkpoint."""
+    if (directory / STATE).is_dir() and (directory / META).is_dir():
+        return open_t5x_ext
+    if t5x_layout.is_t5x(directory):
+        return t5x_layout.open_t5x
+    if (directory / "config.json").exists():
+        # The reader is imported at first use: it may want packages that others do not need.
+        from t5x_ext.checkpoints.hugging_face import open_hf
+
+        return open_hf
+    return None
+
+
+def _read_from(path: str, read: Callable[[Source], Any]) -> Any:
+    """Applies `read` to a checkpoint, or to the newest sound one of a MODEL_DIR."""
+    directory = epath.Path(path).expanduser().absolute()
+    if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
+        directory = directory.parent
+    if not directory.is_dir():
+        raise ConfigError(f"checkpoint {path!r}: no such directory")
+    if saved_steps(directory):
+        result, _ = read_newest(directory, lambda found: read(_open_checkpoint(found)))
+        return result
+    if not _layout(directory):
+        raise ConfigError(
+            f"{directory}: holds no checkpoint; allowed: a {PREFIX}_<step> directory, a MODEL_DIR"
+            " with such directories, saved parameters, a Hugging Face directory (config.json and"
+            f" *.safetensors), a T5X checkpoint (with the file {t5x_layout.INDEX}, or Orbax's)"
+        )
+    try:
+        return read(_open_checkpoint(directory))
+    except (ConfigError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # see read_newest
+        raise ConfigError(f"{directory} cannot be read: {first_line(error)}") from error
+
+
+def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:
+    if wanted is None:
+        return _nest({name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()})
+    wanted = jax.tree.map(
+        lambda leaf: trees.wanted_leaf(leaf, dtype if trees.is_floating(leaf) else None), wanted
+    )
+    # Named as in a training state, so that a user sees one name for a parameter.
+    trees.check_tree(source.path, {PARAMS: _nest(dict(source.tensors))}, {PARAMS: wanted})
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _on_devices(
+            source.tensors[jax.tree_util.keystr(path, simple=True, separator="/")], leaf
+        ),
+        wanted,
+    )
+
+
+def _on_host(tensor: LazyTensor, dtype: str | None) -> np.ndarray:
+    values = tensor.whole()
+    return values.astype(dtype) if dtype and trees.is_floating(tensor) else values
+
+
+def _on_devices(tensor: LazyTensor, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Reads what this process's devices hold of a tensor, as one piece where that is no more."""
+    indices = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+    distinct = {_bounds(index, leaf.shape) for index in indices}
+    hull = tuple(
+        (min(low for low, _ in axis), max(high for _, high in axis))
+        for axis in zip(*distinct, strict=True)
+    )
+    pieces = {hull} if sum(map(_size, distinct)) >= _size(hull) else distinct
+    read = {
+        piece: tensor.read(tuple(slice(*ends) for ends in piece)).astype(leaf.dtype, copy=False)
+        for piece in pieces
+    }
+
+    def part(index: Index) -> np.ndarray:
+        bounds = _bounds(index, leaf.shape)
+        if bounds in read:
+            return read[bounds]
+        offsets = zip(bounds, hull, strict=True)
+        return read[hull][tuple(slice(a - start, b - start) for (a, b), (start, _) in offsets)]
+
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+
+def _bounds(index: Index, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _size(bounds: tuple[tuple[int, int], ...]) -> int:
+    return math.prod(high - low for low, high in bounds)
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree

@@ -1,0 +1,120 @@
+"""T5X's checkpoint as a source: its parts turned into our parameters, slice by slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, places, recognise
+from t5x_ext.checkpoints.t5x_layout.stored import open_stored
+from t5x_ext.errors import ConfigError
+
+
+def open_t5x(directory: epath.Path) -> Source:
+    """Opens a T5X checkpoint of one of its T5 networks, in any of its layouts.
+
+    Its config is inferred, see `places.recognise`.
+
+    Raises:
+        ConfigError: If it is of another model: a parameter is missing, left over, or of another
+            shape; or if its layers have different tables of relative positions (umT5).
+        ValueError: If a file is damaged or missing.
+    """
+    stored = open_stored(directory)
+    try:
+        kind, config = recognise({name: part.shape for name, part in stored.params.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{directory}: {error}") from None
+    placed = places(config, kind)
+    wanted = {
+        name: jax.ShapeDtypeStruct(place.shape, np.float32)
+        for place in placed.values()
+        for name in place.names
+    }
+    trees.check_tree(directory, stored.params, wanted)
+    tensors = {
+        name: _tensor(place, [stored.params[part] for part in place.names])
+        for name, place in placed.items()
+    }
+    _check_shared(directory, placed, stored.params)
+    return Source(
+        kind="t5x",
+        path=str(directory),
+        tensors=tensors,
+        config=config,
+        step=stored.step,
+        digest=stored.digest,
+        meta={"step": stored.step},
+    )
+
+
+def _tensor(place: Place, parts: Sequence[LazyTensor]) -> LazyTensor:
+    """Our parameter: the layers first, heads and head_dim one axis."""
+
+    def read(index: Index) -> np.ndarray:
+        bounds = tuple(
+            slice(*part.indices(size)[:2]) for part, size in zip(index, place.ours, strict=True)
+        )
+        if place.num_layers is None:
+            return parts[0].read(bounds)
+        if place.shared:
+            return _read_layers(place, parts, slice(0, 1), bounds)[0]
+        return _read_layers(place, parts, bounds[0], bounds[1:])
+
+    return LazyTensor(place.ours, parts[0].dtype, read)
+
+
+def _read_layers(
+    place: Place, parts: Sequence[LazyTensor], layers: slice, bounds: Index
+) -> np.ndarray:
+    """Some layers [layers, ...], cut to `bounds` of a layer in our shape."""
+    bounds, cut = _split(place, bounds)
+    if place.scanned:
+        whole = parts[0].read((*bounds[:LAYER_AXIS], layers, *bounds[LAYER_AXIS:]))
+        values = np.moveaxis(whole, LAYER_AXIS, 0)
+    else:
+        shape = [part.stop - part.start for part in bounds]
+        values = np.empty((layers.stop - layers.start, *shape), parts[0].dtype)
+        for row, part in zip(values, parts[layers], strict=True):
+            row[...] = part.read(bounds)
+    if place.split_axis is not None:
+        at = place.split_axis + 1
+        joined = math.prod(values.shape[at : at + 2])
+        values = values.reshape(*values.shape[:at], joined, *values.shape[at + 2 :])
+    return np.ascontiguousarray(values[(slice(None), *cut)])
+
+
+def _split(place: Place, bounds: Index) -> tuple[Index, Index]:
+    """Slices of a layer in T5X's shape that hold `bounds`, and the part of them that is meant."""
+    at = place.split_axis
+    if at is None:
+        return bounds, (slice(None),) * len(bounds)
+    head_dim = place.layer_shape[at + 1]
+    start, stop = bounds[at].start, bounds[at].stop
+    first, last = start // head_dim, -(-stop // head_dim)
+    heads = (slice(first, last), slice(0, head_dim))
+    cut = [slice(None)] * len(bounds)
+    cut[at] = slice(start - first * head_dim, stop - first * head_dim)
+    return (*bounds[:at], *heads, *bounds[at + 1 :]), tuple(cut)
+
+
+def _check_shared(
+    directory: epath.Path, placed: Mapping[str, Place], params: Mapping[str, LazyTensor]
+) -> None:
+    """Reads the tables of relative positions (a few KiB) where there is one in each layer."""
+    for place in placed.values():
+        if not place.shared:
+            continue
+        tables = [params[name].whole() for name in place.names]
+        layers = np.moveaxis(tables[0], LAYER_AXIS, 0) if place.scanned else np.stack(tables)
+        if not (layers == layers[:1]).all():
+            raise ConfigError(
+                f"{directory}: {place.names[0]} differs from layer to layer, as in umT5; allowed:"
+                " models whose layers share the relative positions"
+            )

@@ -1,0 +1,180 @@
+"""How T5X keeps arrays: four layouts of a checkpoint directory, read as one dict of arrays.
+
+    checkpoint + target.*/         T5X's own: an index, and a zarr array for each parameter; small
+                                   arrays are in the index
+    checkpoint + _optimizer.*/     the same by early Orbax, with placeholders in the index
+    state/checkpoint + target.*/   Orbax as T5X ran it; with state/_METADATA in later versions
+    state/_METADATA + d/           Orbax with OCDBT
+
+The index is MessagePack as `flax.serialization` writes it. Its keys of arrays are
+`optimizer/target/<parameter>`, `optimizer/state/step` and `optimizer/state/param_states/...`, in
+Orbax's layouts without `optimizer`. Any of these directories may also be copied alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from t5x_ext.checkpoints import orbax_trees, tensorstores, trees
+from t5x_ext.checkpoints.digests import hash_files
+from t5x_ext.checkpoints.directories import STATE, files_in
+from t5x_ext.checkpoints.sources import Index, LazyTensor
+from t5x_ext.checkpoints.t5x_layout import flax_msgpack
+from t5x_ext.errors import ConfigError
+
+INDEX = "checkpoint"
+
+_VERSIONS = (2, 3)  # 3 came in June 2021; in 2 bfloat16 was kept as uint16, which is refused
+_ROOTS = ("optimizer/", "_optimizer/")
+_TARGET = "target/"
+_STEP = "state/step"
+_VERSION = "version"
+_STATISTICS = "state/param_states/"  # an optimizer's: passed over
+_PLACEHOLDER = "PLACEHOLDER://"
+# First parts of the names of directories without parameters; the rest counts in the digest.
+_NOT_WEIGHTS = ("state.", "optimizer.state.", "_optimizer.state.", "train_ds")
+_ENDS_HASHED = 1 << 16  # there are hundreds of files, each of one compressed array
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds.
+
+    Attributes:
+      params: arrays by T5X's name, e.g. `encoder/layers_0/mlp/wi/kernel`.
+      step: updates they have seen; 0 where nothing says.
+      digest: of the files they are made of.
+    """
+
+    params: Mapping[str, LazyTensor]
+    step: int
+    digest: str
+
+
+def is_t5x(directory: epath.Path) -> bool:
+    """Whether a directory holds a checkpoint in one of these layouts."""
+    return _item(directory) is not None
+
+
+def open_stored(directory: epath.Path) -> Stored:
+    """Opens a checkpoint directory of any of these layouts, without reading parameters.
+
+    Raises:
+        ConfigError: If it holds entries that are neither parameters nor optimizer state, arrays of
+            another dtype than float32 or bfloat16, or was written before June 2021.
+        ValueError: If a file is damaged or missing.
+    """
+    item = _item(directory)
+    if item is None:
+        raise ValueError("its files are missing")
+    if (item / INDEX).exists():
+        entries = _read_index(item)
+    elif (item / orbax_trees.METADATA).exists():
+        names = [name for name in orbax_trees.names_in(item) if _is_wanted(name)]
+        entries = dict(orbax_trees.open_arrays(item, names))
+    else:
+        found = {path.name.replace(".", "/"): path.name for path in _array_dirs(item)}
+        entries = dict(tensorstores.open_arrays(item, found))
+    params = {
+        name.removeprefix(_TARGET): array
+        for name, array in entries.items()
+        if name.startswith(_TARGET)
+    }
+    _check_entries(directory, entries)
+    weights = (
+        path
+        for path in files_in(item)
+        if not path.relative_to(item).parts[0].startswith(_NOT_WEIGHTS)
+    )
+    step = int(entries[_STEP].whole()) if _STEP in entries else _step_in_name(directory)
+    return Stored(params, step, hash_files(weights, item, ends=_ENDS_HASHED))
+
+
+def _item(directory: epath.Path) -> epath.Path | None:
+    """The directory with the arrays: Orbax's manager adds one level."""
+    for item in (directory, directory / STATE):
+        described = (item / INDEX).is_file() or orbax_trees.is_orbax(item)
+        if described or (item.is_dir() and any(_array_dirs(item))):
+            return item
+    return None
+
+
+def _array_dirs(item: epath.Path) -> Iterator[epath.Path]:
+    prefix = _TARGET.replace("/", ".")
+    return (path for path in item.iterdir() if path.name.startswith(prefix) and path.is_dir())
+
+
+def _read_index(item: epath.Path) -> dict[str, LazyTensor]:
+    raw = (item / INDEX).read_bytes()
+    if raw.startswith(b"model_checkpoint_path"):
+        raise ConfigError(
+            f"{item}: a TensorFlow checkpoint; allowed: T5X's native ones, which its"
+            " convert_tf_checkpoint makes of it"
+        )
+    leaves = {}
+    for name, leaf in flax_msgpack.named_leaves(flax_msgpack.decode(raw)):
+        root = next((root for root in _ROOTS if name.startswith(root)), "")
+        leaves[name.removeprefix(root)] = leaf
+    version = leaves.pop(_VERSION, _VERSIONS[-1])
+    if version not in _VERSIONS:
+        raise ConfigError(f"{item / INDEX}: version {version}; allowed: {_VERSIONS}")
+    leaves = {name: leaf for name, leaf in leaves.items() if _is_wanted(name)}
+    on_disk = {name: _directory_of(leaf) for name, leaf in leaves.items()}
+    arrays = tensorstores.open_arrays(
+        item,
+        {name: directory for name, directory in on_disk.items() if directory},
+        ocdbt=(item / "manifest.ocdbt").exists(),
+    )
+    return {name: arrays.get(name) or _in_memory(leaf) for name, leaf in leaves.items()}
+
+
+def _directory_of(leaf: Any) -> str | None:
+    """The directory that an entry of the index refers to; None if it is itself the value.
+
+    Only the last part of the path counts: the rest, and the bucket, tell where the checkpoint was
+    written, not where it is.
+    """
+    if isinstance(leaf, dict):  # a TensorStore spec; before 0.1.14 the path was beside kvstore
+        path = leaf["kvstore"].get("path") or leaf["path"]
+        return path.rstrip("/").rpartition("/")[2]
+    if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
+        return leaf.removeprefix(_PLACEHOLDER)
+    return None
+
+
+def _in_memory(leaf: Any) -> LazyTensor:
+    array = np.asarray(leaf)
+
+    def read(index: Index) -> np.ndarray:
+        return np.asarray(array[index], order="C")
+
+    return LazyTensor(array.shape, array.dtype, read)
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(_STATISTICS)
+
+
+def _check_entries(directory: epath.Path, entries: Mapping[str, LazyTensor]) -> None:
+    unknown = [name for name in entries if not name.startswith(_TARGET) and name != _STEP]
+    if unknown:
+        raise ConfigError(
+            f"{directory}: holds {', '.join(unknown[:4])}; known are {_TARGET}..., {_STEP} and"
+            f" {_STATISTICS}..."
+        )
+    for name, array in entries.items():
+        if name != _STEP and array.dtype.name not in trees.DTYPES:
+            raise ConfigError(
+                f"{directory}: {name} is {array.dtype.name}; allowed: {', '.join(trees.DTYPES)}"
+            )
+
+
+def _step_in_name(directory: epath.Path) -> int:
+    match = re.search(r"_(\d+)$", directory.name)
+    return int(match[1]) if match else 0
