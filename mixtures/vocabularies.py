@@ -7,31 +7,37 @@ made by a SeqIO pipeline (`as_seqio`) are the same. Reserved ids: 0 padding, 1 e
 A SentencePiece model is named by a path, which may be
 
 * a `.model` file on this machine,
-* a directory that holds one (`spiece.model` as Hugging Face saves T5's tokenizer,
-  `sentencepiece.model`, `vocab.model` or `tokenizer.model`),
+* a directory that holds one, such as a Hugging Face directory (`spiece.model`, or `tokenizer.json`
+  alone, as recent versions of Transformers save it), a checkpoint or a MODEL_DIR,
 * a remote file such as T5's public `T5_VOCABULARY`; it is fetched when the first token is asked
   for, not before.
+
+`open_vocabulary` also tells a SentencePiece model from ByT5's bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from mixtures.errors import DataError
+from etils import epath
 
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
+from mixtures import sentencepiece_models, tokenizer_json
+from mixtures.errors import DataError
+from mixtures.sentencepiece_models import EOS_ID, PAD_ID, UNK_ID
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 T5_EXTRA_IDS = 100
+MT5_VOCABULARY = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
+BYT5_EXTRA_IDS = 125
 
-_DIRECTORY_NAMES = ("spiece.model", "sentencepiece.model", "vocab.model", "tokenizer.model")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_SPECIAL_TOKENS = ("pad_token", "eos_token", "unk_token")  # ids 0, 1, 2
 
 
 @runtime_checkable
@@ -71,7 +77,8 @@ class SentencePieceVocabulary:
 
     Attributes:
         sentencepiece_model_file: a `.model` file, a directory that holds one, or a remote path.
-        extra_ids: sentinels `<extra_id_0>`, ... added at the end, the first one last (T5 has 100).
+        extra_ids: sentinels `<extra_id_0>`, ... to have at the end, the first one last (T5 has
+            100). Those that the model has already, as mT5's does, are not added again.
     """
 
     sentencepiece_model_file: str
@@ -87,11 +94,11 @@ class SentencePieceVocabulary:
 
     @property
     def vocab_size(self) -> int:
-        return self._processor.GetPieceSize()
+        return self._loaded.processor.GetPieceSize()
 
     @property
     def fingerprint(self) -> str:
-        return _load(self.path, self.extra_ids)[1]
+        return self._loaded.fingerprint
 
     @property
     def path(self) -> str:
@@ -100,10 +107,10 @@ class SentencePieceVocabulary:
         Raises:
             DataError: there is no such file, or the directory holds no SentencePiece model.
         """
-        return _model_file(self.sentencepiece_model_file)
+        return sentencepiece_models.find_model(self.sentencepiece_model_file)
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.EncodeAsIds(text)
+        return self._loaded.processor.EncodeAsIds(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         size = self.vocab_size
@@ -112,15 +119,14 @@ class SentencePieceVocabulary:
             if token == EOS_ID:
                 break
             kept.append(token if token < size else UNK_ID)
-        return self._processor.DecodeIds(kept)
+        return self._loaded.processor.DecodeIds(kept)
 
     def as_seqio(self) -> Any:
-        _load(self.path, self.extra_ids)  # reports a missing file in our words
-        return _seqio_sentencepiece(self.path, self.extra_ids)
+        return sentencepiece_models.seqio_vocabulary(self.path, self.extra_ids)
 
     @property
-    def _processor(self) -> Any:
-        return _load(self.path, self.extra_ids)[0]
+    def _loaded(self) -> sentencepiece_models.LoadedModel:
+        return sentencepiece_models.load_model(self.path, self.extra_ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,87 +174,102 @@ def bundled_vocabulary() -> SentencePieceVocabulary:
     return SentencePieceVocabulary(str(Path(__file__).parent / "bundled" / "suite" / "vocab.model"))
 
 
-def t5_vocabulary(path: str = T5_VOCABULARY) -> SentencePieceVocabulary:
+def t5_vocabulary(path: str | None = None) -> SentencePieceVocabulary:
     """T5's own vocabulary: 32,000 pieces and 100 extra ids.
 
     Args:
-        path: where its model is: the public bucket, a local copy, or a directory in which
-            Hugging Face saved T5's tokenizer.
+        path: where its model is: a file, or a directory such as a downloaded Hugging Face model.
+            None is the public bucket.
     """
-    return SentencePieceVocabulary(path, T5_EXTRA_IDS)
+    return SentencePieceVocabulary(path or T5_VOCABULARY, T5_EXTRA_IDS)
 
 
-def _model_file(path: str) -> str:
-    """The model file that `path` names; remote paths are returned unchecked."""
-    if "://" in path:
-        return path
-    local = Path(path).expanduser()
-    if local.is_dir():
-        for name in _DIRECTORY_NAMES:
-            if (local / name).is_file():
-                return str(local / name)
-        raise DataError(
-            f"vocabulary: no SentencePiece model in directory {path}; "
-            f"looked for {', '.join(_DIRECTORY_NAMES)}"
-        )
-    if not local.is_file():
-        raise DataError(f"vocabulary: file not found: {path}; give a SentencePiece .model file")
-    return str(local)
+def mt5_vocabulary(path: str | None = None) -> SentencePieceVocabulary:
+    """mT5's vocabulary: 250,100 pieces, of which the last 100 are its extra ids.
+
+    Args:
+        path: as of `t5_vocabulary`.
+    """
+    return SentencePieceVocabulary(path or MT5_VOCABULARY, T5_EXTRA_IDS)
 
 
-def _read_bytes(path: str) -> bytes:
-    """Bytes of a local or remote file.
+def byt5_vocabulary() -> ByteVocabulary:
+    """ByT5's 256 bytes, with the extra ids that fill its 384 rows."""
+    return ByteVocabulary(BYT5_EXTRA_IDS)
+
+
+def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
+    """The vocabulary that a file or directory holds.
+
+    Args:
+        path: a SentencePiece model file; or a directory: of Hugging Face, of `save_tokenizer`, a
+            checkpoint, or a MODEL_DIR.
+        extra_ids: sentinels to have. None: as many as the directory's tokenizer_config.json says;
+            where it says nothing, what Transformers takes: 100 for T5, 125 for ByT5. A file of its
+            own has those that are in it.
 
     Raises:
-        DataError: a remote file that cannot be reached.
+        DataError: there is no vocabulary at `path`; names what was looked for.
     """
-    if "://" not in path:
-        return Path(path).read_bytes()
-    # Only TensorFlow's file layer knows buckets here, and most users never ask for one.
-    import tensorflow as tf
+    directory = sentencepiece_models.find_directory(path)
+    if directory is None:
+        model = sentencepiece_models.find_model(path)
+        return SentencePieceVocabulary(model, extra_ids or 0)
+    config = _read_config(directory / _TOKENIZER_CONFIG)
+    # `ByT5Tokenizer`, or `ByT5TokenizerFast` as some name it.
+    is_bytes = str(config.get("tokenizer_class", "")).startswith("ByT5")
+    if extra_ids is None:
+        default = BYT5_EXTRA_IDS if is_bytes else T5_EXTRA_IDS
+        extra_ids = _count_extra_ids(config, default)
+    if is_bytes:
+        return ByteVocabulary(extra_ids)
+    return SentencePieceVocabulary(sentencepiece_models.find_model(str(directory)), extra_ids)
 
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
+    """The tokenizer_config.json at `path`; empty where there is none."""
+    if not path.is_file():
+        return {}
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
-    except (tf.errors.OpError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"vocabulary: cannot read {path} ({reason}); copy the file here and give its local path"
-        ) from None
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise DataError(f"vocabulary: {path} is not a JSON object") from None
 
 
-@functools.lru_cache(maxsize=8)
-def _load(path: str, extra_ids: int) -> tuple[Any, str]:
-    """The SentencePiece processor of a model file with its extra ids, and the fingerprint."""
-    import sentencepiece
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
-
-    try:
-        model = sentencepiece_model_pb2.ModelProto.FromString(_read_bytes(path))
-    except DecodeError:
-        raise DataError(f"vocabulary: {path} is not a SentencePiece model") from None
-    for i in reversed(range(extra_ids)):  # descending, as span corruption numbers its sentinels
-        model.pieces.add(
-            piece=f"▁<extra_id_{i}>",
-            score=0.0,
-            type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-        )
-    serialized = model.SerializeToString(deterministic=True)
-    processor = sentencepiece.SentencePieceProcessor()
-    processor.LoadFromSerializedProto(serialized)
-    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if ids != (PAD_ID, EOS_ID, UNK_ID):
-        raise DataError(
-            f"vocabulary: {path} has pad, eos, unk ids {ids}; "
-            f"allowed: {(PAD_ID, EOS_ID, UNK_ID)}, as T5's vocabularies have"
-        )
-    return processor, hashlib.sha256(serialized).hexdigest()
+def _count_extra_ids(config: dict[str, Any], default: int) -> int:
+    # Transformers lists the names where it has saved a tokenizer, under keys that have changed, and
+    # its own `extra_ids` may then be 0.
+    names = set(re.findall(r"<extra_id_\d+>", json.dumps(config)))
+    return len(names) or int(config.get("extra_ids", default))
 
 
-@functools.lru_cache(maxsize=8)
-def _seqio_sentencepiece(path: str, extra_ids: int) -> Any:
-    """One object a model: SeqIO compares vocabularies of a mixture's tasks, and loads each once."""
-    import seqio
+def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:
+    """Writes a vocabulary so that `open_vocabulary` and Transformers' AutoTokenizer read it.
 
-    return seqio.SentencePieceVocabulary(path, extra_ids)
+    Args:
+        vocabulary: one of this module's.
+        directory: local or remote; is created, and files that are there are replaced.
+    """
+    config: dict[str, Any]
+    files: dict[str, bytes] = {}
+    if isinstance(vocabulary, ByteVocabulary):
+        config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
+        names = ["<pad>", "</s>", "<unk>"]
+    else:
+        loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)
+        files["spiece.model"] = loaded.proto.SerializeToString(deterministic=True)
+        fast = tokenizer_json.from_sentencepiece(loaded.proto, loaded.added_ids)
+        tokenizer_class = "PreTrainedTokenizerFast" if fast else "T5Tokenizer"
+        config = {"tokenizer_class": tokenizer_class, "extra_ids": loaded.added_ids}
+        names = [piece.piece for piece in loaded.proto.pieces[: len(_SPECIAL_TOKENS)]]
+        if fast:
+            text = json.dumps(fast, ensure_ascii=False)
+            files[sentencepiece_models.TOKENIZER_JSON] = text.encode()
+    config |= dict(zip(_SPECIAL_TOKENS, names, strict=True))
+    files[_TOKENIZER_CONFIG] = (json.dumps(config, indent=2) + "\n").encode()
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():  # the config last: it makes the rest a tokenizer
+        unfinished = folder / f"{name}.tmp"
+        unfinished.write_bytes(content)
+        unfinished.replace(folder / name)

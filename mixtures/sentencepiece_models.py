@@ -1,0 +1,175 @@
+"""SentencePiece models: where a path leads, what is read there, and the processor made of it."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from mixtures import tokenizer_json
+from mixtures.errors import DataError
+
+PAD_ID = 0
+EOS_ID = 1
+UNK_ID = 2
+
+MODEL_NAMES = ("spiece.model", "sentencepiece.model", "vocab.model", "tokenizer.model")
+TOKENIZER_JSON = "tokenizer.json"
+TOKENIZER_DIR = "tokenizer"  # in a checkpoint of ours, and in a MODEL_DIR
+
+_FILE_SUFFIXES = (".model", ".json")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        processor: `sentencepiece.SentencePieceProcessor`, extra ids included.
+        proto: the model as its file has it, without the extra ids that were added.
+        added_ids: extra ids that the file did not have.
+        fingerprint: SHA-256 (hex) of the model with its extra ids.
+    """
+
+    processor: Any
+    proto: Any
+    added_ids: int
+    fingerprint: str
+
+
+def find_model(path: str) -> str:
+    """The file that `path` means; a remote path that names a file is returned unchecked.
+
+    Args:
+        path: a model file, a `tokenizer.json`, or a directory that has one or whose `tokenizer/`
+            has one.
+
+    Raises:
+        DataError: there is no such file, or the directory holds no model.
+    """
+    if "://" in path and path.endswith(_FILE_SUFFIXES):
+        return path
+    directory = find_directory(path)
+    if directory is not None:
+        for name in (*MODEL_NAMES, TOKENIZER_JSON):
+            if (directory / name).is_file():
+                return str(directory / name)
+        raise DataError(
+            f"vocabulary: no SentencePiece model in directory {path}; "
+            f"looked for {', '.join((*MODEL_NAMES, TOKENIZER_JSON))}"
+        )
+    local = epath.Path(path).expanduser()
+    if not local.is_file():
+        raise DataError(f"vocabulary: file not found: {path}; give a SentencePiece .model file")
+    return str(local)
+
+
+def find_directory(path: str) -> epath.Path | None:
+    """The directory whose files describe the tokenizer at `path`; None if it is no directory."""
+    try:
+        directory = epath.Path(path).expanduser()
+        if not directory.is_dir():
+            return None
+        inner = directory / TOKENIZER_DIR
+        return inner if inner.is_dir() else directory
+    except Exception as error:
+        raise _unreachable(path, error) from None
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a local or remote file.
+
+    Raises:
+        DataError: a remote file that cannot be reached.
+    """
+    try:
+        return epath.Path(path).read_bytes()
+    except Exception as error:
+        raise _unreachable(path, error) from None
+
+
+def _unreachable(path: str, error: Exception) -> DataError:
+    # What a storage layer raises is its own: TensorFlow's, an HTTP client's, KeyError for gx://.
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"vocabulary: cannot read {path} ({reason}); copy the file here and give its local path"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def load_model(path: str, extra_ids: int) -> LoadedModel:
+    """Reads a model file and sees to it that it has the extra ids.
+
+    Args:
+        path: what `find_model` returned.
+        extra_ids: how many sentinels to have. Where the file has them already (as mT5's has), none
+            are added.
+
+    Raises:
+        DataError: the file cannot be read, is no model, or reserves other ids than T5 does.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = _read_proto(path)
+    model = sentencepiece_model_pb2.ModelProto()
+    model.CopyFrom(proto)
+    present = {piece.piece for piece in model.pieces}
+    # Descending, as span corruption numbers its sentinels: <extra_id_0> is the last id.
+    missing = [
+        name for i in reversed(range(extra_ids)) if (name := f"▁<extra_id_{i}>") not in present
+    ]
+    for name in missing:
+        model.pieces.add(piece=name, score=0.0, type=model.SentencePiece.USER_DEFINED)
+    serialized = model.SerializeToString(deterministic=True)
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(serialized)
+    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if ids != (PAD_ID, EOS_ID, UNK_ID):
+        raise DataError(
+            f"vocabulary: {path} has pad, eos, unk ids {ids}; "
+            f"allowed: {(PAD_ID, EOS_ID, UNK_ID)}, as T5's vocabularies have"
+        )
+    return LoadedModel(processor, proto, len(missing), hashlib.sha256(serialized).hexdigest())
+
+
+def _read_proto(path: str) -> Any:
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    content = read_bytes(path)
+    if path.endswith(".json"):
+        try:
+            return tokenizer_json.to_sentencepiece(json.loads(content))
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(
+                f"vocabulary: {path} is not a T5 tokenizer ({error}); "
+                "allowed: a Unigram model behind SentencePiece's normalizer"
+            ) from None
+    try:
+        return sentencepiece_model_pb2.ModelProto.FromString(content)
+    except DecodeError:
+        raise DataError(f"vocabulary: {path} is not a SentencePiece model") from None
+
+
+@functools.lru_cache(maxsize=8)
+def seqio_vocabulary(path: str, extra_ids: int) -> Any:
+    """One object a model: SeqIO compares vocabularies of a mixture's tasks, and loads each once."""
+    import seqio
+
+    loaded = load_model(path, extra_ids)
+    if path.endswith(".json"):  # SeqIO reads model files only
+        folder = tempfile.mkdtemp(prefix="t5x_ext-vocabulary-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        file = Path(folder) / MODEL_NAMES[0]
+        file.write_bytes(loaded.proto.SerializeToString(deterministic=True))
+        path = str(file)
+    return seqio.SentencePieceVocabulary(path, loaded.added_ids)
