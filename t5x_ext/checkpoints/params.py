@@ -28,7 +28,8 @@ from t5x_ext.checkpoints.directories import (
     saved_steps,
     write_manifest,
 )
-from t5x_ext.checkpoints.own_layout import PARAMS, open_t5x_ext
+from t5x_ext.checkpoints.hugging_face import open_hf
+from t5x_ext.checkpoints.own_layout import CONTENT, PARAMS, open_t5x_ext
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 
@@ -53,7 +54,7 @@ def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
     items = {STATE: ocp.args.PyTreeSave({PARAMS: params}), META: ocp.args.JsonSave(meta)}
     if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(params)):
         content = hash_params(trees.named_leaves(params))
-        items[FINGERPRINT] = ocp.args.JsonSave({"params_sha256": content})
+        items[FINGERPRINT] = ocp.args.JsonSave({CONTENT: content})
     # Asynchronous, although it is waited for: only these savers have a last step to hook into.
     options = ocp.AsyncOptions(post_finalization_callback=lambda: write_manifest(directory))
     with ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options) as writer:
@@ -143,19 +144,16 @@ def _open_checkpoint(checkpoint: epath.Path) -> Source:
     layout = _layout(checkpoint)
     if layout is None:
         raise FileNotFoundError("its files are missing")
-    return layout(checkpoint)
+    return layout(str(checkpoint))
 
 
-def _layout(directory: epath.Path) -> Callable[[epath.Path], Source] | None:
+def _layout(directory: epath.Path) -> Callable[[str], Source] | None:
     """Tells by its files who wrote a checkpoint."""
     if (directory / STATE).is_dir() and (directory / META).is_dir():
         return open_t5x_ext
     if t5x_layout.is_t5x(directory):
         return t5x_layout.open_t5x
     if (directory / "config.json").exists():
-        # The reader is imported at first use: it may want packages that others do not need.
-        from t5x_ext.checkpoints.hugging_face import open_hf
-
         return open_hf
     return None
 

@@ -10,27 +10,34 @@ import numpy as np
 from etils import epath
 
 from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints.meta import config_in, tokenizer_of
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, places, recognise
 from t5x_ext.checkpoints.t5x_layout.stored import open_stored
 from t5x_ext.errors import ConfigError
 
 
-def open_t5x(directory: epath.Path) -> Source:
+def open_t5x(path: str) -> Source:
     """Opens a T5X checkpoint of one of its T5 networks, in any of its layouts.
 
-    Its config is inferred, see `places.recognise`.
+    Its config is inferred, see `places.recognise`, unless `write_t5x` wrote it.
+
+    Args:
+        path: Directory of one checkpoint, local or `gs://`.
 
     Raises:
         ConfigError: If it is of another model: a parameter is missing, left over, or of another
             shape; or if its layers have different tables of relative positions (umT5).
         ValueError: If a file is damaged or missing.
     """
+    directory = epath.Path(path)
     stored = open_stored(directory)
     try:
-        kind, config = recognise({name: part.shape for name, part in stored.params.items()})
+        kind, inferred = recognise({name: part.shape for name, part in stored.params.items()})
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}") from None
+    meta = {"step": stored.step} | stored.meta
+    config = config_in(meta, directory) or inferred
     placed = places(config, kind)
     wanted = {
         name: jax.ShapeDtypeStruct(place.shape, np.float32)
@@ -45,12 +52,13 @@ def open_t5x(directory: epath.Path) -> Source:
     _check_shared(directory, placed, stored.params)
     return Source(
         kind="t5x",
-        path=str(directory),
+        path=path,
         tensors=tensors,
         config=config,
         step=stored.step,
         digest=stored.digest,
-        meta={"step": stored.step},
+        meta=meta,
+        tokenizer_dir=tokenizer_of(directory),
     )
 
 

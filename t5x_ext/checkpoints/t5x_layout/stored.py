@@ -14,6 +14,7 @@ Orbax's layouts without `optimizer`. Any of these directories may also be copied
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.errors import ConfigError
 
 INDEX = "checkpoint"
+META_FILE = "t5x_ext.json"  # no part of the layout: T5X does not look at it
 
 _VERSIONS = (2, 3)  # 3 came in June 2021; in 2 bfloat16 was kept as uint16, which is refused
 _ROOTS = ("optimizer/", "_optimizer/")
@@ -37,8 +39,9 @@ _STEP = "state/step"
 _VERSION = "version"
 _STATISTICS = "state/param_states/"  # an optimizer's: passed over
 _PLACEHOLDER = "PLACEHOLDER://"
-# First parts of the names of directories without parameters; the rest counts in the digest.
-_NOT_WEIGHTS = ("state.", "optimizer.state.", "_optimizer.state.", "train_ds")
+# First parts of the paths of the files that hold parameters, or say which there are.
+_WEIGHTS = (INDEX, orbax_trees.METADATA, "target.", "optimizer.target.", "_optimizer.target.",
+            "manifest.ocdbt", "d", "ocdbt.process_")  # fmt: skip
 _ENDS_HASHED = 1 << 16  # there are hundreds of files, each of one compressed array
 
 
@@ -50,11 +53,13 @@ class Stored:
       params: arrays by T5X's name, e.g. `encoder/layers_0/mlp/wi/kernel`.
       step: updates they have seen; 0 where nothing says.
       digest: of the files they are made of.
+      meta: what our own writer says of them, as JSON.
     """
 
     params: Mapping[str, LazyTensor]
     step: int
     digest: str
+    meta: Mapping[str, Any]
 
 
 def is_t5x(directory: epath.Path) -> bool:
@@ -88,12 +93,12 @@ def open_stored(directory: epath.Path) -> Stored:
     }
     _check_entries(directory, entries)
     weights = (
-        path
-        for path in files_in(item)
-        if not path.relative_to(item).parts[0].startswith(_NOT_WEIGHTS)
+        path for path in files_in(item) if path.relative_to(item).parts[0].startswith(_WEIGHTS)
     )
     step = int(entries[_STEP].whole()) if _STEP in entries else _step_in_name(directory)
-    return Stored(params, step, hash_files(weights, item, ends=_ENDS_HASHED))
+    meta_file = directory / META_FILE
+    meta = json.loads(meta_file.read_text()) if meta_file.exists() else {}
+    return Stored(params, step, hash_files(weights, item, ends=_ENDS_HASHED), meta)
 
 
 def _item(directory: epath.Path) -> epath.Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import tensorstores
+from t5x_ext.checkpoints import meta, tensorstores, trees
 from t5x_ext.checkpoints.destinations import complete_or_absent
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, SCALABLE_T5, T5, Place, places
-from t5x_ext.checkpoints.t5x_layout.stored import INDEX
+from t5x_ext.checkpoints.t5x_layout.stored import INDEX, META_FILE
 from t5x_ext.errors import ConfigError
 
 _VERSION = 3
@@ -26,7 +27,6 @@ def write_t5x(
     destination: str,
     scan_layers: bool = False,
     dtype: str | None = None,
-    progress: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Writes parameters and step, streaming; complete or absent.
 
@@ -39,23 +39,25 @@ def write_t5x(
         destination: Directory to create, for T5X best named `checkpoint_<step>`; must not exist.
         scan_layers: Write for examples/scalable_t5 with scanned layers instead of examples/t5.
         dtype: "float32" or "bfloat16" instead of each parameter's own.
-        progress: Called with each parameter's name before it is written.
 
     Raises:
         ConfigError: If the source has no config, or the destination exists.
+        ValueError: If a file of the source is damaged.
     """
+    trees.check_dtype(dtype, "dtype")
     if source.config is None:
         raise ConfigError(f"{source.path}: states no model config, which the names need")
     placed = places(source.config, SCALABLE_T5 if scan_layers else T5)
     with complete_or_absent(destination) as directory:
         target: dict[str, Any] = {}
         for name, place in placed.items():
-            progress(name)
             for part, spec in _write(directory, source.tensors[name], place, dtype).items():
                 _insert(target, part, spec)
         state = {"target": target, "state": {"step": np.int32(source.step), "param_states": {}}}
         index = flax_msgpack.encode({"version": _VERSION, "optimizer": state})
         (directory / INDEX).write_bytes(index)
+        (directory / META_FILE).write_text(json.dumps(meta.describe(source)))
+        meta.copy_tokenizer(source, directory)
 
 
 def _write(

@@ -1,0 +1,67 @@
+"""What travels with converted parameters: their origin, the model's config, the tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from t5x_ext.checkpoints.directories import PREFIX
+from t5x_ext.checkpoints.hugging_face import tokenizers
+from t5x_ext.checkpoints.sources import Source
+from t5x_ext.errors import ConfigError
+from t5x_ext.models.network import T5Config
+
+TOKENIZER = "tokenizer"
+
+_CONFIG = "t5_config"
+_SOURCE = "source"
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """The meta of a checkpoint converted from `source`: its own, and where it comes from.
+
+    An origin that the source states itself is kept inside: `meta["source"]["source"]`.
+    """
+    origin = {"path": source.path, "kind": source.kind, "sha256": source.digest}
+    if _SOURCE in source.meta:
+        origin[_SOURCE] = source.meta[_SOURCE]
+    meta = dict(source.meta) | {"step": source.step, _SOURCE: origin}
+    return meta | {_CONFIG: dataclasses.asdict(source.config)} if source.config else meta
+
+
+def config_in(meta: Mapping[str, Any], path: epath.Path) -> T5Config | None:
+    """The model's config that a meta states, if any.
+
+    Raises:
+        ConfigError: If it has fields that T5Config has not.
+    """
+    fields = meta.get(_CONFIG)
+    if fields is None:
+        return None
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(T5Config)}
+    if unknown:
+        raise ConfigError(
+            f"{path}: its {_CONFIG} names {', '.join(sorted(unknown))}, which this version does"
+            " not know; it was written by a newer one"
+        )
+    return T5Config(**fields)
+
+
+def tokenizer_of(checkpoint: epath.Path) -> str | None:
+    """The directory of a checkpoint's tokenizer; a run keeps it once, in MODEL_DIR."""
+    places = [checkpoint / TOKENIZER]
+    if checkpoint.name.startswith(f"{PREFIX}_"):
+        places.append(checkpoint.parent / TOKENIZER)
+    return next((str(place) for place in places if place.is_dir()), None)
+
+
+def copy_tokenizer(source: Source, checkpoint: epath.Path) -> None:
+    """Copies a source's tokenizer, where it has one, to where `tokenizer_of` finds it."""
+    if source.tokenizer_dir is None:
+        return
+    (checkpoint / TOKENIZER).mkdir()
+    for path in tokenizers.files_in(epath.Path(source.tokenizer_dir)):
+        (checkpoint / TOKENIZER / path.name).write_bytes(path.read_bytes())

@@ -1,0 +1,261 @@
+"""Converts a checkpoint between Hugging Face's layout, T5X's and ours, tensor by tensor.
+
+    python -m t5x_ext.convert --to t5x_ext google/t5-xl-lm-adapt checkpoints/t5_xl_lm_adapt
+    python -m t5x_ext.convert --to hf runs/mine/checkpoint_2000 export/mine
+
+SRC is any checkpoint that INITIAL_CHECKPOINT_PATH takes, local or gs://. Every tensor of it is used
+exactly once; a missing, unknown or mis-shaped one is refused by name before anything is written.
+DST is complete or absent. Unless told otherwise, the result is opened again and every byte of it
+compared with SRC. Memory does not grow with the model, only with its largest tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from t5x_ext.checkpoints import hugging_face, t5x_layout, tensorstores, trees, writing
+from t5x_ext.checkpoints.directories import first_line
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.errors import ConfigError, exit_status
+from t5x_ext.models import network
+
+KINDS = ("hf", "t5x", "t5x_ext")
+
+
+def convert(
+    source_path: str,
+    destination: str,
+    to: str,
+    source_kind: str = "auto",
+    *,
+    dtype: str | None = None,
+    scan_layers: bool = False,
+    config: network.T5Config | None = None,
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Converts a checkpoint.
+
+    Args:
+        source_path: See `open_source`.
+        destination: Directory to create.
+        to: One of `KINDS`.
+        source_kind: The kind that the source has to be; 'auto' takes any.
+        dtype: 'float32' or 'bfloat16' for all tensors; None keeps each one's.
+        scan_layers: For T5X: write for its scalable_t5 network.
+        config: Replaces what T5X's checkpoints do not state and is inferred; the tensors are
+            checked against it.
+        verify: Compare the result with the source.
+
+    Returns:
+        {"source": {"path", "kind", "step", "sha256"}, "destination": {"path", "kind"}, "tensors",
+        "parameters", "bytes" (of the values written), "config", "verified", "seconds"}.
+
+    Raises:
+        ConfigError: The source cannot be read or not be written as `to`; the destination exists,
+            cannot be written, or differs from the source. Nothing is left at the destination.
+    """
+    began = time.monotonic()
+    source = open_source(source_path)
+    if source_kind not in ("auto", source.kind):
+        raise ConfigError(f"{source.path}: is of kind {source.kind}, not {source_kind}")
+    if config is not None:
+        source = _with_config(source, config)
+    if scan_layers and to != "t5x":
+        raise ConfigError(f"--scan_layers: only T5X's layout has scanned layers, not {to}")
+    with _shown(source, "writing") as shown, _one_line(source, destination):
+        if to == "hf":
+            hugging_face.write_hf(shown, destination, dtype)
+        elif to == "t5x":
+            t5x_layout.write_t5x(shown, destination, scan_layers, dtype)
+        else:
+            writing.write_params(shown, destination, dtype)
+    if verify:
+        with _shown(source, "comparing") as shown, _one_line(source, destination):
+            _compare(shown, destination, dtype)
+    parameters = [math.prod(tensor.shape) for tensor in source.tensors.values()]
+    sizes = [np.dtype(dtype or tensor.dtype).itemsize for tensor in source.tensors.values()]
+    return {
+        "source": {
+            "path": source.path,
+            "kind": source.kind,
+            "step": source.step,
+            "sha256": source.digest,
+        },
+        "destination": {"path": destination, "kind": to},
+        "tensors": len(source.tensors),
+        "parameters": sum(parameters),
+        "bytes": sum(count * size for count, size in zip(parameters, sizes, strict=True)),
+        "config": dataclasses.asdict(source.config) if source.config else None,
+        "verified": verify,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _with_config(source: Source, config: network.T5Config) -> Source:
+    specs = trees.named_leaves(network.param_specs(config))
+    trees.check_tree(source.path, dict(source.tensors), specs)
+    stated = source.config if source.kind != "t5x" else None
+    if stated and stated.mlp_activations != config.mlp_activations:
+        raise ConfigError(
+            f"{source.path}: its mlp_activations are {stated.mlp_activations}, the gin file's"
+            f" {config.mlp_activations}"
+        )
+    return dataclasses.replace(source, config=config)
+
+
+def _compare(source: Source, destination: str, dtype: str | None) -> None:
+    """Opens what was written and compares its tensors with the source's, bit by bit."""
+    try:
+        result = open_source(destination)
+        trees.check_tree(destination, dict(result.tensors), dict(source.tensors))
+        for name, tensor in source.tensors.items():
+            stored = np.dtype(dtype or tensor.dtype)
+            for index in tensorstores.slabs(tensor.shape, stored.itemsize):
+                wanted = tensor.read(index).astype(stored, copy=False)
+                found = result.tensors[name].read(index)
+                if found.dtype != stored or not _same_bits(wanted, found):
+                    raise ConfigError(f"{destination}: {name} differs from {source.path}")
+    except ValueError:
+        epath.Path(destination).rmtree()
+        raise
+
+
+def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
+    return np.array_equal(left.view(np.uint8), right.view(np.uint8))
+
+
+@contextmanager
+def _one_line(source: Source, destination: str) -> Iterator[None]:
+    """Damaged files and full disks are the user's business, not defects."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{source.path} to {destination}: {first_line(error)}") from error
+
+
+@contextmanager
+def _shown(source: Source, doing: str) -> Iterator[Source]:
+    """A source whose reads move a progress bar or, off a terminal, print a line a tensor."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        total = sum(math.prod(t.shape) * t.dtype.itemsize for t in source.tensors.values())
+        with tqdm(total=total, desc=doing, unit="B", unit_scale=True) as bar:
+            yield _watched(source, lambda name, values: bar.update(values.nbytes))
+        return
+    seen: set[str] = set()
+
+    def print_line(name: str, values: np.ndarray) -> None:
+        if name not in seen:
+            seen.add(name)
+            shape = list(source.tensors[name].shape)
+            count = f"{len(seen)}/{len(source.tensors)}"
+            print(f"{doing} {count}  {name} {shape} {values.dtype}", file=sys.stderr, flush=True)
+
+    yield _watched(source, print_line)
+
+
+def _watched(source: Source, on_read: Callable[[str, np.ndarray], object]) -> Source:
+    def watch(name: str, tensor: LazyTensor) -> LazyTensor:
+        def read(index: Index) -> np.ndarray:
+            values = tensor.read(index)
+            on_read(name, values)
+            return values
+
+        return dataclasses.replace(tensor, read=read)
+
+    tensors = {name: watch(name, tensor) for name, tensor in source.tensors.items()}
+    return dataclasses.replace(source, tensors=tensors)
+
+
+def _read_config(gin_file: str) -> network.T5Config:
+    import gin
+
+    from t5x_ext import gin_utils
+
+    gin_utils.parse([gin_file])
+    return gin.get_configurable(network.T5Config)()
+
+
+def _text(summary: dict[str, Any]) -> str:
+    source, destination = summary["source"], summary["destination"]
+    config = summary["config"] or {"config": "not stated"}
+    checked = "every tensor compared" if summary["verified"] else "not compared"
+    lines = [
+        f"{source['path']} ({source['kind']}, step {source['step']})",
+        f"-> {destination['path']} ({destination['kind']}), {checked}",
+        f"{summary['tensors']} tensors, {summary['parameters']:,} parameters,"
+        f" {summary['bytes']:,} bytes, {summary['seconds']} s",
+        f"source sha256 {source['sha256']}",
+        ", ".join(f"{name} {value}" for name, value in config.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    title, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="t5x_ext.convert",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="the checkpoint, or a MODEL_DIR")
+    parser.add_argument("destination", metavar="DST", help="directory to create")
+    parser.add_argument(
+        "--from", dest="source_kind", default="auto", choices=(*KINDS, "auto"),
+        help="what SRC has to be; by default its files tell",
+    )  # fmt: skip
+    parser.add_argument("--to", required=True, choices=KINDS, help="what to write")
+    parser.add_argument("--dtype", choices=trees.DTYPES, help="cast all tensors; default: keep")
+    parser.add_argument(
+        "--scan_layers", action="store_true",
+        help="with --to t5x: for examples/scalable_t5 instead of examples/t5",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gin_file", help="model file, e.g. models/t5_1_1_xl.gin: its config is checked and kept"
+    )
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True,
+        help="compare the result with SRC (reads both again)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = _parser().parse_args(argv)
+
+    def run() -> None:
+        summary = convert(
+            args.source,
+            args.destination,
+            args.to,
+            args.source_kind,
+            dtype=args.dtype,
+            scan_layers=args.scan_layers,
+            config=_read_config(args.gin_file) if args.gin_file else None,
+            verify=args.verify,
+        )
+        print(json.dumps(summary) if args.json else _text(summary))
+
+    return exit_status(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

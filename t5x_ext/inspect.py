@@ -1,0 +1,96 @@
+"""Shows what a checkpoint holds, on any host: kind, step, config and every tensor.
+
+    python -m t5x_ext.inspect CHECKPOINT [--json]
+
+CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No values are read, no
+accelerator is touched and no model has to be named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.errors import exit_status
+
+
+def inspect(path: str) -> dict[str, Any]:
+    """Describes a checkpoint.
+
+    Returns:
+        {"path", "kind", "step", "sha256", "tokenizer" (a directory or None), "config" (or None),
+        "parameters", "bytes", "tensors": {name: {"shape", "dtype"}}}.
+
+    Raises:
+        ConfigError: There is no checkpoint, or it is damaged, or not of a model we know.
+    """
+    source = open_source(path)
+    counts = {name: math.prod(tensor.shape) for name, tensor in source.tensors.items()}
+    return {
+        "path": source.path,
+        "kind": source.kind,
+        "step": source.step,
+        "sha256": source.digest,
+        "tokenizer": source.tokenizer_dir,
+        "config": dataclasses.asdict(source.config) if source.config else None,
+        "parameters": sum(counts.values()),
+        "bytes": sum(counts[n] * tensor.dtype.itemsize for n, tensor in source.tensors.items()),
+        "tensors": {
+            name: {"shape": list(tensor.shape), "dtype": tensor.dtype.name}
+            for name, tensor in sorted(source.tensors.items())
+        },
+    }
+
+
+def _text(summary: dict[str, Any]) -> str:
+    config = summary["config"] or {"config": "not stated"}
+    width = max(map(len, summary["tensors"]))
+    tensors = (
+        f"  {name:<{width}}  {tensor['dtype']:<8}  {tensor['shape']}"
+        for name, tensor in summary["tensors"].items()
+    )
+    return "\n".join(
+        [
+            f"{summary['path']}: {summary['kind']}, step {summary['step']}",
+            f"sha256 {summary['sha256']}",
+            f"tokenizer {summary['tokenizer'] or 'none'}",
+            ", ".join(f"{name} {value}" for name, value in config.items()),
+            *tensors,
+            f"{len(summary['tensors'])} tensors, {summary['parameters']:,} parameters,"
+            f" {summary['bytes']:,} bytes",
+        ]
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    title, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="t5x_ext.inspect",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a MODEL_DIR")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = _parser().parse_args(argv)
+
+    def run() -> None:
+        summary = inspect(args.checkpoint)
+        print(json.dumps(summary) if args.json else _text(summary))
+
+    return exit_status(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
