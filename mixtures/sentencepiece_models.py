@@ -55,8 +55,6 @@ def find_model(path: str) -> str:
     Raises:
         DataError: there is no such file, or the directory holds no model.
     """
-    if "://" in path and path.endswith(_FILE_SUFFIXES):
-        return path
     directory = find_directory(path)
     if directory is not None:
         for name in (*MODEL_NAMES, TOKENIZER_JSON):
@@ -66,6 +64,8 @@ def find_model(path: str) -> str:
             f"vocabulary: no SentencePiece model in directory {path}; "
             f"looked for {', '.join((*MODEL_NAMES, TOKENIZER_JSON))}"
         )
+    if "://" in path:
+        return path
     local = epath.Path(path).expanduser()
     if not local.is_file():
         raise DataError(f"vocabulary: file not found: {path}; give a SentencePiece .model file")
@@ -73,7 +73,12 @@ def find_model(path: str) -> str:
 
 
 def find_directory(path: str) -> epath.Path | None:
-    """The directory whose files describe the tokenizer at `path`; None if it is no directory."""
+    """The directory whose files describe the tokenizer at `path`; None if it is no directory.
+
+    A remote path that ends as a file does is not looked up: that may need a network.
+    """
+    if "://" in path and path.endswith(_FILE_SUFFIXES):
+        return None
     try:
         directory = epath.Path(path).expanduser()
         if not directory.is_dir():

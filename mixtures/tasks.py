@@ -24,7 +24,7 @@ from mixtures.release import MISSING_POLICIES
 from mixtures.sources import RowSource
 from mixtures.splits import POLICIES, split_instances
 from mixtures.truncation import TRIMS
-from mixtures.vocabularies import SentencePieceVocabulary, Vocabulary, bundled_vocabulary
+from mixtures.vocabularies import Vocabulary, bundled_vocabulary, open_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,8 @@ def configure(
     """Sets what names resolve against from now on, for the whole process.
 
     Tasks built under other settings are dropped from SeqIO's registry and built anew when they are
-    asked for again. Arguments are those of `Context`; a vocabulary may also be the path of a
-    SentencePiece model without extra ids.
+    asked for again. Arguments are those of `Context`; a vocabulary may also be a path for
+    `vocabularies.open_vocabulary`.
 
     Returns:
         The new context.
@@ -95,7 +95,7 @@ def configure(
     if vocabulary is None:
         vocabulary = bundled_vocabulary()
     elif isinstance(vocabulary, str | os.PathLike):
-        vocabulary = SentencePieceVocabulary(os.fspath(vocabulary))
+        vocabulary = open_vocabulary(os.fspath(vocabulary))
     context = Context(
         data_dir=None if data_dir is None else os.fspath(data_dir),
         vocabulary=vocabulary,

@@ -199,7 +199,7 @@ def byt5_vocabulary() -> ByteVocabulary:
 
 
 def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
-    """The vocabulary that a file or directory holds.
+    """The vocabulary that a file or directory holds; a model is read when it is first used.
 
     Args:
         path: a SentencePiece model file; or a directory: of Hugging Face, of `save_tokenizer`, a
@@ -209,12 +209,11 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
             own has those that are in it.
 
     Raises:
-        DataError: there is no vocabulary at `path`; names what was looked for.
+        DataError: a directory holds no vocabulary; names what was looked for.
     """
     directory = sentencepiece_models.find_directory(path)
     if directory is None:
-        model = sentencepiece_models.find_model(path)
-        return SentencePieceVocabulary(model, extra_ids or 0)
+        return SentencePieceVocabulary(path, extra_ids or 0)
     config = _read_config(directory / _TOKENIZER_CONFIG)
     # `ByT5Tokenizer`, or `ByT5TokenizerFast` as some name it.
     is_bytes = str(config.get("tokenizer_class", "")).startswith("ByT5")

@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mixture", action="append", default=[], metavar="NAME",
         help="what MIXTURE_OR_TASK_NAME takes; repeat it for several")  # fmt: skip
     add("--data_dir", metavar="DIR", help="default: $SUPERNI_DIR, else the bundled suite")
-    add("--vocabulary", metavar="PATH", help="SentencePiece model; default: the bundled one")
+    add("--vocabulary", metavar="PATH", help="SentencePiece file or model directory; else bundled")
     add("--limits", metavar="LIST", help="tokens to try, such as 512,1024 or 512/64,1024/128")
     add("--json", action="store_true", help="print one JSON object instead")
     add("--out", metavar="DIR", help="also write audit.json and audit.txt there")

@@ -14,6 +14,7 @@ CUT_PROMPTS = 0.05
 CUT_TARGETS = 0.01
 UNKNOWN_PROMPTS = 0.10
 UNKNOWN_TARGETS = 0.01
+REWRITTEN_TARGETS = 0.01
 LOST_SPACE_TARGETS = 0.01
 
 # Kinds of flags, the most serious first: what makes a score wrong, then what makes it worse.
@@ -25,6 +26,7 @@ KINDS = {
     "long targets": "targets that do not fit",
     "label skew": "most frequent target: share in train and in test",
     "unknown pieces": "text with characters that the vocabulary does not have",
+    "rewritten characters": "targets with characters that the vocabulary writes otherwise",
     "lost white space": "targets whose white space the vocabulary changes",
     "same source": "train-track and test-track tasks made from one data set",
 }
@@ -99,6 +101,10 @@ def _task_flags(task: TaskAudit) -> Iterable[Flag]:
             f"{percent(task.unknown_targets / task.rows)} of targets: {task.unknown_characters!r}"
         )
         yield flag("unknown pieces", _shorten(text), unknown)
+    rewritten = task.rewritten_targets / task.rows
+    if rewritten >= REWRITTEN_TARGETS:
+        text = f"{percent(rewritten)} of rows: {task.rewritten_characters!r}"
+        yield flag("rewritten characters", _shorten(text), rewritten)
     lost = task.lost_space_targets / task.rows
     if lost >= LOST_SPACE_TARGETS:
         yield flag("lost white space", f"{percent(lost)} of rows", lost)

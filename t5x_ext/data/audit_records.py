@@ -105,6 +105,9 @@ class TaskAudit:
             letter, and regardless of case and punctuation (which includes the former).
         unknown_prompts, unknown_targets: rows with a piece that the vocabulary does not have.
         unknown_characters: characters that cause it, most frequent first.
+        rewritten_prompts, rewritten_targets: rows with a character that the vocabulary writes
+            otherwise: it reads "½" as "1⁄2" and a no-break space as a space.
+        rewritten_characters: those characters, most frequent first.
         lost_space_inputs, lost_space_targets: rows whose question or reference holds white space
             that does not survive the vocabulary.
     """
@@ -126,6 +129,9 @@ class TaskAudit:
     unknown_prompts: int
     unknown_targets: int
     unknown_characters: str
+    rewritten_prompts: int
+    rewritten_targets: int
+    rewritten_characters: str
     lost_space_inputs: int
     lost_space_targets: int
 

@@ -53,6 +53,7 @@ def _table_lines(tasks: Sequence[dict[str, Any]]) -> Iterator[str]:
         ("cut prompts %", tuple(cut["limit"] for cut in tasks[0]["cuts"])),
         ("top label %", ("train", "test")),
         ("unknown %", ("prompt", "target")),
+        ("rewritten %", ("prompt", "target")),
         ("lost space %", ("input", "target")),
     ]
     rows = [[name for _, names in columns for name in names], *map(_cells, tasks)]
@@ -82,5 +83,6 @@ def _cells(task: dict[str, Any]) -> list[str]:
         *(percent(cut["prompts"]) for cut in task["cuts"]),
         *("-" if share is None else f"{100 * share:.1f}" for share in shares),
         *(percent(task[f"unknown_{part}"]) for part in ("prompts", "targets")),
+        *(percent(task[f"rewritten_{part}"]) for part in ("prompts", "targets")),
         *(percent(task[f"lost_space_{part}"]) for part in ("inputs", "targets")),
     ]

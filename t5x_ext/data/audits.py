@@ -48,6 +48,7 @@ class Auditor:
         self._vocabulary = vocabulary
         self._limits = tuple(limits)
         self._is_unknown: dict[str, bool] = {}
+        self._is_rewritten: dict[str, bool] = {}
         self.lost_spaces = tuple(
             name for name, space in _SPACES.items() if not self._survives(f"a{space}b")
         )
@@ -71,6 +72,10 @@ class Auditor:
             for row, every in zip(rows, target_ids, strict=True)
             if any(unk in ids for ids in every)
         ]
+        rewritten_prompts = [text for text in prompts if self._rewrites(text)]
+        rewritten_targets = [
+            text for row in rows if self._rewrites(text := " ".join(row.references))
+        ]
         return TaskAudit(
             name=task.name,
             category=task.category,
@@ -90,7 +95,14 @@ class Auditor:
             near_duplicates=count_repeated(task, fold),
             unknown_prompts=len(unknown_prompts),
             unknown_targets=len(unknown_targets),
-            unknown_characters=self._unknown_characters(unknown_prompts + unknown_targets),
+            unknown_characters=_frequent(
+                unknown_prompts + unknown_targets, self._character_is_unknown
+            ),
+            rewritten_prompts=len(rewritten_prompts),
+            rewritten_targets=len(rewritten_targets),
+            rewritten_characters=_frequent(
+                rewritten_prompts + rewritten_targets, self._character_is_rewritten
+            ),
             lost_space_inputs=sum(bool(self._lost_space.search(row.input)) for row in rows),
             lost_space_targets=sum(
                 any(self._lost_space.search(text) for text in row.references) for row in rows
@@ -112,16 +124,24 @@ class Auditor:
     def _survives(self, text: str) -> bool:
         return self._vocabulary.decode(self._vocabulary.encode(text)) == text
 
-    def _unknown_characters(self, texts: Iterable[str]) -> str:
-        """Characters without a piece, the one in most texts first."""
-        counts = Counter(character for text in texts for character in set(text))
-        return "".join(c for c, _ in counts.most_common() if self._character_is_unknown(c))
+    def _rewrites(self, text: str) -> bool:
+        return any(self._character_is_rewritten(character) for character in set(text))
 
     def _character_is_unknown(self, character: str) -> bool:
         if character not in self._is_unknown:
             ids = self._vocabulary.encode(character)
             self._is_unknown[character] = self._vocabulary.unk_id in ids
         return self._is_unknown[character]
+
+    def _character_is_rewritten(self, character: str) -> bool:
+        """Whether it comes back as other characters; what is unknown does not come back at all."""
+        if character not in self._is_rewritten:
+            self._is_rewritten[character] = (
+                character not in "".join(_SPACES.values())
+                and not self._character_is_unknown(character)
+                and not self._survives(f"a{character}b")
+            )
+        return self._is_rewritten[character]
 
 
 def label_share(task: TaskRows) -> LabelShare:
@@ -221,6 +241,12 @@ def _question_only(row: Row) -> Row:
     row = replace(row, positive_examples=(), negative_examples=())
     # A row without input has its question in the definition.
     return replace(row, definition="") if row.input.strip() else row
+
+
+def _frequent(texts: Iterable[str], chosen: Callable[[str], bool]) -> str:
+    """The chosen characters of some texts, the one in most texts first."""
+    counts = Counter(character for text in texts for character in sorted(set(text)))
+    return "".join(character for character, _ in counts.most_common() if chosen(character))
 
 
 def _lengths(tokens: np.ndarray) -> Lengths:

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 import mixtures
 from mixtures.names import task_name
 from mixtures.prompts import get_prompt
 from mixtures.records import Example, Row
-from mixtures.vocabularies import ByteVocabulary, bundled_vocabulary
+from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary, bundled_vocabulary
 from t5x_ext import audit
 from t5x_ext.data import audit_flags, audit_records, audit_rows, audits
 from t5x_ext.data.examples import load_examples
@@ -135,6 +136,43 @@ def test_unknown_pieces_and_lost_white_space():
     assert sorted(measured.unknown_characters) == unknown
     assert measured.unknown_prompts == bool(unknown)
     assert (measured.lost_space_inputs, measured.lost_space_targets) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def t5_like(tmp_path_factory) -> SentencePieceVocabulary:
+    """As T5's: NFKC, no braces (they were filtered out of its data), curly quotes kept."""
+    text = "He said “yes” to a question, and she said “no” to 1 in 2 of a b c d e f g. " * 20
+    path = tmp_path_factory.mktemp("vocabulary") / "spiece"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.split(". ")),
+        model_prefix=str(path),
+        vocab_size=45,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        required_chars="⁄",
+    )
+    return SentencePieceVocabulary(f"{path}.model")
+
+
+def test_what_sentencepiece_does_to_braces_quotes_and_symbols(t5_like):
+    texts = ["a {b}", "a “b”", "a ½ b", "a\u00a0b", "a\nb", "a  b"]
+    assert [t5_like.decode(t5_like.encode(text)) for text in texts] == [
+        "a  ⁇ b ⁇ ", "a “b”", "a 1⁄2 b", "a b", "a b", "a b",
+    ]  # fmt: skip
+    measured = measure(task(test=[row(i, text, text) for i, text in enumerate(texts)]),
+                       vocabulary=t5_like)  # fmt: skip
+    assert (measured.unknown_targets, sorted(measured.unknown_characters)[-2:]) == (1, ["{", "}"])
+    assert (measured.rewritten_prompts, measured.rewritten_targets) == (2, 2)
+    assert sorted(measured.rewritten_characters) == ["\u00a0", "½"]
+    assert (measured.lost_space_inputs, measured.lost_space_targets) == (2, 2)
+    kinds = [flag.kind for flag in audit_flags.find_flags([measured])]
+    assert kinds[-3:] == ["unknown pieces", "rewritten characters", "lost white space"]
+    with_bytes = measure(task(test=[row(0, "½", "½")]))
+    assert (with_bytes.rewritten_prompts, with_bytes.rewritten_characters) == (0, "")
 
 
 def test_shared_inputs_and_sources_between_tasks():

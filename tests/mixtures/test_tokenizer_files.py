@@ -213,5 +213,5 @@ def test_nothing_to_open_is_one_line(tmp_path):
         ("nowhere://bucket/model", "cannot read nowhere://bucket/model"),
     ):
         with pytest.raises(DataError, match=message) as caught:
-            open_vocabulary(str(path))
+            open_vocabulary(str(path)).encode("text")
         assert re.search(re.escape(str(path)), str(caught.value)) and "\n" not in str(caught.value)
