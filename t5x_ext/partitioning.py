@@ -89,15 +89,19 @@ class PjitPartitioner:
 
     def _model_size(self) -> int:
         submesh = self.model_parallel_submesh
-        asked = {self.num_partitions, math.prod(submesh) if submesh else None} - {None}
-        if self.model != 1:
-            asked.add(self.model)
+        # T5X's run files always say num_partitions = 1; it does not contradict the others.
+        asked = {self.num_partitions, math.prod(submesh or ()), self.model} - {None, 1}
         if len(asked) > 1:
             raise ConfigError(
                 f"PjitPartitioner: num_partitions={self.num_partitions}, "
                 f"model_parallel_submesh={submesh} and model={self.model} disagree; set one"
             )
         return asked.pop() if asked else 1
+
+    @property
+    def platform(self) -> str:
+        """'cpu', 'gpu' or 'tpu', also of devices that are only described."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def num_batch_shards(self) -> int:
@@ -139,10 +143,31 @@ class PjitPartitioner:
         """The sharding of an array with these logical axes."""
         return NamedSharding(self.mesh, self.spec(axes))
 
-    def put_rows(self, local: np.ndarray) -> jax.Array:
-        """This host's rows [B / hosts, L] -> one global array [B, L] over the batch axes."""
-        sharding = self.sharding(("batch", None))
-        return jax.make_array_from_process_local_data(sharding, local)
+    def host_rows(self, batch_size: int) -> tuple[int, int]:
+        """The rows of a batch [B, ...] that this host's devices hold: first, one past the last.
+
+        Hosts hold the same rows where `model` or `expert` spans them.
+        """
+        held = self.sharding(("batch", None)).addressable_devices_indices_map((batch_size, 1))
+        bounds = [rows.indices(batch_size) for rows, _ in held.values()]
+        return min(first for first, _, _ in bounds), max(last for _, last, _ in bounds)
+
+    def put_rows(self, local: np.ndarray, batch_size: int) -> jax.Array:
+        """This host's rows, `host_rows(batch_size)` -> one global array [B, L] over the batch axes.
+
+        Raises:
+          ValueError: these are not as many rows as this host holds.
+        """
+        first, last = self.host_rows(batch_size)
+        if len(local) != last - first:
+            raise ValueError(f"{len(local)} rows; this host holds {first} to {last - 1}")
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return local[start - first : stop - first]
+
+        shape = (batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, self.sharding(("batch", None)), read)
 
     def put_whole(self, whole: np.ndarray) -> jax.Array:
         """All rows [B, L], the same on every host -> one global array over the batch axes."""
@@ -189,9 +214,17 @@ class PjitPartitioner:
             _ACTIVE.reset(token)
 
 
+ModelBasedPjitPartitioner = PjitPartitioner  # the name in T5X's pretraining files
+
+
 _ACTIVE: contextvars.ContextVar[PjitPartitioner | None] = contextvars.ContextVar(
     "active_partitioner", default=None
 )
+
+
+def active_partitioner() -> PjitPartitioner | None:
+    """The mesh that is being traced for; None outside of `activate`."""
+    return _ACTIVE.get()
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
@@ -199,5 +232,48 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     partitioner = _ACTIVE.get()
     if partitioner is None:
         return x
-    # Activations keep `embed` whole: `fsdp` already splits their batch axis.
+    # Activations keep `embed` whole: `batch` comes first and has taken the `fsdp` axis.
     return jax.lax.with_sharding_constraint(x, partitioner.sharding(axes))
+
+
+def gather(param: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Brings the parts of a parameter together that lie on the batch's mesh axes, for one use.
+
+    Asked for explicitly, because the compiler would otherwise feed a product with one part after
+    the other and rewrite its result each time. The gradient goes straight back into parts.
+
+    Args:
+      param: parameter in the dtype in which it is to travel.
+      axes: its logical axes.
+    """
+    partitioner = _ACTIVE.get()
+    if partitioner is None:
+        return param
+    split = partitioner.spec(axes)
+    batch = partitioner.spec(("batch",))[0] or ()
+    taken = {batch} if isinstance(batch, str) else set(batch)
+    whole = (None if _names(entry) & taken else entry for entry in split)
+    mesh = partitioner.mesh
+    return _gather(NamedSharding(mesh, split), NamedSharding(mesh, PartitionSpec(*whole)), param)
+
+
+def _names(entry: Any) -> set[str]:
+    """Mesh axes of one entry of a PartitionSpec."""
+    return {entry} if isinstance(entry, str) else set(entry or ())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(split: NamedSharding, whole: NamedSharding, param: jax.Array) -> jax.Array:
+    del split
+    return jax.lax.with_sharding_constraint(param, whole)
+
+
+def _gather_fwd(split: NamedSharding, whole: NamedSharding, param: jax.Array):
+    return _gather(split, whole, param), None
+
+
+def _gather_bwd(split: NamedSharding, whole: NamedSharding, _: None, grad: jax.Array):
+    return (jax.lax.with_sharding_constraint(grad, split),)
+
+
+_gather.defvjp(_gather_fwd, _gather_bwd)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from t5x_ext.models.params import Params
 
@@ -70,7 +71,7 @@ def mlp(
     hidden = None
     for index, name in enumerate(activations):
         kernel = "wi" if len(activations) == 1 else f"wi_{index}"
-        branch = ACTIVATIONS[name](dense(params[kernel], x))
+        branch = ACTIVATIONS[name](checkpoint_name(dense(params[kernel], x), "mlp_branch"))
         hidden = branch if hidden is None else hidden * branch
     hidden = dropout(hidden, dropout_rate, key, broadcast_axis=-2)  # [B, Q, F]
     return dense(params["wo"], hidden)
@@ -87,8 +88,6 @@ def dot_product_attention(
     value: jax.Array,
     bias: jax.Array | None,
     mask: jax.Array | None,
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Attention without scaling: T5 folds 1/sqrt(C) into the query's initialisation.
 
@@ -98,8 +97,6 @@ def dot_product_attention(
       value: [B, K, H, C].
       bias: float32 [1, H, Q, K], added to the logits; None for none.
       mask: bool, broadcastable to [B, H, Q, K]; False positions are not attended to.
-      dropout_rate: share of attention weights dropped.
-      dropout_key: None switches dropout off.
 
     Returns:
       [B, Q, H, C] in the dtype of `value`.
@@ -110,37 +107,35 @@ def dot_product_attention(
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    weights = dropout(weights, dropout_rate, dropout_key, broadcast_axis=-2)
     return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
 
 
 def relative_position_buckets(
-    query_length: int, key_length: int, bidirectional: bool, num_buckets: int, max_distance: int
+    distance: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> np.ndarray:
-    """Bucket of (key position - query position): exact when near, logarithmic when far.
+    """Bucket of a distance (key position - query position): exact when near, logarithmic when far.
 
     Source: T5 (Raffel et al. 2020, section 2.1); same rounding as T5X and Hugging Face.
 
-        distance (causal)   0  1  2 ... 15  16..18  19..20 ...  >= 113
+        -distance (causal)  0  1  2 ... 15  16..18  19..20 ...  >= 113
         bucket of 32        0  1  2 ... 15  16      17     ...  31
 
     Returns:
-      int32 [query_length, key_length].
+      int32, shaped as `distance`.
     """
-    relative = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
-    offset = np.zeros_like(relative)
+    offset = np.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2
-        offset = np.where(relative > 0, num_buckets, 0)
-        distance = np.abs(relative)
+        offset = np.where(distance > 0, num_buckets, 0)
+        size = np.abs(distance)
     else:
-        distance = np.maximum(-relative, 0)
+        size = np.maximum(-distance, 0)
     num_exact = num_buckets // 2
     # float32 throughout: float64 would round a few far distances into another bucket than T5X.
-    log_ratio = np.log(distance.astype(np.float32) / num_exact + np.finfo(np.float32).eps)
+    log_ratio = np.log(size.astype(np.float32) / num_exact + np.finfo(np.float32).eps)
     log_ratio = log_ratio / np.float32(np.log(max_distance / num_exact))
     far = num_exact + (log_ratio * (num_buckets - num_exact)).astype(np.int32)
-    bucket = np.where(distance < num_exact, distance, np.minimum(far, num_buckets - 1))
+    bucket = np.where(size < num_exact, size, np.minimum(far, num_buckets - 1))
     return (bucket + offset).astype(np.int32)
 
 
@@ -156,7 +151,6 @@ def relative_position_bias(
     Packed segments are contiguous, so a distance between two positions of a row is also their
     distance within the segment; pairs of different segments are masked elsewhere.
     """
-    buckets = relative_position_buckets(
-        query_length, key_length, bidirectional, table.shape[-1], max_distance
-    )
+    distance = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
+    buckets = relative_position_buckets(distance, bidirectional, table.shape[-1], max_distance)
     return table.astype(jnp.float32)[:, buckets][None]

@@ -14,22 +14,38 @@ V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from t5x_ext.errors import ConfigError
 from t5x_ext.models import layers, params
+from t5x_ext.models.attention import (
+    RELPOS_BUCKETS,
+    RELPOS_MAX_DISTANCE,
+    Attend,
+    Pattern,
+    make_attend,
+)
 from t5x_ext.models.params import Params, ParamSpec
-from t5x_ext.partitioning import constrain
+from t5x_ext.models.t5_config import SAVED_BY_REMAT_POLICY, T5Config, Transformer
+from t5x_ext.partitioning import constrain, gather
 
-RELPOS_BUCKETS = 32
-RELPOS_MAX_DISTANCE = 128
-COMPUTE_DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "minimal", "full")
+__all__ = [
+    "RELPOS_BUCKETS",
+    "RELPOS_MAX_DISTANCE",
+    "T5Config",
+    "Transformer",
+    "decode",
+    "encode",
+    "forward",
+    "hidden_states",
+    "logits",
+    "output_table",
+    "param_specs",
+]
 
 # Dropout sites of a layer; each folds its number into the layer's key.
 _SITE_ATTENTION, _SITE_AFTER_ATTENTION, _SITE_CROSS, _SITE_AFTER_CROSS, _SITE_MLP, _SITE_OUT = (
@@ -39,131 +55,77 @@ _SITE_ATTENTION, _SITE_AFTER_ATTENTION, _SITE_CROSS, _SITE_AFTER_CROSS, _SITE_ML
 _SITE_INPUT, _SITE_LAYERS, _SITE_FINAL = range(3)
 
 
-@dataclasses.dataclass(frozen=True)
-class T5Config:
-    """Shape and numerics of a T5 model; field names and defaults are T5X's.
-
-    Attributes:
-      vocab_size: rows of the embedding (may exceed the vocabulary, e.g. 32128 for 32100).
-      dtype: compute dtype, 'float32' or 'bfloat16' (parameters, norms and softmax stay float32).
-      emb_dim: width D of the residual stream.
-      num_heads: attention heads H.
-      num_encoder_layers: depth of the encoder.
-      num_decoder_layers: depth of the decoder.
-      head_dim: width C of a head; H * C need not equal D.
-      mlp_dim: width of the feed-forward block.
-      mlp_activations: one name, or several that are multiplied (gated): ('gelu', 'linear') is 1.1.
-      dropout_rate: used in training only.
-      logits_via_embedding: True ties the output to the embedding and scales by D ** -0.5 (1.0).
-      remat_policy: 'none' keeps all activations, 'minimal' recomputes all but matrix products,
-        'full' keeps layer boundaries only.
-    """
-
-    vocab_size: int
-    dtype: Any = "float32"
-    emb_dim: int = 512
-    num_heads: int = 8
-    num_encoder_layers: int = 6
-    num_decoder_layers: int = 6
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    mlp_activations: Sequence[str] = ("relu",)
-    dropout_rate: float = 0.1
-    logits_via_embedding: bool = False
-    remat_policy: str = "none"
-
-    def __post_init__(self) -> None:
-        name = jnp.dtype(self.dtype).name
-        if name not in COMPUTE_DTYPES:
-            raise ConfigError(
-                f"T5Config.dtype: {name} is not supported, T5 overflows it; "
-                f"allowed: {', '.join(COMPUTE_DTYPES)}"
-            )
-        object.__setattr__(self, "dtype", name)
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for activation in self.mlp_activations:
-            if activation not in layers.ACTIVATIONS:
-                allowed = ", ".join(layers.ACTIVATIONS)
-                raise ConfigError(
-                    f"T5Config.mlp_activations: unknown {activation!r}; allowed: {allowed}"
-                )
-        if self.remat_policy not in REMAT_POLICIES:
-            raise ConfigError(
-                f"T5Config.remat_policy: {self.remat_policy!r}; "
-                f"allowed: {', '.join(REMAT_POLICIES)}"
-            )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f"T5Config.dropout_rate: {self.dropout_rate}; allowed: [0, 1)")
+def _kernel(shape: tuple[int, int], axes: tuple[str, str], init: params.Initializer) -> Params:
+    return {"kernel": ParamSpec(shape, axes, init)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Transformer:
-    """The network as gin binds it: `network.Transformer.config = @network.T5Config()`."""
+def _norm(cfg: T5Config) -> Params:
+    return {"scale": ParamSpec((cfg.emb_dim,), ("embed",), params.ones)}
 
-    config: T5Config
+
+def _attention(cfg: T5Config) -> Params:
+    joined = cfg.num_heads * cfg.head_dim
+    projection = ((cfg.emb_dim, joined), ("embed", "joined_kv"))
+    # Attention logits are not scaled: the query's initial values carry 1/sqrt(head_dim).
+    return {
+        "query": _kernel(*projection, params.fan_in(1.0 / cfg.head_dim)),
+        "key": _kernel(*projection, params.fan_in()),
+        "value": _kernel(*projection, params.fan_in()),
+        "out": _kernel((joined, cfg.emb_dim), ("joined_kv", "embed"), params.fan_in()),
+    }
+
+
+def _mlp(cfg: T5Config) -> Params:
+    init = params.fan_in(truncated=True)
+    count = len(cfg.mlp_activations)
+    names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
+    block = {n: _kernel((cfg.emb_dim, cfg.mlp_dim), ("embed", "mlp"), init) for n in names}
+    return block | {"wo": _kernel((cfg.mlp_dim, cfg.emb_dim), ("mlp", "embed"), init)}
+
+
+def _encoder_layer(cfg: T5Config) -> Params:
+    return {
+        "pre_attention_layer_norm": _norm(cfg),
+        "attention": _attention(cfg),
+        "pre_mlp_layer_norm": _norm(cfg),
+        "mlp": _mlp(cfg),
+    }
+
+
+def _decoder_layer(cfg: T5Config) -> Params:
+    return {
+        "pre_self_attention_layer_norm": _norm(cfg),
+        "self_attention": _attention(cfg),
+        "pre_cross_attention_layer_norm": _norm(cfg),
+        "encoder_decoder_attention": _attention(cfg),
+        "pre_mlp_layer_norm": _norm(cfg),
+        "mlp": _mlp(cfg),
+    }
 
 
 def param_specs(cfg: T5Config) -> Params:
     """Declares every parameter of the model. Initial values follow T5X's network.py."""
-    joined = cfg.num_heads * cfg.head_dim
-
-    def kernel(shape: tuple[int, int], axes: tuple[str, str], init: params.Initializer) -> Params:
-        return {"kernel": ParamSpec(shape, axes, init)}
-
-    def norm() -> Params:
-        return {"scale": ParamSpec((cfg.emb_dim,), ("embed",), params.ones)}
-
-    def attention() -> Params:
-        # Attention logits are not scaled: the query's initial values carry 1/sqrt(head_dim).
-        projection = ((cfg.emb_dim, joined), ("embed", "joined_kv"))
-        return {
-            "query": kernel(*projection, params.fan_in(1.0 / cfg.head_dim)),
-            "key": kernel(*projection, params.fan_in()),
-            "value": kernel(*projection, params.fan_in()),
-            "out": kernel((joined, cfg.emb_dim), ("joined_kv", "embed"), params.fan_in()),
-        }
-
-    def mlp() -> Params:
-        init = params.fan_in(truncated=True)
-        count = len(cfg.mlp_activations)
-        names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
-        block = {n: kernel((cfg.emb_dim, cfg.mlp_dim), ("embed", "mlp"), init) for n in names}
-        return block | {"wo": kernel((cfg.mlp_dim, cfg.emb_dim), ("mlp", "embed"), init)}
 
     def relpos() -> Params:
         shape = (cfg.num_heads, RELPOS_BUCKETS)
         spec = ParamSpec(shape, ("heads", "relpos_buckets"), params.fan_avg_uniform())
         return {"rel_embedding": spec}
 
-    encoder_layer = {
-        "pre_attention_layer_norm": norm(),
-        "attention": attention(),
-        "pre_mlp_layer_norm": norm(),
-        "mlp": mlp(),
-    }
-    decoder_layer = {
-        "pre_self_attention_layer_norm": norm(),
-        "self_attention": attention(),
-        "pre_cross_attention_layer_norm": norm(),
-        "encoder_decoder_attention": attention(),
-        "pre_mlp_layer_norm": norm(),
-        "mlp": mlp(),
-    }
     embedding = ParamSpec((cfg.vocab_size, cfg.emb_dim), ("vocab", "embed"), params.normal(1.0))
     decoder = {
         "relpos_bias": relpos(),
-        "layers": params.stack_specs(decoder_layer, cfg.num_decoder_layers),
-        "decoder_norm": norm(),
+        "layers": params.stack_specs(_decoder_layer(cfg), cfg.num_decoder_layers),
+        "decoder_norm": _norm(cfg),
     }
     if not cfg.logits_via_embedding:
         shape = (cfg.emb_dim, cfg.vocab_size)
-        decoder["logits_dense"] = kernel(shape, ("embed", "vocab"), params.fan_in())
+        decoder["logits_dense"] = _kernel(shape, ("embed", "vocab"), params.fan_in())
     return {
         "token_embedder": {"embedding": embedding},
         "encoder": {
             "relpos_bias": relpos(),
-            "layers": params.stack_specs(encoder_layer, cfg.num_encoder_layers),
-            "encoder_norm": norm(),
+            "layers": params.stack_specs(_encoder_layer(cfg), cfg.num_encoder_layers),
+            "encoder_norm": _norm(cfg),
         },
         "decoder": decoder,
     }
@@ -172,30 +134,7 @@ def param_specs(cfg: T5Config) -> Params:
 def embed(cfg: T5Config, model_params: Params, tokens: jax.Array) -> jax.Array:
     """Token ids [B, L] -> [B, L, D] in the compute dtype."""
     table = model_params["token_embedder"]["embedding"].astype(cfg.dtype)
-    return constrain(table[tokens], ("batch", "length", "embed"))
-
-
-def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
-    """True where both positions are real and of one segment: bool [B, 1, Q, K]."""
-    same = query_segments[:, :, None] == key_segments[:, None, :]
-    return (same & (key_segments > 0)[:, None, :])[:, None]
-
-
-def _attend(
-    cfg: T5Config,
-    attention: Params,
-    query_input: jax.Array,
-    key_input: jax.Array,
-    bias: jax.Array | None,
-    mask: jax.Array,
-    key: jax.Array | None,
-) -> jax.Array:
-    """Projects, attends and projects back. [B, Q, D], [B, K, D] -> [B, Q, D]."""
-    query = layers.split_heads(layers.dense(attention["query"], query_input), cfg.num_heads)
-    keys = layers.split_heads(layers.dense(attention["key"], key_input), cfg.num_heads)
-    values = layers.split_heads(layers.dense(attention["value"], key_input), cfg.num_heads)
-    heads = layers.dot_product_attention(query, keys, values, bias, mask, cfg.dropout_rate, key)
-    return layers.dense(attention["out"], heads.reshape(*query_input.shape[:-1], -1))
+    return constrain(gather(table, ("vocab", "embed"))[tokens], ("batch", "length", "embed"))
 
 
 def encode(
@@ -218,17 +157,15 @@ def encode(
       [B, L, D] in the compute dtype.
     """
     encoder = model_params["encoder"]
-    length = tokens.shape[1]
-    mask = segment_mask(segment_ids, segment_ids)
     table = encoder["relpos_bias"]["rel_embedding"]
-    bias = layers.relative_position_bias(table, length, length, True, RELPOS_MAX_DISTANCE)
+    attend = _make_attend(cfg, Pattern(segment_ids, segment_ids, position_table=table))
 
     def layer(x: jax.Array, layer_params: Params, key: jax.Array | None) -> jax.Array:
-        x = _attention_block(cfg, layer_params, _ENCODER_SELF, x, None, bias, mask, key)
+        x = _attention_block(cfg, layer_params, _ENCODER_SELF, x, None, attend, key)
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, tokens), dropout_key, _SITE_INPUT)
-    x = _scan_layers(cfg, layer, encoder["layers"], x, dropout_key)
+    x = _scan_layers(cfg, layer, encoder["layers"], _encoder_layer(cfg), x, dropout_key)
     x = layers.rms_norm(encoder["encoder_norm"]["scale"], x)
     return _drop(cfg, x, dropout_key, _SITE_FINAL)
 
@@ -257,41 +194,44 @@ def decode(
       [B, T, D] in the compute dtype, normed: the input of `logits`.
     """
     decoder = model_params["decoder"]
-    length = input_tokens.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
-    self_mask = segment_mask(segment_ids, segment_ids) & causal
-    cross_mask = segment_mask(segment_ids, encoder_segment_ids)
     table = decoder["relpos_bias"]["rel_embedding"]
-    bias = layers.relative_position_bias(table, length, length, False, RELPOS_MAX_DISTANCE)
+    attend_self = _make_attend(cfg, Pattern(segment_ids, segment_ids, True, table, False))
+    attend_cross = _make_attend(cfg, Pattern(segment_ids, encoder_segment_ids))
 
     def layer(x: jax.Array, layer_params: Params, key: jax.Array | None) -> jax.Array:
-        x = _attention_block(cfg, layer_params, _DECODER_SELF, x, None, bias, self_mask, key)
-        x = _attention_block(cfg, layer_params, _DECODER_CROSS, x, encoded, None, cross_mask, key)
+        x = _attention_block(cfg, layer_params, _DECODER_SELF, x, None, attend_self, key)
+        x = _attention_block(cfg, layer_params, _DECODER_CROSS, x, encoded, attend_cross, key)
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, input_tokens), dropout_key, _SITE_INPUT)
-    x = _scan_layers(cfg, layer, decoder["layers"], x, dropout_key)
+    x = _scan_layers(cfg, layer, decoder["layers"], _decoder_layer(cfg), x, dropout_key)
     x = layers.rms_norm(decoder["decoder_norm"]["scale"], x)
     return _drop(cfg, x, dropout_key, _SITE_FINAL)
 
 
+def output_table(cfg: T5Config, model_params: Params) -> tuple[jax.Array, float]:
+    """The output projection [D, V] in the compute dtype, and the factor of its products."""
+    if cfg.logits_via_embedding:
+        table = model_params["token_embedder"]["embedding"].astype(cfg.dtype)
+        return gather(table, ("vocab", "embed")).T, cfg.emb_dim**-0.5
+    kernel = model_params["decoder"]["logits_dense"]["kernel"].astype(cfg.dtype)
+    return gather(kernel, ("embed", "vocab")), 1.0
+
+
 def logits(cfg: T5Config, model_params: Params, hidden: jax.Array) -> jax.Array:
     """Scores of every vocabulary row: [B, T, D] -> float32 [B, T, V]."""
-    if cfg.logits_via_embedding:
-        table = model_params["token_embedder"]["embedding"].astype(hidden.dtype)
-        scores = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-        return scores * cfg.emb_dim**-0.5
-    kernel = model_params["decoder"]["logits_dense"]["kernel"].astype(hidden.dtype)
-    return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    table, factor = output_table(cfg, model_params)
+    scores = jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
+    return scores if factor == 1.0 else scores * factor
 
 
-def forward(
+def hidden_states(
     cfg: T5Config,
     model_params: Params,
     batch: dict[str, jax.Array],
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits of a converted batch, packed or not.
+    """The decoder's last activations for a converted batch, packed or not.
 
     Args:
       cfg: model shape.
@@ -300,7 +240,7 @@ def forward(
       dropout_key: None switches dropout off.
 
     Returns:
-      float32 [B, T, V].
+      [B, T, D] in the compute dtype: the input of `logits`.
     """
     inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
     input_segments = batch.get("encoder_segment_ids", (inputs > 0).astype(jnp.int32))
@@ -308,7 +248,7 @@ def forward(
     encoder_key = layers.fold_key(dropout_key, 0)
     decoder_key = layers.fold_key(dropout_key, 1)
     encoded = encode(cfg, model_params, inputs, input_segments, encoder_key)
-    hidden = decode(
+    return decode(
         cfg,
         model_params,
         encoded,
@@ -317,7 +257,16 @@ def forward(
         target_segments,
         decoder_key,
     )
-    return logits(cfg, model_params, hidden)
+
+
+def forward(
+    cfg: T5Config,
+    model_params: Params,
+    batch: dict[str, jax.Array],
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Logits of a converted batch, float32 [B, T, V]; arguments as of `hidden_states`."""
+    return logits(cfg, model_params, hidden_states(cfg, model_params, batch, dropout_key))
 
 
 class _Block(NamedTuple):
@@ -340,22 +289,30 @@ _DECODER_CROSS = _Block(
 )
 
 
+def _make_attend(cfg: T5Config, pattern: Pattern) -> Attend:
+    return make_attend(pattern, cfg.num_heads, cfg.head_dim, cfg.dropout_rate, cfg.attention)
+
+
 def _attention_block(
     cfg: T5Config,
     layer_params: Params,
     block: _Block,
     x: jax.Array,
     memory: jax.Array | None,
-    bias: jax.Array | None,
-    mask: jax.Array,
+    attend: Attend,
     key: jax.Array | None,
 ) -> jax.Array:
     """Norm, attention over `memory` (None: over `x` itself) and residual. [B, Q, D] -> same."""
+    attention = layer_params[block.attention]
     y = layers.rms_norm(layer_params[block.norm]["scale"], x)
     memory = y if memory is None else memory
-    attention_key = layers.fold_key(key, block.weights_site)
-    y = _attend(cfg, layer_params[block.attention], y, memory, bias, mask, attention_key)
-    return x + _drop(cfg, y, key, block.output_site)
+    query, keys, values = (
+        checkpoint_name(layers.dense(attention[name], read), "projection")
+        for name, read in (("query", y), ("key", memory), ("value", memory))
+    )
+    heads = attend(query, keys, values, layers.fold_key(key, block.weights_site))
+    y = layers.dense(attention["out"], checkpoint_name(heads, "heads"))
+    return checkpoint_name(x + _drop(cfg, y, key, block.output_site), "residual")
 
 
 def _drop(cfg: T5Config, x: jax.Array, key: jax.Array | None, site: int) -> jax.Array:
@@ -373,21 +330,26 @@ def _scan_layers(
     cfg: T5Config,
     layer: Callable[[jax.Array, Params, jax.Array | None], jax.Array],
     stacked: Params,
+    specs: Params,
     x: jax.Array,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Applies `layer` once per slice of the stacked parameters."""
+    """Applies `layer` once per slice of the stacked parameters, declared by `specs`."""
     num_layers = jax.tree.leaves(stacked)[0].shape[0]
     layers_key = layers.fold_key(dropout_key, _SITE_LAYERS)
     keys = None if layers_key is None else jax.random.split(layers_key, num_layers)
 
-    def body(carry: jax.Array, xs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
-        return layer(carry, *xs), None
+    def ready(spec: ParamSpec, param: jax.Array) -> jax.Array:
+        # Kernels travel in the compute dtype; a norm's scale multiplies in float32.
+        return gather(param.astype(cfg.dtype) if param.ndim == 2 else param, spec.axes)
 
-    if cfg.remat_policy == "minimal":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    def body(carry: jax.Array, xs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+        layer_params, key = xs
+        return layer(carry, params.map_specs(ready, specs, layer_params), key), None
+
+    saved = SAVED_BY_REMAT_POLICY[cfg.remat_policy]
+    if saved is not None:
+        policy = jax.checkpoint_policies.save_only_these_names(*saved)
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    elif cfg.remat_policy == "full":
-        body = jax.checkpoint(body, prevent_cse=False)
     x, _ = jax.lax.scan(body, x, (stacked, keys))
     return x

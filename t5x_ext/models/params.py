@@ -76,6 +76,11 @@ def stack_specs(specs: Params, num_layers: int) -> Params:
     return jax.tree.map(stack, specs, is_leaf=_is_spec)
 
 
+def map_specs(function: Callable[..., Any], specs: Params, *trees: Params) -> Params:
+    """`jax.tree.map` over a tree of `ParamSpec` and trees of the same structure."""
+    return jax.tree.map(function, specs, *trees, is_leaf=_is_spec)
+
+
 def init_params(specs: Params, key: jax.Array, dtype: Any = jnp.float32) -> Params:
     """Draws every parameter from its own key, so adding one leaves the others unchanged.
 

@@ -78,16 +78,19 @@ def test_initial_values_have_the_stated_spread() -> None:
     assert not np.allclose(first, second)
 
 
+DISTANCES = np.arange(200)[None, :] - np.arange(200)[:, None]
+
+
 def test_buckets_of_relative_positions_follow_the_formula() -> None:
     """Raffel et al.: half the buckets exact, the other half logarithmic up to 128."""
-    causal = layers.relative_position_buckets(200, 200, False, 32, 128)
+    causal = layers.relative_position_buckets(DISTANCES, False, 32, 128)
     distance_to_bucket = causal[-1][::-1]  # last query: key distance 0, 1, 2, ...
     assert distance_to_bucket[:17].tolist() == list(range(17))
     assert distance_to_bucket[18] == 16 and distance_to_bucket[19] == 17
     assert distance_to_bucket[112] == 30 and distance_to_bucket[113] == 31
     assert distance_to_bucket[199] == 31
     assert (causal[np.triu_indices(200, 1)] == 0).all()
-    both = layers.relative_position_buckets(200, 200, True, 32, 128)
+    both = layers.relative_position_buckets(DISTANCES, True, 32, 128)
     assert both[50, 51] == 17 and both[51, 50] == 1
     assert both[0, 199] == 31 and both[199, 0] == 15
 

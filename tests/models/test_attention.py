@@ -1,0 +1,115 @@
+"""The TPU kernel, run step by step on the CPU, equals attention with its logits in memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_ext.models import attention, flash_attention
+from t5x_ext.models.attention import Pattern, make_attend
+from t5x_ext.partitioning import PjitPartitioner
+
+HEADS, HEAD_DIM, BUCKETS = 4, 64, 32
+
+
+def packed_segments(rng: np.random.Generator, batch: int, length: int) -> jax.Array:
+    """Three segments a row and some padding at the end."""
+    rows = []
+    for _ in range(batch):
+        cuts = np.sort(rng.choice(np.arange(1, length), 3, replace=False))
+        row = np.searchsorted(cuts, np.arange(length), side="right") + 1
+        rows.append(np.where(row == 4, 0, row))
+    return jnp.asarray(np.stack(rows), jnp.int32)
+
+
+def operands(query_length: int, key_length: int, batch: int = 2, heads: int = HEADS):
+    rng = np.random.default_rng(0)
+    width = heads * HEAD_DIM
+    query, key, value, grad = (
+        jnp.asarray(rng.normal(size=(batch, length, width)) / 8, jnp.float32)
+        for length in (query_length, key_length, key_length, query_length)
+    )
+    table = jnp.asarray(rng.normal(size=(heads, BUCKETS)), jnp.float32)
+    segments = packed_segments(rng, batch, query_length), packed_segments(rng, batch, key_length)
+    return query * 8, key * 8, value, grad, table, segments
+
+
+CASES = {
+    "encoder": (256, 256, dict(causal=False, bidirectional=True), True),
+    "decoder": (384, 384, dict(causal=True, bidirectional=False), True),
+    "cross": (128, 256, dict(causal=False), False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_equals_reference_with_all_gradients(case: str) -> None:
+    query_length, key_length, settings, has_bias = CASES[case]
+    query, key, value, grad, table, segments = operands(query_length, key_length)
+    if query_length == key_length:
+        segments = segments[0], segments[0]
+
+    def run(path: str, table, *qkv):
+        pattern = Pattern(*segments, position_table=table if has_bias else None, **settings)
+        attend = make_attend(pattern, HEADS, HEAD_DIM, 0.0, path)
+        out = attend(*qkv, None)
+        return jnp.sum(out * grad), out
+
+    results = {}
+    for path in ("xla", "flash"):
+        run_path = jax.value_and_grad(
+            lambda *args, path=path: run(path, *args), argnums=(0, 1, 2, 3), has_aux=True
+        )
+        (_, out), grads = jax.jit(run_path)(table, query, key, value)
+        results[path] = (out, *grads)
+    names = ("output", "table", "query", "key", "value")
+    for name, ours, expected in zip(names, results["flash"], results["xla"], strict=True):
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(ours, expected, atol=3e-6 * max(scale, 1), err_msg=name)
+
+
+def test_kernel_on_a_mesh_equals_one_device() -> None:
+    query, key, value, grad, table, segments = operands(128, 128, batch=4)
+    partitioner = PjitPartitioner(fsdp=2, model=2)
+
+    def loss(mesh: bool, table, *qkv):
+        pattern = Pattern(segments[0], segments[0], position_table=table)
+        attend = make_attend(pattern, HEADS, HEAD_DIM, 0.0, "flash")
+        return jnp.sum(attend(*qkv, None) * grad)
+
+    expected = jax.grad(lambda *a: loss(False, *a), argnums=(0, 1, 2, 3))(table, query, key, value)
+    with partitioner.activate():
+        sharded = jax.jit(jax.grad(lambda *a: loss(True, *a), argnums=(0, 1, 2, 3)))
+        text = sharded.lower(table, query, key, value).compile().as_text()
+        ours = sharded(table, query, key, value)
+    assert "all-reduce" in text  # the table's gradient is summed over the devices' rows
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_kernel_is_taken_only_where_it_fits() -> None:
+    assert flash_attention.suits(1024, 1024, 32, 64)
+    assert flash_attention.suits(128, 1024, 32, 64)
+    assert not flash_attention.suits(100, 128, 32, 64)
+    assert not flash_attention.suits(128, 128, 3, 64)  # half a group of lanes would be left
+    assert not flash_attention.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
+    segments = jnp.ones((1, 128), jnp.int32)
+    pattern = Pattern(segments, segments)
+    assert not attention._takes_flash(pattern, 2, 64, "auto")  # no TPU mesh is active
+
+
+def test_dropping_keys_equals_dropping_attention_weights() -> None:
+    query, key, value, _, _, segments = operands(8, 8)
+    split = [x.reshape(2, 8, HEADS, HEAD_DIM) for x in (query, key, value)]
+    dropout_key = jax.random.key(3)
+    dropped = attention.drop_keys(value, HEADS, 0.5, dropout_key)
+    keep = np.asarray(attention.drop_keys(jnp.ones_like(value), HEADS, 0.5, dropout_key))
+    keep = keep.reshape(2, 8, HEADS, HEAD_DIM)
+    assert set(np.unique(keep)) == {0.0, 2.0} and (keep == keep[..., :1]).all()
+    logits = jnp.einsum("bqhc,bkhc->bhqk", *split[:2])
+    weights = jax.nn.softmax(logits, axis=-1) * keep[..., 0].transpose(0, 2, 1)[:, :, None, :]
+    expected = jnp.einsum("bhqk,bkhc->bqhc", weights, split[2]).reshape(query.shape)
+    whole = Pattern(jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8), jnp.int32))
+    ours = make_attend(whole, HEADS, HEAD_DIM, 0.0)(query, key, dropped, None)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
