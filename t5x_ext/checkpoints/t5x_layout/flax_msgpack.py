@@ -24,8 +24,8 @@ def decode(raw: bytes) -> Any:
     """
     try:
         return msgpack.unpackb(raw, ext_hook=_unpack, strict_map_key=False)
-    except (msgpack.UnpackException, msgpack.ExtraData, TypeError) as error:
-        raise ValueError(f"not MessagePack, or cut off ({error or type(error).__name__})") from None
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"not MessagePack, or cut off: {error}") from None
 
 
 def encode(tree: Any) -> bytes:

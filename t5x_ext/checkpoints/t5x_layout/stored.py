@@ -123,7 +123,11 @@ def _read_index(item: epath.Path) -> dict[str, LazyTensor]:
             " convert_tf_checkpoint makes of it"
         )
     leaves = {}
-    for name, leaf in flax_msgpack.named_leaves(flax_msgpack.decode(raw)):
+    try:
+        tree = flax_msgpack.decode(raw)
+    except ValueError as error:
+        raise ValueError(f"{INDEX}: {error}") from None
+    for name, leaf in flax_msgpack.named_leaves(tree):
         root = next((root for root in _ROOTS if name.startswith(root)), "")
         leaves[name.removeprefix(root)] = leaf
     version = leaves.pop(_VERSION, _VERSIONS[-1])
