@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import losses, network, params
+from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
 from t5x_ext.models.params import Params
 
 
@@ -74,13 +75,13 @@ class EncoderDecoderModel:
           batch: converted features, see `t5x_ext.data.batching`.
           dropout_key: None switches dropout off.
         """
-        logits = network.forward(self.config, model_params, batch, dropout_key)
+        hidden = network.hidden_states(self.config, model_params, batch, dropout_key)
         weights = losses.apply_weighting_rule(
             self.loss_normalizing_factor,
             batch["decoder_loss_weights"].astype(jnp.float32),
             batch.get("decoder_segment_ids"),
         )
+        table, factor = network.output_table(self.config, model_params)
+        settings = OutputLoss(self.label_smoothing, self.z_loss, factor)
         targets = batch["decoder_target_tokens"]
-        return losses.cross_entropy_sums(
-            logits, targets, weights, self.label_smoothing, self.z_loss
-        )
+        return output_loss_sums(settings, hidden, table, targets, weights)
