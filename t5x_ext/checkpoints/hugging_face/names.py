@@ -133,6 +133,10 @@ def describe_mismatch(
         )
         return f"{name} is {list(found[name])}, config.json needs [{needed}]"
 
+    def shorten(names: list[str], most: int) -> str:
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        return ", ".join(names[:most]) + more
+
     problems = {
         "missing": [name for name in expected if name not in found],
         "unknown": [name for name in found if name not in expected],
@@ -142,13 +146,10 @@ def describe_mismatch(
             if name in found and found[name] != placement.shape
         ],
     }
+    most = {"missing": 4, "unknown": 4, "of another shape": 2}  # named; the rest are counted
     listed = [
-        f"{len(names)} {kind}: {', '.join(names[:_MAX_NAMES])}"
-        + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+        f"{len(names)} {kind}: {shorten(names, most[kind])}"
         for kind, names in problems.items()
         if names
     ]
     return "; ".join(listed) or None
-
-
-_MAX_NAMES = 4  # tensors named per kind of mismatch; the rest are counted

@@ -35,7 +35,7 @@ def read_pickle(path: epath.Path) -> dict[str, LazyTensor]:
         raise ConfigError(f"{path}: a pickle is read from local files only; copy it here first")
     try:
         state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (RuntimeError, pickle.UnpicklingError, OSError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "empty"
         raise ConfigError(f"{path}: PyTorch cannot read it as tensors only: {reason}") from None
     if not isinstance(state, dict):
