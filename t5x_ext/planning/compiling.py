@@ -1,8 +1,9 @@
 """Compiles a step ahead of time, for a machine that is not here.
 
 A TPU slice is described by libtpu, whose compiler runs on any host: memory and program are those
-of the real run. GPUs are stood in for by as many virtual CPU devices: parameters and optimizer are
-exact, temporaries and program are those of XLA's CPU compiler, so an estimate.
+of the real run. GPUs are stood in for, so theirs are estimates: by the same compiler for as many
+chips of TPU v5p where libtpu is installed, else by XLA's CPU compiler for as many virtual devices.
+Parameters and optimizer are exact always: they follow from shapes and shardings.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import hlo, roofline
 from t5x_ext.planning.devices import GIB, Machine
@@ -90,10 +90,16 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step: its memory, its costs, and how long the compiler took."""
+    """A compiled step.
+
+    Attributes:
+      memory: what it takes on each device.
+      totals: what it costs; None where the compiler tells no more than that it would fit.
+      compile_secs: how long the compiler took.
+    """
 
     memory: Memory
-    totals: roofline.Totals
+    totals: roofline.Totals | None
     compile_secs: float
 
 
@@ -104,7 +110,8 @@ def describe_devices(machine: Machine) -> list[Any]:
       ConfigError: libtpu is missing or does not know the slice, or there are too few virtual
         CPU devices.
     """
-    if machine.topology is None:
+    slice_ = _tpu_slice(machine)
+    if slice_ is None:
         devices = jax.devices("cpu")
         if len(devices) < machine.count:
             raise ConfigError(
@@ -112,20 +119,38 @@ def describe_devices(machine: Machine) -> list[Any]:
                 f"--xla_force_host_platform_device_count={machine.count}"
             )
         return devices[: machine.count]
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError("--topology: libtpu is not installed; pip install 't5x_ext[tpu]'")
     os.environ.update(TPU_ENVIRONMENT)
     from jax.experimental import topologies
 
     try:
-        slice_ = topologies.get_topology_desc(
+        topology = topologies.get_topology_desc(
             platform="tpu",
-            topology_name=machine.topology,
-            chip_config_name=machine.device.chip_config,
+            topology_name=slice_.topology,
+            chip_config_name=slice_.device.chip_config,
         )
     except jax.errors.JaxRuntimeError as error:
-        raise ConfigError(f"--topology: {machine.topology}: {str(error).splitlines()[0]}") from None
-    return list(slice_.devices)
+        raise ConfigError(f"--topology: {machine.name}: {str(error).splitlines()[0]}") from None
+    return list(topology.devices)
+
+
+def describe_method(machine: Machine) -> str:
+    """How memory and costs are found for a machine, in a line."""
+    slice_ = _tpu_slice(machine)
+    if slice_ is None:
+        return "estimate: program and temporaries as XLA's CPU compiler makes them, in float32"
+    if machine.topology is None:
+        return f"estimate: program and temporaries as the compiler for TPU {slice_.name} makes them"
+    return "the program that libtpu compiles for this slice"
+
+
+def _tpu_slice(machine: Machine) -> Machine | None:
+    """The slice to compile for, None for virtual CPU devices."""
+    has_libtpu = importlib.util.find_spec("libtpu") is not None
+    if machine.topology is None:
+        return machine.stand_in if has_libtpu else None
+    if not has_libtpu:
+        raise ConfigError("--topology: libtpu is not installed; pip install 't5x_ext[tpu]'")
+    return machine
 
 
 def compile_train_step(program: Program, workload: Workload, machine: Machine) -> Compiled:
@@ -153,36 +178,28 @@ def compile_train_step(program: Program, workload: Workload, machine: Machine) -
     return _compile(lowered, params, optimizer, machine)
 
 
-def compile_decoding(
-    model: EncoderDecoderModel,
-    partitioner: PjitPartitioner,
-    params: Any,
-    workload: Workload,
-    machine: Machine,
-) -> Compiled:
+def compile_decoding(program: Program, workload: Workload, machine: Machine) -> Compiled:
     """Compiles greedy decoding of one batch to its longest possible outputs.
 
     Args:
-      model: the model.
-      partitioner: over `describe_devices(machine)`.
-      params: abstract parameters with shardings.
-      workload: the batch; its target length is the longest output.
+      program: with a partitioner over `describe_devices(machine)`.
+      workload: the batch; its rows are rounded up to what the mesh divides, its
+        target length is the longest output.
       machine: what to compile for.
 
     Raises:
       OutOfMemory: it does not fit.
-      ConfigError: batch and mesh do not divide.
     """
-    partitioner.check_batch(workload.rows)
+    config, partitioner = program.model.config, program.partitioner
+    rows = partitioner.round_up_batch(workload.rows)
+    workload = dataclasses.replace(workload, rows=rows)
+    num_ids = config.vocab_size  # a few beyond the vocabulary's change nothing that costs
 
     def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
         with partitioner.activate():
-            # A few ids beyond the vocabulary's change nothing that costs.
-            num_ids = model.config.vocab_size
-            return decode_batch(
-                model.config, model_params, inputs, workload.target_length, num_ids
-            )
+            return decode_batch(config, model_params, inputs, workload.target_length, num_ids)
 
+    params = program.abstract_params()
     inputs = abstract_batch(workload, partitioner)["encoder_input_tokens"]
     everywhere = partitioner.sharding((None, None))
     lowered = jax.jit(decode, out_shardings=everywhere).lower(params, inputs)
@@ -229,6 +246,9 @@ def parse_out_of_memory(message: str) -> int | None:
 def _compile(
     lowered: jax.stages.Lowered, params: int, optimizer: int, machine: Machine
 ) -> Compiled:
+    def memory(peak: int) -> Memory:
+        return Memory(params, optimizer, max(peak - params - optimizer, 0), peak)
+
     start = time.monotonic()
     try:
         compiled = lowered.compile()
@@ -236,15 +256,23 @@ def _compile(
         needed = parse_out_of_memory(str(error))
         if needed is None:
             raise
-        raise OutOfMemory(needed) from None
+        if needed > machine.device.memory_bytes:
+            raise OutOfMemory(needed) from None
+        # The machine has more memory than the one that stands in for it.
+        return Compiled(memory(needed), None, time.monotonic() - start)
     compile_secs = time.monotonic() - start
-    stats = compiled.memory_analysis()
-    peak = stats.peak_memory_in_bytes
-    if peak > machine.device.memory_bytes:  # the CPU compiler has no limit
+    peak = _peak_bytes(compiled.memory_analysis(), _tpu_slice(machine) is not None)
+    if peak > machine.device.memory_bytes:  # a stand-in has more memory than the machine
         raise OutOfMemory(peak)
     module = hlo.parse(compiled.as_text())
     return Compiled(
-        Memory(params, optimizer, max(peak - params - optimizer, 0), peak),
-        roofline.estimate(module, machine.device, machine.count),
-        compile_secs,
+        memory(peak), roofline.estimate(module, machine.device, machine.count), compile_secs
     )
+
+
+def _peak_bytes(stats: Any, is_tpu: bool) -> int:
+    if is_tpu:
+        return stats.peak_memory_in_bytes
+    # The CPU compiler leaves temporaries out of its peak.
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return stats.argument_size_in_bytes + results + stats.temp_size_in_bytes

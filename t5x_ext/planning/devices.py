@@ -10,8 +10,11 @@ from t5x_ext.errors import ConfigError, nearest
 
 GIB = 2**30
 
-# Where prices come from; `--price_per_chip_hour` replaces them.
-PRICES = "US list prices on demand, June 2025: Google Cloud (TPU, us-central), AWS EC2 (GPU, p4de, p5, p5en)"
+# Where `Device.price_per_hour` comes from.
+PRICE_SOURCE = (
+    "US list prices on demand, June 2025: TPU from cloud.google.com/tpu/pricing, GPU from AWS EC2 "
+    "(p4d, p4de, p5, p5en)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Device:
       hbm_bytes_per_sec: vendor's figure.
       link_bytes_per_sec: what a chip sends to the others of its slice or node in a collective: on
         a TPU, both directions of one axis of the torus; on a GPU, NVLink in one direction.
-      price_per_hour: US dollars, see `PRICES`.
+      price_per_hour: US dollars, see `PRICE_SOURCE`.
       torus_axes: 2 or 3 for a TPU, 0 for a GPU.
       chip_config: libtpu's name of the way the chip's cores are used; megacore is one device a
         chip, as JAX has it on such a machine.
@@ -59,6 +62,9 @@ DEVICES = {
     )
 }
 
+# The slice whose compiler stands in for so many GPUs: v5p has the most memory.
+_STAND_INS = {1: "1x1x1", 2: "2x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+
 # Slices that Google Cloud offers, up to 256 chips of two axes and 128 of three.
 _SLICES = {
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -84,6 +90,12 @@ class Machine:
     def name(self) -> str:
         """'v5e:4x4' or '8xH200'."""
         return self.topology or f"{self.count}x{self.device.name}"
+
+    @property
+    def stand_in(self) -> Machine | None:
+        """The TPU slice whose compiler answers for GPUs; None where no slice has their number."""
+        shape = _STAND_INS.get(self.count)
+        return Machine(DEVICES["v5p"], self.count, f"v5p:{shape}") if shape else None
 
     def larger(self) -> Machine | None:
         """The next larger machine of this kind that is offered, if any."""
@@ -121,7 +133,7 @@ def parse_devices(text: str) -> Machine:
       ConfigError: there is no such chip, or the number is missing.
     """
     match = re.fullmatch(r"(\d+)x([\w-]+)", text)
-    gpus = {device.name for device in DEVICES.values() if not device.torus_axes}
+    gpus = [device.name for device in DEVICES.values() if not device.torus_axes]
     if not match or int(match.group(1)) < 1:
         raise ConfigError(f"--devices: {text!r}; allowed: a number, x and one of {', '.join(gpus)}")
     count, kind = int(match.group(1)), match.group(2)

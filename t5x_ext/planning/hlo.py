@@ -197,7 +197,7 @@ def _closing(text: str, start: int) -> int:
     raise ValueError(f"unbalanced parentheses in HLO: {text[:80]}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parse_arrays(shape: str) -> tuple[Array, ...]:
     arrays = []
     for dtype, dims, layout in _ARRAY.findall(shape):

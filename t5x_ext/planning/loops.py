@@ -21,7 +21,9 @@ _MAX_ROUNDS = 1_000_000
 _MAX_DEPTH = 100
 
 _KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_SAME = {"bitcast", "copy", "copy-done", "convert", "reshape", "opt-barrier", "optimization-barrier"}
+_SAME = {
+    "bitcast", "convert", "copy", "copy-done", "opt-barrier", "optimization-barrier", "reshape",
+}  # fmt: skip
 _ARITHMETIC: dict[str, Callable[..., int]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -48,6 +50,11 @@ def unknown(parameter: int, element: int | None) -> Value:
     """Arguments of a computation of whose inputs nothing is known."""
     del parameter, element
     return None
+
+
+def _elements(state: dict[int, Value]) -> Arguments:
+    """Arguments of a loop's condition and body: its one parameter is the state."""
+    return lambda parameter, element: state.get(element)
 
 
 class LoopCounter:
@@ -80,10 +87,7 @@ class LoopCounter:
         counters = self._controls(condition, body)
         state = {i: self._value(computation, loop.operands[0], i, arguments) for i in counters}
         for rounds in range(_MAX_ROUNDS):
-
-            def current(parameter: int, element: int | None) -> Value:
-                return state.get(element)
-
+            current = _elements(state)
             goes_on = self._value(condition, condition.root.name, None, current)
             if goes_on is not None and not goes_on:
                 return rounds

@@ -154,9 +154,9 @@ class _Walk:
         totals = Totals()
         links = _Links(self._device.link_bytes_per_sec)
         for instruction in computation:
-            now = totals.step_secs
             self._called(instruction, computation, arguments, totals)
             self._operation(instruction, computation, totals)
+            now = totals.step_secs
             found = self._costs.collectives(instruction, computation)
             for one in found:
                 totals.add_collective(one)

@@ -1,0 +1,216 @@
+"""A plan: what a run needs on a machine, and what that takes and costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.params import count_params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import compiling, formulas
+from t5x_ext.planning.compiling import Compiled, Workload
+from t5x_ext.planning.devices import Machine
+from t5x_ext.training.trainer import Program, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run as its configuration states it.
+
+    Attributes:
+      model: the model and its optimizer.
+      partitioner: the mesh; its devices are replaced by the machine's.
+      trainer: microbatches and schedule.
+      workload: a batch of training.
+      num_steps: length of the run; None where only the data tells.
+      decoding: a batch of decoding; None where the run decodes nothing.
+    """
+
+    model: EncoderDecoderModel
+    partitioner: PjitPartitioner
+    trainer: Trainer
+    workload: Workload
+    num_steps: int | None = None
+    decoding: Workload | None = None
+
+    @property
+    def num_microbatches(self) -> int:
+        """Parts of a batch."""
+        return self.trainer.num_microbatches or 1
+
+    def on(self, machine: Machine) -> Setup:
+        """The same run laid over a machine's devices."""
+        devices = compiling.describe_devices(machine)
+        return dataclasses.replace(
+            self, partitioner=dataclasses.replace(self.partitioner, devices=devices)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What came out for one setup on one machine.
+
+    Attributes:
+      setup: laid over the machine's devices.
+      machine: what it is for.
+      price_per_chip_hour: US dollars.
+      train: the compiled train step; None where it does not fit.
+      needed_bytes: what it takes on each device.
+      decoding: the compiled decoding of one batch; None where there is none or it does not fit.
+      decoding_needed_bytes: what that takes; None where the run decodes nothing.
+    """
+
+    setup: Setup
+    machine: Machine
+    price_per_chip_hour: float
+    train: Compiled | None
+    needed_bytes: int
+    decoding: Compiled | None = None
+    decoding_needed_bytes: int | None = None
+
+    @property
+    def missing_bytes(self) -> int:
+        """By how much the larger of training and decoding exceeds the memory of a device."""
+        needed = max(self.needed_bytes, self.decoding_needed_bytes or 0)
+        return max(needed - self.machine.device.memory_bytes, 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether everything fits."""
+        return self.missing_bytes == 0
+
+    @property
+    def model_flops(self) -> int:
+        """FLOPs of one step by formula, all devices together."""
+        load = self.setup.workload
+        return formulas.train_flops(
+            self.setup.model.config, load.rows, load.input_length, load.target_length
+        )
+
+    @property
+    def step_secs(self) -> float | None:
+        """Estimated seconds of a train step."""
+        return self.train.totals.step_secs if self.train and self.train.totals else None
+
+    @property
+    def tokens_per_sec(self) -> float | None:
+        """Positions of encoder and decoder together, padding included."""
+        load = self.setup.workload
+        tokens = load.rows * (load.input_length + load.target_length)
+        return tokens / self.step_secs if self.step_secs else None
+
+    @property
+    def utilization(self) -> float | None:
+        """Model FLOPs as a share of what the machine could do in the time of a step (MFU)."""
+        peak = self.machine.device.flops_per_sec * self.machine.count
+        return self.model_flops / (peak * self.step_secs) if self.step_secs else None
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of all steps, without evaluation, checkpoints and start."""
+        if self.setup.num_steps is None or self.step_secs is None:
+            return None
+        return self.setup.num_steps * self.step_secs / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """What these hours cost on all chips."""
+        per_hour = self.machine.count * self.price_per_chip_hour
+        return None if self.hours is None else self.hours * per_hour
+
+    def as_record(self) -> dict[str, Any]:
+        """What `--json` prints: plain numbers; bytes and FLOPs per device where not said."""
+        setup, device = self.setup, self.machine.device
+        mesh = setup.partitioner.mesh
+        return {
+            "machine": {
+                "name": self.machine.name,
+                "device": device.name,
+                "count": self.machine.count,
+                "memory_bytes": device.memory_bytes,
+                "price_per_chip_hour": self.price_per_chip_hour,
+            },
+            "method": compiling.describe_method(self.machine),
+            "is_estimate": self.machine.topology is None,
+            "model": {
+                "params": count_params(setup.model.specs),
+                "dtype": setup.model.config.dtype,
+                "remat_policy": setup.model.config.remat_policy,
+            },
+            "batch": dataclasses.asdict(setup.workload)
+            | {"num_microbatches": setup.num_microbatches},
+            "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+            "fits": self.fits,
+            "missing_bytes": self.missing_bytes,
+            "needed_bytes": self.needed_bytes,
+            "model_flops_all_devices": self.model_flops,
+            "train": _compiled_record(self.train),
+            "decoding": _compiled_record(self.decoding),
+            "decoding_batch": setup.decoding and dataclasses.asdict(setup.decoding),
+            "decoding_needed_bytes": self.decoding_needed_bytes,
+            "step_secs": self.step_secs,
+            "tokens_per_sec": self.tokens_per_sec,
+            "utilization": self.utilization,
+            "num_steps": setup.num_steps,
+            "hours": self.hours,
+            "dollars": self.dollars,
+        }
+
+
+def make_plan(setup: Setup, machine: Machine, price_per_chip_hour: float | None = None) -> Plan:
+    """Compiles what a run does, for a machine.
+
+    Args:
+      setup: the run.
+      machine: what it would run on.
+      price_per_chip_hour: US dollars; None takes the list price.
+
+    Raises:
+      ConfigError: mesh, batch and model do not divide, or the machine cannot be described.
+    """
+    setup = setup.on(machine)
+    program = Program(setup.model, setup.partitioner, setup.trainer)
+    train, needed = _attempt(lambda: compiling.compile_train_step(program, setup.workload, machine))
+    decoding, decoding_needed = None, None
+    if setup.decoding is not None:
+        decoding, decoding_needed = _attempt(
+            lambda: compiling.compile_decoding(program, setup.decoding, machine)
+        )
+    if price_per_chip_hour is None:
+        price_per_chip_hour = machine.device.price_per_hour
+    return Plan(setup, machine, price_per_chip_hour, train, needed, decoding, decoding_needed)
+
+
+def _attempt(compile_step: Any) -> tuple[Compiled | None, int]:
+    """The compiled step, or None where it does not fit, and the bytes it needs."""
+    try:
+        compiled = compile_step()
+    except compiling.OutOfMemory as error:
+        return None, error.needed_bytes
+    return compiled, compiled.memory.peak
+
+
+def _compiled_record(compiled: Compiled | None) -> dict[str, Any] | None:
+    if compiled is None:
+        return None
+    record: dict[str, Any] = {
+        "memory_bytes": dataclasses.asdict(compiled.memory),
+        "compile_secs": compiled.compile_secs,
+    }
+    totals = compiled.totals
+    if totals is not None:
+        record |= {
+            "flops": totals.flops,
+            "hbm_bytes": totals.hbm_bytes,
+            "wire_bytes": totals.wire_bytes,
+            "collectives": [
+                {"kind": kind, "group_size": size} | dataclasses.asdict(traffic)
+                for (kind, size), traffic in sorted(totals.collectives.items())
+            ],
+            "operation_secs": totals.operation_secs,
+            "exposed_collective_secs": totals.exposed_secs,
+            "kernels_without_cost": totals.kernels_without_cost,
+            "unknown_loops": totals.unknown_loops,
+        }
+    return record
