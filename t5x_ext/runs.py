@@ -149,10 +149,8 @@ class _Log:
     def __call__(self, event: StepEvent) -> None:
         if not self._writes:
             return
-        # This host's rows stand for all: every host has equally many.
-        hosts = jax.process_count()
         slots = round(event.info.num_tokens / max(1 - event.info.padding_share, 1e-9))
-        self._progress.count(event.step, event.info.num_tokens * hosts, slots * hosts)
+        self._progress.count(event.step, event.info.num_tokens, slots)
         if self._progress.due(event.step):
             values = {name: float(value) for name, value in event.metrics.items()}
             values |= self._progress.report(values["loss"])

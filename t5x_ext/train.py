@@ -80,7 +80,8 @@ def train(
     from t5x_ext.runs import Evaluation, run_training
 
     datasets.set_context(superni_cfg, model.output_vocabulary)
-    batches = datasets.train_batches(train_dataset_cfg, random_seed)
+    rows = partitioner.host_rows(train_dataset_cfg.batch_size)
+    batches = datasets.train_batches(train_dataset_cfg, random_seed, rows)
     def last_step(initial_step: int) -> int:
         if total_steps is not None:
             return total_steps

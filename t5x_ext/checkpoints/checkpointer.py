@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from t5x_ext import multihost
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.directories import (
     DATA,
@@ -82,7 +82,7 @@ class Checkpointer:
         self._restore_dtype = restore_dtype
         # Orbax takes absolute paths only.
         self._dir = epath.Path(model_dir).expanduser().absolute()
-        self._lock = DirectoryLock(self._dir) if jax.process_index() == 0 else None
+        self._lock = DirectoryLock(self._dir) if multihost.is_primary() else None
         ocp = trees.orbax()
         self._manager = ocp.CheckpointManager(
             self._dir,
@@ -170,7 +170,7 @@ class Checkpointer:
             return self._read_step(step, wanted)
         if not saved_steps(self._dir):
             return None
-        restored, damaged = read_newest(self._dir, lambda path: _read(path, wanted))
+        restored, damaged = read_newest(self._dir, lambda path: _read_together(path, wanted))
         self._set_aside(damaged)
         return restored
 
@@ -198,7 +198,7 @@ class Checkpointer:
 
     def _finish(self) -> None:
         """Runs in Orbax's thread when all files are written, just before they become visible."""
-        if jax.process_index() == 0:
+        if multihost.is_primary():
             write_manifest(checkpoint_dir(self._dir, self._saving))
 
     def _read_step(self, step: int, wanted: PyTree) -> Restored:
@@ -214,15 +214,32 @@ class Checkpointer:
             raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
 
     def _set_aside(self, damaged: list[epath.Path]) -> None:
-        if damaged and jax.process_index() == 0:
+        if damaged and multihost.is_primary():
             for path in damaged:
                 aside = path.parent / f"{path.name}.damaged"
                 if aside.exists():
                     aside.rmtree()
                 path.rename(aside)
         if damaged:
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            multihost.gather(None)  # not before they are out of the way
             self._manager.reload()
+
+
+def _read_together(path: epath.Path, wanted: PyTree) -> Restored:
+    """Like `_read`; what one process cannot read counts as damaged for all."""
+    restored, damage = None, None
+    try:
+        restored = _read(path, wanted)
+    except (ConfigError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # see read_newest
+        damage = error
+    elsewhere = [line for line in multihost.gather(damage and first_line(damage)) if line]
+    if damage is not None:
+        raise damage
+    if elsewhere:
+        raise ValueError(elsewhere[0])
+    return restored
 
 
 def _read(path: epath.Path, wanted: PyTree) -> Restored:

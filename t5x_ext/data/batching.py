@@ -1,7 +1,8 @@
 """Batches of token arrays for training and evaluation, and the position in the training data.
 
-Every host plans the same epochs and takes its own rows of each batch, so that a position is two
-integers and a run continues exactly on another number of hosts.
+Every host plans the same epochs and writes out the rows of each batch that its devices hold, so
+that all hosts take equally many steps, a position is two integers, and a run continues exactly on
+another number of hosts.
 
 Letters: B batch (rows), L length. Feature names are T5X's.
 """
@@ -27,11 +28,12 @@ _NO_TOKENS = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """What one host's part of a training batch holds.
+    """What a training batch holds, the rows of all hosts together.
 
     Attributes:
         epoch: epoch of the batch, from 0.
         step_in_epoch: step within the epoch, from 0.
+        num_rows: rows of the batch.
         ids: ids of the examples, row by row.
         num_tokens: encoder and decoder tokens that are not padding.
         padding_share: padding as a share of all positions, encoder and decoder together, 0 to 1.
@@ -39,6 +41,7 @@ class BatchInfo:
 
     epoch: int
     step_in_epoch: int
+    num_rows: int
     ids: tuple[str, ...]
     num_tokens: int
     padding_share: float
@@ -55,16 +58,15 @@ class TrainBatches:
         lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
         pack: whether several examples share a row.
         seed: seed of shuffling and of drawing references.
-        host: this host's number, from 0.
-        num_hosts: hosts that share each batch, each taking an equal range of its rows.
+        rows: first row of each batch that this host needs, and one past the last; if None, all.
+            See PjitPartitioner.host_rows.
         shuffle: False keeps the order of the data; packing still joins near neighbours.
         length_buckets: {'inputs': lengths, 'targets': lengths} that unpacked rows may have,
             ascending; rows are as long as the smallest that holds the longest example. If None,
             multiples of 32 up to `lengths`.
 
     Raises:
-        ConfigError: there are no examples, one is too long or has no target, or num_hosts does not
-            divide batch_size.
+        ConfigError: there are no examples, or one is too long or has no target.
     """
 
     def __init__(
@@ -74,21 +76,15 @@ class TrainBatches:
         lengths: Mapping[str, int],
         pack: bool,
         seed: int,
-        host: int = 0,
-        num_hosts: int = 1,
+        rows: tuple[int, int] | None = None,
         shuffle: bool = True,
         length_buckets: Mapping[str, Sequence[int]] | None = None,
     ):
-        if batch_size % num_hosts:
-            raise ConfigError(
-                f"BATCH_SIZE: {batch_size} rows on {num_hosts} hosts; allowed: a multiple of the "
-                "number of hosts"
-            )
         members = [Member(*member) for member in members]
         planner = EpochPlanner(members, seed, shuffle)
         self._examples = planner.examples
         self._batch_size = batch_size
-        self._host, self._num_hosts = host, num_hosts
+        self._rows = rows or (0, batch_size)
         self._pack = pack
         longest = {"inputs": planner.input_lengths.max(), "targets": planner.target_lengths.max()}
         self._row_lengths = {}
@@ -121,21 +117,27 @@ class TrainBatches:
     def make(self, epoch: int, step_in_epoch: int) -> tuple[Batch, BatchInfo]:
         """This host's rows of one batch; a pure function of its arguments."""
         plan = self._plan(epoch)
-        num_rows = self._batch_size // self._num_hosts
-        first_row = step_in_epoch * self._batch_size + self._host * num_rows
-        layout = plan.layout.part(first_row, first_row + num_rows)
-        examples = [self._examples[index] for index in plan.examples[layout.items]]
-        inputs = [example.inputs for example in examples]
-        choices = plan.targets[layout.items]
-        targets = [ex.targets[choice] for ex, choice in zip(examples, choices, strict=True)]
+        first_row = step_in_epoch * self._batch_size
+        whole = plan.layout.part(first_row, first_row + self._batch_size)
+        examples = [self._examples[index] for index in plan.examples[whole.items]]
+        targets = [
+            example.targets[choice]
+            for example, choice in zip(examples, plan.targets[whole.items], strict=True)
+        ]
+        # Entries are sorted by row, so this host's are neighbours.
+        first, last = np.searchsorted(whole.rows, self._rows)
         batch = build_batch(
-            inputs, targets, layout, self._row_lengths["inputs"], self._row_lengths["targets"],
+            [example.inputs for example in examples[first:last]], targets[first:last],
+            whole.part(*self._rows), self._row_lengths["inputs"], self._row_lengths["targets"],
             packed=self._pack,
         )
-        num_tokens = sum(map(len, inputs)) + sum(map(len, targets))
-        positions = num_rows * sum(self._row_lengths.values())
+        num_tokens = sum(len(example.inputs) for example in examples) + sum(map(len, targets))
+        positions = self._batch_size * sum(self._row_lengths.values())
         ids = tuple(example.id for example in examples)
-        return batch, BatchInfo(epoch, step_in_epoch, ids, num_tokens, 1 - num_tokens / positions)
+        padding_share = 1 - num_tokens / positions
+        return batch, BatchInfo(
+            epoch, step_in_epoch, self._batch_size, ids, num_tokens, padding_share
+        )
 
     def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
         return self

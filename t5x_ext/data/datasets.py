@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import jax
 import seqio
 
 import mixtures
@@ -72,12 +71,15 @@ def load_flat(cfg: DatasetConfig) -> list[Example]:
     return [example for member in load(cfg) for example in member.examples]
 
 
-def train_batches(cfg: DatasetConfig, seed: int) -> TrainBatches:
+def train_batches(
+    cfg: DatasetConfig, seed: int, rows: tuple[int, int] | None = None
+) -> TrainBatches:
     """This host's endless training batches.
 
     Args:
       cfg: the dataset; `cfg.seed` wins over `seed`.
       seed: the run's seed.
+      rows: the rows of each batch that this host needs; see `TrainBatches`.
 
     Raises:
       ConfigError: see `load_mixture` and `TrainBatches`.
@@ -89,7 +91,6 @@ def train_batches(cfg: DatasetConfig, seed: int) -> TrainBatches:
         lengths=cfg.task_feature_lengths,
         pack=cfg.pack,
         seed=seed if cfg.seed is None else cfg.seed,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        rows=rows,
         shuffle=cfg.shuffle,
     )

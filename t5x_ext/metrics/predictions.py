@@ -157,6 +157,11 @@ class PredictionLog:
         self._file.write(text.encode() + b"\n")
 
     @property
+    def done(self) -> dict[int, str]:
+        """Row index -> text of the rows that an earlier run or this one has decoded."""
+        return dict(self._done)
+
+    @property
     def missing(self) -> list[int]:
         """Indices of the rows that still have to be decoded, ascending."""
         return [i for i in range(len(self._rows)) if i not in self._done]

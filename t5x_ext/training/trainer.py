@@ -122,7 +122,7 @@ class StepEvent(NamedTuple):
       step: updates applied so far, this one included.
       state: the state after the step; it is consumed by the next one, so do not keep it.
       metrics: float32 scalars of this step.
-      info: `t5x_ext.data.batching.BatchInfo` of this host's part of the batch.
+      info: `t5x_ext.data.batching.BatchInfo` of the batch.
     """
 
     step: int
@@ -158,7 +158,9 @@ def train_loop(
         if should_stop(step):
             break
         batch, info = next(batches)
-        placed = {name: program.partitioner.put_rows(rows) for name, rows in batch.items()}
+        placed = {
+            name: program.partitioner.put_rows(rows, info.num_rows) for name, rows in batch.items()
+        }
         state, metrics = program.train_step(state, placed, key)
         for callback in after_step:
             callback(StepEvent(step, state, metrics, info))

@@ -193,21 +193,38 @@ def test_a_restored_position_continues_exactly(pack):
 def test_hosts_share_each_batch_and_their_number_may_change():
     examples = make_examples(40)
     whole = take(make_batches(examples, batch_size=8), 6)
-    two = make_batches(examples, batch_size=8, host=1, num_hosts=2)
-    take(two, 3)
+    second_half = make_batches(examples, batch_size=8, rows=(4, 8))
+    take(second_half, 3)
     for num_hosts in (1, 2, 4):
+        share = 8 // num_hosts
         hosts = [
-            make_batches(examples, batch_size=8, host=host, num_hosts=num_hosts)
+            make_batches(examples, batch_size=8, rows=(host * share, (host + 1) * share))
             for host in range(num_hosts)
         ]
         for host in hosts:
-            host.restore(two.state())
+            host.restore(second_half.state())
         for batch, info in whole[3:]:
             parts = [next(host) for host in hosts]
             for name in batch:
                 joined = np.concatenate([part[name] for part, _ in parts])
                 np.testing.assert_array_equal(joined, batch[name], err_msg=name)
-            assert sum((info.ids for _, info in parts), ()) == info.ids
+            assert all(part_info == info for _, part_info in parts)
+
+
+def test_a_host_without_examples_in_the_last_batch_takes_as_many_steps():
+    examples = make_examples(9)
+    hosts = [
+        make_batches(examples, batch_size=8, pack=False, rows=rows) for rows in ((0, 4), (4, 8))
+    ]
+    seen = []
+    for _ in range(2 * hosts[0].steps_per_epoch()):
+        parts = [next(host) for host in hosts]
+        assert parts[0][1] == parts[1][1]
+        seen += parts[0][1].ids
+        if parts[0][1].step_in_epoch == 1:
+            assert not parts[1][0]["decoder_loss_weights"].any()
+    assert hosts[0].steps_per_epoch() == hosts[1].steps_per_epoch() == 2
+    assert sorted(seen) == sorted(2 * [example.id for example in examples])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +293,6 @@ def test_share_out_uses_the_largest_remainders():
     [
         ("training data: no examples", lambda: make_batches([])),
         ("example 'x' of task has no target", lambda: make_batches([make_example("x", [1])])),
-        ("BATCH_SIZE: 4 rows on 3 hosts", lambda: make_batches(make_examples(5), num_hosts=3)),
         (
             "inputs: an example of 65 tokens; allowed: 64",
             lambda: make_batches([make_example("x", [3] * 65, [1])]),
