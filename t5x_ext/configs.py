@@ -6,9 +6,10 @@ T5X users know these from `t5x.utils`: `from t5x_ext import configs as utils` in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.schedules import create_learning_rate_scheduler
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 
+RESTORE_MODES = ("specific", "latest", "all")
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
     """Which examples, how long and how many at a time.
@@ -29,7 +33,8 @@ class DatasetConfig:
       mixture_or_task_name: a registered SeqIO name, a `superni.<prompt>.<scope>.<budget>` name,
         a scope alone (with `prompt` and `budget` beside it), or the path of a .json or .jsonl
         file of your own.
-      task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+      task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included. None
+        takes the longest example's, for evaluation and decoding.
       split: 'train', 'validation' or 'test'.
       batch_size: examples, global; rows when packing.
       shuffle: False keeps the order of the data.
@@ -39,10 +44,12 @@ class DatasetConfig:
       module: a Python module to import first, for names it registers.
       prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
       budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
+      use_custom_packing_ops: T5X's; False.
+      use_memory_cache: T5X's; True.
     """
 
     mixture_or_task_name: str
-    task_feature_lengths: Mapping[str, int]
+    task_feature_lengths: Mapping[str, int] | None
     split: str
     batch_size: int
     shuffle: bool = True
@@ -52,10 +59,23 @@ class DatasetConfig:
     module: str | None = None
     prompt: str | None = None
     budget: str | int | None = None
+    use_custom_packing_ops: dataclasses.InitVar[bool] = False
+    use_memory_cache: dataclasses.InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, use_custom_packing_ops: bool, use_memory_cache: bool) -> None:
+        allow_only(
+            "DatasetConfig.use_custom_packing_ops", use_custom_packing_ops, False,
+            "packing is done without TensorFlow here; take the line out",
+        )  # fmt: skip
+        allow_only(
+            "DatasetConfig.use_memory_cache", use_memory_cache, True,
+            "held-out examples are kept as tokens, about 6 kB each; seqio.Evaluator.num_examples "
+            "takes fewer of them",
+        )  # fmt: skip
         if self.batch_size < 1:
             raise ConfigError(f"DatasetConfig.batch_size: {self.batch_size}; allowed: 1 and more")
+        if self.task_feature_lengths is None:
+            return
         lengths = dict(self.task_feature_lengths)
         if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 2:
             raise ConfigError(
@@ -88,15 +108,37 @@ class SuperNIConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RestoreCheckpointConfig:
-    """Where the parameters of a new run come from.
+    """Where parameters come from.
 
     Attributes:
-      path: a checkpoint, or a MODEL_DIR (its newest checkpoint); None starts at random.
-      dtype: dtype to decode with parameters in; training always holds them in float32.
+      path: a checkpoint or a MODEL_DIR, by `mode`; or several of them, for evaluation; None or an
+        empty sequence starts at random.
+      mode: 'specific': `path` is a checkpoint itself. 'latest': the newest checkpoint of a
+        MODEL_DIR, or the checkpoint itself. 'all': every checkpoint of a MODEL_DIR, one after the
+        other, for evaluation.
+      dtype: dtype to decode with parameters in, None for float32; training always holds them in
+        float32.
     """
 
-    path: str | None = None
-    dtype: str = "float32"
+    path: str | Sequence[str] | None = None
+    mode: str = "latest"
+    dtype: str | None = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in RESTORE_MODES:
+            raise ConfigError(
+                f"RestoreCheckpointConfig.mode: {self.mode!r}; allowed: {', '.join(RESTORE_MODES)}"
+            )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a sequence; empty for a random start."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path or ())
+
+    @property
+    def is_several(self) -> bool:
+        """Whether this may name more than one checkpoint."""
+        return self.mode == "all" or len(self.paths) > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +149,23 @@ class SaveCheckpointConfig:
       period: steps between checkpoints; None saves at the end only.
       dtype: dtype of saved parameters.
       keep: number of newest checkpoints kept; None keeps all.
+      save_dataset: T5X's; the position in the data is a few numbers here and always saved.
+      checkpointer_cls: T5X's; `checkpoints.Checkpointer`.
     """
 
     period: int | None = None
-    dtype: str = "float32"
+    dtype: str | None = "float32"
     keep: int | None = 2
+    save_dataset: dataclasses.InitVar[bool] = False
+    checkpointer_cls: dataclasses.InitVar[Any] = None
+
+    def __post_init__(self, save_dataset: bool, checkpointer_cls: Any) -> None:
+        del save_dataset
+        name = getattr(checkpointer_cls, "__name__", "Checkpointer")
+        allow_only(
+            "SaveCheckpointConfig.checkpointer_cls", name, "Checkpointer",
+            "a run keeps its newest checkpoints; set `keep` and choose by metrics.jsonl",
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,22 @@ def nearest(name: str, allowed: Collection[str]) -> str:
     return f"; allowed: {shown}" if names else ""
 
 
+def allow_only(field: str, value: object, allowed: object, advice: str) -> None:
+    """Refuses a setting of T5X's that can have one value only here.
+
+    Args:
+        field: Its name, such as `DatasetConfig.use_custom_packing_ops`.
+        value: What was asked for.
+        allowed: The one value that says what happens here anyway.
+        advice: What to do instead.
+
+    Raises:
+        ConfigError: If `value` is another one.
+    """
+    if value != allowed:
+        raise ConfigError(f"{field}: {value!r}; allowed: {allowed!r}: {advice}")
+
+
 def exit_status(call: Callable[[], object]) -> int:
     """Runs a command and turns the errors users can correct into one line on stderr.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t5x_ext import gin_utils
+from t5x_ext import gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
+from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.training.trainer import Program, Trainer
+from t5x_ext.seqio import Evaluator
 
 
 def evaluate(
@@ -22,47 +25,71 @@ def evaluate(
     output_dir: str,
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
+    inference_evaluator_cls: Callable[[], Evaluator] = Evaluator,
+    summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
 ) -> None:
     """Writes predictions.jsonl (scored) and scores.json to EVAL_OUTPUT_DIR and prints the means.
+
+    Where several checkpoints are named, each has its own: predictions-<step>.jsonl,
+    scores-<step>.json.
 
     Args:
       model: the model and its vocabularies.
       dataset_cfg: what to evaluate on.
-      restore_checkpoint_cfg: CHECKPOINT_PATH.
+      restore_checkpoint_cfg: CHECKPOINT_PATH, one or several.
       output_dir: EVAL_OUTPUT_DIR, created if absent.
       superni_cfg: how `superni.*` names become data.
       partitioner: the mesh.
+      inference_evaluator_cls: how many examples, and further logs (gin: `@seqio.Evaluator`).
+      summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
 
     Raises:
       ConfigError: the checkpoint or the configuration does not fit.
     """
-    from t5x_ext.evaluation import evaluate_loss, predict_and_score, restore_for_decoding
-    from t5x_ext.metrics.aggregate import task_scores
-    from t5x_ext.metrics.predictions import write_predictions
+    evaluator = inference_evaluator_cls()
+    summarize_config_fn(output_dir, None, 0)
+    writes = multihost.is_primary()
+    loggers = evaluator.loggers(str(Path(output_dir) / "inference_eval")) if writes else []
+    for session in restore_each(
+        model,
+        dataset_cfg,
+        restore_checkpoint_cfg,
+        superni_cfg,
+        partitioner,
+        evaluator.num_examples,
+    ):
+        suffix = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
+        rows = _evaluate_one(session, Path(output_dir), suffix, superni_cfg.split_policy)
+        for logger in loggers:
+            logger(session.step, rows)
+        del session  # frees its parameters before the next are read
 
-    session = restore_for_decoding(
-        model, dataset_cfg, restore_checkpoint_cfg, superni_cfg, partitioner
-    )
-    directory = Path(output_dir)
-    path = directory / "predictions.jsonl"
+
+def _evaluate_one(
+    session: Session, directory: Path, suffix: str, split_policy: str
+) -> list[Prediction]:
+    """Scores one checkpoint; see `evaluate`."""
+    path = directory / f"predictions{suffix}.jsonl"
     rows, means = predict_and_score(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
-    write_predictions(path, rows)
-    program = Program(model, partitioner, Trainer())
-    loss = evaluate_loss(program, session.params, session.examples, dataset_cfg)
+    loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
     scores = {
+        "step": session.step,
         "over_tasks": means,
         "loss": loss,
-        "split_policy": superni_cfg.split_policy,
+        "split_policy": split_policy,
         "by_task": task_scores(rows),
     }
-    if superni_cfg.split_policy == "paper":
+    if split_policy == "paper":
         print("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
-    (directory / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    print(f"{len(rows)} predictions -> {path}")
+    if multihost.is_primary():
+        write_predictions(path, rows)
+        (directory / f"scores{suffix}.json").write_text(json.dumps(scores, indent=1) + "\n")
+    print(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
         print(f"{name:>12} {value:6.2f}")
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

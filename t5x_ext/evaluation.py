@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
@@ -80,57 +81,89 @@ class Session(NamedTuple):
     """A restored model and the examples to decode.
 
     Attributes:
+      program: compiled loss.
       decoder: compiled decoding.
       params: parameters on the mesh.
+      step: updates the parameters have seen.
       examples: the split.
+      dataset_cfg: as given, with lengths.
       signature: identifies weights, prompts and settings, for resuming.
     """
 
+    program: Program
     decoder: Decoder
     params: Params
+    step: int
     examples: list[Example]
+    dataset_cfg: DatasetConfig
     signature: str
 
 
-def restore_for_decoding(
+def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:
+    """The first `count` examples of every task, in the order given; None takes all."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for example in examples:
+        seen[example.task] += 1
+        if count is None or seen[example.task] <= count:
+            kept.append(example)
+    return kept
+
+
+def restore_each(
     model: EncoderDecoderModel,
     dataset_cfg: DatasetConfig,
     restore_cfg: RestoreCheckpointConfig,
     superni_cfg: SuperNIConfig,
     partitioner: PjitPartitioner,
-) -> Session:
-    """Loads a checkpoint's parameters and a split.
+    num_examples: int | None = None,
+) -> Iterator[Session]:
+    """Loads a split, and one after the other the parameters of each checkpoint that is named.
+
+    Args:
+      model: the model and its vocabularies.
+      dataset_cfg: the split, batch size and lengths.
+      restore_cfg: the checkpoints.
+      superni_cfg: how `superni.*` names become data.
+      partitioner: the mesh.
+      num_examples: examples of each task; None takes all.
 
     Raises:
       ConfigError: no checkpoint is named, it does not fit the model, or the batch not the mesh.
     """
-    if restore_cfg.path is None:
+    if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
     model.check_vocabulary()
-    decoder = make_decoder(model, partitioner, dataset_cfg)
-    from t5x_ext.checkpoints import fingerprint, load_params
+    program = Program(model, partitioner, Trainer())
+    abstract_params = program.abstract_params()
+    from t5x_ext.checkpoints import fingerprint, load_meta, load_params, selection
     from t5x_ext.data import datasets
 
+    paths = selection.select(restore_cfg)
     datasets.set_context(superni_cfg, model.output_vocabulary)
-    examples = datasets.load_flat(dataset_cfg)
+    examples = first_of_each_task(datasets.load_flat(dataset_cfg), num_examples)
     if not examples:
         raise ConfigError(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
-    program = Program(model, partitioner, Trainer())
-    params = load_params(restore_cfg.path, program.abstract_params(), restore_cfg.dtype)
+    dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
+    decoder = make_decoder(model, partitioner, dataset_cfg)
     prompts = hashlib.sha256()
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
-    signature = json.dumps(
-        {
-            "weights": fingerprint(restore_cfg.path),
-            "prompts": prompts.hexdigest(),
-            "model": dataclasses.asdict(model.config),
-            "vocabulary": model.output_vocabulary.fingerprint,
-            "dtype": restore_cfg.dtype,
-            "lengths": dict(dataset_cfg.task_feature_lengths),
-        }
-    )
-    return Session(decoder, params, examples, signature)
+    for path in paths:
+        params = load_params(path, abstract_params, restore_cfg.dtype)
+        signature = json.dumps(
+            {
+                "weights": fingerprint(path),
+                "prompts": prompts.hexdigest(),
+                "model": dataclasses.asdict(model.config),
+                "vocabulary": model.output_vocabulary.fingerprint,
+                "dtype": restore_cfg.dtype,
+                "lengths": dict(dataset_cfg.task_feature_lengths),
+            }
+        )
+        step = load_meta(path).get("step", 0)
+        yield Session(program, decoder, params, step, examples, dataset_cfg, signature)
+        del params  # before the next checkpoint comes in

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from t5x_ext import errors
+from t5x_ext import errors, multihost, startup
 from t5x_ext.gin_strict import binding, checks
 from t5x_ext.gin_strict.source import Macro, read_bindings, read_file, symbols
 
@@ -110,12 +110,22 @@ def summarize_gin_config(model_dir: str, summary_writer: Any | None, step: int) 
         summary_writer.flush()
 
 
+def set_argument(command: Callable[..., Any], name: str, value: Any) -> None:
+    """Sets an argument of a command in the configuration that is written down.
+
+    For what a run chooses by itself. Where the argument was bound to a macro, the macro is set.
+    A command that was called without gin has no configuration, and nothing happens.
+    """
+    binding.rebind(command, name, value)
+
+
 def run(
     command: Callable[..., Any],
     argv: Sequence[str] | None = None,
     *,
     gin_file: str,
     add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+    joins_cluster: bool = True,
 ) -> int:
     """Runs a gin-configured command from the command line.
 
@@ -133,6 +143,7 @@ def run(
         gin_file: The shipped file that --help describes. It is not read otherwise.
         add_flags: Adds the command's own flags to the parser. Those that are given go to the
             function as keyword arguments and win over gin.
+        joins_cluster: Whether the processes of a cluster's job (SLURM, a TPU pod) are one run.
 
     Returns:
         The exit status: 0, 1 after an error the user can correct, 130 after Ctrl-C.
@@ -143,16 +154,20 @@ def run(
     command = _importable(command)
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser(command, gin_file, "-h" in argv or "--help" in argv)
+    startup.add_flags(parser)
     if add_flags:
         add_flags(parser)
     flags, others = parse_flags(parser, argv)
-    given = {name: value for name, value in vars(others).items() if value is not None}
     if not flags.files and not flags.bindings:
         parser.error(f"give a gin file, for example --gin_file={gin_file}")
 
     def call() -> None:
+        process_flags = startup.take_flags(others)
+        given = {name: value for name, value in vars(others).items() if value is not None}
         parse(flags.files, flags.bindings, flags.search_paths, command, tuple(given))
-        binding.register(command)(**given)
+        with startup.session(process_flags, joins_cluster):
+            multihost.check_same({"config": operative_config()})
+            binding.register(command)(**given)
 
     return errors.exit_status(call)
 

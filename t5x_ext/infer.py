@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-from t5x_ext import gin_utils
+from t5x_ext import gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
+from t5x_ext.decoding.predict import predict
+from t5x_ext.errors import ConfigError
+from t5x_ext.evaluation import Session, restore_each
+from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -18,36 +25,88 @@ def infer(
     dataset_cfg: DatasetConfig,
     restore_checkpoint_cfg: RestoreCheckpointConfig,
     output_dir: str,
+    mode: Literal["predict", "score", "predict_with_aux"] = "predict",
+    checkpoint_period: int = 1,
+    shard_id: int = 0,
+    num_shards: int = 1,
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
+    summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
 ) -> None:
     """Decodes a split into INFER_OUTPUT_DIR/predictions.jsonl; a killed run goes on from there.
+
+    With several shards, each of the jobs writes predictions.jsonl-00000-of-00004 and so on, which
+    `cat` joins in the order of the split. Where several checkpoints are named, each has its own
+    file, predictions-<step>.jsonl.
 
     Args:
       model: the model and its vocabularies.
       dataset_cfg: what to decode.
-      restore_checkpoint_cfg: CHECKPOINT_PATH.
+      restore_checkpoint_cfg: CHECKPOINT_PATH, one or several.
       output_dir: INFER_OUTPUT_DIR, created if absent.
+      mode: 'predict' decodes. 'score' writes scores.jsonl instead, with the log-likelihood of each
+        first reference. 'predict_with_aux' decodes and adds the log-likelihood of the prediction.
+      checkpoint_period: batches between writes to the file that a killed run goes on from, under
+        'predict'; the other modes start again.
+      shard_id: which shard this job is, from 0.
+      num_shards: equal parts that the split is cut into.
       superni_cfg: how `superni.*` names become data.
       partitioner: the mesh.
+      summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
 
     Raises:
       ConfigError: the checkpoint or the configuration does not fit.
     """
-    from t5x_ext.decoding.predict import predict
-    from t5x_ext.evaluation import restore_for_decoding
-
-    session = restore_for_decoding(
+    if not 0 <= shard_id < num_shards:
+        raise ConfigError(
+            f"infer.shard_id: {shard_id}, with num_shards {num_shards}; allowed: 0 and more, below "
+            "num_shards"
+        )
+    if checkpoint_period < 1:
+        raise ConfigError(f"infer.checkpoint_period: {checkpoint_period}; allowed: 1 and more")
+    if shard_id == 0:
+        summarize_config_fn(output_dir, None, 0)
+    shard = f"-{shard_id:05}-of-{num_shards:05}" if num_shards > 1 else ""
+    for session in restore_each(
         model, dataset_cfg, restore_checkpoint_cfg, superni_cfg, partitioner
+    ):
+        count = len(session.examples)
+        start, end = (count * i // num_shards for i in (shard_id, shard_id + 1))
+        session = session._replace(examples=session.examples[start:end])
+        step = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
+        stem = "scores" if mode == "score" else "predictions"
+        path = Path(output_dir) / f"{stem}{step}.jsonl{shard}"
+        rows = _rows(session, mode, path, checkpoint_period)
+        print(f"{len(rows)} {stem} -> {path}")
+        del session  # frees its parameters before the next are read
+
+
+def _rows(session: Session, mode: str, path: Path, checkpoint_period: int) -> list[Prediction]:
+    """Writes one checkpoint's file and returns its rows; see `infer`."""
+    decoder, weights, examples = session.decoder, session.params, session.examples
+    if mode == "predict":
+        return predict(
+            decoder, weights, examples, path, session.signature, True, checkpoint_period
+        )
+    scorer = Scorer(
+        decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length
     )
-    path = Path(output_dir) / "predictions.jsonl"
-    rows = predict(session.decoder, session.params, session.examples, path, session.signature, True)
-    print(f"{len(rows)} predictions -> {path}")
+    if mode == "score":
+        rows = score_targets(scorer, weights, examples)
+    else:
+        rows = predict_with_scores(decoder, scorer, weights, examples)
+    if multihost.is_primary():
+        write_predictions(path, rows)
+    return rows
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shard_id", type=int, metavar="I", help="wins over infer.shard_id")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return gin_utils.run(infer, argv, gin_file="runs/infer.gin")
+    return gin_utils.run(infer, argv, gin_file="runs/infer.gin", add_flags=_add_flags)
 
 
 if __name__ == "__main__":

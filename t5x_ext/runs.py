@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
-from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load_meta, load_params
+from t5x_ext import multihost
+from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load_meta, load_params, selection
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
 from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
+from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import params
+from t5x_ext.training.actions import BaseAction
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
+
+_MAX_IDS = 32  # examples named in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +39,14 @@ class Evaluation:
     """What to evaluate during a run, and when.
 
     Attributes:
-      period: steps between evaluations; None evaluates at the end only.
+      period: steps between evaluations; None or 0 evaluates at the end only.
       loss_cfg: batch size and lengths for the loss; None for no loss.
       loss_examples: held-out examples for the loss.
       max_batches: batches per loss evaluation; None takes all.
       infer_cfg: batch size and lengths for decoding; None for none.
       infer_examples: examples to decode and score.
+      loggers: called with (step, scored rows) after each decoding, on process 0.
+      before_training: whether to evaluate before the first step as well.
     """
 
     period: int | None = None
@@ -43,6 +55,8 @@ class Evaluation:
     max_batches: int | None = None
     infer_cfg: DatasetConfig | None = None
     infer_examples: Sequence[Example] = ()
+    loggers: Sequence[Callable[[int, Sequence[Prediction]], None]] = ()
+    before_training: bool = False
 
 
 def run_training(
@@ -56,6 +70,8 @@ def run_training(
     stats_period: int = 100,
     evaluation: Evaluation = Evaluation(),
     on_start: Callable[[], None] = lambda: None,
+    hooks: Sequence[Callable[[StepEvent], bool | None]] = (),
+    actions: Mapping[str, Sequence[BaseAction]] = MappingProxyType({}),
 ) -> tuple[TrainState, bool]:
     """Trains until the last step, or until SIGTERM.
 
@@ -72,10 +88,14 @@ def run_training(
       stats_period: steps between progress lines and logged metrics.
       evaluation: what to evaluate.
       on_start: called once the directory is this run's own.
+      hooks: called after every step, before saving; where one answers True, the run ends. With
+        several processes all have to answer the same.
+      actions: see `training.actions.BaseAction`.
 
     Returns:
-      The last state, and whether the run reached its end (False after SIGTERM).
+      The last state, and whether the run reached an end (False after SIGTERM).
     """
+    multihost.check_same({"training data": json.dumps(batches.state())})
     save = checkpoint_cfg.save
     checkpointer = Checkpointer(
         model_dir,
@@ -83,30 +103,47 @@ def run_training(
         save_period=save.period if save else None,
         save_dtype=save.dtype if save else None,
     )
+    interrupted = False
+
+    def interrupt(step: int) -> bool:
+        nonlocal interrupted
+        interrupted = guard.should_stop(step)
+        return interrupted
+
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
         on_start()
         state, initial_step = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
         first, last = int(state.step), last_step(initial_step)
-        meta = meta | {"initial_step": initial_step, "random_seed": random_seed}
+        meta = meta | {
+            "initial_step": initial_step,
+            "random_seed": random_seed,
+            "t5_config": dataclasses.asdict(program.model.config),
+        }
+        finite = _FiniteCheck()
 
         def save_state(event: StepEvent, force: bool = False) -> None:
-            if save is not None:
+            if save is not None and (force or checkpointer.should_save(event.step)):
+                finite.check()
                 position = meta | {"step": event.step}
                 checkpointer.save(event.step, event.state, batches.state(), position, force)
 
-        log = _Log(model_dir, first, last, stats_period)
+        log = _Log(model_dir, first, last, stats_period, actions)
+        evaluator = _Evaluator(program, log, evaluation, last, actions)
+        if evaluation.before_training:
+            evaluator.evaluate(StepEvent(first, state, {}, None))
         state = train_loop(
             program,
             state,
             batches,
             last,
             jax.random.fold_in(jax.random.key(random_seed), 1),
-            [log, _Evaluator(program, log, evaluation, last), save_state],
-            guard.should_stop,
+            [finite, log, evaluator, *hooks, save_state],
+            interrupt,
         )
+        finite.check()
         save_state(StepEvent(int(state.step), state, {}, None), force=True)
         log.close()
-    return state, int(state.step) >= last
+    return state, not interrupted
 
 
 def _start(
@@ -117,36 +154,86 @@ def _start(
     random_seed: int,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the step of the checkpoint that the run began with."""
+
+    def say(line: str) -> None:
+        if multihost.is_primary():
+            print(line, flush=True)
+
     abstract = program.abstract_state()
     restored = checkpointer.restore(abstract)
     if restored is not None:
         batches.restore(restored.data_state)
         step = int(restored.state.step)
-        print(f"resuming at step {step}: parameters, optimizer and data", flush=True)
+        say(f"resuming at step {step}: parameters, optimizer and data")
         return restored.state, restored.meta["initial_step"]
-    restore = checkpoint_cfg.restore
-    if restore is None or restore.path is None:
+    path = selection.select_one(checkpoint_cfg.restore)
+    if path is None:
         count = params.count_params(program.model.specs)
-        print(f"starting from random parameters ({count:,}), seed {random_seed}", flush=True)
+        say(f"starting from random parameters ({count:,}), seed {random_seed}")
         return program.init_state(jax.random.key(random_seed)), 0
-    initial = load_params(restore.path, abstract.params)
-    step = load_meta(restore.path).get("step", 0)
-    print(
-        f"starting from {restore.path} (step {step}): parameters only, a new optimizer", flush=True
-    )
+    initial = load_params(path, abstract.params)
+    step = load_meta(path).get("step", 0)
+    say(f"starting from {path} (step {step}): parameters only, a new optimizer")
     return program.state_from_params(initial, step), step
+
+
+class _FiniteCheck:
+    """Ends the run at the first loss or gradient that is no finite number, before it is saved."""
+
+    def __init__(self) -> None:
+        self._unchecked: StepEvent | None = None
+
+    def __call__(self, event: StepEvent) -> None:
+        # The step before has finished while this one was being prepared: reading it stalls nothing.
+        self.check()
+        self._unchecked = event._replace(state=None)
+
+    def check(self) -> None:
+        """Checks the last step.
+
+        Raises:
+          ConfigError: names the step and its examples.
+        """
+        event, self._unchecked = self._unchecked, None
+        if event is None:
+            return
+        for name in ("loss", "grad_norm"):
+            value = float(event.metrics[name])
+            if not math.isfinite(value):
+                ids = event.info.ids
+                more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
+                raise ConfigError(
+                    f"step {event.step}: {name} is {value}, on examples "
+                    f"{', '.join(ids[:_MAX_IDS])}{more}; nothing was saved since; go on from the "
+                    "last checkpoint with a lower LEARNING_RATE or without these examples"
+                )
 
 
 class _Log:
     """After every `period` steps: a progress line, metrics.jsonl and TensorBoard."""
 
-    def __init__(self, model_dir: str, first_step: int, last_step: int, period: int) -> None:
-        self._writes = jax.process_index() == 0
+    def __init__(
+        self,
+        model_dir: str,
+        first_step: int,
+        last_step: int,
+        period: int,
+        actions: Mapping[str, Sequence[BaseAction]],
+    ) -> None:
+        self._writes = multihost.is_primary()
+        self._period, self._actions = period, actions.get("TRAIN", ())
         if self._writes:
             self._metrics = MetricLog(model_dir, first_step)
             self._progress = ProgressLine(last_step, period, first_step)
 
-    def __call__(self, event: StepEvent) -> None:
+    def __call__(self, event: StepEvent) -> bool:
+        self._report(event)
+        if not self._actions or event.step % self._period:
+            return False
+        values = {name: float(value) for name, value in event.metrics.items()}
+        return _ask(self._actions, event, {"train": values})
+
+    def _report(self, event: StepEvent) -> None:
         if not self._writes:
             return
         slots = round(event.info.num_tokens / max(1 - event.info.padding_share, 1e-9))
@@ -171,26 +258,58 @@ class _Log:
 class _Evaluator:
     """Every `period` steps and at the end: held-out loss, decoded scores."""
 
-    def __init__(self, program: Program, log: _Log, what: Evaluation, last_step: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        log: _Log,
+        what: Evaluation,
+        last_step: int,
+        actions: Mapping[str, Sequence[BaseAction]],
+    ) -> None:
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
+        self._actions = actions
         if what.infer_cfg:
             self._decoder = make_decoder(program.model, program.partitioner, what.infer_cfg)
 
-    def __call__(self, event: StepEvent) -> None:
+    def __call__(self, event: StepEvent) -> bool:
+        return self.is_due(event.step) and self.evaluate(event)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is followed by an evaluation."""
+        period = self._what.period
+        return step == self._last_step or bool(period and step % period == 0)
+
+    def evaluate(self, event: StepEvent) -> bool:
+        """Evaluates the state of an event; returns whether an action ends the run."""
         what = self._what
-        if event.step != self._last_step and not (what.period and event.step % what.period == 0):
-            return
         weights = event.state.params
+        ends = False
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(
                 self._program, weights, what.loss_examples, what.loss_cfg, what.max_batches
             )
             self._report(event.step, "eval", values)
+            by_task = {what.loss_cfg.mixture_or_task_name: values}
+            ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_task)
         if what.infer_cfg and what.infer_examples:
-            _, scores = predict_and_score(self._decoder, weights, what.infer_examples)
+            rows, scores = predict_and_score(self._decoder, weights, what.infer_examples)
             self._report(event.step, "infer_eval", scores)
+            if multihost.is_primary():
+                for logger in what.loggers:
+                    logger(event.step, rows)
+            by_task = {what.infer_cfg.mixture_or_task_name: scores, **task_scores(rows)}
+            ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
+        return ends
 
     def _report(self, step: int, group: str, values: dict[str, float]) -> None:
         self._log.write(step, group, values)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {step}  {group}  {shown}", file=sys.stderr)
+        if multihost.is_primary():
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"step {step}  {group}  {shown}", file=sys.stderr)
+
+
+def _ask(
+    actions: Sequence[BaseAction], event: StepEvent, by_task: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Runs every action; whether one of them ends the run."""
+    return any([action.run(event.state, by_task) for action in actions])

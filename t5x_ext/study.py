@@ -207,7 +207,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return gin_utils.run(study, argv, gin_file="studies/quickstart.gin", add_flags=_add_flags)
+    # Its shards are separate jobs.
+    return gin_utils.run(
+        study, argv, gin_file="studies/quickstart.gin", add_flags=_add_flags, joins_cluster=False
+    )
 
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from t5x_ext import gin_utils
+import jax
+
+from t5x_ext import gin_utils, multihost
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.training.trainer import Program, Trainer
+from t5x_ext.seqio import Evaluator, Logger
+from t5x_ext.training import actions as action_modes
+from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
 
 def train(
@@ -30,9 +37,14 @@ def train(
     total_epochs: int | None = None,
     eval_steps: int | None = None,
     eval_period: int | None = None,
-    stats_period: int = 100,
-    random_seed: int = 0,
+    stats_period: int | None = None,
+    random_seed: int | None = 0,
+    use_hardware_rng: bool = False,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+    inference_evaluator_cls: Callable[[], Evaluator] = Evaluator,
+    run_eval_before_training: bool = False,
+    actions: Mapping[str, Sequence[BaseAction]] | None = None,
+    hooks: Sequence[Callable[[StepEvent], bool | None]] = (),
 ) -> None:
     """Trains a model and leaves checkpoints, metrics and the config in MODEL_DIR.
 
@@ -54,15 +66,29 @@ def train(
       relative_steps: TRAIN_STEPS_RELATIVE, on top of the initial checkpoint.
       total_epochs: TRAIN_EPOCHS over the training data.
       eval_steps: batches per loss evaluation; None takes all.
-      eval_period: steps between evaluations; None evaluates at the end only.
-      stats_period: steps between progress lines and logged metrics.
-      random_seed: RANDOM_SEED of initial values, dropout and data.
+      eval_period: steps between evaluations; None or 0 evaluates at the end only.
+      stats_period: steps between progress lines and logged metrics; None takes 100.
+      random_seed: RANDOM_SEED of initial values, dropout and data. None draws one, which is
+        printed, written into config.gin and kept when the run resumes.
+      use_hardware_rng: draw dropout and initial values with the accelerator's own generator
+        (XLA's RngBitGenerator): faster on TPUs, and another mesh gives other numbers.
       summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
+      inference_evaluator_cls: how `infer_eval_dataset_cfg` is evaluated (gin: `@seqio.Evaluator`).
+      run_eval_before_training: evaluate before the first step too.
+      actions: what may end the run early; see `training.actions.BaseAction`.
+      hooks: called with a `StepEvent` after every step, before saving; where one answers True, the
+        run ends there.
 
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
-    trainer = trainer_cls()
+    trainer, evaluator = trainer_cls(), inference_evaluator_cls()
+    action_modes.check_modes(actions or {})
+    if train_dataset_cfg.task_feature_lengths is None:
+        raise ConfigError(
+            "train_dataset_cfg.task_feature_lengths: None; training needs "
+            "{'inputs': tokens, 'targets': tokens}"
+        )
     partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
     model.check_vocabulary()
     limits = {
@@ -80,8 +106,10 @@ def train(
     from t5x_ext.runs import Evaluation, run_training
 
     datasets.set_context(superni_cfg, model.output_vocabulary)
+    seed = _draw_seed(model_dir) if random_seed is None else random_seed
     rows = partitioner.host_rows(train_dataset_cfg.batch_size)
-    batches = datasets.train_batches(train_dataset_cfg, random_seed, rows)
+    batches = datasets.train_batches(train_dataset_cfg, seed, rows)
+
     def last_step(initial_step: int) -> int:
         if total_steps is not None:
             return total_steps
@@ -89,39 +117,77 @@ def train(
             return initial_step + relative_steps
         return initial_step + batches.steps_for_epochs(total_epochs)
 
-    _, finished = run_training(
-        Program(model, partitioner, trainer),
-        batches,
-        model_dir,
-        last_step,
-        checkpoint_cfg,
-        random_seed,
-        meta={"config": gin_utils.operative_config()},
-        stats_period=stats_period,
-        evaluation=Evaluation(
-            period=eval_period,
-            loss_cfg=train_eval_dataset_cfg,
-            loss_examples=_load(train_eval_dataset_cfg),
-            max_batches=eval_steps,
-            infer_cfg=infer_eval_dataset_cfg,
-            infer_examples=_load(infer_eval_dataset_cfg),
-        ),
-        on_start=lambda: summarize_config_fn(model_dir, None, 0),
+    loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
+    infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
+    evaluation = Evaluation(
+        period=eval_period,
+        loss_cfg=loss_cfg,
+        loss_examples=loss_examples,
+        max_batches=eval_steps,
+        infer_cfg=infer_cfg,
+        infer_examples=infer_examples,
+        loggers=_loggers(evaluator, model_dir),
+        before_training=run_eval_before_training,
     )
+    with jax.default_prng_impl("unsafe_rbg" if use_hardware_rng else "threefry2x32"):
+        _, finished = run_training(
+            Program(model, partitioner, trainer),
+            batches,
+            model_dir,
+            last_step,
+            checkpoint_cfg,
+            seed,
+            meta={"config": gin_utils.operative_config()},
+            stats_period=stats_period or 100,
+            evaluation=evaluation,
+            on_start=lambda: summarize_config_fn(model_dir, None, 0),
+            hooks=hooks,
+            actions=actions or MappingProxyType({}),
+        )
     if not finished:
         print("stopped by SIGTERM with everything saved; the same command resumes")
 
 
-def _load(cfg: DatasetConfig | None) -> list[Example]:
-    """Held-out examples; none where the data has no such split (a single file, say)."""
+def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
+    if not multihost.is_primary():
+        return ()
+    return evaluator.loggers(os.path.join(model_dir, "inference_eval"))
+
+
+def _draw_seed(model_dir: str) -> int:
+    """The seed of the run that MODEL_DIR holds, else a fresh one; the same in every process.
+
+    It goes into the configuration, so that what is written down runs again as this run did.
+    """
+    from etils import epath
+
+    from t5x_ext.checkpoints import load_meta
+    from t5x_ext.checkpoints.directories import saved_steps
+
+    has_saved = saved_steps(epath.Path(model_dir).expanduser().absolute())
+    seed = load_meta(model_dir)["random_seed"] if has_saved else None
+    if seed is None:
+        seed = multihost.gather(secrets.randbits(31))[0]
+        if multihost.is_primary():
+            print(f"random_seed: {seed}, drawn for this run", flush=True)
+    gin_utils.set_argument(train, "random_seed", seed)
+    return seed
+
+
+def _load(
+    cfg: DatasetConfig | None, num_examples: int | None = None
+) -> tuple[DatasetConfig | None, list[Example]]:
+    """Held-out examples, and the config with their lengths; none where there is no such split."""
     from t5x_ext.data import datasets
+    from t5x_ext.evaluation import first_of_each_task
 
     if cfg is None:
-        return []
+        return None, []
     if not datasets.has_split(cfg):
         print(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
-        return []
-    return datasets.load_flat(cfg)
+        return None, []
+    examples = first_of_each_task(datasets.load_flat(cfg), num_examples)
+    return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

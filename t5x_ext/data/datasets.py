@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import seqio
@@ -13,6 +15,8 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
+
+_UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
 
 
 def set_context(superni: SuperNIConfig, vocabulary: Any) -> None:
@@ -38,7 +42,18 @@ def load(cfg: DatasetConfig) -> list[Member]:
     """
     name = _resolve(cfg)
     _check_vocabularies(name)
-    return load_mixture(name, cfg.split, cfg.task_feature_lengths, cfg.use_cached)
+    lengths = cfg.task_feature_lengths or _UNLIMITED
+    return load_mixture(name, cfg.split, lengths, cfg.use_cached)
+
+
+def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConfig:
+    """The same config with task_feature_lengths: those given, else the longest of the examples."""
+    if cfg.task_feature_lengths is not None:
+        return cfg
+    inputs = max(len(example.inputs) for example in examples)
+    targets = max((len(t) for example in examples for t in example.targets), default=0)
+    lengths = {"inputs": max(inputs, 2), "targets": max(targets, 2)}
+    return dataclasses.replace(cfg, task_feature_lengths=lengths)
 
 
 def has_split(cfg: DatasetConfig) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.metrics.predictions import Prediction, PredictionLog
@@ -36,6 +37,7 @@ def predict(
     path: str | os.PathLike[str] | None = None,
     signature: str = "",
     show_progress: bool = False,
+    log_period: int = 1,
 ) -> list[Prediction]:
     """Decodes every example.
 
@@ -47,29 +49,39 @@ def predict(
         None writes nothing.
       signature: identifies weights, data and settings; leftovers with another one are dropped.
       show_progress: show rows done and rows a second.
+      log_period: batches between writes to the partial file; a killed run decodes these again.
 
     Returns:
       One row per example, in the order given, without scores.
     """
     rows = to_rows(examples)
-    if path is None:
-        texts = dict(_progress(decoder, model_params, examples, show_progress))
-        return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with PredictionLog(path, rows, signature) as log:
-        missing = log.missing
-        left = [examples[i] for i in missing]
-        for index, text in _progress(decoder, model_params, left, show_progress):
-            log.append([(missing[index], text)])
-        return log.finish()
+    # Process 0 alone has the file; all decode the same batches, and return the same rows.
+    log = PredictionLog(path, rows, signature) if path and multihost.is_primary() else None
+    with log or contextlib.nullcontext():
+        texts = dict(multihost.gather(list(log.done.items()) if log else [])[0])
+        left = [i for i in range(len(rows)) if i not in texts]
+        batches = _progress(decoder, model_params, [examples[i] for i in left], show_progress)
+        pending: list[tuple[int, str]] = []
+        for number, pairs in enumerate(batches, start=1):
+            found = [(left[index], text) for index, text in pairs]
+            texts.update(found)
+            pending += found
+            if log and number % log_period == 0:
+                log.append(pending)
+                pending = []
+        if log:
+            log.append(pending)
+            log.finish()
+    return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
 
 
 def _progress(decoder: Decoder, model_params: Params, examples: Sequence[Example], show: bool):
-    """(index, text) pairs, with a progress bar on a terminal."""
+    """(index, text) pairs batch by batch, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(total=len(examples), unit="row", desc="decoding", disable=None if show else True)
+    shown = show and multihost.is_primary()
+    bar = tqdm(total=len(examples), unit="row", desc="decoding", disable=None if shown else True)
     with bar:
         for pairs in decoder.decode_texts(model_params, examples):
-            yield from pairs
+            yield pairs
             bar.update(len(pairs))

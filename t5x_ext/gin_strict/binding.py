@@ -88,6 +88,24 @@ def register(command: Callable[..., Any]) -> Callable[..., Any]:
         return gin.external_configurable(command)
 
 
+def rebind(command: Callable[..., Any], parameter: str, value: Any) -> None:
+    """Replaces what a parameter of a command is bound to, or what the macro it is bound to is."""
+    configurable = gin.config._inverse_lookup(command)
+    if configurable is None:
+        return
+    key = ("", configurable.selector, parameter)
+    bound = gin.config._CONFIG.get(key[:2], {}).get(parameter)
+    while (
+        isinstance(bound, gin.config.ConfigurableReference)
+        and bound.configurable.wrapped is gin.config.macro
+    ):
+        name = "/".join(bound.scopes)
+        key = (name, "gin.macro", "value")
+        bound = gin.config._CONFIG[key[:2]]["value"]
+    with gin.unlock_config():
+        gin.bind_parameter(key, value)
+
+
 def apply(source: Source, bound: Bound, main_module: str | None = None) -> None:
     """Binds the statements of a source, and of what it includes, in gin.
 

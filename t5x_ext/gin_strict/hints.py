@@ -67,6 +67,8 @@ def hint_of(function: Callable[..., Any], name: str) -> Any:
             hint = eval(hint, _namespace(function, name))
         except Exception:  # e.g. a name imported under TYPE_CHECKING only
             return Any
+    if isinstance(hint, dataclasses.InitVar):
+        hint = hint.type
     # `seed: int = None` is common and means Optional[int].
     return typing.Optional[hint] if parameter.default is None else hint  # noqa: UP045
 

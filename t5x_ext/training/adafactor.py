@@ -37,7 +37,7 @@ def standard_logical_factor_rules() -> dict[str, str | None]:
 
 
 class Slot(NamedTuple):
-    """Second moments of one parameter; unused ones have shape [0].
+    """Second moments of one parameter; unused ones are one zero (Orbax saves no empty arrays).
 
     Attributes:
       v_row: mean of squares over the columns.
@@ -171,7 +171,7 @@ class Adafactor:
         def mean_shape(reduced: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(n for i, n in enumerate(param.shape) if i not in reduced)
 
-        empty = jnp.zeros((0,), jnp.float32)
+        empty = jnp.zeros((1,), jnp.float32)
         v_row = jnp.zeros(mean_shape(layout.columns), jnp.float32) if layout.factored else empty
         v_col = jnp.zeros(mean_shape(layout.rows), jnp.float32) if layout.factored else empty
         v = empty if layout.factored else jnp.zeros(param.shape, jnp.float32)

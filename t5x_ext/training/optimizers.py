@@ -8,6 +8,8 @@ run needs no counter hidden in the optimizer.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +20,25 @@ from t5x_ext.training.adafactor import Adafactor
 
 Optimizer = optax.GradientTransformationExtraArgs
 
-__all__ = ["AdamW", "Adafactor", "Optimizer"]
+__all__ = [
+    "AdamW",
+    "Adafactor",
+    "Optax",
+    "Optimizer",
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamw",
+    "chain",
+    "lamb",
+    "lars",
+    "lion",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "wrap_optax_optimizer",
+    "yogi",
+]
 
 
 def _scale_by_given_learning_rate() -> Optimizer:
@@ -66,3 +86,50 @@ class AdamW:
         return optax.with_extra_args_support(
             optax.chain(clip, adam, decay, _scale_by_given_learning_rate())
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optax:
+    """Any optax optimizer as it is: its own learning rate counts, and not the trainer's, as in T5X.
+
+    Attributes:
+      transformation: what optax made.
+    """
+
+    transformation: optax.GradientTransformation
+
+    def build(self, axes: Params) -> Optimizer:
+        """The transformation; `update` ignores `learning_rate`."""
+        del axes
+        return optax.with_extra_args_support(self.transformation)
+
+
+def wrap_optax_optimizer(
+    make: Callable[..., optax.GradientTransformation],
+) -> Callable[..., Optax]:
+    """Makes an optax function, with its parameters, return an optimizer definition."""
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Optax:
+        return Optax(make(*args, **kwargs))
+
+    return made
+
+
+def chain(transformations: Sequence[optax.GradientTransformation]) -> Optax:
+    """Transformations one after the other: `[@optax.clip_by_global_norm(), @optax.adamw()]`."""
+    return Optax(optax.chain(*transformations))
+
+
+# The names that T5X gives in its own module of optimizers.
+adabelief = wrap_optax_optimizer(optax.adabelief)
+adagrad = wrap_optax_optimizer(optax.adagrad)
+adam = wrap_optax_optimizer(optax.adam)
+adamw = wrap_optax_optimizer(optax.adamw)
+lamb = wrap_optax_optimizer(optax.lamb)
+lars = wrap_optax_optimizer(optax.lars)
+lion = wrap_optax_optimizer(optax.lion)
+radam = wrap_optax_optimizer(optax.radam)
+rmsprop = wrap_optax_optimizer(optax.rmsprop)
+sgd = wrap_optax_optimizer(optax.sgd)
+yogi = wrap_optax_optimizer(optax.yogi)

@@ -13,6 +13,7 @@ from t5x_ext.models.params import Params
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training.optimizers import Optimizer
 from t5x_ext.training.state import TrainState
+from t5x_ext.training.weight_metrics import WeightMetricsComputer
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -71,6 +72,7 @@ def make_train_step(
     optimizer: Optimizer,
     learning_rate_fn: LearningRateFn,
     num_microbatches: int = 1,
+    weight_metrics: WeightMetricsComputer | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Binds everything static; the result is to be jitted with its state donated.
 
@@ -81,7 +83,7 @@ def make_train_step(
         key: PRNG key of the run; dropout uses `fold_in(key, state.step)`,
       that returns the next state and float32 scalar metrics: `loss` (divided by the loss
       denominator, z-loss included), `cross_entropy` and `z_loss` (per target token),
-      `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`.
+      `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`, and those of `weight_metrics`.
     """
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -100,6 +102,8 @@ def make_train_step(
             "learning_rate": learning_rate,
             "grad_norm": optax.tree.norm(grads),
         }
+        if weight_metrics is not None:
+            metrics |= weight_metrics.compute_metrics(grads, state.params, params)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step

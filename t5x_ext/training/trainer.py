@@ -19,8 +19,21 @@ from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training import state as states
+from t5x_ext.training.actions import BaseAction, EarlyStoppingAction, TerminateOnNanAction
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.step import Metrics, loss_metrics, make_train_step
+from t5x_ext.training.weight_metrics import WeightMetricsComputer
+
+__all__ = [
+    "BaseAction",
+    "EarlyStoppingAction",
+    "Program",
+    "StepEvent",
+    "TerminateOnNanAction",
+    "Trainer",
+    "WeightMetricsComputer",
+    "train_loop",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +43,12 @@ class Trainer:
     Attributes:
       num_microbatches: parts of a batch processed one after the other; None means 1.
       learning_rate_fn: step -> learning rate; None means T5X's default schedule.
+      weight_metrics_computer: measures every update tensor by tensor; None for not.
     """
 
     num_microbatches: int | None = None
     learning_rate_fn: LearningRateFn | None = None
+    weight_metrics_computer: WeightMetricsComputer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +78,7 @@ class Program:
             self.optimizer,
             self.trainer.learning_rate_fn or create_learning_rate_scheduler(),
             self.trainer.num_microbatches or 1,
+            self.trainer.weight_metrics_computer,
         )
 
         def sharded_step(state: TrainState, batch: Any, key: jax.Array):
@@ -137,7 +153,7 @@ def train_loop(
     batches: Iterator[tuple[dict[str, np.ndarray], Any]],
     total_steps: int,
     key: jax.Array,
-    after_step: Sequence[Callable[[StepEvent], None]] = (),
+    after_step: Sequence[Callable[[StepEvent], bool | None]] = (),
     should_stop: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Runs steps until the state has seen `total_steps` updates.
@@ -148,7 +164,8 @@ def train_loop(
       batches: (features, info) pairs; features are this host's rows.
       total_steps: updates in all, those already in `state` included.
       key: dropout key of the run.
-      after_step: called in order after every step: logging, evaluation, saving.
+      after_step: called in order after every step: logging, evaluation, saving. Where one
+        answers True, the loop ends once all have been called.
       should_stop: asked before every step; True ends the loop early (preemption).
 
     Returns:
@@ -162,6 +179,7 @@ def train_loop(
             name: program.partitioner.put_rows(rows, info.num_rows) for name, rows in batch.items()
         }
         state, metrics = program.train_step(state, placed, key)
-        for callback in after_step:
-            callback(StepEvent(step, state, metrics, info))
+        event = StepEvent(step, state, metrics, info)
+        if any([callback(event) for callback in after_step]):
+            break
     return state

@@ -1,0 +1,114 @@
+"""SeqIO's names in gin files: `from t5x_ext import seqio` in the place of `import seqio`.
+
+Vocabularies are this package's own (the same ids, without TensorFlow). `Evaluator` and its loggers
+say how decoded examples are scored and written during training and by `eval`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5x_ext.errors import allow_only
+from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.predictions import Prediction, write_predictions
+from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.training.events import EventFile
+
+__all__ = [
+    "ByteVocabulary",
+    "Evaluator",
+    "JSONLogger",
+    "PyLoggingLogger",
+    "SentencePieceVocabulary",
+    "TensorBoardLogger",
+]
+
+Logger = Callable[[int, Sequence[Prediction]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """How decoded examples are evaluated, under `seqio.Evaluator`'s parameter names.
+
+    Means over tasks go to MODEL_DIR/metrics.jsonl and TensorBoard in any case; loggers add to that.
+
+    Attributes:
+      logger_cls: classes; each is made once with the output directory and called with (step,
+        scored rows) after each evaluation.
+      num_examples: examples of each task, from its beginning; None takes all.
+      use_memory_cache: SeqIO's; True.
+    """
+
+    logger_cls: Sequence[Callable[[str], Logger]] = ()
+    num_examples: int | None = None
+    use_memory_cache: dataclasses.InitVar[bool] = True
+
+    def __post_init__(self, use_memory_cache: bool) -> None:
+        allow_only(
+            "seqio.Evaluator.use_memory_cache", use_memory_cache, True,
+            "examples are kept as tokens, about 6 kB each; num_examples takes fewer of them",
+        )  # fmt: skip
+
+    def loggers(self, output_dir: str) -> list[Logger]:
+        """Makes the loggers."""
+        return [logger_cls(output_dir) for logger_cls in self.logger_cls]
+
+
+class PyLoggingLogger:
+    """Prints each task's scores."""
+
+    def __init__(self, output_dir: str) -> None:
+        """Takes the directory that the others write to."""
+        del output_dir
+
+    def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
+        """Prints a line a task."""
+        for task, scores in task_scores(rows).items():
+            shown = "  ".join(f"{metric} {scores[metric]:.2f}" for metric in METRICS)
+            print(f"step {step}  {task}  {shown}", file=sys.stderr)
+
+
+class TensorBoardLogger:
+    """Writes each task's scores to a TensorBoard event file, as `<task>/<metric>`."""
+
+    def __init__(self, output_dir: str) -> None:
+        """Makes the file in `output_dir`, a local directory that is created if absent."""
+        directory = Path(output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._events = EventFile(directory)
+
+    def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
+        """Adds one event a task."""
+        for task, scores in task_scores(rows).items():
+            values = {f"{task}/{metric}": scores[metric] for metric in METRICS}
+            self._events.write_scalars(time.time(), step, values)
+
+
+class JSONLogger:
+    """Writes `metrics.jsonl`, a line a task and evaluation, and `predictions-<step>.jsonl`."""
+
+    def __init__(self, output_dir: str, write_n_results: int | None = None) -> None:
+        """Names the directory.
+
+        Args:
+          output_dir: a local directory, created if absent.
+          write_n_results: predictions written per evaluation, from the first; None writes all.
+        """
+        self._directory = Path(output_dir)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._write_n_results = write_n_results
+
+    def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
+        """Appends the scores and writes the predictions."""
+        with (self._directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            for task, scores in task_scores(rows).items():
+                file.write(json.dumps({"step": step, "task": task, **scores}) + "\n")
+        kept = rows[: self._write_n_results]
+        if kept:
+            write_predictions(self._directory / f"predictions-{step:06}.jsonl", kept)

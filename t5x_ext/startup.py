@@ -1,0 +1,127 @@
+"""What a command sets up before it computes: its processes, kept compilations, TFDS's directory."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from t5x_ext import multihost
+from t5x_ext.errors import ConfigError
+
+_MAX_BYTES = 8 << 30  # of compiled programs; JAX drops what was used longest ago
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `take_flags` reads."""
+    group = parser.add_argument_group("process")
+    group.add_argument(
+        "--compilation_cache_dir",
+        default=_default_cache_dir(),
+        metavar="DIR",
+        help="where compiled programs are kept between runs; '' keeps none "
+        "(default: $T5X_EXT_CACHE/xla, else ~/.cache/t5x_ext/xla)",
+    )
+    group.add_argument(
+        "--multiprocess_gpu",
+        action="store_true",
+        help="T5X's; the next three flags, or a cluster's environment, do the same without it",
+    )
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--process_count", type=int, metavar="N", help="processes of this run")
+    group.add_argument("--process_index", type=int, metavar="I", help="this process, from 0")
+    group.add_argument(
+        "--initialization_timeout",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="how long to wait for the last process to start (default: 300)",
+    )
+    group.add_argument("--tfds_data_dir", metavar="DIR", help="data of TensorFlow Datasets")
+
+
+class ProcessFlags(NamedTuple):
+    """Values of the flags of `add_flags`."""
+
+    coordinator_address: str | None
+    process_count: int | None
+    process_index: int | None
+    initialization_timeout: float
+    compilation_cache_dir: str
+    tfds_data_dir: str | None
+
+
+def take_flags(flags: argparse.Namespace) -> ProcessFlags:
+    """Takes the flags of `add_flags` out of `flags`.
+
+    Raises:
+      ConfigError: --multiprocess_gpu without saying which processes.
+    """
+    values = vars(flags)
+    taken = ProcessFlags(**{name: values.pop(name) for name in ProcessFlags._fields})
+    if values.pop("multiprocess_gpu") and None in taken[:3]:
+        raise ConfigError(
+            "--multiprocess_gpu: give --coordinator_address, --process_count and --process_index "
+            "with it"
+        )
+    return taken
+
+
+@contextlib.contextmanager
+def session(flags: ProcessFlags, joins_cluster: bool) -> Iterator[None]:
+    """Runs its body as one process of a run, with compiled programs kept.
+
+    Args:
+      flags: see `add_flags`.
+      joins_cluster: whether to join the processes of a cluster's job where no flag says so.
+
+    Raises:
+      ConfigError: see `multihost.session`.
+    """
+    address, count, index = flags[:3]
+    if not joins_cluster and (address, count, index) == (None, None, None):
+        count = 1
+    with multihost.session(address, count, index, flags.initialization_timeout):
+        _keep_compilations(flags.compilation_cache_dir)
+        if flags.tfds_data_dir:
+            import seqio
+
+            seqio.set_tfds_data_dir_override(flags.tfds_data_dir)
+        yield
+
+
+def _default_cache_dir() -> str:
+    return str(Path(os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext") / "xla")
+
+
+def _keep_compilations(directory: str) -> None:
+    """Makes JAX keep compiled programs in a directory; '' for not.
+
+    A directory that JAX was given otherwise (JAX_COMPILATION_CACHE_DIR) is left alone. Programs for
+    the host are machine code for its very CPU, which JAX's keys do not tell apart, so each kind of
+    CPU has a directory of its own.
+    """
+    import jax
+
+    if not directory or jax.config.jax_compilation_cache_dir:
+        return
+    path = Path(directory).expanduser() / _cpu_kind()
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
+
+
+def _cpu_kind() -> str:
+    """Architecture and a hash of the CPU's model and instruction sets."""
+    text = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        wanted = ("model name", "flags", "Features")
+        lines = info.read_text().split("\n\n")[0].splitlines()
+        text = "\n".join(line for line in lines if line.startswith(wanted))
+    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

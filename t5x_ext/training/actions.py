@@ -1,0 +1,119 @@
+"""What may end a run early, by the numbers it reports."""
+
+from __future__ import annotations
+
+import abc
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_ext.errors import ConfigError
+
+MODES = ("TRAIN", "TRAIN_EVAL", "INFER_EVAL")
+
+MetricsByTask = Mapping[str, Mapping[str, float]]
+
+
+class BaseAction(abc.ABC):
+    """Looks at a run's numbers each time they are reported.
+
+    T5X's interface: subclass it and bind instances in `train.actions`, a mapping from one of
+    `MODES` to a sequence of actions. TRAIN runs with each report of training (every STATS_PERIOD
+    steps; the task is 'train'), TRAIN_EVAL with each held-out loss and INFER_EVAL with each decoded
+    score (the task is a task's or the mixture's name).
+    """
+
+    @abc.abstractmethod
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        """Returns whether to end the run; with several processes the same in each."""
+
+
+class TerminateOnNanAction(BaseAction):
+    """Ends a run whose loss is not a finite number any more."""
+
+    def __init__(self, task: str = "train", metric: str = "loss") -> None:
+        """Names what is watched, for example the 'loss' of 'train'."""
+        self._task, self._metric = task, metric
+
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        """See `BaseAction`."""
+        del train_state
+        value = _find(metrics_by_task, self._task, self._metric)
+        if value is None or math.isfinite(value):
+            return False
+        print(f"{self._task}/{self._metric} is {value}: ending the run", file=sys.stderr)
+        return True
+
+
+class EarlyStoppingAction(BaseAction):
+    """Ends a run when a number has not improved from one report to the next, several in a row."""
+
+    def __init__(
+        self,
+        metric: Sequence[str],
+        mode: str,
+        patience: int = 3,
+        atol: float = 0.0,
+        rtol: float = 0.0,
+    ) -> None:
+        """Names what is watched.
+
+        Args:
+          metric: (task, metric), for example ('my_task', 'rougeL').
+          mode: 'min' if smaller is better, 'max' if larger is.
+          patience: reports to look back on; none of the steps between them may be an improvement.
+          atol: smallest absolute change that counts as one.
+          rtol: smallest change as a share of the earlier value; it adds to `atol`.
+
+        Raises:
+          ConfigError: a value is out of range.
+        """
+        if mode not in ("min", "max"):
+            raise ConfigError(f"EarlyStoppingAction.mode: {mode!r}; allowed: 'min', 'max'")
+        if atol < 0 or rtol < 0 or patience < 2:
+            raise ConfigError(
+                f"EarlyStoppingAction: patience={patience}, atol={atol}, rtol={rtol}; allowed: "
+                "patience from 2 up, atol and rtol from 0 up"
+            )
+        self._task, self._metric = metric
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._patience, self._atol, self._rtol = patience, atol, rtol
+        self._history: list[float] = []
+
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        """See `BaseAction`."""
+        del train_state
+        value = _find(metrics_by_task, self._task, self._metric)
+        if value is None:
+            return False
+        self._history = [*self._history, value][-self._patience :]
+        if len(self._history) < self._patience:
+            return False
+        pairs = zip(self._history, self._history[1:], strict=False)
+        if any(self._is_better(before, now) for before, now in pairs):
+            return False
+        shown = ", ".join(f"{value:.4g}" for value in self._history)
+        print(f"{self._task}/{self._metric} no longer improves ({shown}): ending the run",
+              file=sys.stderr)  # fmt: skip
+        return True
+
+    def _is_better(self, before: float, now: float) -> bool:
+        return self._sign * (now - before) > self._atol + self._rtol * abs(before)
+
+
+def _find(metrics_by_task: MetricsByTask, task: str, metric: str) -> float | None:
+    """The number, or None with a note on what there is instead."""
+    value = metrics_by_task.get(task, {}).get(metric)
+    if value is None:
+        there = [f"{t}/{m}" for t, values in metrics_by_task.items() for m in values]
+        print(f"action on {task}/{metric} not run: there is {', '.join(there[:12])}",
+              file=sys.stderr)  # fmt: skip
+    return value
+
+
+def check_modes(actions: Mapping[str, Sequence[BaseAction]]) -> None:
+    """Raises ConfigError for a key of `train.actions` that is none of `MODES`."""
+    for mode in actions:
+        if mode not in MODES:
+            raise ConfigError(f"train.actions: {mode!r}; allowed: {', '.join(MODES)}")

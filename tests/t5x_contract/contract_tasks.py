@@ -1,0 +1,36 @@
+"""A SeqIO task as T5X users register theirs, on the bundled vocabulary: spell a word backwards."""
+
+from __future__ import annotations
+
+import seqio
+import tensorflow as tf
+
+from mixtures.vocabularies import bundled_vocabulary
+
+NAME = "contract_reverse"
+ROWS = {"train": 32, "validation": 10, "test": 11}
+_WORDS = "river stone cloud apple window garden paper silver morning forest".split()
+
+
+def _rows(split: str, shuffle_files: bool) -> tf.data.Dataset:
+    del shuffle_files
+    words = [f"{_WORDS[i % len(_WORDS)]} {i}" for i in range(ROWS[split])]
+    columns = {
+        "inputs": [f"reverse: {word}" for word in words],
+        "targets": [word[::-1] for word in words],
+    }
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def _register() -> None:
+    model_file = bundled_vocabulary().path
+    feature = seqio.Feature(seqio.SentencePieceVocabulary(model_file), add_eos=True)
+    seqio.TaskRegistry.add(
+        NAME,
+        source=seqio.FunctionDataSource(_rows, splits=tuple(ROWS)),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+        output_features={"inputs": feature, "targets": feature},
+    )
+
+
+_register()

@@ -1,0 +1,298 @@
+"""T5X's model and run files work here after the import lines of docs/from_t5x.md are changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixtures.vocabularies import bundled_vocabulary
+from t5x_ext import eval as eval_script
+from t5x_ext import gin_utils, infer, train
+from t5x_ext.checkpoints import load_meta
+from t5x_ext.metrics.predictions import read_predictions
+
+HERE = Path(__file__).parent
+UPSTREAM = HERE / "t5x_contract"
+TABLE_ROW = re.compile(r"^\| `((?:import|from) [^`]+)` \| (?:stays|`([^`]+)`)", re.MULTILINE)
+
+# As T5X users shrink a run: scopes and bindings, and a vocabulary of their own.
+SMALL = """
+from __gin__ import dynamic_registration
+
+import __main__ as train_script
+import seqio
+from t5x import utils
+
+seqio.SentencePieceVocabulary.sentencepiece_model_file = "{vocabulary}"
+MIXTURE_OR_TASK_NAME = "contract_reverse"
+MIXTURE_OR_TASK_MODULE = "contract_tasks"
+USE_CACHED_TASKS = False
+TASK_FEATURE_LENGTHS = {{"inputs": 32, "targets": 32}}
+
+train/utils.DatasetConfig.batch_size = 8
+train_eval/utils.DatasetConfig.batch_size = 8
+train_script.train.stats_period = 1
+"""
+SMALL_DECODING = """
+MIXTURE_OR_TASK_NAME = "contract_reverse"
+MIXTURE_OR_TASK_MODULE = "contract_tasks"
+SentencePieceVocabulary.sentencepiece_model_file = "{vocabulary}"
+DROPOUT_RATE = 0.0
+"""
+
+
+def imports_of_table() -> dict[str, str]:
+    """T5X's import line -> ours, by the table that users read."""
+    table = (HERE.parent / "docs" / "from_t5x.md").read_text()
+    return {theirs: ours or theirs for theirs, ours in TABLE_ROW.findall(table)}
+
+
+def ported(text: str) -> str:
+    """A file of T5X's with its import lines changed; a line that the table lacks is an error."""
+    table = imports_of_table() | {"from __gin__ import dynamic_registration": None}
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("import __main__ as "):
+            assert "import __main__ as train_script" in table
+        elif line.startswith(("import ", "from ")):
+            line = table[line] or line
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """The upstream files, ported, in a directory for --gin_search_paths."""
+    root = tmp_path_factory.mktemp("ported")
+    for path in UPSTREAM.rglob("*.gin"):
+        target = root / path.relative_to(UPSTREAM)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(ported(path.read_text()))
+    vocabulary = bundled_vocabulary().path
+    (root / "small.gin").write_text(ported(SMALL.format(vocabulary=vocabulary)))
+    (root / "small_decoding.gin").write_text(SMALL_DECODING.format(vocabulary=vocabulary))
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _task_module():
+    sys.path.insert(0, str(UPSTREAM))
+    yield
+    sys.path.remove(str(UPSTREAM))
+
+
+def flags(files: Path, run: str, small: str, model: str = "t5_1_1", **macros: object) -> list[str]:
+    return [
+        f"--gin_search_paths={files}",
+        f"--gin_file=t5x/examples/t5/{model}/tiny.gin",
+        f"--gin_file=t5x/configs/runs/{run}.gin",
+        f"--gin_file={small}.gin",
+        *(f"--gin.{name}={value!r}" for name, value in macros.items()),
+    ]
+
+
+def logged(model_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(model_dir: Path) -> dict[int, float]:
+    return {row["step"]: row["train/loss"] for row in logged(model_dir) if "train/loss" in row}
+
+
+PRETRAIN = {"TRAIN_STEPS": 3, "DROPOUT_RATE": 0.1}
+
+
+@pytest.fixture(scope="module")
+def pretrained(files: Path, tmp_path_factory) -> Path:
+    model_dir = tmp_path_factory.mktemp("pretrained")
+    arguments = flags(files, "pretrain", "small", MODEL_DIR=str(model_dir), **PRETRAIN)
+    assert train.main(arguments) == 0
+    return model_dir
+
+
+def test_only_import_lines_differ_from_upstream() -> None:
+    for path in UPSTREAM.rglob("*.gin"):
+        theirs, ours = path.read_text(), ported(path.read_text())
+        for line, changed in zip(theirs.splitlines(), ours.splitlines(), strict=True):
+            assert line == changed or line.startswith(("import ", "from "))
+
+
+RUNS = {
+    "pretrain": (train.train, {"MODEL_DIR": "m", "TRAIN_STEPS": 1, "DROPOUT_RATE": 0.1}),
+    "finetune": (
+        train.train,
+        {"MODEL_DIR": "m", "TRAIN_STEPS": 1, "INITIAL_CHECKPOINT_PATH": "gs://bucket/model"},
+    ),
+    "eval": (
+        eval_script.evaluate,
+        {"CHECKPOINT_PATH": "c", "EVAL_OUTPUT_DIR": "e", "DROPOUT_RATE": 0.0},
+    ),
+    "infer": (
+        infer.infer,
+        {"CHECKPOINT_PATH": "c", "INFER_OUTPUT_DIR": "i", "DROPOUT_RATE": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("model", ["t5_1_0", "t5_1_1"])
+@pytest.mark.parametrize("run", RUNS)
+def test_every_binding_passes_the_checks_at_full_size(files: Path, run: str, model: str) -> None:
+    command, macros = RUNS[run]
+    names = {"MIXTURE_OR_TASK_NAME": "wmt", "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": 114}}
+    gin_utils.parse(
+        [f"t5x/examples/t5/{model}/base.gin", f"t5x/configs/runs/{run}.gin"],
+        [f"{name} = {value!r}" for name, value in (macros | names).items()],
+        [str(files)],
+        command=command,
+    )
+
+
+def test_pretraining_logs_loss_and_weight_metrics(pretrained: Path) -> None:
+    assert sorted(losses(pretrained)) == [1, 2, 3]
+    last = [row for row in logged(pretrained) if row["step"] == 3]
+    train_row = next(row for row in last if "train/loss" in row)
+    for metric in ("weight_rms", "weight_gradient_rms", "weight_update_rms", "weight_max"):
+        assert train_row[f"train/{metric}/encoder/layers/attention/query/kernel"] > 0
+    assert any(row.get("eval/cross_entropy", 0) > 0 for row in last)
+
+
+def test_a_drawn_seed_is_written_down_and_kept(files, pretrained: Path, tmp_path: Path) -> None:
+    seed = load_meta(str(pretrained))["random_seed"]
+    config = pretrained / "config.gin"
+    assert f"RANDOM_SEED = {seed}" in config.read_text()
+    assert train.main([f"--gin_file={config}", f"--gin.MODEL_DIR='{tmp_path}'"]) == 0
+    assert losses(tmp_path) == losses(pretrained)
+    # The same command as at first, which draws a seed: the run that it finds has one.
+    more = PRETRAIN | {"TRAIN_STEPS": 4}
+    assert train.main(flags(files, "pretrain", "small", MODEL_DIR=str(tmp_path), **more)) == 0
+    assert load_meta(str(tmp_path))["random_seed"] == seed
+
+
+@pytest.fixture(scope="module")
+def finetuned(files: Path, pretrained: Path, tmp_path_factory) -> Path:
+    model_dir = tmp_path_factory.mktemp("finetuned")
+    macros = {
+        "MODEL_DIR": str(model_dir),
+        "INITIAL_CHECKPOINT_PATH": str(pretrained / "checkpoint_3"),
+        "TRAIN_STEPS": 7,
+        "BATCH_SIZE": 8,
+        "EVAL_PERIOD": 2,
+        "EVALUATOR_NUM_EXAMPLES": 6,
+        "JSON_WRITE_N_RESULTS": 4,
+        "USE_HARDWARE_RNG": True,
+        "RANDOM_SEED": 5,
+    }
+    arguments = flags(files, "finetune", "small", **macros)
+    assert train.main([*arguments, "--gin.utils.SaveCheckpointConfig.period=2"]) == 0
+    return model_dir
+
+
+def test_finetuning_counts_on_and_evaluates_as_bound(finetuned: Path) -> None:
+    assert sorted(losses(finetuned)) == [4, 5, 6, 7]
+    evaluated = [row["step"] for row in logged(finetuned) if "infer_eval/rougeL" in row]
+    assert evaluated == [4, 6, 7]
+    directory = finetuned / "inference_eval"
+    assert len(read_predictions(directory / "predictions-000006.jsonl")) == 4
+    lines = [json.loads(x) for x in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["task"], line["n"]) for line in lines] == [
+        (step, "contract_reverse", 6) for step in (4, 6, 7)
+    ]
+    assert list(directory.glob("events.out.tfevents.*"))
+    saved = {path.name for path in finetuned.glob("checkpoint_*")}
+    assert saved == {"checkpoint_4", "checkpoint_6", "checkpoint_7"}
+
+
+def test_specific_refuses_a_directory_of_checkpoints(files, finetuned, tmp_path, capsys) -> None:
+    macros = {"CHECKPOINT_PATH": str(finetuned), "EVAL_OUTPUT_DIR": str(tmp_path)}
+    assert eval_script.main(flags(files, "eval", "small_decoding", **macros)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: RestoreCheckpointConfig.path") and "checkpoint_7" in error
+
+
+def test_eval_takes_every_checkpoint_in_turn(files, finetuned: Path, tmp_path: Path) -> None:
+    macros = {"CHECKPOINT_PATH": str(finetuned), "EVAL_OUTPUT_DIR": str(tmp_path)}
+    arguments = flags(files, "eval", "small_decoding", **macros)
+    assert eval_script.main([*arguments, "--gin.utils.RestoreCheckpointConfig.mode='all'"]) == 0
+    for step in (4, 6, 7):
+        scores = json.loads((tmp_path / f"scores-{step}.json").read_text())
+        assert scores["step"] == step
+        assert scores["by_task"]["contract_reverse"]["n"] == 11
+    metrics = (tmp_path / "inference_eval" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == [4, 6, 7]
+
+
+def run_infer(files: Path, checkpoint: Path, output: Path, *bindings: str) -> int:
+    macros = {
+        "CHECKPOINT_PATH": str(checkpoint),
+        "INFER_OUTPUT_DIR": str(output),
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32},
+    }
+    return infer.main([*flags(files, "infer", "small_decoding", **macros), *bindings])
+
+
+def test_shards_of_infer_join_to_the_whole(files, finetuned: Path, tmp_path: Path) -> None:
+    checkpoint = finetuned / "checkpoint_7"
+    assert run_infer(files, checkpoint, tmp_path / "whole") == 0
+    for shard in range(3):
+        shards = ["--gin.infer.num_shards=3", f"--shard_id={shard}"]
+        assert run_infer(files, checkpoint, tmp_path / "parts", *shards) == 0
+    names = [f"predictions.jsonl-0000{shard}-of-00003" for shard in range(3)]
+    parts = [(tmp_path / "parts" / name).read_text() for name in names]
+    assert all(parts)
+    assert "".join(parts) == (tmp_path / "whole" / "predictions.jsonl").read_text()
+
+
+def test_likelihoods_sum_to_the_loss_and_predictions_are_the_same(
+    files: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    checkpoint = finetuned / "checkpoint_7"
+    macros = {"CHECKPOINT_PATH": str(checkpoint), "EVAL_OUTPUT_DIR": str(tmp_path / "eval")}
+    assert eval_script.main(flags(files, "eval", "small_decoding", **macros)) == 0
+    loss = json.loads((tmp_path / "eval" / "scores.json").read_text())["loss"]
+    float32 = "--gin.utils.RestoreCheckpointConfig.dtype='float32'"
+    for mode in ("score", "predict_with_aux"):
+        assert run_infer(files, checkpoint, tmp_path, f"--gin.infer.mode='{mode}'", float32) == 0
+    rows = read_predictions(tmp_path / "scores.jsonl")
+    assert [row.prediction for row in rows] == [row.references[0] for row in rows]
+    total = sum(row.score["log_likelihood"] for row in rows)
+    assert -total == pytest.approx(loss["cross_entropy"] * loss["target_tokens"], rel=1e-3)
+    predicted = read_predictions(tmp_path / "predictions.jsonl")
+    scored = read_predictions(tmp_path / "eval" / "predictions.jsonl")
+    assert [row.prediction for row in predicted] == [row.prediction for row in scored]
+    assert all(row.score["log_likelihood"] < 0 for row in predicted)
+
+
+def test_t5_1_0_trains_too(files: Path, tmp_path: Path) -> None:
+    macros = {"MODEL_DIR": str(tmp_path), "TRAIN_STEPS": 2, "DROPOUT_RATE": 0.0, "RANDOM_SEED": 1}
+    assert train.main(flags(files, "pretrain", "small", "t5_1_0", **macros)) == 0
+    assert sorted(losses(tmp_path)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("utils.DatasetConfig.use_custom_packing_ops=True", "take the line out"),
+        ("utils.DatasetConfig.use_memory_cache=False", "num_examples"),
+        ("seqio.Evaluator.use_memory_cache=False", "num_examples"),
+        ("utils.RestoreCheckpointConfig.mode='every'", "specific, latest, all"),
+        ("utils.RestoreCheckpointConfig.path=['a', 'b']", "training starts from one checkpoint"),
+        ("train.actions={'EVAL': []}", "TRAIN, TRAIN_EVAL, INFER_EVAL"),
+        ("trainer.Trainer.num_microbatches=3", "multiples of 24"),
+    ],
+)
+def test_what_has_no_meaning_here_is_refused_in_one_line(
+    files: Path, tmp_path: Path, capsys, binding: str, message: str
+) -> None:
+    macros = {
+        "MODEL_DIR": str(tmp_path),
+        "INITIAL_CHECKPOINT_PATH": "nowhere",
+        "TRAIN_STEPS": 2,
+        "BATCH_SIZE": 8,
+    }
+    assert train.main([*flags(files, "finetune", "small", **macros), f"--gin.{binding}"]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
