@@ -1,0 +1,264 @@
+"""A model for Python and notebooks: weights, vocabulary and devices behind text in, text out.
+
+from t5x_ext import Model
+
+model = Model.load("downloads/flan-t5-base")        # or a MODEL_DIR, or a T5X checkpoint
+model.generate(["Translate to German: My name is Arthur."])
+model.score(["Is the sky blue?"], ["yes"])          # log-probabilities
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
+from t5x_ext.checkpoints import hugging_face, t5x_layout, trees, writing
+from t5x_ext.checkpoints.params import hash_params, load_params, open_source
+from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.data.records import Example
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training.state import abstract_params
+
+LAYOUTS = ("t5x_ext", "hf", "t5x")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """Parameters on devices, with what turns text into their inputs.
+
+    Attributes:
+      config: shape and numerics of the network.
+      params: nested dict of arrays, see `network.param_specs`.
+      vocabulary: of prompts and answers.
+      partitioner: the mesh that `params` live on.
+      path: the checkpoint they come from.
+      step: updates they have seen; 0 where the checkpoint does not say.
+      meta: what the checkpoint says of itself.
+    """
+
+    config: network.T5Config
+    params: Params
+    vocabulary: Vocabulary
+    partitioner: PjitPartitioner
+    path: str = ""
+    step: int = 0
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        dtype: str = "float32",
+        vocabulary: Vocabulary | str | None = None,
+        partitioner: PjitPartitioner | None = None,
+    ) -> Model:
+        """Loads a model of any layout onto the devices at hand.
+
+        Args:
+          path: what INITIAL_CHECKPOINT_PATH takes: a Hugging Face directory, a checkpoint of T5X,
+            one of ours, or a MODEL_DIR (its newest checkpoint).
+          dtype: 'float32' or 'bfloat16', of parameters and computation. bfloat16 halves the memory
+            and is what accelerators are fast at; norms, softmax and logits stay float32.
+          vocabulary: a vocabulary, or a path for `vocabularies.open_vocabulary`. None is the one
+            beside the weights.
+          partitioner: how to use several devices. None gives each a whole copy of the parameters
+            and a part of every batch; `PjitPartitioner(fsdp=8)` splits the parameters over 8.
+
+        Raises:
+          ConfigError: there is no checkpoint, it does not state its shape, or it has no vocabulary.
+          mixtures.errors.DataError: the vocabulary cannot be read.
+        """
+        trees.check_dtype(dtype, "Model.load: dtype")
+        source = open_source(path)
+        if source.config is None:
+            raise ConfigError(
+                f"{path}: does not state its model's shape; allowed: Hugging Face directories, T5X"
+                " checkpoints, and what `convert` and runs of this version write"
+            )
+        vocabulary = source.tokenizer_dir if vocabulary is None else vocabulary
+        if vocabulary is None:
+            raise ConfigError(
+                f"{path}: has no vocabulary; give Model.load vocabulary=..., a SentencePiece file,"
+                " a directory with a tokenizer, or one of mixtures.vocabularies"
+            )
+        if isinstance(vocabulary, str):
+            vocabulary = open_vocabulary(vocabulary)
+        config = dataclasses.replace(source.config, dtype=dtype)
+        partitioner = partitioner or PjitPartitioner()
+        described = _described(config, vocabulary)
+        described.check_vocabulary()
+        wanted = abstract_params(described, partitioner)
+        params = load_params(path, wanted, dtype)
+        return cls(config, params, vocabulary, partitioner, source.path, source.step, source.meta)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        batch_size: int = 8,
+        max_input_tokens: int = 1024,
+    ) -> list[str]:
+        """Answers prompts with the most probable token at each place (greedy).
+
+        Args:
+          prompts: texts, in the format the model was tuned with.
+          max_new_tokens: longest answer in tokens, end of sequence included.
+          batch_size: prompts at a time; an answer does not depend on it.
+          max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
+            its end, with a warning.
+
+        Returns:
+          One text per prompt, in the order given.
+        """
+        examples = self._examples(prompts, max_input_tokens)
+        decoder = self._decoder(batch_size, max_input_tokens, max_new_tokens)
+        answers = {
+            i: text for pairs in decoder.decode_texts(self.params, examples) for i, text in pairs
+        }
+        return [answers[index] for index in range(len(examples))]
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        batch_size: int = 8,
+        max_input_tokens: int = 1024,
+    ) -> np.ndarray:
+        """How probable the model finds given answers.
+
+        Args:
+          prompts: as of `generate`.
+          targets: one answer per prompt.
+          batch_size: as of `generate`.
+          max_input_tokens: as of `generate`.
+
+        Returns:
+          float32 [len(prompts)]: natural logarithm of the answer's probability, the sum over its
+          tokens and the end of sequence.
+
+        Raises:
+          ConfigError: not as many targets as prompts.
+        """
+        examples = self._examples(prompts, max_input_tokens)
+        if isinstance(targets, str) or len(targets) != len(examples):
+            raise ConfigError(
+                f"Model.score: {len(targets)} targets for {len(examples)} prompts; "
+                "allowed: a list of as many"
+            )
+        examples = [
+            dataclasses.replace(example, targets=(self._tokens(target),), references=(target,))
+            for example, target in zip(examples, targets, strict=True)
+        ]
+        return self._scorer(batch_size, max_input_tokens).log_likelihoods(self.params, examples)
+
+    def save(self, path: str, layout: str = "t5x_ext") -> None:
+        """Writes parameters, config and vocabulary; complete or absent.
+
+        Args:
+          path: directory to create.
+          layout: 't5x_ext' (ours), 'hf' (for `transformers`) or 't5x'.
+
+        Raises:
+          ConfigError: `path` exists, or the layout is none of these.
+        """
+        if layout not in LAYOUTS:
+            raise ConfigError(f"Model.save: layout {layout!r}; allowed: {', '.join(LAYOUTS)}")
+        with tempfile.TemporaryDirectory() as tokenizer_dir:
+            save_tokenizer(self.vocabulary, tokenizer_dir)
+            source = self._as_source(tokenizer_dir)
+            if layout == "hf":
+                hugging_face.write_hf(source, path)
+            elif layout == "t5x":
+                t5x_layout.write_t5x(source, path, scan_layers=False)
+            else:
+                writing.write_params(source, path)
+
+    def _as_source(self, tokenizer_dir: str) -> Source:
+        """This model as the writers see a checkpoint: arrays leave the devices one by one."""
+        leaves = trees.named_leaves(self.params)
+        return Source(
+            kind="t5x_ext",
+            path=self.path,
+            tensors={
+                name: LazyTensor(leaf.shape, np.dtype(leaf.dtype), _reader(leaf))
+                for name, leaf in leaves.items()
+            },
+            config=self.config,
+            step=self.step,
+            digest=hash_params(leaves),
+            meta=self.meta,
+            tokenizer_dir=tokenizer_dir,
+        )
+
+    def _examples(self, prompts: Sequence[str], max_input_tokens: int) -> list[Example]:
+        if isinstance(prompts, str):
+            raise ConfigError("Model: prompts is one text; allowed: a list of texts")
+        tokens = [self._tokens(prompt) for prompt in prompts]
+        lengths = [len(ids) for ids in tokens]
+        too_long = sum(length > max_input_tokens for length in lengths)
+        if too_long:
+            warnings.warn(
+                f"{too_long} of {len(tokens)} prompts have more than max_input_tokens="
+                f"{max_input_tokens} tokens (up to {max(lengths)}) and lose their end",
+                stacklevel=3,
+            )
+        return [
+            Example(
+                id=str(index),
+                task="",
+                category="",
+                inputs=_cut(ids, max_input_tokens),
+                targets=(),
+                inputs_pretokenized=prompt,
+                references=(),
+                truncated=len(ids) > max_input_tokens,
+            )
+            for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True))
+        ]
+
+    def _tokens(self, text: str) -> np.ndarray:
+        return np.array([*self.vocabulary.encode(text), self.vocabulary.eos_id], np.int32)
+
+    @functools.cached_property
+    def _described(self) -> EncoderDecoderModel:
+        return _described(self.config, self.vocabulary)
+
+    # What is compiled for a setting is kept for the next call with it.
+    @functools.cached_property
+    def _decoder(self) -> Any:
+        return functools.lru_cache(functools.partial(Decoder, self._described, self.partitioner))
+
+    @functools.cached_property
+    def _scorer(self) -> Any:
+        return functools.lru_cache(functools.partial(Scorer, self._described, self.partitioner))
+
+
+def _described(config: network.T5Config, vocabulary: Vocabulary) -> EncoderDecoderModel:
+    return EncoderDecoderModel(
+        network.Transformer(config), input_vocabulary=vocabulary, output_vocabulary=vocabulary
+    )
+
+
+def _cut(ids: np.ndarray, limit: int) -> np.ndarray:
+    """The first `limit` ids, the last of them the end of sequence."""
+    return ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
+
+
+def _reader(leaf: jax.Array) -> Any:
+    def read(index: Index) -> np.ndarray:
+        return np.ascontiguousarray(leaf[index])
+
+    return read

@@ -1,0 +1,205 @@
+"""The Python API: any layout in, text and probabilities out, any layout back."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixtures.vocabularies import bundled_vocabulary, byt5_vocabulary
+from t5x_ext import Model
+from t5x_ext.checkpoints import save_params
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import network, params
+from t5x_ext.partitioning import PjitPartitioner
+
+PROMPTS = [
+    "Definition: Say yes or no. input: Is it a cat? output: ",
+    "a",
+    "",
+    "It was a red box. " * 9,
+]
+TARGETS = ["yes", "no", "a red box", "it"]
+# More rows than the vocabulary's 768 ids, as T5 has 32128 rows for 32100 ids.
+CONFIG = network.T5Config(
+    vocab_size=896,
+    emb_dim=32,
+    num_heads=4,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=8,
+    mlp_dim=64,
+    mlp_activations=("gelu", "linear"),
+)
+
+
+def random_model(config: network.T5Config = CONFIG, vocabulary=None, seed: int = 0) -> Model:
+    """A model with random parameters, far enough from zero to prefer some tokens."""
+    values = params.init_params(network.param_specs(config), jax.random.key(seed))
+    return Model(config, values, vocabulary or bundled_vocabulary(), PjitPartitioner())
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return random_model()
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory) -> dict[str, Path]:
+    """The model in each layout."""
+    folder = tmp_path_factory.mktemp("saved")
+    for layout in ("t5x_ext", "hf", "t5x"):
+        model.save(str(folder / layout), layout)
+    return {layout: folder / layout for layout in ("t5x_ext", "hf", "t5x")}
+
+
+@pytest.mark.parametrize("layout", ["t5x_ext", "hf", "t5x"])
+def test_every_layout_gives_the_same_model_back(layout, model, saved):
+    loaded = Model.load(str(saved[layout]))
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
+    assert dataclasses.replace(loaded.config, dropout_rate=0.1) == model.config
+    assert loaded.vocabulary.fingerprint == model.vocabulary.fingerprint
+    assert loaded.generate(PROMPTS, max_new_tokens=12) == model.generate(PROMPTS, max_new_tokens=12)
+
+
+def test_transformers_generates_and_scores_the_same(model, saved):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(saved["hf"]))
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(str(saved["hf"])).eval()
+    inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    # Padding rows of the embedding have no token: neither side may produce one.
+    unused = [[token] for token in range(model.vocabulary.vocab_size, CONFIG.vocab_size)]
+    with torch.no_grad():
+        answers = theirs.generate(
+            **inputs, max_new_tokens=12, do_sample=False, num_beams=1, bad_words_ids=unused
+        )
+        labels = tokenizer(TARGETS, return_tensors="pt", padding=True).input_ids
+        logits = theirs(**inputs, labels=labels).logits.log_softmax(-1)
+        chosen = logits.gather(-1, labels[..., None])[..., 0]
+        expected = (chosen * (labels != 0)).sum(-1).numpy()
+    decoded = [model.vocabulary.decode(row[1:].tolist()) for row in answers]
+    ours = model.generate(PROMPTS, max_new_tokens=12)
+    assert ours == decoded and len(set(ours)) > 1
+    np.testing.assert_allclose(model.score(PROMPTS, TARGETS), expected, atol=2e-4)
+
+
+def test_padding_rows_of_the_embedding_are_never_generated(model):
+    """T5 has 32128 rows for 32100 ids. Here those rows are made the most probable ones by far."""
+    kernel, size = model.params["decoder"]["logits_dense"]["kernel"], model.vocabulary.vocab_size
+    # One of these columns fits the hidden state, the other its opposite.
+    loud = 100 * jnp.stack([kernel[:, 5], -kernel[:, 5]], axis=1)
+    kernel = kernel.at[:, size : size + 2].set(loud)
+    decoder = {**model.params["decoder"], "logits_dense": {"kernel": kernel}}
+    changed = dataclasses.replace(model, params={**model.params, "decoder": decoder})
+    batch = {
+        "encoder_input_tokens": model._tokens(PROMPTS[0])[None],
+        "decoder_input_tokens": np.zeros((1, 1), np.int32),
+        "decoder_target_tokens": np.ones((1, 1), np.int32),
+    }
+    assert network.forward(CONFIG, changed.params, batch).argmax() >= size
+    assert changed.generate(PROMPTS, 12) == model.generate(PROMPTS, 12)
+
+
+def test_answers_and_scores_do_not_depend_on_the_batch_or_the_mesh(model, saved):
+    answers, scores = model.generate(PROMPTS, 12), model.score(PROMPTS, TARGETS)
+    assert scores.shape == (4,) and scores.dtype == np.float32 and np.all(scores < 0)
+    for partitioner in (PjitPartitioner(fsdp=4), PjitPartitioner(devices=jax.devices()[:1])):
+        loaded = Model.load(str(saved["hf"]), partitioner=partitioner)
+        for batch_size in (1, 3):
+            assert loaded.generate(PROMPTS, 12, batch_size) == answers
+            again = loaded.score(PROMPTS, TARGETS, batch_size)
+            np.testing.assert_allclose(again, scores, rtol=1e-5)
+    assert model.generate([]) == [] and model.score([], []).shape == (0,)
+
+
+def test_score_is_the_sum_over_the_tokens_of_the_target(model):
+    """Each token's probability, read off one long forward pass."""
+    inputs, target = model._tokens(PROMPTS[0]), model._tokens(TARGETS[0])
+    batch = {
+        "encoder_input_tokens": inputs[None],
+        "decoder_target_tokens": target[None],
+        "decoder_input_tokens": np.concatenate([[0], target[:-1]])[None],
+    }
+    logits = network.forward(model.config, model.params, batch)[0]
+    expected = jax.nn.log_softmax(logits)[np.arange(len(target)), target].sum()
+    np.testing.assert_allclose(model.score(PROMPTS[:1], TARGETS[:1])[0], expected, rtol=1e-5)
+
+
+def test_dtype_is_that_of_parameters_and_computation(saved, model):
+    half = Model.load(str(saved["hf"]), dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
+    assert half.config.dtype == "bfloat16"
+    np.testing.assert_allclose(
+        half.score(PROMPTS, TARGETS), model.score(PROMPTS, TARGETS), rtol=0.02
+    )
+    with pytest.raises(ConfigError, match="dtype = 'float16': allowed are float32, bfloat16"):
+        Model.load(str(saved["hf"]), dtype="float16")
+
+
+def test_a_long_prompt_is_cut_with_a_warning(model):
+    long = "It was a red box. " * 9
+    with pytest.warns(UserWarning, match="1 of 2 prompts have more than max_input_tokens=16") as w:
+        answers = model.generate([long, "a"], 8, max_input_tokens=16)
+    assert len(w) == 1 and w[0].filename == __file__
+    kept = model.vocabulary.decode(model.vocabulary.encode(long)[:15])
+    assert answers[0] == model.generate([kept], 8)[0]
+
+
+def test_byt5_travels_with_its_bytes(tmp_path):
+    config = dataclasses.replace(CONFIG, vocab_size=384, num_encoder_layers=3)
+    model = random_model(config, byt5_vocabulary())
+    for layout in ("hf", "t5x_ext"):
+        model.save(str(tmp_path / layout), layout)
+        loaded = Model.load(str(tmp_path / layout))
+        assert loaded.vocabulary == byt5_vocabulary()
+        assert loaded.generate(["ä{}\n"], 8) == model.generate(["ä{}\n"], 8)
+
+
+def test_mistakes_are_one_line(model, saved, tmp_path):
+    def load_without(**meta: object) -> None:
+        path = tmp_path / f"params{len(list(tmp_path.iterdir()))}"
+        save_params(str(path), model.params, {"step": 3, **meta})
+        Model.load(str(path))
+
+    stated = {"t5_config": dataclasses.asdict(CONFIG)}
+    for mistake, message in (
+        (lambda: Model.load(str(tmp_path / "none")), "no such directory"),
+        (lambda: load_without(), "does not state its model's shape"),
+        (lambda: load_without(**stated), "has no vocabulary; give Model.load vocabulary"),
+        (lambda: Model.load(str(saved["hf"]), vocabulary="none.model"), "file not found"),
+        (lambda: model.generate("one text"), "allowed: a list of texts"),
+        (lambda: model.score(["a", "b"], ["c"]), "1 targets for 2 prompts"),
+        (lambda: model.save(str(tmp_path / "x"), "torch"), "allowed: t5x_ext, hf, t5x"),
+        (lambda: model.save(str(saved["hf"]), "hf"), str(saved["hf"])),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            mistake()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_vocabulary_may_be_given_by_path(model, saved):
+    path = bundled_vocabulary().path
+    loaded = Model.load(str(saved["t5x_ext"]), vocabulary=path)
+    assert loaded.generate(PROMPTS, 8) == model.generate(PROMPTS, 8)
+
+
+def test_neither_tensorflow_nor_seqio_is_imported(saved):
+    code = (
+        "import sys, t5x_ext\n"
+        "assert 'jax' not in sys.modules\n"
+        f"model = t5x_ext.Model.load({str(saved['hf'])!r})\n"
+        "print(len(model.generate(['a', 'b'], 4)))\n"
+        "print([m for m in ('tensorflow', 'seqio', 'torch', 'transformers') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.split("\n")[:2] == ["2", "[]"]
