@@ -10,11 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_ext.checkpoints.hugging_face import open_hf
+from t5x_ext.checkpoints.params import load_params, open_source
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.models.params import Params
 
@@ -40,25 +39,13 @@ class Twin:
       torch_model: in evaluation mode.
       directory: where transformers saved it.
       source: that directory, opened.
-      params: all parameters of `source`.
+      params: all of its parameters.
     """
 
     torch_model: Any
     directory: Path
     source: Source
     params: Params
-
-
-def read_params(source: Source) -> Params:
-    """All parameters of a source as a tree of arrays."""
-    tree: Params = {}
-    for name, tensor in source.tensors.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(tensor.whole())
-    return tree
 
 
 def make_twin(family: str, directory: Path) -> Twin:
@@ -91,8 +78,7 @@ def make_twin(family: str, directory: Path) -> Twin:
             if ".q." in name:
                 weight.mul_(config.d_kv**-0.5)  # attention is not scaled
     model.save_pretrained(directory)
-    source = open_hf(str(directory))
-    return Twin(model, directory, source, read_params(source))
+    return Twin(model, directory, open_source(str(directory)), load_params(str(directory)))
 
 
 def make_batch(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ import pytest
 from hf_twins import Twin, make_batch
 
 from t5x_ext.checkpoints.hugging_face import write_hf
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints.writing import write_params
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.models import network
 
@@ -79,8 +81,9 @@ def test_greedy_tokens_are_equal_over_64_steps(twin: Twin) -> None:
     assert len(np.unique(ours)) > 10  # not one token over and over
 
 
-def test_what_we_write_loads_in_transformers_with_equal_bits(twin: Twin, tmp_path) -> None:
-    write_hf(twin.source, str(tmp_path / "written"), max_file_bytes=20_000)
+def test_to_ours_and_back_is_bit_exact_in_transformers(twin: Twin, tmp_path) -> None:
+    write_params(twin.source, str(tmp_path / "ours"))
+    write_hf(open_source(str(tmp_path / "ours")), str(tmp_path / "written"), max_file_bytes=20_000)
     assert len(list((tmp_path / "written").glob("*.safetensors"))) > 1
     written = type(twin.torch_model).from_pretrained(tmp_path / "written").eval()
     before, after = twin.torch_model.state_dict(), written.state_dict()

@@ -7,10 +7,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from hf_twins import Twin, make_batch, make_twin, read_params
+from hf_twins import Twin, make_batch, make_twin
 
 from t5x_ext import schedules
-from t5x_ext.checkpoints.hugging_face import open_hf
+from t5x_ext.checkpoints import load_params
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.models.params import path_name
 from t5x_ext.partitioning import PjitPartitioner
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_equal(twin: Twin, tmp_path) -> None:
         for into, weight in zip(gradient_model.parameters(), theirs.parameters(), strict=True):
             into.copy_(weight.grad)
     gradient_model.save_pretrained(tmp_path / "gradients")
-    expected = read_params(open_hf(str(tmp_path / "gradients")))
+    expected = load_params(str(tmp_path / "gradients"))
 
     def check(path, left, right) -> None:
         right = np.asarray(right / sums.weight)
