@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.t5_config import SAVED_BY_REMAT_POLICY
@@ -81,37 +82,33 @@ def find_proposals(
 
 
 def _changes(setup: Setup, machine: Machine, is_larger: bool) -> Iterator[Change]:
-    """Changes from small to large, those that a mesh or batch does not divide left out."""
-    meshes = [None, *_meshes(setup, machine)]
-    policies = [None, *_stronger_policies(setup)]
-    microbatches = [None, *(n for n in _MICROBATCHES if n > setup.num_microbatches)]
-    options = list(itertools.product(meshes, policies, microbatches))
-    # One change before two before three; within, each as weak as possible.
-    ranks = {
-        option: (
-            sum(choice is not None for choice in option),
-            sum(
-                choices.index(choice)
-                for choices, choice in zip((meshes, policies, microbatches), option, strict=True)
-            ),
-        )
-        for option in options
-    }
-    for fsdp, policy, parts in sorted(options, key=ranks.__getitem__):
-        settings = [f"--topology {machine.name}"] if is_larger and machine.topology else []
-        settings += [f"--devices {machine.name}"] if is_larger and not machine.topology else []
+    """One change before two before three, and of each kind the weakest first."""
+    choices = (
+        [None, *_meshes(setup, machine)],
+        [None, *(n for n in _MICROBATCHES if n > setup.num_microbatches)],
+        [None, *_stronger_policies(setup)],
+    )
+
+    def weight(option: tuple[Any, ...]) -> tuple[Any, ...]:
+        unused = tuple(choice is None for choice in option)
+        strengths = sum(of.index(choice) for of, choice in zip(choices, option, strict=True))
+        return len(option) - sum(unused), strengths, unused
+
+    flag = "--topology" if machine.topology else "--devices"
+    for fsdp, parts, policy in sorted(itertools.product(*choices), key=weight):
+        settings = [f"{flag} {machine.name}"] if is_larger else []
         changed = setup
         if fsdp is not None:
             settings.append(f"PjitPartitioner.fsdp = {fsdp}")
             mesh = dataclasses.replace(setup.partitioner, data=-1, fsdp=fsdp)
             changed = dataclasses.replace(changed, partitioner=mesh)
+        if parts is not None:
+            settings.append(f"NUM_MICROBATCHES = {parts}")
+            trainer = dataclasses.replace(setup.trainer, num_microbatches=parts)
+            changed = dataclasses.replace(changed, trainer=trainer)
         if policy is not None:
             settings.append(f'REMAT_POLICY = "{policy}"')
             changed = _with_policy(changed, policy)
-        if parts is not None:
-            settings.append(f"NUM_MICROBATCHES = {parts}")
-            trainer = dataclasses.replace(changed.trainer, num_microbatches=parts)
-            changed = dataclasses.replace(changed, trainer=trainer)
         if settings:
             yield Change(tuple(settings), changed, machine)
 
@@ -152,5 +149,5 @@ def _may_fit(change: Change) -> bool:
 def _outcome(plan: Plan) -> str:
     if not plan.fits:
         return f"{plan.missing_bytes / compiling.GIB:.2f} GiB too much"
-    secs = "" if plan.step_secs is None else f", {plan.step_secs:.3f} s a step"
+    secs = "" if plan.step_secs is None else f", {plan.step_secs * 1e3:,.1f} ms a step"
     return f"fits{secs}"

@@ -101,8 +101,8 @@ def _time(plan: Plan) -> str:
         ("time and cost (estimates)", ""),
         (
             "  step",
-            f"{plan.step_secs:.3f} s: operations {totals.operation_secs:.3f}, "
-            f"waiting for collectives {totals.exposed_secs:.3f}",
+            f"{_ms(plan.step_secs)}: operations {_ms(totals.operation_secs)}, "
+            f"waiting for collectives {_ms(totals.exposed_secs)}",
         ),
         ("  model FLOPs utilization", f"{plan.utilization:.1%}"),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
@@ -129,7 +129,7 @@ def _decoding(plan: Plan, compiled: Compiled) -> str:
     ]
     if totals:
         rows += [
-            ("  time at most", f"{totals.step_secs:.3f} s"),
+            ("  time at most", _ms(totals.step_secs)),
             ("  compiled FLOPs", _tera(totals.flops)),
             ("  HBM traffic", _gb(totals.hbm_bytes)),
         ]
@@ -148,7 +148,7 @@ def _verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     rows = [("", "peak", "step", "dollars an hour", "change")]
     for proposal in proposals:
         changed = proposal.plan
-        secs = "-" if changed.step_secs is None else f"{changed.step_secs:.3f} s"
+        secs = "-" if changed.step_secs is None else _ms(changed.step_secs)
         hourly = changed.machine.count * changed.price_per_chip_hour
         change = "; ".join(proposal.settings)
         rows.append(("", _gib(changed.needed_bytes), secs, f"{hourly:,.2f}", change))
@@ -166,12 +166,18 @@ def _align(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / GIB:.2f} GiB"
+    """Memory, in powers of 1024."""
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB"
+    """Traffic, in powers of 1000 as bandwidths are."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _tera(flops: float) -> str:
-    return f"{flops / 1e12:,.2f} TFLOP"
+    return f"{flops / 1e12:,.1f} TFLOP" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP"
+
+
+def _ms(secs: float) -> str:
+    return f"{secs * 1e3:,.1f} ms"

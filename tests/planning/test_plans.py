@@ -1,0 +1,212 @@
+"""Plans of small models: memory from shapes, FLOPs by formula, changes that make a run fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import jax
+import pytest
+
+from t5x_ext import plan as plan_command
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import compiling, formulas, plans, proposals, tables
+from t5x_ext.planning.devices import DEVICES, Machine
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Program, Trainer
+
+CONFIG = network.T5Config(
+    vocab_size=384,
+    emb_dim=96,
+    num_heads=3,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    head_dim=32,
+    mlp_dim=192,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.0,
+)
+WORKLOAD = compiling.Workload(12, 64, 32)
+# No TPU slice has three or six chips, so XLA's CPU compiler answers.
+THREE, SIX = (Machine(DEVICES["H200"], count) for count in (3, 6))
+
+
+def make_setup(num_microbatches=1, **mesh):
+    model = EncoderDecoderModel(module=network.Transformer(CONFIG), optimizer_def=AdamW())
+    trainer = Trainer(num_microbatches=num_microbatches)
+    return plans.Setup(model, PjitPartitioner(**mesh), trainer, WORKLOAD, num_steps=3600)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plans.make_plan(make_setup(), THREE, price_per_chip_hour=2.0)
+
+
+def test_compiled_flops_are_those_of_the_formula(plan):
+    assert plan.train.totals.flops * 3 == plan.model_flops
+    assert (plan.train.totals.unknown_loops, plan.train.totals.kernels) == (0, 0)
+
+
+def test_parameters_and_optimizer_are_as_their_shapes_say(plan):
+    count = params.count_params(plan.setup.model.specs)
+    assert plan.train.memory.params == 4 * count
+    assert plan.train.memory.optimizer == 2 * 4 * count + 4  # two moments and a counter
+    memory = plan.train.memory
+    assert memory.params + memory.optimizer + memory.temporaries == memory.peak
+
+
+def test_time_and_money_follow_from_the_step(plan):
+    assert plan.step_secs >= plan.train.totals.flops / plan.machine.device.flops_per_sec
+    assert plan.hours == pytest.approx(plan.step_secs)  # 3,600 steps
+    assert plan.dollars == pytest.approx(plan.hours * 3 * 2.0)
+    assert plan.tokens_per_sec == pytest.approx(12 * (64 + 32) / plan.step_secs)
+
+
+def test_gradients_of_replicated_parameters_are_reduced_once(plan):
+    payload = sum(t.payload_bytes for t in plan.train.totals.collectives.values())
+    # A little more than the parameters: metrics, and the bias of attention.
+    assert plan.train.memory.params <= payload < 1.5 * plan.train.memory.params
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_fsdp_divides_parameters_and_optimizer(size):
+    def held(fsdp):
+        setup = make_setup(devices=jax.devices()[:8], fsdp=fsdp)
+        state = Program(setup.model, setup.partitioner, setup.trainer).abstract_state()
+        return [compiling.bytes_per_device(tree) for tree in (state.params, state.opt_state)]
+
+    for whole, part in zip(held(1), held(size), strict=True):
+        assert part == pytest.approx(whole / size, rel=0.05)
+
+
+def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
+    cfg = network.T5Config(
+        vocab_size=7, emb_dim=2, num_heads=1, num_encoder_layers=1, num_decoder_layers=1,
+        head_dim=3, mlp_dim=5,
+    )  # fmt: skip
+    # One row, 2 input and 1 target positions; multiply-adds:
+    encoder = 2 * (4 * 6 + 2 * 10) + 2 * (2 * 2 * 3)  # projections, feed-forward, attention
+    decoder = (4 * 6 + 2 * 10) + 2 * 3 + (2 * 6 + 2 * 2 * 6) + 2 * 2 * 3
+    assert formulas.forward_flops(cfg, 1, 2, 1) == 2 * (encoder + decoder + 2 * 7)
+    assert formulas.train_flops(cfg, 1, 2, 1) == 3 * formulas.forward_flops(cfg, 1, 2, 1)
+
+
+def test_a_packed_batch_has_segments_and_positions():
+    partitioner = PjitPartitioner(devices=jax.devices()[:4])
+    batch = compiling.abstract_batch(compiling.Workload(8, 16, 4, pack=True), partitioner)
+    shapes = {name: leaf.shape for name, leaf in batch.items()}
+    assert shapes["encoder_positions"] == (8, 16) and shapes["decoder_segment_ids"] == (8, 4)
+    assert len(shapes) == 8
+    assert batch["encoder_input_tokens"].sharding.shard_shape((8, 16)) == (2, 16)
+
+
+def with_memory(machine, num_bytes):
+    return dataclasses.replace(
+        machine, device=dataclasses.replace(machine.device, memory_bytes=int(num_bytes))
+    )
+
+
+@pytest.fixture(scope="module")
+def small_machine(plan):
+    """Room for activations and a third of parameters, gradients and optimizer."""
+    memory = plan.train.memory
+    return with_memory(THREE, memory.peak - 0.5 * (memory.params + memory.optimizer))
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would(plan, small_machine):
+    tight = plans.make_plan(make_setup(), small_machine)
+    assert not tight.fits and tight.train is None
+    assert tight.missing_bytes == plan.needed_bytes - small_machine.device.memory_bytes
+    lines = []
+    found = proposals.find_proposals(tight, max_compiles=1, report=lines.append)
+    assert [proposal.settings for proposal in found] == [("PjitPartitioner.fsdp = 3",)]
+    assert found[0].plan.fits and found[0].plan.setup.partitioner.mesh.shape["fsdp"] == 3
+    assert lines[0] == "[1/1] PjitPartitioner.fsdp = 3: compiling"
+    assert "fits" in lines[1]
+    text = tables.render(tight, found)
+    assert "does not fit" in text and "PjitPartitioner.fsdp = 3" in text
+
+
+def test_changes_come_one_at_a_time_first_and_only_those_that_divide(small_machine):
+    setup = make_setup().on(SIX)
+    changes = list(proposals._changes(setup, SIX, is_larger=False))
+    settings = [change.settings for change in changes]
+    assert settings[0] == ("PjitPartitioner.fsdp = 2",)
+    assert ('REMAT_POLICY = "minimal"',) in settings[:8]
+    assert len(settings[-1]) == 3
+    # Twelve rows on six devices can be cut in two parts, not in four.
+    possible = [c.settings for c in changes if proposals._may_fit(c)]
+    assert ("NUM_MICROBATCHES = 2",) in possible and ("NUM_MICROBATCHES = 4",) not in possible
+
+
+def test_nothing_is_compiled_that_parameters_alone_fill(plan):
+    machine = with_memory(THREE, 1000)
+    tight = dataclasses.replace(plan, machine=machine, train=None)
+    changes = proposals._changes(tight.setup, machine, is_larger=False)
+    assert not any(proposals._may_fit(change) for change in changes)
+
+
+def test_a_mesh_or_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ConfigError, match="mesh .*fsdp=2.* does not divide 3 devices"):
+        plans.make_plan(make_setup(fsdp=2), THREE)
+    with pytest.raises(ConfigError, match="BATCH_SIZE: 12 examples do not divide into 3"):
+        plans.make_plan(make_setup(num_microbatches=8), THREE)
+
+
+COMMAND = [
+    "--gin_file=models/t5_1_1_tiny.gin",
+    "--gin_file=runs/plan.gin",
+    "--gin.BATCH_SIZE=8",
+    '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 16}',
+]
+
+
+@pytest.fixture
+def _same_environment(monkeypatch):
+    """The command sets what JAX reads from the environment."""
+    for name in ("JAX_PLATFORMS", "XLA_FLAGS", *compiling.TPU_ENVIRONMENT):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_same_environment")
+def test_json_for_a_tpu_slice(capsys):
+    pytest.importorskip("libtpu")
+    arguments = ["--topology", "v5e:2x2", "--gin.TRAIN_STEPS=1000", "--decode", "--json"]
+    assert plan_command.main([*COMMAND, *arguments]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["machine"]["name"] == "v5e:2x2" and record["machine"]["count"] == 4
+    assert record["fits"] and record["missing_bytes"] == 0 and not record["is_estimate"]
+    assert record["mesh"] == {"expert": 1, "data": 4, "fsdp": 1, "model": 1}
+    train = record["train"]
+    assert train["flops"] * 4 == pytest.approx(record["model_flops_all_devices"], rel=0.03)
+    assert train["memory_bytes"]["params"] == 4 * record["model"]["params"]
+    assert {one["kind"] for one in train["collectives"]} == {"all-reduce"}
+    assert record["dollars"] == pytest.approx(record["hours"] * 4 * DEVICES["v5e"].price_per_hour)
+    cfg_flops = record["decoding"]["flops"]
+    assert cfg_flops > 0 and record["decoding"]["unknown_loops"] == 0
+    assert record["decoding_batch"] == {
+        "rows": 8, "input_length": 64, "target_length": 16, "pack": False,
+    }  # fmt: skip
+    assert record["proposals"] == []
+    assert all(math.isfinite(record[name]) for name in ("step_secs", "tokens_per_sec"))
+
+
+@pytest.mark.usefixtures("_same_environment")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology", "v5e:5x5"], "error: --topology: 'v5e:5x5'; allowed: v5e: with one of 1x1"),
+        (["--devices", "8xTPU"], "error: --devices: unknown chip 'TPU'"),
+        (["--devices", "3xH200"], "error: BATCH_SIZE: 8 examples do not divide into 3 batch"),
+        (["--devices", "2xH200", "--gin.BATCHSIZE=4"], "unknown macro 'BATCHSIZE'"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys):
+    assert plan_command.main([*COMMAND, *arguments]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert message in errors[-1]
+    assert all(line.startswith("plan: ") for line in errors[:-1])
