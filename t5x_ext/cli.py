@@ -17,6 +17,9 @@ COMMANDS = {
     "report": "turn a study's results into tables, plots and one HTML page",
     "score": "score a predictions file",
     "audit": "examine task data: lengths, truncation, leaks, label skew, unknown pieces",
+    "plan": "tell beforehand whether a run fits, how long it takes and what it costs",
+    "convert": "turn a checkpoint of any layout into another: T5X, Hugging Face, our own",
+    "inspect": "show what a checkpoint of any layout holds",
 }
 
 

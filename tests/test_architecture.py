@@ -11,15 +11,18 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 
-LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics"}
+LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics", "multihost"}
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.
 STAGES = [
-    "data", "models", "training", "checkpoints", "decoding", "evaluation", "runs", "reports",
-    "studies",
+    "data", "models", "training", "checkpoints", "decoding", "planning", "text_model", "seqio",
+    "evaluation", "runs", "reports", "studies",
 ]  # fmt: skip
-GIN = {"gin_utils", "gin_strict"}
-COMMANDS = {"train", "eval", "infer", "study", "report", "score", "audit", "cli"}
+GIN = {"gin_utils", "gin_strict", "startup"}
+COMMANDS = {
+    "train", "eval", "infer", "study", "report", "score", "audit", "plan", "convert", "inspect",
+    "cli",
+}  # fmt: skip
 NO_TENSORFLOW = [
     "t5x_ext.models", "t5x_ext.training.trainer", "t5x_ext.decoding.predict",
     "t5x_ext.checkpoints", "t5x_ext.metrics.scoring", "t5x_ext.reports.study_files",
