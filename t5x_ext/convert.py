@@ -83,7 +83,7 @@ def convert(
             writing.write_params(shown, destination, dtype)
     if verify:
         with _shown(source, "comparing") as shown, _one_line(source, destination):
-            _compare(shown, destination, dtype)
+            compare(shown, destination, dtype)
     parameters = [math.prod(tensor.shape) for tensor in source.tensors.values()]
     sizes = [np.dtype(dtype or tensor.dtype).itemsize for tensor in source.tensors.values()]
     return {
@@ -115,8 +115,12 @@ def _with_config(source: Source, config: network.T5Config) -> Source:
     return dataclasses.replace(source, config=config)
 
 
-def _compare(source: Source, destination: str, dtype: str | None) -> None:
-    """Opens what was written and compares its tensors with the source's, bit by bit."""
+def compare(source: Source, destination: str, dtype: str | None = None) -> None:
+    """Opens what was written and compares its tensors with the source's, bit by bit.
+
+    Raises:
+        ValueError: They differ, or one cannot be read; the destination is then removed.
+    """
     try:
         result = open_source(destination)
         trees.check_tree(destination, dict(result.tensors), dict(source.tensors))

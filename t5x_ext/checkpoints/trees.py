@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from t5x_ext.errors import ConfigError
 
@@ -100,21 +99,20 @@ def saved_tree(state_dir: Any) -> PyTree:
     return metadata.tree
 
 
-def check_tree(source: Any, saved: PyTree, wanted: PyTree, partial: bool = False) -> None:
+def check_tree(source: Any, saved: PyTree, wanted: PyTree) -> None:
     """Checks that a checkpoint holds every wanted tensor, in the wanted shape.
 
     Args:
         source: The checkpoint, for the message.
         saved: Tree whose leaves have a shape, as from `saved_tree`.
         wanted: Tree whose leaves have a shape.
-        partial: Whether the checkpoint may hold further tensors.
 
     Raises:
         ConfigError: If a tensor is missing, surplus or of another shape; names them in one line.
     """
     have, want = named_leaves(saved), named_leaves(wanted)
     missing = [name for name in want if name not in have]
-    surplus = [] if partial else [name for name in have if name not in want]
+    surplus = [name for name in have if name not in want]
     misshapen = [
         f"{name} (saved {tuple(have[name].shape)}, wanted {tuple(want[name].shape)})"
         for name in want
@@ -140,26 +138,12 @@ def check_tree(source: Any, saved: PyTree, wanted: PyTree, partial: bool = False
     raise ConfigError(f"{source}: tensors do not match the model: {'; '.join(problems)}{hint}")
 
 
-def restore_args(wanted: PyTree, partial: bool = False) -> Any:
+def restore_args(wanted: PyTree) -> Any:
     """Orbax's arguments for reading into `wanted`: each tensor in its dtype and placement."""
     ocp = orbax()
     return ocp.args.PyTreeRestore(
         wanted,
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-        partial_restore=partial,
-    )
-
-
-def host_restore_args(saved: PyTree, dtype: str | None = None) -> Any:
-    """Orbax's arguments for reading everything in `saved` as NumPy arrays, on any host."""
-    ocp = orbax()
-
-    def as_numpy(leaf: Any) -> Any:
-        cast = jnp.dtype(dtype) if dtype and is_floating(leaf) else None
-        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=cast)
-
-    return ocp.args.PyTreeRestore(
-        saved, restore_args=jax.tree.map(as_numpy, saved), partial_restore=True
     )
 
 

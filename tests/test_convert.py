@@ -1,0 +1,224 @@
+"""The convert and inspect commands: round trips byte by byte, and nothing written on failure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_ext import convert, inspect
+from t5x_ext.checkpoints import fingerprint, load_params, save_params
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.models.network import T5Config, param_specs
+from t5x_ext.models.params import init_params
+
+REPO = Path(__file__).resolve().parents[1]
+SHAPE = {
+    "vocab_size": 40, "emb_dim": 12, "num_heads": 3, "num_encoder_layers": 2,
+    "num_decoder_layers": 3, "head_dim": 4, "mlp_dim": 20,
+}  # fmt: skip
+GATED = T5Config(**SHAPE, mlp_activations=("gelu", "linear"))
+TIED = T5Config(**SHAPE, mlp_activations=("relu",), logits_via_embedding=True)
+
+
+def make(path: Path, config: T5Config = GATED, seed: int = 0, **meta: object) -> Path:
+    """A checkpoint of ours with random parameters."""
+    params = init_params(param_specs(config), jax.random.key(seed))
+    save_params(str(path), params, {"t5_config": dataclasses.asdict(config), **meta})
+    return path
+
+
+def run(capsys, *argv: object) -> tuple[int, str, str]:
+    status = convert.main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("config", [GATED, TIED], ids=["gated", "tied"])
+@pytest.mark.parametrize("scan", [[], ["--scan_layers"]], ids=["unscanned", "scanned"])
+def test_a_round_trip_through_all_layouts_changes_no_byte(tmp_path, capsys, config, scan):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    make(tmp_path / "ours", config, step=9)
+    steps = [
+        ("hf", "ours", "hf", []),
+        ("t5x", "hf", "checkpoint_9", scan),
+        ("t5x_ext", "checkpoint_9", "ours_again", []),
+        ("hf", "ours_again", "hf_again", []),
+    ]
+    for to, source, destination, flags in steps:
+        status, out, err = run(
+            capsys, "--to", to, *flags, tmp_path / source, tmp_path / destination
+        )
+        assert status == 0, err
+        assert "every tensor compared" in out
+    assert fingerprint(str(tmp_path / "ours_again")) == fingerprint(str(tmp_path / "ours"))
+    assert open_source(str(tmp_path / "ours_again")).config == config
+    left, right = (
+        safetensors.load_file(tmp_path / name / "model.safetensors") for name in ("hf", "hf_again")
+    )
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert value.dtype == right[name].dtype
+        assert value.tobytes() == right[name].tobytes(), name
+
+
+def test_the_summary_says_what_was_done(tmp_path, capsys):
+    make(tmp_path / "ours", step=9)
+    status, out, err = run(
+        capsys, "--to", "t5x", "--from", "t5x_ext", "--dtype", "bfloat16", "--json",
+        tmp_path / "ours", tmp_path / "checkpoint_9",
+    )  # fmt: skip
+    assert status == 0
+    summary = json.loads(out)
+    assert summary["source"] == {
+        "path": str(tmp_path / "ours"), "kind": "t5x_ext", "step": 9,
+        "sha256": fingerprint(str(tmp_path / "ours")),
+    }  # fmt: skip
+    assert (summary["tensors"], summary["parameters"]) == (29, 9540)
+    assert (summary["bytes"], summary["verified"]) == (2 * 9540, True)
+    assert T5Config(**summary["config"]) == GATED
+    assert "writing 29/29  token_embedder/embedding [40, 12] float32" in err
+    narrow = load_params(str(tmp_path / "checkpoint_9"))["token_embedder"]["embedding"]
+    wide = load_params(str(tmp_path / "ours"))["token_embedder"]["embedding"]
+    np.testing.assert_array_equal(narrow, wide.astype("bfloat16"))
+
+
+def test_a_model_dir_means_its_newest_checkpoint(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    for step in (5, 10):
+        make(run_dir / f"checkpoint_{step}", seed=step, step=step)
+    shutil.rmtree(run_dir / "checkpoint_10" / "state" / "d")
+    assert run(capsys, "--to", "hf", run_dir, tmp_path / "hf")[0] == 0
+    source = open_source(str(tmp_path / "hf")).tensors["token_embedder/embedding"]
+    wanted = load_params(str(run_dir / "checkpoint_5"))["token_embedder"]["embedding"]
+    np.testing.assert_array_equal(source.whole(), wanted)
+
+
+def remove_chunk(ours: Path) -> str:
+    """A T5X checkpoint that opens, but has lost a file of its values."""
+    damaged = ours.parent / "checkpoint_1"
+    convert.convert(str(ours), str(damaged), "t5x", verify=False)
+    (damaged / "target.encoder.layers_1.mlp.wo.kernel" / "0.0").unlink()
+    return str(damaged)
+
+
+def truncate_shard(ours: Path) -> str:
+    damaged = ours.parent / "hf"
+    convert.convert(str(ours), str(damaged), "hf", verify=False)
+    content = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(content[:-8])
+    return str(damaged)
+
+
+def rename_directory(ours: Path) -> str:
+    damaged = ours.parent / "checkpoint_1"
+    convert.convert(str(ours), str(damaged), "t5x", verify=False)
+    kernel = damaged / "target.encoder.layers_1.mlp.wo.kernel"
+    kernel.rename(damaged / "target.encoder.layers_1.mlp.wo_2.kernel")
+    return str(damaged)
+
+
+def keep(ours: Path) -> str:
+    return str(ours)
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "message"),
+    [
+        (remove_chunk, [], "target.encoder.layers_1.mlp.wo.kernel"),
+        (rename_directory, [], "target.encoder.layers_1.mlp.wo.kernel"),
+        (truncate_shard, [], "model.safetensors"),
+        (keep, ["--from", "hf"], "is of kind t5x_ext, not hf"),
+        (keep, ["--scan_layers"], "--scan_layers: only T5X's layout has scanned layers"),
+        (keep, ["--gin_file", "models/t5_1_1_small.gin"], "tensors do not match the model"),
+    ],
+)
+def test_failures_are_one_line_and_leave_nothing(tmp_path, capsys, damage, flags, message):
+    source = damage(make(tmp_path / "ours"))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    capsys.readouterr()
+    status, out, err = run(capsys, "--to", "t5x_ext", *flags, source, tmp_path / "made")
+    (line,) = [line for line in err.splitlines() if not line.startswith(("writing", "comparing"))]
+    assert (status, out) == (1, "")
+    assert line.startswith("error: ")
+    assert message in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_existing_destination_is_left_alone(tmp_path, capsys):
+    make(tmp_path / "ours")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").write_text("mine")
+    for to in convert.KINDS:
+        status, _, err = run(capsys, "--to", to, tmp_path / "ours", tmp_path / "made")
+        assert status == 1
+        assert "already exists" in err
+    assert (tmp_path / "made" / "file").read_text() == "mine"
+
+
+def test_comparing_finds_one_wrong_bit(tmp_path):
+    make(tmp_path / "ours")
+    params = load_params(str(tmp_path / "ours"))
+    params["encoder"]["relpos_bias"]["rel_embedding"].view(np.uint32)[2, 31] ^= 1
+    save_params(str(tmp_path / "made"), params, {})
+    source = open_source(str(tmp_path / "ours"))
+    with pytest.raises(ValueError, match="encoder/relpos_bias/rel_embedding differs from"):
+        convert.compare(source, str(tmp_path / "made"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_gin_file_gives_the_config_that_a_checkpoint_lacks(tmp_path, capsys):
+    params = init_params(param_specs(GATED), jax.random.key(0))
+    save_params(str(tmp_path / "bare"), params, {})
+    status, _, err = run(capsys, "--to", "hf", tmp_path / "bare", tmp_path / "hf")
+    assert status == 1
+    assert "does not state the model's config" in err
+    gin_file = tmp_path / "model.gin"
+    values = {**dataclasses.asdict(GATED), "mlp_activations": ("silu", "linear")}
+    bindings = "".join(f"  {name} = {value!r}\n" for name, value in values.items())
+    head = "from __gin__ import dynamic_registration\nfrom t5x_ext.models import network\n"
+    gin_file.write_text(f"{head}network.T5Config:\n{bindings}")
+    flags = ["--to", "t5x_ext", "--gin_file", gin_file]
+    assert run(capsys, *flags, tmp_path / "bare", tmp_path / "made")[0] == 0
+    made = open_source(str(tmp_path / "made"))
+    assert made.config == dataclasses.replace(GATED, mlp_activations=("silu", "linear"))
+    assert made.digest == fingerprint(str(tmp_path / "bare"))
+
+
+def test_inspect_says_what_a_checkpoint_holds(tmp_path, capsys):
+    make(tmp_path / "run" / "checkpoint_3", step=3)
+    assert inspect.main([str(tmp_path / "run"), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["kind"], summary["step"], summary["parameters"]) == ("t5x_ext", 3, 9540)
+    assert T5Config(**summary["config"]) == GATED
+    wo = summary["tensors"]["decoder/layers/mlp/wo/kernel"]
+    assert wo == {"shape": [3, 20, 12], "dtype": "float32"}
+    assert inspect.main([str(tmp_path / "run")]) == 0
+    assert "29 tensors, 9,540 parameters, 38,160 bytes" in capsys.readouterr().out
+    assert inspect.main([str(tmp_path)]) == 1
+    assert "holds no checkpoint; allowed: " in capsys.readouterr().err
+
+
+def test_no_device_and_no_heavy_package_is_touched(tmp_path):
+    """A checkpoint of eight devices is converted and inspected on a host without any."""
+    make(tmp_path / "ours")
+    code = (
+        "import sys, jax\n"
+        "from t5x_ext import convert, inspect\n"
+        f"convert.convert({str(tmp_path / 'ours')!r}, {str(tmp_path / 'made')!r}, 't5x_ext')\n"
+        f"inspect.inspect({str(tmp_path / 'made')!r})\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, 'a device was initialised'\n"
+        "print([m for m in ('tensorflow', 'seqio', 'torch', 'orbax.checkpoint', 'gin')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
