@@ -1,0 +1,128 @@
+"""A small training run with predictions, as a program that several processes can share.
+
+    python multihost_run.py '{"model_dir": ..., "steps": 6, "session": {...}}'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+from t5x_ext import multihost, schedules
+from t5x_ext.configs import CheckpointConfig, DatasetConfig, SaveCheckpointConfig
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.predict import predict
+from t5x_ext.errors import exit_status
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.runs import Evaluation, run_training
+from t5x_ext.training import optimizers
+from t5x_ext.training.trainer import Program, Trainer
+
+BATCH_SIZE = 16
+SIGNATURE = "what the predictions depend on"
+LENGTHS = {"inputs": 32, "targets": 16}
+CONFIG = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=8,
+    head_dim=4,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.0,
+)
+
+
+class Vocabulary:
+    """Ids as text."""
+
+    vocab_size = 60
+    eos_id = 1
+
+    @staticmethod
+    def decode(ids) -> str:
+        return " ".join(map(str, ids))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the tests vary; `predictions` is a file to write after the last step."""
+
+    model_dir: str
+    steps: int
+    save_period: int | None = None
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+    microbatches: int = 1
+    predictions: str | None = None
+    config: str = "a = 1\nc = 3"
+
+
+def make_examples(count: int) -> list[Example]:
+    rng = np.random.default_rng(0)
+
+    def tokens(low: int, high: int) -> np.ndarray:
+        return np.append(rng.integers(3, 60, rng.integers(low, high)), 1).astype(np.int32)
+
+    return [
+        Example(f"e{i}", "task", "", tokens(3, 16), (tokens(1, 8),), f"prompt {i}", ("x",), False)
+        for i in range(count)
+    ]
+
+
+def to_predict() -> list[Example]:
+    return make_examples(37)
+
+
+def run(settings: Settings) -> None:
+    """Trains, evaluates the loss, and decodes; everything lies in `model_dir` afterwards."""
+    # 90 examples pack into three batches of 16 rows, the last of them partly empty.
+    examples = make_examples(90)
+    partitioner = PjitPartitioner(**settings.mesh)
+    model = EncoderDecoderModel(
+        network.Transformer(CONFIG), Vocabulary(), Vocabulary(), optimizers.AdamW()
+    )
+    constant = schedules.create_learning_rate_scheduler("constant", 1e-2)
+    program = Program(model, partitioner, Trainer(settings.microbatches, constant))
+    batches = TrainBatches(
+        [("task", examples, 1.0)],
+        BATCH_SIZE,
+        LENGTHS,
+        pack=True,
+        seed=0,
+        rows=partitioner.host_rows(BATCH_SIZE),
+    )
+    held_out = DatasetConfig("task", LENGTHS, "validation", BATCH_SIZE)
+    state, _ = run_training(
+        program,
+        batches,
+        settings.model_dir,
+        lambda start: settings.steps,
+        CheckpointConfig(save=SaveCheckpointConfig(period=settings.save_period, keep=None)),
+        random_seed=0,
+        meta={},
+        stats_period=1,
+        evaluation=Evaluation(loss_cfg=held_out, loss_examples=examples[:21]),
+    )
+    if settings.predictions:
+        decoder = Decoder(model, partitioner, 8, LENGTHS["inputs"], LENGTHS["targets"])
+        predict(decoder, state.params, to_predict(), settings.predictions, SIGNATURE)
+
+
+def main() -> None:
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    with multihost.session(**settings.pop("session")):
+        checked = Settings(**settings)
+        multihost.check_same({"config": checked.config})
+        run(checked)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
