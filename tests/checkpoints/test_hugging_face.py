@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,9 +20,14 @@ from hf_checkpoints import (
 )
 
 from mixtures.vocabularies import bundled_vocabulary, open_vocabulary
+from t5x_ext.checkpoints import load_params
 from t5x_ext.checkpoints.hugging_face import configs, open_hf, write_hf
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import T5Config
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.network import T5Config, Transformer
+from t5x_ext.models.params import path_name
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training.state import abstract_params
 
 # The fields of published files that tell the models apart, as published.
 PUBLISHED = {
@@ -120,6 +126,9 @@ def test_weights_of_several_dtypes_keep_theirs(tmp_path) -> None:
     opened = open_hf(str(tmp_path / "hf"))
     assert_same_tensors(source, opened)
     assert opened.meta["hugging_face"]["dtype"] == "bfloat16"
+    # Wider ones come first: each tensor then starts at a multiple of its item size.
+    sizes = [array.dtype.itemsize for array in read_arrays(tmp_path / "hf").values()]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_a_part_is_that_part_of_the_whole(tmp_path) -> None:
@@ -133,6 +142,20 @@ def test_a_part_is_that_part_of_the_whole(tmp_path) -> None:
             part = tensor.read(index)
             assert part.flags.c_contiguous
             np.testing.assert_array_equal(part, whole[index], err_msg=name)
+
+
+def test_weights_go_straight_onto_a_mesh(tmp_path) -> None:
+    cfg = T5Config(64, "float32", 16, 4, 2, 3, 8, 32, ("gelu", "linear"))
+    source = random_source(cfg)
+    write_hf(source, str(tmp_path / "hf"))
+    model = EncoderDecoderModel(Transformer(cfg))
+    wanted = abstract_params(model, PjitPartitioner(data=2, fsdp=2, model=2))
+    loaded = load_params(str(tmp_path / "hf"), wanted, dtype="bfloat16")
+    kernel = loaded["decoder"]["layers"]["self_attention"]["out"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (3, 32 // 2, 16 // 2)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded):
+        expected = source.tensors[path_name(path)].whole().astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(np.asarray(leaf), expected)
 
 
 def test_a_large_model_is_split_into_files_with_an_index(tmp_path) -> None:
