@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import hugging_face, t5x_layout, tensorstores, trees, writing
+from t5x_ext.checkpoints import hugging_face, open_source, t5x_layout, tensorstores, trees, writing
 from t5x_ext.checkpoints.directories import first_line
-from t5x_ext.checkpoints.params import open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError, exit_status
 from t5x_ext.models import network

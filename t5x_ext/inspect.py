@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints import open_source
 from t5x_ext.errors import exit_status
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from t5x_ext import convert, inspect
-from t5x_ext.checkpoints import fingerprint, load_params, save_params
-from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints import fingerprint, load_params, open_source, save_params
 from t5x_ext.models.network import T5Config, param_specs
 from t5x_ext.models.params import init_params
 

@@ -2,17 +2,24 @@
 
     Checkpointer            a run's own checkpoints: MODEL_DIR/checkpoint_<step>/
     save_params/load_params parameters alone, for a new start (INITIAL_CHECKPOINT_PATH)
+    open_source             any checkpoint (ours, Hugging Face's, T5X's) as tensors read in slices
     fingerprint             a short hash that names a set of initial weights
     PreemptionGuard         turns SIGTERM into "save, then stop"
 
-A checkpoint is one directory, complete or absent, holding `state` (the arrays, Orbax), `data`
+One of ours is one directory, complete or absent, holding `state` (the arrays, Orbax), `data`
 (the position in the training data, JSON) and `meta` (seed, config text and the like, JSON).
 """
 
 from __future__ import annotations
 
 from t5x_ext.checkpoints.checkpointer import Checkpointer, Restored
-from t5x_ext.checkpoints.params import fingerprint, load_meta, load_params, save_params
+from t5x_ext.checkpoints.params import (
+    fingerprint,
+    load_meta,
+    load_params,
+    open_source,
+    save_params,
+)
 from t5x_ext.checkpoints.preemption import PreemptionGuard
 
 __all__ = [
@@ -22,5 +29,6 @@ __all__ = [
     "fingerprint",
     "load_meta",
     "load_params",
+    "open_source",
     "save_params",
 ]

@@ -19,6 +19,7 @@ from t5x_ext.checkpoints.directories import (
     check_manifest,
     checkpoint_dir,
     first_line,
+    in_agreement,
     read_newest,
     saved_steps,
     write_manifest,
@@ -168,9 +169,9 @@ class Checkpointer:
         wanted = jax.tree.map(trees.wanted_leaf, wanted)
         if step is not None:
             return self._read_step(step, wanted)
-        if not saved_steps(self._dir):
+        if not multihost.gather(saved_steps(self._dir))[0]:
             return None
-        restored, damaged = read_newest(self._dir, lambda path: _read_together(path, wanted))
+        restored, damaged = read_newest(self._dir, in_agreement(lambda path: _read(path, wanted)))
         self._set_aside(damaged)
         return restored
 
@@ -223,23 +224,6 @@ class Checkpointer:
         if damaged:
             multihost.gather(None)  # not before they are out of the way
             self._manager.reload()
-
-
-def _read_together(path: epath.Path, wanted: PyTree) -> Restored:
-    """Like `_read`; what one process cannot read counts as damaged for all."""
-    restored, damage = None, None
-    try:
-        restored = _read(path, wanted)
-    except (ConfigError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # see read_newest
-        damage = error
-    elsewhere = [line for line in multihost.gather(damage and first_line(damage)) if line]
-    if damage is not None:
-        raise damage
-    if elsewhere:
-        raise ValueError(elsewhere[0])
-    return restored
 
 
 def _read(path: epath.Path, wanted: PyTree) -> Restored:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 from etils import epath
 
+from t5x_ext import multihost
 from t5x_ext.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,33 @@ def read_newest(
         f"{model_dir}: none of {len(damaged)} checkpoints can be read; the newest,"
         f" {damaged[0].name}: {first_line(first_error)}"
     )
+
+
+def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
+    """Makes processes that read together agree: what one cannot read is damaged for all.
+
+    Otherwise, each reading other parts, they could end up with different checkpoints.
+
+    Args:
+        read: Reads one checkpoint directory; every process calls the result.
+    """
+
+    def read_together(path: epath.Path) -> T:
+        result, damage = None, None
+        try:
+            result = read(path)
+        except (ConfigError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # see read_newest
+            damage = error
+        elsewhere = [line for line in multihost.gather(damage and first_line(damage)) if line]
+        if damage is not None:
+            raise damage
+        if elsewhere:
+            raise ValueError(elsewhere[0])
+        return result
+
+    return read_together
 
 
 def first_line(error: Any) -> str:

@@ -24,6 +24,7 @@ from t5x_ext.checkpoints.directories import (
     STATE,
     check_manifest,
     first_line,
+    in_agreement,
     read_newest,
     saved_steps,
     write_manifest,
@@ -86,6 +87,8 @@ def open_source(path: str) -> Source:
 def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
     """Reads parameters straight into their placement; each process reads what its devices hold.
 
+    With `wanted`, all processes of a run have to call it.
+
     Args:
         path: What `open_source` takes.
         wanted: Parameter tree with `jax.ShapeDtypeStruct` leaves; their shardings say where each
@@ -100,7 +103,11 @@ def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = Non
         ConfigError: If there is no checkpoint, or it is damaged, or it holds other tensors.
     """
     trees.check_dtype(dtype, "RestoreCheckpointConfig.dtype")
-    return _read_from(path, lambda source: _read_params(source, wanted, dtype))
+
+    def read(source: Source) -> PyTree:
+        return _read_params(source, wanted, dtype)
+
+    return _read_from(path, read, together=wanted is not None)
 
 
 def load_meta(path: str) -> dict[str, Any]:
@@ -158,15 +165,25 @@ def _layout(directory: epath.Path) -> Callable[[str], Source] | None:
     return None
 
 
-def _read_from(path: str, read: Callable[[Source], Any]) -> Any:
-    """Applies `read` to a checkpoint, or to the newest sound one of a MODEL_DIR."""
+def _read_from(path: str, read: Callable[[Source], Any], together: bool = False) -> Any:
+    """Applies `read` to a checkpoint, or to the newest sound one of a MODEL_DIR.
+
+    Args:
+        path: See `open_source`.
+        read: Reads from an opened checkpoint.
+        together: Whether all processes do this, and have to read the same checkpoint.
+    """
+
+    def read_one(checkpoint: epath.Path) -> Any:
+        return read(_open_checkpoint(checkpoint))
+
     directory = epath.Path(path).expanduser().absolute()
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
     if not directory.is_dir():
         raise ConfigError(f"checkpoint {path!r}: no such directory")
     if saved_steps(directory):
-        result, _ = read_newest(directory, lambda found: read(_open_checkpoint(found)))
+        result, _ = read_newest(directory, in_agreement(read_one) if together else read_one)
         return result
     if not _layout(directory):
         raise ConfigError(
@@ -175,7 +192,7 @@ def _read_from(path: str, read: Callable[[Source], Any]) -> Any:
             f" *.safetensors), a T5X checkpoint (with the file {t5x_layout.INDEX}, or Orbax's)"
         )
     try:
-        return read(_open_checkpoint(directory))
+        return read_one(directory)
     except (ConfigError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # see read_newest

@@ -27,8 +27,14 @@ from t5x_fixtures import (
     write_checkpoint,
 )
 
-from t5x_ext.checkpoints import fingerprint, load_meta, load_params, tensorstores, trees
-from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints import (
+    fingerprint,
+    load_meta,
+    load_params,
+    open_source,
+    tensorstores,
+    trees,
+)
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack, write_t5x
 from t5x_ext.errors import ConfigError

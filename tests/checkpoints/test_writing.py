@@ -14,8 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_ext.checkpoints import fingerprint, load_meta, load_params, save_params, tensorstores
-from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints import (
+    fingerprint,
+    load_meta,
+    load_params,
+    open_source,
+    save_params,
+    tensorstores,
+)
 from t5x_ext.checkpoints.writing import write_params
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.network import T5Config, param_specs
