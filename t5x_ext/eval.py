@@ -14,7 +14,7 @@ from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.seqio import Evaluator
+from t5x_ext.seqio import Evaluator, make_evaluator
 
 
 def evaluate(
@@ -46,7 +46,7 @@ def evaluate(
     Raises:
       ConfigError: the checkpoint or the configuration does not fit.
     """
-    evaluator = inference_evaluator_cls()
+    evaluator = make_evaluator(inference_evaluator_cls)
     summarize_config_fn(output_dir, None, 0)
     writes = multihost.is_primary()
     loggers = evaluator.loggers(str(Path(output_dir) / "inference_eval")) if writes else []

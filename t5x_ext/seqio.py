@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_ext.errors import allow_only
+from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS
@@ -58,6 +58,20 @@ class Evaluator:
     def loggers(self, output_dir: str) -> list[Logger]:
         """Makes the loggers."""
         return [logger_cls(output_dir) for logger_cls in self.logger_cls]
+
+
+def make_evaluator(evaluator_cls: Callable[[], Evaluator]) -> Evaluator:
+    """Calls what `inference_evaluator_cls` is bound to.
+
+    Raises:
+      ConfigError: it is SeqIO's own class.
+    """
+    if evaluator_cls.__module__.startswith("seqio."):
+        raise ConfigError(
+            "inference_evaluator_cls: SeqIO's own Evaluator; write `from t5x_ext import seqio` for "
+            "`import seqio` in the gin file"
+        )
+    return evaluator_cls()
 
 
 class PyLoggingLogger:

@@ -112,7 +112,7 @@ def _keep_compilations(directory: str) -> None:
         return
     path = Path(directory).expanduser() / _cpu_kind()
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
 
 

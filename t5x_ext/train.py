@@ -16,7 +16,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.seqio import Evaluator, Logger
+from t5x_ext.seqio import Evaluator, Logger, make_evaluator
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
@@ -82,7 +82,7 @@ def train(
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
-    trainer, evaluator = trainer_cls(), inference_evaluator_cls()
+    trainer, evaluator = trainer_cls(), make_evaluator(inference_evaluator_cls)
     action_modes.check_modes(actions or {})
     if train_dataset_cfg.task_feature_lengths is None:
         raise ConfigError(
@@ -126,7 +126,7 @@ def train(
         max_batches=eval_steps,
         infer_cfg=infer_cfg,
         infer_examples=infer_examples,
-        loggers=_loggers(evaluator, model_dir),
+        loggers=_loggers(evaluator, model_dir) if infer_examples else (),
         before_training=run_eval_before_training,
     )
     with jax.default_prng_impl("unsafe_rbg" if use_hardware_rng else "threefry2x32"):

@@ -28,6 +28,7 @@ STUDIES = {
 }
 RUNS = {
     "train": (train.train, TRAINING),
+    "pretrain": (train.train, TRAINING),
     "finetune": (train.train, [*TRAINING, "INITIAL_CHECKPOINT_PATH = 'runs/initial'"]),
     "eval": (eval_command.evaluate, [*DECODING, "EVAL_OUTPUT_DIR = 'runs/out'"]),
     "infer": (infer.infer, [*DECODING, "INFER_OUTPUT_DIR = 'runs/out'"]),

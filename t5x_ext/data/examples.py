@@ -131,6 +131,11 @@ def _data_key(task: seqio.Task, split: str) -> Hashable:
 def _read_task(
     task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
 ) -> list[Example]:
+    if use_cached and not task.cache_dir:
+        raise ConfigError(
+            f"{task.name}: DatasetConfig.use_cached is set, but there is no SeqIO cache of it; "
+            "allowed: USE_CACHED_TASKS = False, or seqio.add_global_cache_dirs in a task module"
+        )
     # Stochastic preprocessors take their seeds from here: the same examples at every load.
     tf.random.set_seed(0)
     dataset = task.get_dataset(

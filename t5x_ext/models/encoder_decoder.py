@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.models import losses, network, params
 from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
 from t5x_ext.models.params import Params
@@ -26,6 +26,7 @@ class EncoderDecoderModel:
       z_loss: factor of log(Z)^2.
       label_smoothing: in [0, 1).
       loss_normalizing_factor: see `losses.loss_denominator`.
+      feature_converter_cls: T5X's; None.
     """
 
     module: network.Transformer
@@ -35,8 +36,13 @@ class EncoderDecoderModel:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+    feature_converter_cls: dataclasses.InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, feature_converter_cls: Any) -> None:
+        allow_only(
+            "EncoderDecoderModel.feature_converter_cls", feature_converter_cls, None,
+            "features are made from a task's 'inputs' and 'targets'; preprocess in the task",
+        )  # fmt: skip
         losses.check_normalizing_factor(self.loss_normalizing_factor)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
@@ -52,9 +58,14 @@ class EncoderDecoderModel:
         return network.param_specs(self.config)
 
     def check_vocabulary(self) -> None:
-        """Raises ConfigError where a vocabulary has more ids than the embedding has rows."""
+        """Raises ConfigError for SeqIO's vocabularies, and for more ids than embedding rows."""
         for field in ("input_vocabulary", "output_vocabulary"):
             vocabulary = getattr(self, field)
+            if type(vocabulary).__module__.startswith("seqio."):
+                raise ConfigError(
+                    f"EncoderDecoderModel.{field}: SeqIO's own {type(vocabulary).__name__}; write "
+                    "`from t5x_ext import seqio` for `import seqio` in the gin file"
+                )
             if vocabulary is not None and vocabulary.vocab_size > self.config.vocab_size:
                 raise ConfigError(
                     f"T5Config.vocab_size: {self.config.vocab_size} rows are fewer than the "

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.models import layers
 from t5x_ext.models.attention import ATTENTION_PATHS
 
@@ -17,8 +17,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 # the rest again. Matrix products cost D multiplications for each number saved, all of them.
 SAVED_BY_REMAT_POLICY = {
     "none": None,
-    "minimal": ("projection", "heads", "mlp_branch", "residual"),
-    "balanced": ("projection", "heads", "residual"),
+    "minimal": ("query", "projection", "memory_projection", "heads", "mlp_branch", "residual"),
+    "balanced": ("projection", "memory_projection", "heads"),
     "full": (),
 }
 
@@ -40,9 +40,10 @@ class T5Config:
       dropout_rate: used in training only.
       logits_via_embedding: True ties the output to the embedding and scales by D ** -0.5 (1.0).
       remat_policy: 'none' keeps all activations, 'minimal' recomputes all but matrix products and
-        attention, 'balanced' recomputes the inside of the feed-forward block too, 'full' keeps
-        layer boundaries only.
+        attention, 'balanced' recomputes the inside of the feed-forward block and the decoder's
+        view of the encoder too, 'full' keeps layer boundaries only.
       attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
+      scan_layers: T5X's; True.
     """
 
     vocab_size: int
@@ -58,8 +59,13 @@ class T5Config:
     logits_via_embedding: bool = False
     remat_policy: str = "none"
     attention: str = "auto"
+    scan_layers: dataclasses.InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scan_layers: bool) -> None:
+        allow_only(
+            "T5Config.scan_layers", scan_layers, True,
+            "layers are scanned; checkpoints of either kind can be read and written",
+        )  # fmt: skip
         name = jnp.dtype(self.dtype).name
         if name not in COMPUTE_DTYPES:
             raise ConfigError(

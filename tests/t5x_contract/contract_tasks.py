@@ -6,6 +6,7 @@ import seqio
 import tensorflow as tf
 
 from mixtures.vocabularies import bundled_vocabulary
+from t5x_ext.training.trainer import StepEvent
 
 NAME = "contract_reverse"
 ROWS = {"train": 32, "validation": 10, "test": 11}
@@ -20,6 +21,11 @@ def _rows(split: str, shuffle_files: bool) -> tf.data.Dataset:
         "targets": [word[::-1] for word in words],
     }
     return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def print_step(event: StepEvent) -> None:
+    """A hook."""
+    print(f"step {event.step} hooked")
 
 
 def _register() -> None:

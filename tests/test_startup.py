@@ -1,0 +1,88 @@
+"""The flags about the process: compiled programs that are kept, processes that join."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t5x_ext import startup, train
+from t5x_ext.errors import ConfigError
+
+REPO = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import sys, time
+from t5x_ext import gin_utils
+import jax
+
+def train():
+    started = time.monotonic()
+    f = jax.jit(lambda x: sum(x * k @ x for k in range(200)))
+    f(jax.numpy.ones((64, 64))).block_until_ready()
+    print("hits", hits[0], "dir", jax.config.jax_compilation_cache_dir)
+
+hits = [0]
+from jax._src import monitoring
+monitoring.register_event_listener(
+    lambda event, **_: hits.__setitem__(0, hits[0] + (event == "/jax/compilation_cache/cache_hits"))
+)
+sys.exit(gin_utils.run(train, gin_file="runs/train.gin"))
+"""
+
+
+def start(tmp_path: Path, *flags: str, **environment: str) -> tuple[int, str]:
+    """Runs a command in a process of its own; returns its cache hits and cache directory."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "empty.gin").write_text("")
+    ours = {"T5X_EXT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "program.py", "--gin_file=empty.gin", *flags],
+        cwd=tmp_path,
+        env=inherited | ours | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    hits, directory = re.search(r"hits (\d+) dir (.*)", done.stdout).groups()
+    return int(hits), directory
+
+
+def test_a_second_start_compiles_nothing_that_took_long(tmp_path: Path) -> None:
+    assert start(tmp_path)[0] == 0
+    hits, directory = start(tmp_path)
+    assert hits > 0
+    assert directory.startswith(str(tmp_path / "cache" / "xla"))
+
+
+def test_the_cache_can_be_switched_off_or_be_jaxs_own(tmp_path: Path) -> None:
+    assert start(tmp_path, "--compilation_cache_dir=") == (0, "None")
+    own = str(tmp_path / "own")
+    assert start(tmp_path, JAX_COMPILATION_CACHE_DIR=own) == (0, own)
+    assert not (tmp_path / "cache").exists()
+
+
+def flags_of(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    startup.add_flags(parser)
+    return parser.parse_args(arguments)
+
+
+def test_multiprocess_gpu_needs_the_processes_named() -> None:
+    with pytest.raises(ConfigError, match="--coordinator_address, --process_count and"):
+        startup.take_flags(flags_of("--multiprocess_gpu", "--process_count=2"))
+    flags = flags_of("--coordinator_address=host:1", "--process_count=2", "--process_index=1")
+    assert startup.take_flags(flags)[:3] == ("host:1", 2, 1)
+    assert not vars(flags)
+
+
+def test_help_names_the_flags(capsys) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--compilation_cache_dir" in shown and "--coordinator_address" in shown
