@@ -38,6 +38,7 @@ __all__ = [
     "RELPOS_MAX_DISTANCE",
     "T5Config",
     "Transformer",
+    "cast_kernels",
     "decode",
     "encode",
     "forward",
@@ -129,6 +130,15 @@ def param_specs(cfg: T5Config) -> Params:
         },
         "decoder": decoder,
     }
+
+
+def cast_kernels(cfg: T5Config, model_params: Params) -> Params:
+    """Kernels in the compute dtype; norms, biases and the embedding, used several times, as is."""
+
+    def cast(path: tuple, param: jax.Array) -> jax.Array:
+        return param.astype(cfg.dtype) if path[-1].key == "kernel" else param
+
+    return jax.tree_util.tree_map_with_path(cast, model_params)
 
 
 def embed(cfg: T5Config, model_params: Params, tokens: jax.Array) -> jax.Array:
@@ -305,11 +315,12 @@ def _attention_block(
     """Norm, attention over `memory` (None: over `x` itself) and residual. [B, Q, D] -> same."""
     attention = layer_params[block.attention]
     y = layers.rms_norm(layer_params[block.norm]["scale"], x)
+    # Keys and values of the encoder's output are as long as the inputs, in every decoder layer.
+    keys_name = "projection" if memory is None else "memory_projection"
     memory = y if memory is None else memory
-    query, keys, values = (
-        checkpoint_name(layers.dense(attention[name], read), "projection")
-        for name, read in (("query", y), ("key", memory), ("value", memory))
-    )
+    query = checkpoint_name(layers.dense(attention["query"], y), "projection")
+    keys = checkpoint_name(layers.dense(attention["key"], memory), keys_name)
+    values = checkpoint_name(layers.dense(attention["value"], memory), keys_name)
     heads = attend(query, keys, values, layers.fold_key(key, block.weights_site))
     y = layers.dense(attention["out"], checkpoint_name(heads, "heads"))
     return checkpoint_name(x + _drop(cfg, y, key, block.output_site), "residual")

@@ -113,10 +113,7 @@ def _sums_fwd(settings: OutputLoss, chunks: int, hidden, table, targets, weights
         )
         d_scores = (d_scores * settings.factor).astype(hidden.dtype)
         d_hidden = jnp.einsum("btv,dv->btd", d_scores, table)
-        d_table_part = jnp.einsum(
-            "btd,btv->dv", hidden_part, d_scores, preferred_element_type=jnp.float32
-        )
-        d_table += constrain(d_table_part, ("embed", "vocab"))
+        d_table += constrain(jnp.einsum("btd,btv->dv", hidden_part, d_scores), ("embed", "vocab"))
         return (jax.tree.map(jnp.add, total, sums), d_table), d_hidden
 
     parts = _chunked(chunks, hidden, targets, weights)

@@ -17,8 +17,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 # the rest again. Matrix products cost D multiplications for each number saved, all of them.
 SAVED_BY_REMAT_POLICY = {
     "none": None,
-    "minimal": ("query", "projection", "memory_projection", "heads", "mlp_branch", "residual"),
-    "balanced": ("projection", "memory_projection", "heads"),
+    "minimal": ("projection", "memory_projection", "heads", "mlp_branch", "residual"),
+    "balanced": ("projection", "heads", "residual"),
     "full": (),
 }
 
@@ -40,8 +40,8 @@ class T5Config:
       dropout_rate: used in training only.
       logits_via_embedding: True ties the output to the embedding and scales by D ** -0.5 (1.0).
       remat_policy: 'none' keeps all activations, 'minimal' recomputes all but matrix products and
-        attention, 'balanced' recomputes the inside of the feed-forward block and the decoder's
-        view of the encoder too, 'full' keeps layer boundaries only.
+        attention, 'balanced' keeps what surrounds attention only, 'full' keeps
+        layer boundaries only.
       attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
       scan_layers: T5X's; True.
     """

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_ext.models import EncoderDecoderModel, losses
+from t5x_ext.models import EncoderDecoderModel, losses, network
 from t5x_ext.models.params import Params
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training.optimizers import Optimizer
@@ -46,9 +46,13 @@ def sum_gradients(
         sums = model.loss_sums(p, part, key)
         return sums.loss, sums
 
+    # Kernels are used in the compute dtype, so their gradients are made in it. Cast here, once,
+    # gradients of a microbatch take no more memory than that before they are added in float32.
+    compute_params = network.cast_kernels(model.config, model_params)
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if num_microbatches == 1:
-        return grad_fn(model_params, batch, dropout_key)
+        grads, sums = grad_fn(compute_params, batch, dropout_key)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), sums
 
     def part_of(x: jax.Array) -> jax.Array:
         # [B, ...] -> [B/M, M, ...]: each device keeps its own rows, whatever the mesh.
@@ -59,10 +63,10 @@ def sum_gradients(
 
     def accumulate(carry, xs):
         part, key = xs
-        return jax.tree.map(jnp.add, carry, grad_fn(model_params, part, key)), None
+        return jax.tree.map(jnp.add, carry, grad_fn(compute_params, part, key)), None
 
     zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), model_params)
-    start = (zero, losses.LossSums(*(jnp.zeros((), jnp.float32),) * 5))
+    start = (zero, losses.zero_sums())
     (grads, sums), _ = jax.lax.scan(accumulate, start, (parts, keys))
     return grads, sums
 
