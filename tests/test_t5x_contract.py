@@ -7,12 +7,15 @@ import re
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import eval as eval_script
 from t5x_ext import gin_utils, infer, train
-from t5x_ext.checkpoints import load_meta
+from t5x_ext.checkpoints import load_meta, load_params
+from t5x_ext.convert import convert
 from t5x_ext.metrics.predictions import read_predictions
 
 HERE = Path(__file__).parent
@@ -313,6 +316,42 @@ def test_t5_1_0_trains_too(files: Path, tmp_path: Path) -> None:
     assert sorted(losses(tmp_path)) == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["t5x", "hf"])
+def test_finetuning_starts_from_checkpoints_of_t5x_and_hugging_face(
+    files: Path, pretrained: Path, tmp_path: Path, kind: str
+) -> None:
+    converted = tmp_path / "checkpoint_3"
+    convert(str(pretrained / "checkpoint_3"), str(converted), kind)
+    extra = """
+from __gin__ import dynamic_registration
+
+import __main__ as train_script
+import optax
+from t5x import optimizers
+
+# As T5X's files change the optimizer; with this rate the parameters stay.
+OPTIMIZER = @optimizers.chain()
+optimizers.chain.transformations = [@optax.clip(), @optax.adamw()]
+optax.clip.max_delta = 1.0
+optax.adamw.learning_rate = 0.0
+train_script.train:
+  infer_eval_dataset_cfg = None
+  relative_steps = 1
+  total_steps = None
+"""
+    (tmp_path / "extra.gin").write_text(ported(extra))
+    macros = {
+        "MODEL_DIR": str(tmp_path / "m"),
+        "INITIAL_CHECKPOINT_PATH": str(converted),
+        "TRAIN_STEPS": 0,
+        "BATCH_SIZE": 8,
+    }
+    arguments = flags(files, "finetune", "small", **macros)
+    assert train.main([*arguments, f"--gin_file={tmp_path / 'extra.gin'}"]) == 0
+    before, after = load_params(str(pretrained)), load_params(str(tmp_path / "m"))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
@@ -322,6 +361,8 @@ def test_t5_1_0_trains_too(files: Path, tmp_path: Path) -> None:
         ("utils.RestoreCheckpointConfig.mode='every'", "specific, latest, all"),
         ("utils.RestoreCheckpointConfig.path=['a', 'b']", "training starts from one checkpoint"),
         ("train.actions={'EVAL': []}", "TRAIN, TRAIN_EVAL, INFER_EVAL"),
+        ("USE_CACHED_TASKS=True", "USE_CACHED_TASKS = False"),
+        ("network.T5Config.scan_layers=False", "layers are scanned"),
         ("trainer.Trainer.num_microbatches=3", "multiples of 24"),
     ],
 )
