@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
 VENV ?= .venv
+# "test,parity,plan" adds the tests against Transformers (PyTorch) and those that compile for TPUs.
+EXTRAS ?= test
 STAMP := $(VENV)/.installed
 RUN_DIR := runs/quickstart
 
@@ -24,7 +26,7 @@ $(STAMP): setup.py constraints.txt
 	@echo "[setup 1/3] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "[setup 2/3] installing the tested set from constraints.txt (about 1 GB, a few minutes)"
-	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[test]"
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
 	@echo "[setup 3/3] checking that the installed versions agree"
 	@$(VENV)/bin/python -m pip check --disable-pip-version-check
 	@touch $@

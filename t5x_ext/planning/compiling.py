@@ -29,7 +29,6 @@ from t5x_ext.training.trainer import Program
 # libtpu looks for a TPU, for its neighbours and for a metadata server unless it is told not to.
 # The accelerator type is that of any machine; the topology asked for is what counts.
 TPU_ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -149,7 +148,7 @@ def _tpu_slice(machine: Machine) -> Machine | None:
     if machine.topology is None:
         return machine.stand_in if has_libtpu else None
     if not has_libtpu:
-        raise ConfigError("--topology: libtpu is not installed; pip install 't5x_ext[tpu]'")
+        raise ConfigError("--topology: libtpu is not installed; pip install 't5x_ext[plan]'")
     return machine
 
 
