@@ -52,9 +52,9 @@ def _as_json(value: Any) -> Any:
 
 
 def describe_model(model: EncoderDecoderModel) -> dict[str, Any]:
-    """What of a model determines results (rematerialisation does not)."""
+    """What of a model determines results; how it is computed does not."""
     config = dataclasses.asdict(model.config)
-    del config["remat_policy"]
+    del config["remat_policy"], config["attention"]
     return {
         "config": config,
         "vocabulary": model.output_vocabulary.fingerprint,
