@@ -11,58 +11,104 @@ minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import inspect
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import gin
+import jax
+
 from t5x_ext import errors, gin_utils
-from t5x_ext.planning import devices
+from t5x_ext.configs import SuperNIConfig
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import plans, proposals, tables
+from t5x_ext.planning.compiling import Workload
+from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
+from t5x_ext.planning.plans import Setup
+from t5x_ext.train import train
+from t5x_ext.training.trainer import Trainer
 
 _MAX_COMPILES = 6
 
 
-def make_setup(bound: dict[str, Any], with_decoding: bool) -> Any:
-    """Turns the arguments of `t5x_ext.train.train` into a `planning.plans.Setup`.
+def train_setup(bound: dict[str, Any], decodes: bool) -> Setup:
+    """What a single run does.
 
     Args:
-        bound: the arguments that gin supplies.
-        with_decoding: plan decoding of a batch as well, also where the run decodes nothing.
+        bound: the arguments that gin gives to `t5x_ext.train.train`.
+        decodes: plan decoding also where the run decodes nothing.
+
+    Raises:
+        ConfigError: model or lengths are not set.
     """
-    from t5x_ext.partitioning import PjitPartitioner
-    from t5x_ext.planning.compiling import Workload
-    from t5x_ext.planning.plans import Setup
-    from t5x_ext.training.trainer import Trainer
+    training = bound.get("train_dataset_cfg")
+    if training is None or training.task_feature_lengths is None or "model" not in bound:
+        raise errors.ConfigError(
+            "no run to plan: give the gin files of a run or of a study, or add "
+            "--gin_file=runs/plan.gin to a model's"
+        )
 
-    def workload(cfg: Any) -> Workload:
-        lengths = cfg.task_feature_lengths
-        return Workload(cfg.batch_size, lengths["inputs"], lengths["targets"], cfg.pack)
+    def workload(cfg: Any, pack: bool) -> Workload:
+        lengths = cfg.task_feature_lengths or training.task_feature_lengths
+        return Workload(cfg.batch_size, lengths["inputs"], lengths["targets"], pack)
 
-    training = bound["train_dataset_cfg"]
-    decoding = bound.get("infer_eval_dataset_cfg")
-    if decoding is None and with_decoding:
-        decoding = training
+    decoding = bound.get("infer_eval_dataset_cfg") or (training if decodes else None)
     relative, total = bound.get("relative_steps"), bound.get("total_steps")
     return Setup(
         model=bound["model"],
         partitioner=bound.get("partitioner", PjitPartitioner()),
         trainer=bound.get("trainer_cls", Trainer)(),
-        workload=workload(training),
+        workload=workload(training, training.pack),
         num_steps=total if relative is None else relative,
-        decoding=decoding and dataclasses.replace(workload(decoding), pack=False),
+        decoding=decoding and workload(decoding, pack=False),
+        use_hardware_rng=bound.get("use_hardware_rng", False),
     )
 
 
-def _bound_arguments(flags: gin_utils.GinFlags) -> dict[str, Any]:
-    """What the gin files give to `t5x_ext.train.train`."""
-    import gin
+def study_setup(bound: dict[str, Any]) -> Setup:
+    """What a whole study does; task files are read for their numbers of instances.
 
-    from t5x_ext.train import train
+    Args:
+        bound: the arguments that gin gives to `t5x_ext.study.study`.
+    """
+    from t5x_ext.studies.sizes import study_size
 
-    gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train)
-    return gin.get_bindings(train)
+    recipe = bound["recipe"]
+    size = study_size(
+        bound["arms"],
+        bound["initials"],
+        recipe,
+        bound.get("seeds", (0,)),
+        bound.get("tasks"),
+        bound.get("superni_cfg", SuperNIConfig()),
+    )
+    lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
+    rows = bound.get("eval_batch_size", 100)
+    return Setup(
+        model=bound["model"],
+        partitioner=bound.get("partitioner", PjitPartitioner()),
+        trainer=recipe.trainer(1),
+        workload=Workload(recipe.batch_size, *lengths, recipe.pack),
+        num_steps=size.steps,
+        decoding=Workload(rows, *lengths),
+        num_decodings=-(-size.prompts // rows),
+        num_models=size.models,
+    )
+
+
+def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup:
+    """Reads the gin files of a run or of a study."""
+    # Only some of the arguments matter here, so that none has to be given.
+    arguments = tuple(inspect.signature(train).parameters)
+    gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments)
+    if "t5x_ext.study" in sys.modules:  # a gin file imports it
+        bound = gin.get_bindings(sys.modules["t5x_ext.study"].study)
+        if bound:
+            return study_setup(bound)
+    return train_setup(gin.get_bindings(train), decodes)
 
 
 def _report(line: str) -> None:
@@ -90,9 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(machine: devices.Machine) -> None:
-    """Sets what JAX and libtpu read from the environment; to be called before they are loaded."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _use_virtual_devices(machine: Machine) -> None:
+    """Lets JAX see the host only, as many times as a machine without libtpu's help has chips."""
+    jax.config.update("jax_platforms", "cpu")
     if machine.topology is None:
         count = f"--xla_force_host_platform_device_count={machine.count}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
@@ -103,14 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, args = gin_utils.parse_flags(_parser(), argv)
 
     def call() -> None:
-        if args.topology:
-            machine = devices.parse_topology(args.topology)
-        else:
-            machine = devices.parse_devices(args.devices)
-        _prepare(machine)
-        from t5x_ext.planning import plans, proposals, tables
-
-        setup = make_setup(_bound_arguments(flags), args.decode)
+        topology = args.topology
+        machine = parse_topology(topology) if topology else parse_devices(args.devices)
+        _use_virtual_devices(machine)
+        setup = _setup(flags, args.decode)
         _report(f"compiling for {machine.name}")
         plan = plans.make_plan(setup, machine, args.price_per_chip_hour)
         found = None
@@ -124,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return errors.exit_status(call)
 
 
-def _records(found: Sequence[Any] | None) -> list[dict[str, Any]]:
+def _records(found: Sequence[proposals.Proposal] | None) -> list[dict[str, Any]]:
     return [{"settings": one.settings} | one.plan.as_record() for one in found or ()]
 
 

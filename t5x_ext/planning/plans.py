@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import count_params
@@ -25,6 +28,9 @@ class Setup:
       workload: a batch of training.
       num_steps: length of the run; None where only the data tells.
       decoding: a batch of decoding; None where the run decodes nothing.
+      num_decodings: batches decoded in all; None where only the data tells.
+      num_models: models that are tuned; a study has many.
+      use_hardware_rng: see `t5x_ext.train.train`.
     """
 
     model: EncoderDecoderModel
@@ -33,11 +39,19 @@ class Setup:
     workload: Workload
     num_steps: int | None = None
     decoding: Workload | None = None
+    num_decodings: int | None = None
+    num_models: int = 1
+    use_hardware_rng: bool = False
 
     @property
     def num_microbatches(self) -> int:
         """Parts of a batch."""
         return self.trainer.num_microbatches or 1
+
+    @property
+    def program(self) -> Program:
+        """The functions that the run compiles."""
+        return Program(self.model, self.partitioner, self.trainer)
 
     def on(self, machine: Machine) -> Setup:
         """The same run laid over a machine's devices."""
@@ -57,6 +71,8 @@ class Plan:
       price_per_chip_hour: US dollars.
       train: the compiled train step; None where it does not fit.
       needed_bytes: what it takes on each device.
+      is_lower_bound: whether it takes more still: parameters, optimizer and gradients alone do not
+        fit, and nothing was compiled.
       decoding: the compiled decoding of one batch; None where there is none or it does not fit.
       decoding_needed_bytes: what that takes; None where the run decodes nothing.
     """
@@ -66,6 +82,7 @@ class Plan:
     price_per_chip_hour: float
     train: Compiled | None
     needed_bytes: int
+    is_lower_bound: bool = False
     decoding: Compiled | None = None
     decoding_needed_bytes: int | None = None
 
@@ -107,11 +124,23 @@ class Plan:
         return self.model_flops / (peak * self.step_secs) if self.step_secs else None
 
     @property
+    def decoding_secs(self) -> float | None:
+        """Estimated seconds of decoding one batch to the longest possible outputs."""
+        totals = self.decoding and self.decoding.totals
+        return totals.step_secs if totals else None
+
+    @property
     def hours(self) -> float | None:
-        """Hours of all steps, without evaluation, checkpoints and start."""
-        if self.setup.num_steps is None or self.step_secs is None:
+        """Hours of all steps, and of decoding where its batches are known; None if unknown."""
+        setup = self.setup
+        if setup.num_steps is None or self.step_secs is None:
             return None
-        return self.setup.num_steps * self.step_secs / 3600
+        secs = setup.num_steps * self.step_secs
+        if setup.num_decodings:
+            if self.decoding_secs is None:
+                return None
+            secs += setup.num_decodings * self.decoding_secs
+        return secs / 3600
 
     @property
     def dollars(self) -> float | None:
@@ -144,6 +173,7 @@ class Plan:
             "fits": self.fits,
             "missing_bytes": self.missing_bytes,
             "needed_bytes": self.needed_bytes,
+            "is_lower_bound": self.is_lower_bound,
             "model_flops_all_devices": self.model_flops,
             "train": _compiled_record(self.train),
             "decoding": _compiled_record(self.decoding),
@@ -152,7 +182,10 @@ class Plan:
             "step_secs": self.step_secs,
             "tokens_per_sec": self.tokens_per_sec,
             "utilization": self.utilization,
+            "decoding_secs": self.decoding_secs,
+            "num_models": setup.num_models,
             "num_steps": setup.num_steps,
+            "num_decodings": setup.num_decodings,
             "hours": self.hours,
             "dollars": self.dollars,
         }
@@ -170,19 +203,39 @@ def make_plan(setup: Setup, machine: Machine, price_per_chip_hour: float | None 
       ConfigError: mesh, batch and model do not divide, or the machine cannot be described.
     """
     setup = setup.on(machine)
-    program = Program(setup.model, setup.partitioner, setup.trainer)
-    train, needed = _attempt(lambda: compiling.compile_train_step(program, setup.workload, machine))
-    decoding, decoding_needed = None, None
-    if setup.decoding is not None:
-        decoding, decoding_needed = _attempt(
-            lambda: compiling.compile_decoding(program, setup.decoding, machine)
-        )
     if price_per_chip_hour is None:
         price_per_chip_hour = machine.device.price_per_hour
-    return Plan(setup, machine, price_per_chip_hour, train, needed, decoding, decoding_needed)
+    least = least_bytes(setup)
+    if least > machine.device.memory_bytes:
+        return Plan(setup, machine, price_per_chip_hour, None, least, is_lower_bound=True)
+    program = setup.program
+    with jax.default_prng_impl("unsafe_rbg" if setup.use_hardware_rng else "threefry2x32"):
+        train, needed = _attempt(
+            lambda: compiling.compile_train_step(program, setup.workload, machine)
+        )
+    plan = Plan(setup, machine, price_per_chip_hour, train, needed)
+    if setup.decoding is None:
+        return plan
+    decoding, decoding_needed = _attempt(
+        lambda: compiling.compile_decoding(program, setup.decoding, machine)
+    )
+    return dataclasses.replace(plan, decoding=decoding, decoding_needed_bytes=decoding_needed)
 
 
-def _attempt(compile_step: Any) -> tuple[Compiled | None, int]:
+def least_bytes(setup: Setup) -> int:
+    """Bytes on each device below which no train step gets: parameters, optimizer and gradients.
+
+    Gradients are counted with half a parameter's bytes: a compiler may keep them in bfloat16.
+
+    Args:
+      setup: laid over a machine's devices.
+    """
+    state = setup.program.abstract_state()
+    params = compiling.bytes_per_device(state.params)
+    return params + params // 2 + compiling.bytes_per_device(state.opt_state)
+
+
+def _attempt(compile_step: Callable[[], Compiled]) -> tuple[Compiled | None, int]:
     """The compiled step, or None where it does not fit, and the bytes it needs."""
     try:
         compiled = compile_step()

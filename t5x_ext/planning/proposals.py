@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.t5_config import SAVED_BY_REMAT_POLICY
-from t5x_ext.planning import compiling
-from t5x_ext.planning.devices import Machine
-from t5x_ext.planning.plans import Plan, Setup, make_plan
-from t5x_ext.training.trainer import Program
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.devices import GIB, Machine
+from t5x_ext.planning.plans import Plan, Setup, least_bytes, make_plan
 
 _REMAT_POLICIES = tuple(SAVED_BY_REMAT_POLICY)  # what they save falls from the first to the last
 _MICROBATCHES = (2, 4, 8, 16)
@@ -24,8 +23,8 @@ class Change:
     """A way to run with less memory on each device.
 
     Attributes:
-      settings: what to write, such as 'REMAT_POLICY = "full"', in the order of their weight.
-      setup: the changed run.
+      settings: what to write, such as 'REMAT_POLICY = "full"'.
+      setup: the changed run, laid over the machine's devices.
       machine: what it would run on.
     """
 
@@ -43,87 +42,97 @@ class Proposal:
 
 
 def find_proposals(
-    plan: Plan,
-    max_compiles: int,
-    report: Callable[[str], None] = lambda line: None,
+    plan: Plan, max_compiles: int, report: Callable[[str], None] = lambda line: None
 ) -> list[Proposal]:
     """Looks for the cheapest changes with which a plan fits.
 
-    On the machine itself first, with one change before two; on the next larger machines only
-    where nothing else helps. What parameters, optimizer and gradients alone already fill is not
-    compiled.
+    On the machine itself first, with one change before two, and on the next larger machines only
+    where nothing else helps. A change is not compiled where what is known already says that it
+    cannot fit: shapes tell parameters and optimizer, and each compilation tells what a batch row
+    takes under its remat policy.
 
     Args:
       plan: one that does not fit.
-      max_compiles: plans to compile at most; a compile can take minutes.
-      report: receives a line on every plan that is tried.
+      max_compiles: plans to compile at most; a compilation can take minutes.
+      report: receives a line before and after each.
 
     Returns:
-      What fits, the shortest step first.
+      What fits, the shortest step first; as many as three.
     """
     found: list[Proposal] = []
+    row_bytes: dict[str, float] = {}  # by remat policy
+    _learn(row_bytes, plan)
     tried = 0
     machine: Machine | None = plan.machine
     while machine is not None and not found and tried < max_compiles:
-        for change in _changes(plan.setup, machine, is_larger=machine != plan.machine):
+        for change in _changes(plan, machine):
             if tried == max_compiles or len(found) == _ENOUGH:
                 break
-            if not _may_fit(change):
+            if _expected_bytes(change, row_bytes) > machine.device.memory_bytes:
                 continue
             tried += 1
-            name = ", ".join(change.settings)
-            report(f"[{tried}/{max_compiles}] {name}: compiling")
-            attempt = make_plan(change.setup, change.machine, plan.price_per_chip_hour)
-            report(f"[{tried}/{max_compiles}] {name}: {_outcome(attempt)}")
+            name = f"[{tried}/{max_compiles}] {', '.join(change.settings)}"
+            report(f"{name}: compiling")
+            attempt = make_plan(change.setup, machine, plan.price_per_chip_hour)
+            report(f"{name}: {_outcome(attempt)}")
+            _learn(row_bytes, attempt)
             if attempt.fits:
                 found.append(Proposal(change.settings, attempt))
         machine = machine.larger()
-    return sorted(found, key=lambda proposal: proposal.plan.step_secs or float("inf"))
+    return sorted(found, key=lambda proposal: proposal.plan.step_secs or math.inf)
 
 
-def _changes(setup: Setup, machine: Machine, is_larger: bool) -> Iterator[Change]:
-    """One change before two before three, and of each kind the weakest first."""
-    choices = (
-        [None, *_meshes(setup, machine)],
-        [None, *(n for n in _MICROBATCHES if n > setup.num_microbatches)],
-        [None, *_stronger_policies(setup)],
-    )
+def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
+    """What mesh, batch and model allow: one change before two, of each kind the weakest first."""
+    setup = plan.setup
+    present = _REMAT_POLICIES.index(setup.model.config.remat_policy)
+    spreads = [False, True]
+    parts_choices = [1, *(n for n in _MICROBATCHES if n > setup.num_microbatches)]
+    policies = _REMAT_POLICIES[present:]
 
-    def weight(option: tuple[Any, ...]) -> tuple[Any, ...]:
-        unused = tuple(choice is None for choice in option)
-        strengths = sum(of.index(choice) for of, choice in zip(choices, option, strict=True))
-        return len(option) - sum(unused), strengths, unused
+    def weight(option: tuple[bool, int, str]) -> tuple[int, int, bool]:
+        spread, parts, policy = option
+        strengths = (int(spread), parts_choices.index(parts), policies.index(policy))
+        return sum(s > 0 for s in strengths), sum(strengths), not spread
 
     flag = "--topology" if machine.topology else "--devices"
-    for fsdp, parts, policy in sorted(itertools.product(*choices), key=weight):
-        settings = [f"{flag} {machine.name}"] if is_larger else []
+    for spread, parts, policy in sorted(
+        itertools.product(spreads, parts_choices, policies), key=weight
+    ):
+        settings = [] if machine == plan.machine else [f"{flag} {machine.name}"]
         changed = setup
-        if fsdp is not None:
-            settings.append(f"PjitPartitioner.fsdp = {fsdp}")
-            mesh = dataclasses.replace(setup.partitioner, data=-1, fsdp=fsdp)
-            changed = dataclasses.replace(changed, partitioner=mesh)
-        if parts is not None:
+        if parts > 1:
             settings.append(f"NUM_MICROBATCHES = {parts}")
             trainer = dataclasses.replace(setup.trainer, num_microbatches=parts)
             changed = dataclasses.replace(changed, trainer=trainer)
-        if policy is not None:
+        if policy != policies[0]:
             settings.append(f'REMAT_POLICY = "{policy}"')
             changed = _with_policy(changed, policy)
-        if settings:
-            yield Change(tuple(settings), changed, machine)
+        if spread:
+            mesh = _spread_mesh(changed, machine)
+            settings.append(f"PjitPartitioner.fsdp = {mesh.fsdp}")
+            if mesh.model != setup.partitioner.mesh.shape["model"]:
+                settings.append(f"PjitPartitioner.model = {mesh.model}")
+            changed = dataclasses.replace(changed, partitioner=mesh)
+        if settings and _divides(changed.on(machine)):
+            yield Change(tuple(settings), changed.on(machine), machine)
 
 
-def _meshes(setup: Setup, machine: Machine) -> Sequence[int]:
-    """Larger sizes of `fsdp` that divide the devices which the other axes leave."""
+def _spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
+    """Parameters split over all devices: by `model` only where there are too few rows for them."""
     shape = setup.partitioner.mesh.shape
-    present = shape["fsdp"]
-    most = machine.count // (shape["expert"] * shape["model"])
-    return [n for n in range(2 * present, most + 1, present) if most % n == 0]
-
-
-def _stronger_policies(setup: Setup) -> Sequence[str]:
-    present = _REMAT_POLICIES.index(setup.model.config.remat_policy)
-    return _REMAT_POLICIES[present + 1 :]
+    rows = setup.workload.rows // setup.num_microbatches
+    model = shape["model"]
+    while machine.count // (shape["expert"] * model) > rows:
+        model *= 2
+    return dataclasses.replace(
+        setup.partitioner,
+        num_partitions=None,
+        model_parallel_submesh=None,
+        data=1,
+        fsdp=machine.count // (shape["expert"] * model),
+        model=model,
+    )
 
 
 def _with_policy(setup: Setup, policy: str) -> Setup:
@@ -132,22 +141,38 @@ def _with_policy(setup: Setup, policy: str) -> Setup:
     return dataclasses.replace(setup, model=dataclasses.replace(setup.model, module=module))
 
 
-def _may_fit(change: Change) -> bool:
-    """False where mesh and batch do not divide, or float32 parameters, optimizer and gradients
-    alone exceed the memory."""
+def _divides(setup: Setup) -> bool:
     try:
-        setup = change.setup.on(change.machine)
         setup.partitioner.check_batch(setup.workload.rows, setup.num_microbatches)
-        state = Program(setup.model, setup.partitioner, setup.trainer).abstract_state()
+        setup.program.abstract_state()
     except ConfigError:
         return False
-    params = compiling.bytes_per_device(state.params)
-    fixed = 2 * params + compiling.bytes_per_device(state.opt_state)
-    return fixed < change.machine.device.memory_bytes
+    return True
+
+
+def _rows_at_once(setup: Setup) -> float:
+    """Rows whose activations a device holds; a row that `model` splits counts as its part."""
+    shape = setup.partitioner.mesh.shape
+    parts = setup.partitioner.num_batch_shards * setup.num_microbatches * shape["model"]
+    return setup.workload.rows / parts
+
+
+def _learn(row_bytes: dict[str, float], plan: Plan) -> None:
+    """Notes what a row takes under a policy, where a compilation has told it."""
+    if not plan.is_lower_bound:
+        rest = plan.needed_bytes - least_bytes(plan.setup)
+        row_bytes[plan.setup.model.config.remat_policy] = rest / _rows_at_once(plan.setup)
+
+
+def _expected_bytes(change: Change, row_bytes: dict[str, float]) -> float:
+    """A guess at what a change needs that errs towards too little."""
+    a_row = row_bytes.get(change.setup.model.config.remat_policy, 0)
+    # Some of what was counted as rows does not grow with them.
+    return least_bytes(change.setup) + 0.8 * a_row * _rows_at_once(change.setup)
 
 
 def _outcome(plan: Plan) -> str:
     if not plan.fits:
-        return f"{plan.missing_bytes / compiling.GIB:.2f} GiB too much"
+        return f"{plan.missing_bytes / GIB:.2f} GiB too much"
     secs = "" if plan.step_secs is None else f", {plan.step_secs * 1e3:,.1f} ms a step"
     return f"fits{secs}"

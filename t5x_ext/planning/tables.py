@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from t5x_ext.models.params import count_params
@@ -11,10 +12,11 @@ from t5x_ext.planning.devices import GIB, PRICE_SOURCE
 from t5x_ext.planning.plans import Plan
 from t5x_ext.planning.proposals import Proposal
 
-_NOTES = """\
-Step time: for every instruction the larger of FLOPs / peak and HBM bytes / bandwidth, times the \
-rounds of its loops, plus what collectives take beyond the work beside them. Left out: vector \
-arithmetic, latency, input, evaluation, checkpoints. A real step is slower."""
+_NOTES = (
+    "Times: for every instruction the larger of FLOPs / peak and HBM bytes / bandwidth, times the "
+    "rounds of its loops, plus what collectives take beyond the work beside them. Left out: vector "
+    "arithmetic, latency, input, evaluation, checkpoints, start. A real step is slower."
+)
 
 
 def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
@@ -27,8 +29,6 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     parts = [_head(plan), _memory(plan)]
     if plan.train and plan.train.totals:
         parts += [_costs(plan, plan.train), _time(plan)]
-    if plan.decoding:
-        parts.append(_decoding(plan, plan.decoding))
     parts.append(_verdict(plan, proposals))
     return "\n\n".join(parts)
 
@@ -66,7 +66,8 @@ def _memory(plan: Plan) -> str:
             ("  optimizer", _gib(memory.optimizer)),
             ("  activations, gradients and the rest", _gib(memory.temporaries)),
         ]
-    rows.append(("  peak of a train step", _gib(plan.needed_bytes)))
+    at_least = "more than " if plan.is_lower_bound else ""
+    rows.append(("  peak of a train step", at_least + _gib(plan.needed_bytes)))
     if plan.decoding_needed_bytes is not None:
         rows.append(("  peak of decoding", _gib(plan.decoding_needed_bytes)))
     rows.append(("  available", _gib(available)))
@@ -96,7 +97,6 @@ def _costs(plan: Plan, compiled: Compiled) -> str:
 
 def _time(plan: Plan) -> str:
     totals = plan.train.totals
-    steps = plan.setup.num_steps
     rows = [
         ("time and cost (estimates)", ""),
         (
@@ -107,51 +107,59 @@ def _time(plan: Plan) -> str:
         ("  model FLOPs utilization", f"{plan.utilization:.1%}"),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
     ]
-    if steps is None:
-        rows.append(("  run", "set TRAIN_STEPS: how many steps TRAIN_EPOCHS takes, the data tells"))
-    else:
-        price = f"at ${plan.price_per_chip_hour:.2f} a chip-hour"
+    if plan.decoding_secs:
+        load = plan.setup.decoding
         rows.append(
-            ("  run", f"{steps:,} steps: {plan.hours:,.2f} hours, ${plan.dollars:,.2f} {price}")
+            (
+                "  decoding a batch",
+                f"{_ms(plan.decoding_secs)} at most: {load.rows} rows of {load.input_length} "
+                f"tokens, {load.target_length} made",
+            )
         )
+    if plan.hours is None:
+        rows.append(("  run", "unknown: set TRAIN_STEPS; TRAIN_EPOCHS depends on the data"))
+    else:
+        rows += [
+            ("  run", _work(plan)),
+            ("  hours", f"{plan.hours:,.2f}"),
+            ("  dollars", f"{plan.dollars:,.2f} at {plan.price_per_chip_hour:.2f} a chip-hour"),
+        ]
     if plan.price_per_chip_hour == plan.machine.device.price_per_hour:
         rows.append(("  prices", PRICE_SOURCE))
-    return _align(rows) + "\n" + _NOTES
+    return _align(rows) + "\n\n" + textwrap.fill(_NOTES, 100)
 
 
-def _decoding(plan: Plan, compiled: Compiled) -> str:
-    load, totals = plan.setup.decoding, compiled.totals
-    rows = [
-        (
-            "decoding a batch",
-            f"{load.rows} rows of {load.input_length} tokens, {load.target_length} made",
-        )
-    ]
-    if totals:
-        rows += [
-            ("  time at most", _ms(totals.step_secs)),
-            ("  compiled FLOPs", _tera(totals.flops)),
-            ("  HBM traffic", _gb(totals.hbm_bytes)),
-        ]
-    return _align(rows)
+def _work(plan: Plan) -> str:
+    setup = plan.setup
+    parts = [f"{setup.num_steps:,} steps"]
+    if setup.num_models > 1:
+        parts.insert(0, f"{setup.num_models:,} models")
+    if setup.num_decodings:
+        parts.append(f"{setup.num_decodings:,} batches decoded")
+    return ", ".join(parts)
 
 
 def _verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     if plan.fits:
-        left = plan.machine.device.memory_bytes - plan.needed_bytes
+        needed = max(plan.needed_bytes, plan.decoding_needed_bytes or 0)
+        left = plan.machine.device.memory_bytes - needed
         return f"fits, {_gib(left)} to spare"
-    text = f"does not fit: {_gib(plan.missing_bytes)} too much on each device"
+    bound = "more than " if plan.is_lower_bound else ""
+    text = f"does not fit: {bound}{_gib(plan.missing_bytes)} too much on each device"
     if proposals is None:
         return text
     if not proposals:
         return text + "; no change that was tried fits"
-    rows = [("", "peak", "step", "dollars an hour", "change")]
+    rows = [("", "peak", "step", "1,000 steps", "change")]
     for proposal in proposals:
         changed = proposal.plan
-        secs = "-" if changed.step_secs is None else _ms(changed.step_secs)
-        hourly = changed.machine.count * changed.price_per_chip_hour
+        secs, dollars = "-", "-"
+        if changed.step_secs is not None:
+            secs = _ms(changed.step_secs)
+            hourly = changed.machine.count * changed.price_per_chip_hour
+            dollars = f"${1000 * changed.step_secs / 3600 * hourly:,.2f}"
         change = "; ".join(proposal.settings)
-        rows.append(("", _gib(changed.needed_bytes), secs, f"{hourly:,.2f}", change))
+        rows.append(("", _gib(changed.needed_bytes), secs, dollars, change))
     return f"{text}; these fit (compiled):\n{_align(rows)}"
 
 
