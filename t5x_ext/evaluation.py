@@ -7,10 +7,14 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
+
+from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.batching import eval_batches, make_length_buckets
 from t5x_ext.data.records import Example
@@ -134,6 +138,9 @@ def restore_each(
     if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
     model.check_vocabulary()
+    if jax.process_count() > 1:
+        # JAX's service catches it, for training runs to save. Here nothing is lost.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
     from t5x_ext.checkpoints import fingerprint, load_meta, load_params, selection
@@ -164,6 +171,7 @@ def restore_each(
                 "lengths": dict(dataset_cfg.task_feature_lengths),
             }
         )
+        multihost.check_same({"weights, prompts and settings": signature})
         step = load_meta(path).get("step", 0)
         yield Session(program, decoder, params, step, examples, dataset_cfg, signature)
         del params  # before the next checkpoint comes in

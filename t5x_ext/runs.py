@@ -114,6 +114,7 @@ def run_training(
         on_start()
         state, initial_step = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
         first, last = int(state.step), last_step(initial_step)
+        multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         meta = meta | {
             "initial_step": initial_step,
             "random_seed": random_seed,

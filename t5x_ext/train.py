@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import jax
 
+from mixtures.vocabularies import save_tokenizer
 from t5x_ext import gin_utils, multihost
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
@@ -129,6 +130,12 @@ def train(
         loggers=_loggers(evaluator, model_dir) if infer_examples else (),
         before_training=run_eval_before_training,
     )
+
+    def write_down() -> None:
+        summarize_config_fn(model_dir, None, 0)
+        if multihost.is_primary():
+            save_tokenizer(model.output_vocabulary, os.path.join(model_dir, "tokenizer"))
+
     with jax.default_prng_impl("unsafe_rbg" if use_hardware_rng else "threefry2x32"):
         _, finished = run_training(
             Program(model, partitioner, trainer),
@@ -140,11 +147,11 @@ def train(
             meta={"config": gin_utils.operative_config()},
             stats_period=stats_period or 100,
             evaluation=evaluation,
-            on_start=lambda: summarize_config_fn(model_dir, None, 0),
+            on_start=write_down,
             hooks=hooks,
             actions=actions or MappingProxyType({}),
         )
-    if not finished:
+    if not finished and multihost.is_primary():
         print("stopped by SIGTERM with everything saved; the same command resumes")
 
 

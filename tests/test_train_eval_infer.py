@@ -14,9 +14,11 @@ import jax
 import numpy as np
 import pytest
 
+from mixtures.vocabularies import bundled_vocabulary, open_vocabulary
 from t5x_ext import eval as eval_script
 from t5x_ext import infer, train
 from t5x_ext.checkpoints import load_params
+from t5x_ext.checkpoints.params import open_source
 from t5x_ext.metrics.predictions import read_predictions
 from t5x_ext.metrics.scoring import score_rows
 
@@ -70,6 +72,9 @@ def test_training_leaves_config_metrics_and_checkpoint(unbroken: Path) -> None:
     assert list(unbroken.glob("events.out.tfevents.*"))
     config = (unbroken / "config.gin").read_text()
     assert "TRAIN_STEPS = 6" in config and "BUDGET = 20" in config
+    source = open_source(str(unbroken))
+    assert (source.step, source.config.emb_dim) == (6, 16)
+    assert open_vocabulary(source.tokenizer_dir).fingerprint == bundled_vocabulary().fingerprint
 
 
 def test_a_resumed_run_equals_an_unbroken_one(unbroken: Path, tmp_path: Path, capsys) -> None:

@@ -86,21 +86,22 @@ def is_primary() -> bool:
     """Whether this process writes what all have computed: files, and lines for people."""
     import jax
 
-    return jax.process_index() == 0
+    # Asking for the index alone would start the accelerator, also where nothing is to be computed.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
     """The value (JSON) of every process, by number; all processes have to call it.
 
     Raises:
-      RuntimeError: JAX has several processes, but they have not joined by `session`.
+      RuntimeError: the processes have joined by jax.distributed alone, not by `session`.
     """
     import jax
 
     if _peers is not None:
         return _peers.gather(value)
-    if jax.process_count() > 1:
-        raise RuntimeError("several processes: put the run within `multihost.session()`")
+    if jax.distributed.is_initialized():
+        raise RuntimeError("several processes: join them by multihost.session() instead")
     return [value]
 
 
