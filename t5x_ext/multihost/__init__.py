@@ -68,7 +68,15 @@ def session(
 
     _peers = call_roll(address, index, count, timeout_secs, silence_secs)
     try:
-        jax.distributed.initialize(address, count, index, initialization_timeout=int(timeout_secs))
+        # Under SLURM, JAX gives each process one GPU; one that has a node to itself takes all.
+        has_node = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            cluster_detection_method="deactivate" if has_node else None,
+            initialization_timeout=int(timeout_secs),
+        )
         check_same(package_versions())
         yield
         _peers.gather(None)  # JAX does not wait long for the last to finish

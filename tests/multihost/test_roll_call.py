@@ -1,0 +1,179 @@
+"""Starting together and noticing that one is gone, without JAX: processes on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from t5x_ext import multihost
+from t5x_ext.errors import ConfigError
+
+REPO = Path(__file__).resolve().parents[2]
+HOST = socket.gethostname()
+MEMBER = """
+import sys, time
+from t5x_ext.errors import exit_status
+from t5x_ext.multihost.roll_call import call_roll
+
+def run():
+    address, index, count, timeout, silence, stay = sys.argv[1:]
+    peers = call_roll(address, int(index), int(count), float(timeout), float(silence))
+    print("everyone", peers.gather(int(index) ** 2), flush=True)
+    time.sleep(float(stay))
+    peers.gather(None)
+    peers.close()
+
+sys.exit(exit_status(run))
+"""
+
+
+class Members:
+    """Starts members of one run."""
+
+    def __init__(self, monkeypatch) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", self.address)
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, index: int, count: int, timeout=60.0, silence=60.0, stay=0.0
+    ) -> subprocess.Popen[str]:
+        arguments = [self.address, index, count, timeout, silence, stay]
+        member = subprocess.Popen(
+            [sys.executable, "-c", MEMBER, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+        )
+        self.started.append(member)
+        return member
+
+
+@pytest.fixture
+def members(monkeypatch) -> Iterator[Members]:
+    made = Members(monkeypatch)
+    yield made
+    for member in made.started:
+        member.kill()
+        member.communicate()
+
+
+def outcome(member: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = member.communicate(timeout=120)
+    return member.returncode, out, err
+
+
+def test_all_gather_whatever_the_order_they_start_in(members: Members) -> None:
+    started = [members.start(index, 3) for index in (2, 1, 0)]
+    for member in started:
+        assert outcome(member) == (0, "everyone [0, 1, 4]\n", "")
+
+
+def test_a_stranger_on_the_port_is_not_counted(members: Members) -> None:
+    first = members.start(0, 2)
+    host, port = members.address.split(":")
+    for _ in range(600):
+        try:
+            stranger = socket.create_connection((host, int(port)))
+            break
+        except OSError:
+            time.sleep(0.1)
+    stranger.sendall(b"PRI * HTTP/2.0\r\n\r\n")
+    second = members.start(1, 2)
+    assert outcome(first)[:2] == outcome(second)[:2] == (0, "everyone [0, 1]\n")
+    stranger.close()
+
+
+def test_who_is_missing_is_named_to_all_that_came(members: Members) -> None:
+    started = [members.start(index, 4, timeout=6) for index in (0, 2)]
+    for member in started:
+        line = "error: processes 1, 3 missing: 2 of 4 have started within 6 s\n"
+        assert outcome(member) == (1, "", line)
+
+
+def test_a_missing_process_0_is_named(members: Members) -> None:
+    status, _, error = outcome(members.start(1, 2, timeout=1))
+    assert status == 1
+    assert error.startswith(f"error: process 0 is missing: nobody answered at {members.address}")
+
+
+def test_one_number_for_two_and_two_counts_are_refused(members: Members) -> None:
+    for other, problem in (
+        ((0, 2), "cannot listen"),
+        ((1, 3), f"process_count: 3 on process 1 ({HOST}), 2 on process 0 ({HOST})"),
+    ):
+        first = members.start(0, 2, timeout=20)
+        time.sleep(1)
+        second = members.start(*other, timeout=20)
+        status, _, error = outcome(second)
+        assert (status, problem in error) == (1, True), error
+        first.kill()
+        first.wait()
+
+
+def test_one_that_is_silent_for_too_long_counts_as_gone(members: Members) -> None:
+    first, second = (members.start(index, 2, silence=4, stay=600) for index in (0, 1))
+    for member in (first, second):
+        assert member.stdout.readline() == "everyone [0, 1]\n"
+    second.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    line = f"error: process 1 ({HOST}) is gone: silent for 4 s\n"
+    assert outcome(first) == (1, "", line)
+    assert time.monotonic() - began < 30
+
+
+def test_where_a_process_is_comes_from_flags_variables_or_the_cluster(monkeypatch) -> None:
+    def place(*given):
+        return multihost._place(*given, timeout_secs=1)
+
+    assert place(None, None, None) == ("", 1, 0)
+    assert place("a:1", 4, 3) == ("a:1", 4, 3)
+    slurm = {
+        "SLURM_JOB_ID": "12",
+        "SLURM_STEP_NODELIST": "node[3-4]",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    address, count, index = place(None, None, None)
+    assert (address.partition(":")[0], count, index) == ("node3", 2, 1)
+    assert place(None, 1, None) == ("", 1, 0)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "b:2")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "8")
+    monkeypatch.setenv("JAX_PROCESS_ID", "5")
+    assert place(None, None, None) == ("b:2", 8, 5)
+    assert place(None, None, 6) == ("b:2", 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("a:1", 2, None), "coordinator_address, process_count: given without process_index"),
+        (("a:1", 2, 2), "process_index: 2; allowed: 0 to 1"),
+        (("a", 2, 0), "coordinator_address: 'a'; allowed: host:port"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(given, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), multihost.session(*given):
+        pass
+
+
+def test_a_session_of_one_lets_errors_through() -> None:
+    with pytest.raises(KeyError), multihost.session(process_count=1):
+        assert multihost.is_primary()
+        assert multihost.gather("x") == ["x"]
+        multihost.check_same({"config": "x"})
+        raise KeyError
