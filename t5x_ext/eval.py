@@ -73,6 +73,9 @@ def _evaluate_one(
     rows, means = predict_and_score(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
+    from t5x_ext.data.task_metrics import own_metrics  # TensorFlow
+
+    own = own_metrics(session.dataset_cfg, rows)
     loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
     scores = {
         "step": session.step,
@@ -80,6 +83,7 @@ def _evaluate_one(
         "loss": loss,
         "split_policy": split_policy,
         "by_task": task_scores(rows),
+        "own_metrics": own,
     }
     if split_policy == "paper":
         print("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
@@ -89,6 +93,9 @@ def _evaluate_one(
     print(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
         print(f"{name:>12} {value:6.2f}")
+    for task, values in own.items():
+        for name, value in values.items():
+            print(f"{task} {name} {value:.4g}")
     return rows
 
 

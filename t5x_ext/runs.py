@@ -26,7 +26,7 @@ from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import params
-from t5x_ext.training.actions import BaseAction
+from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
@@ -46,6 +46,7 @@ class Evaluation:
       infer_cfg: batch size and lengths for decoding; None for none.
       infer_examples: examples to decode and score.
       loggers: called with (step, scored rows) after each decoding, on process 0.
+      own_metrics: scored rows -> {task: {metric: value}} of metrics that tasks bring along.
       before_training: whether to evaluate before the first step as well.
     """
 
@@ -56,6 +57,7 @@ class Evaluation:
     infer_cfg: DatasetConfig | None = None
     infer_examples: Sequence[Example] = ()
     loggers: Sequence[Callable[[int, Sequence[Prediction]], None]] = ()
+    own_metrics: Callable[[Sequence[Prediction]], MetricsByTask] = lambda rows: {}
     before_training: bool = False
 
 
@@ -299,6 +301,9 @@ class _Evaluator:
                 for logger in what.loggers:
                     logger(event.step, rows)
             by_task = {what.infer_cfg.mixture_or_task_name: scores, **task_scores(rows)}
+            for task, values in what.own_metrics(rows).items():
+                self._report(event.step, f"infer_eval/{task}", values)
+                by_task[task] = by_task[task] | values
             ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
         return ends
 

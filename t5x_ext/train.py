@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import sys
@@ -103,7 +104,7 @@ def train(
             f"train: set exactly one of {', '.join(limits)}; set are: {', '.join(given) or 'none'}"
         )
     # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
-    from t5x_ext.data import datasets
+    from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training
 
     datasets.set_context(superni_cfg, model.output_vocabulary)
@@ -128,6 +129,7 @@ def train(
         infer_cfg=infer_cfg,
         infer_examples=infer_examples,
         loggers=_loggers(evaluator, model_dir) if infer_examples else (),
+        own_metrics=functools.partial(task_metrics.own_metrics, infer_cfg),
         before_training=run_eval_before_training,
     )
 

@@ -194,6 +194,8 @@ def test_finetuning_counts_on_and_evaluates_as_bound(finetuned: Path) -> None:
     assert sorted(losses(finetuned)) == [4, 5, 6, 7]
     evaluated = [row["step"] for row in logged(finetuned) if "infer_eval/rougeL" in row]
     assert evaluated == [4, 6, 7]
+    own = [r["step"] for r in logged(finetuned) if "infer_eval/contract_reverse/target_length" in r]
+    assert own == [4, 6, 7]
     directory = finetuned / "inference_eval"
     assert len(read_predictions(directory / "predictions-000006.jsonl")) == 4
     lines = [json.loads(x) for x in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -220,6 +222,11 @@ def test_eval_takes_every_checkpoint_in_turn(files, finetuned: Path, tmp_path: P
         scores = json.loads((tmp_path / f"scores-{step}.json").read_text())
         assert scores["step"] == step
         assert scores["by_task"]["contract_reverse"]["n"] == 11
+        rows = read_predictions(tmp_path / f"predictions-{step}.jsonl")
+        assert scores["own_metrics"]["contract_reverse"] == {
+            "target_length": pytest.approx(sum(2 * len(row.references[0]) for row in rows) / 11),
+            "prediction_length": pytest.approx(sum(len(row.prediction) for row in rows) / 11),
+        }
     metrics = (tmp_path / "inference_eval" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == [4, 6, 7]
 

@@ -40,7 +40,7 @@ def load(cfg: DatasetConfig) -> list[Member]:
         `load_mixture`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
-    name = _resolve(cfg)
+    name = resolve(cfg)
     _check_vocabularies(name)
     lengths = cfg.task_feature_lengths or _UNLIMITED
     return load_mixture(name, cfg.split, lengths, cfg.use_cached)
@@ -58,10 +58,11 @@ def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConf
 
 def has_split(cfg: DatasetConfig) -> bool:
     """Whether the data of a config has the split it names."""
-    return cfg.split in seqio.get_mixture_or_task(_resolve(cfg)).splits
+    return cfg.split in seqio.get_mixture_or_task(resolve(cfg)).splits
 
 
-def _resolve(cfg: DatasetConfig) -> str:
+def resolve(cfg: DatasetConfig) -> str:
+    """The registered SeqIO name of a config's data, its module imported."""
     if cfg.module:
         importlib.import_module(cfg.module)
     return mixtures.resolve(cfg.mixture_or_task_name, prompt=cfg.prompt, budget=cfg.budget)

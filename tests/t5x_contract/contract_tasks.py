@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import seqio
 import tensorflow as tf
 
@@ -28,6 +30,19 @@ def print_step(event: StepEvent) -> None:
     print(f"step {event.step} hooked")
 
 
+def _length_of(text: str, example: Mapping[str, object], is_target: bool) -> int:
+    assert example["targets_pretokenized"].decode()
+    return 2 * len(text) if is_target else len(text)
+
+
+def mean_lengths(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, object]:
+    """A metric that shows what it was called with."""
+    return {
+        "target_length": sum(targets) / len(targets),
+        "prediction_length": seqio.metrics.Scalar(sum(predictions) / len(predictions)),
+    }
+
+
 def _register() -> None:
     model_file = bundled_vocabulary().path
     feature = seqio.Feature(seqio.SentencePieceVocabulary(model_file), add_eos=True)
@@ -36,6 +51,8 @@ def _register() -> None:
         source=seqio.FunctionDataSource(_rows, splits=tuple(ROWS)),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features={"inputs": feature, "targets": feature},
+        postprocess_fn=_length_of,
+        metric_fns=[mean_lengths],
     )
 
 
