@@ -15,7 +15,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -31,7 +31,8 @@ from t5x_ext.planning.plans import Setup
 from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
 
-_MAX_COMPILES = 6
+_PROPOSALS = 3
+_MAX_COMPILES = 8
 
 
 def train_setup(bound: dict[str, Any], decodes: bool) -> Setup:
@@ -96,6 +97,7 @@ def study_setup(bound: dict[str, Any]) -> Setup:
         decoding=Workload(rows, *lengths),
         num_decodings=-(-size.prompts // rows),
         num_models=size.models,
+        microbatches_name="cells/studies.Recipe.num_microbatches",
     )
 
 
@@ -105,10 +107,18 @@ def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup:
     arguments = tuple(inspect.signature(train).parameters)
     gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments)
     if "t5x_ext.study" in sys.modules:  # a gin file imports it
-        bound = gin.get_bindings(sys.modules["t5x_ext.study"].study)
+        bound = _bound_to(sys.modules["t5x_ext.study"].study)
         if bound:
             return study_setup(bound)
-    return train_setup(gin.get_bindings(train), decodes)
+    return train_setup(_bound_to(train), decodes)
+
+
+def _bound_to(command: Callable[..., None]) -> dict[str, Any]:
+    """The arguments that gin gives to a command, references evaluated."""
+    try:
+        return gin.get_bindings(command)
+    except ValueError:  # no gin file names it
+        return {}
 
 
 def _report(line: str) -> None:
@@ -130,8 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--devices", metavar="NxNAME", help="GPUs of one node, such as 8xH200")
     add("--price_per_chip_hour", type=float, metavar="DOLLARS", help="default: the list price")
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
+    add("--proposals", type=int, default=_PROPOSALS, metavar="N",
+        help="changes to find where it does not fit (default: %(default)s, 0: none)")  # fmt: skip
     add("--max_compiles", type=int, default=_MAX_COMPILES, metavar="N",
-        help="changes to try where it does not fit (default: %(default)s; 0 for none)")  # fmt: skip
+        help="changes to try for them (default: %(default)s)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object instead")
     return parser
 
@@ -156,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(f"compiling for {machine.name}")
         plan = plans.make_plan(setup, machine, args.price_per_chip_hour)
         found = None
-        if not plan.fits and args.max_compiles:
-            found = proposals.find_proposals(plan, args.max_compiles, _report)
+        if not plan.fits and args.proposals:
+            found = proposals.find_proposals(plan, args.proposals, args.max_compiles, _report)
         if args.json:
             print(json.dumps(plan.as_record() | {"proposals": _records(found)}))
         else:

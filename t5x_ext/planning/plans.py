@@ -31,6 +31,7 @@ class Setup:
       num_decodings: batches decoded in all; None where only the data tells.
       num_models: models that are tuned; a study has many.
       use_hardware_rng: see `t5x_ext.train.train`.
+      microbatches_name: what gin calls the number of microbatches of this run.
     """
 
     model: EncoderDecoderModel
@@ -42,6 +43,7 @@ class Setup:
     num_decodings: int | None = None
     num_models: int = 1
     use_hardware_rng: bool = False
+    microbatches_name: str = "NUM_MICROBATCHES"
 
     @property
     def num_microbatches(self) -> int:

@@ -15,7 +15,6 @@ from t5x_ext.planning.plans import Plan, Setup, least_bytes, make_plan
 
 _REMAT_POLICIES = tuple(SAVED_BY_REMAT_POLICY)  # what they save falls from the first to the last
 _MICROBATCHES = (2, 4, 8, 16)
-_ENOUGH = 3  # proposals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Change:
     """A way to run with less memory on each device.
 
     Attributes:
-      settings: what to write, such as 'REMAT_POLICY = "full"'.
+      settings: flags to give, such as --gin.NUM_MICROBATCHES=2.
       setup: the changed run, laid over the machine's devices.
       machine: what it would run on.
     """
@@ -42,7 +41,10 @@ class Proposal:
 
 
 def find_proposals(
-    plan: Plan, max_compiles: int, report: Callable[[str], None] = lambda line: None
+    plan: Plan,
+    wanted: int,
+    max_compiles: int,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Proposal]:
     """Looks for the cheapest changes with which a plan fits.
 
@@ -53,11 +55,12 @@ def find_proposals(
 
     Args:
       plan: one that does not fit.
+      wanted: enough changes that fit.
       max_compiles: plans to compile at most; a compilation can take minutes.
       report: receives a line before and after each.
 
     Returns:
-      What fits, the shortest step first; as many as three.
+      What fits, the shortest step first.
     """
     found: list[Proposal] = []
     row_bytes: dict[str, float] = {}  # by remat policy
@@ -66,12 +69,12 @@ def find_proposals(
     machine: Machine | None = plan.machine
     while machine is not None and not found and tried < max_compiles:
         for change in _changes(plan, machine):
-            if tried == max_compiles or len(found) == _ENOUGH:
+            if tried == max_compiles or len(found) == wanted:
                 break
             if _expected_bytes(change, row_bytes) > machine.device.memory_bytes:
                 continue
             tried += 1
-            name = f"[{tried}/{max_compiles}] {', '.join(change.settings)}"
+            name = f"[{tried}/{max_compiles}] {' '.join(change.settings)}"
             report(f"{name}: compiling")
             attempt = make_plan(change.setup, machine, plan.price_per_chip_hour)
             report(f"{name}: {_outcome(attempt)}")
@@ -102,17 +105,17 @@ def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
         settings = [] if machine == plan.machine else [f"{flag} {machine.name}"]
         changed = setup
         if parts > 1:
-            settings.append(f"NUM_MICROBATCHES = {parts}")
+            settings.append(f"--gin.{setup.microbatches_name}={parts}")
             trainer = dataclasses.replace(setup.trainer, num_microbatches=parts)
             changed = dataclasses.replace(changed, trainer=trainer)
         if policy != policies[0]:
-            settings.append(f'REMAT_POLICY = "{policy}"')
+            settings.append(f"--gin.REMAT_POLICY='\"{policy}\"'")
             changed = _with_policy(changed, policy)
         if spread:
             mesh = _spread_mesh(changed, machine)
-            settings.append(f"PjitPartitioner.fsdp = {mesh.fsdp}")
+            settings.append(f"--gin.PjitPartitioner.fsdp={mesh.fsdp}")
             if mesh.model != setup.partitioner.mesh.shape["model"]:
-                settings.append(f"PjitPartitioner.model = {mesh.model}")
+                settings.append(f"--gin.PjitPartitioner.model={mesh.model}")
             changed = dataclasses.replace(changed, partitioner=mesh)
         if settings and _divides(changed.on(machine)):
             yield Change(tuple(settings), changed.on(machine), machine)

@@ -158,7 +158,7 @@ def _verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
             secs = _ms(changed.step_secs)
             hourly = changed.machine.count * changed.price_per_chip_hour
             dollars = f"${1000 * changed.step_secs / 3600 * hourly:,.2f}"
-        change = "; ".join(proposal.settings)
+        change = " ".join(proposal.settings)
         rows.append(("", _gib(changed.needed_bytes), secs, dollars, change))
     return f"{text}; these fit (compiled):\n{_align(rows)}"
 

@@ -10,6 +10,7 @@ import time
 import jax
 import pytest
 
+from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, params
@@ -118,23 +119,25 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(plan):
     assert not tight.fits and tight.train is None and not tight.is_lower_bound
     assert tight.missing_bytes == plan.needed_bytes - machine.device.memory_bytes
     lines = []
-    found = proposals.find_proposals(tight, max_compiles=1, report=lines.append)
-    assert [proposal.settings for proposal in found] == [("PjitPartitioner.fsdp = 3",)]
+    found = proposals.find_proposals(tight, 3, max_compiles=1, report=lines.append)
+    assert [proposal.settings for proposal in found] == [("--gin.PjitPartitioner.fsdp=3",)]
     assert found[0].plan.fits and found[0].plan.setup.partitioner.mesh.shape["fsdp"] == 3
-    assert lines[0] == "[1/1] PjitPartitioner.fsdp = 3: compiling"
+    assert lines[0] == "[1/1] --gin.PjitPartitioner.fsdp=3: compiling"
     assert "fits" in lines[1]
     text = tables.render(tight, found)
-    assert "does not fit" in text and "PjitPartitioner.fsdp = 3" in text
+    assert "does not fit" in text and "--gin.PjitPartitioner.fsdp=3" in text
 
 
 def test_changes_come_one_at_a_time_first_and_only_those_that_divide(plan):
     on_six = dataclasses.replace(plan, setup=make_setup().on(SIX), machine=SIX)
     settings = [change.settings for change in proposals._changes(on_six, SIX)]
-    assert settings[0] == ("PjitPartitioner.fsdp = 6",)
-    assert settings[1:3] == [('REMAT_POLICY = "minimal"',), ("NUM_MICROBATCHES = 2",)]
-    assert len(settings[-1]) == 4  # too few rows for four parts of six devices: `model` takes some
-    # Twelve rows on six devices can be cut in two parts, not in four.
-    assert ("NUM_MICROBATCHES = 4",) not in settings
+    assert settings[0] == ("--gin.PjitPartitioner.fsdp=6",)
+    assert settings[1] == ("--gin.REMAT_POLICY='\"minimal\"'",)
+    assert settings[2] == ("--gin.NUM_MICROBATCHES=2",)
+    assert settings[-1] == (*settings[2], "--gin.REMAT_POLICY='\"full\"'", *settings[0])
+    # Twelve rows on six devices can be cut in two parts, not in four, unless `model` took some of
+    # the devices; three heads do not divide.
+    assert ("--gin.NUM_MICROBATCHES=4",) not in settings
 
 
 def test_what_cannot_fit_is_not_compiled(plan):
@@ -144,7 +147,7 @@ def test_what_cannot_fit_is_not_compiled(plan):
     assert lower_bound.is_lower_bound and not lower_bound.fits
     assert "more than" in tables.render(lower_bound, None)
     lines = []
-    assert proposals.find_proposals(tight, 0, lines.append) == []
+    assert proposals.find_proposals(tight, 3, 0, lines.append) == []
     for change in proposals._changes(tight, tight.machine):
         assert proposals._expected_bytes(change, {}) > 1000
     assert lines == [] and time.monotonic() - started < 20
@@ -211,3 +214,47 @@ def test_errors_are_one_line(arguments, message, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert message in errors[-1]
     assert all(line.startswith("plan: ") for line in errors[:-1])
+
+
+@pytest.fixture
+def read_setup():
+    def read(*arguments):
+        flags, _ = gin_utils.parse_flags(
+            plan_command._parser(), [*arguments, "--topology", "v5e:4x4"]
+        )
+        return plan_command._setup(flags, decodes=False)
+
+    return read
+
+
+def test_a_runs_own_gin_files_do(read_setup):
+    setup = read_setup(
+        "--gin_file=models/t5_1_1_xl.gin", "--gin_file=runs/finetune.gin",
+        "--gin_file=meshes/fsdp.gin", "--gin.FSDP=8", "--gin.PjitPartitioner.model=2",
+        "--gin.MODEL_DIR=''", "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+        "--gin.INITIAL_CHECKPOINT_PATH=''",
+        '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
+        "--gin.INFER_EVAL=@infer_eval/utils.DatasetConfig()", "--gin.PACK=True",
+        "--gin.NUM_MICROBATCHES=4", "--gin.REMAT_POLICY='full'", "--gin.TRAIN_STEPS_RELATIVE=70",
+    )  # fmt: skip
+    assert setup.workload == compiling.Workload(32, 9, 5, pack=True)
+    assert setup.decoding == compiling.Workload(32, 9, 5)
+    assert (setup.num_steps, setup.num_microbatches) == (70, 4)
+    assert (setup.partitioner.fsdp, setup.partitioner.model) == (8, 2)
+    assert setup.model.config.remat_policy == "full" and setup.model.config.dropout_rate == 0.1
+
+
+def test_a_study_is_planned_as_a_whole(read_setup):
+    setup = read_setup("--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''")
+    assert setup.num_models > 100 and setup.num_steps > setup.num_models
+    assert setup.num_decodings > 0 and setup.decoding.pack is False
+    more = read_setup(
+        "--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''",
+        f"--gin.{setup.microbatches_name}=2",
+    )  # fmt: skip
+    assert more.num_microbatches == 2 * setup.num_microbatches
+
+
+def test_a_model_alone_is_not_enough(read_setup):
+    with pytest.raises(ConfigError, match="no run to plan: .*runs/plan.gin"):
+        read_setup("--gin_file=models/t5_1_1_xl.gin")
