@@ -76,9 +76,9 @@ class PjitPartitioner:
         devices = list(self.devices or jax.devices())
         model = self._model_size()
         fixed = self.expert * self.fsdp * model
-        data = len(devices) // fixed if self.data == -1 else self.data
+        data = len(devices) // max(fixed, 1) if self.data == -1 else self.data
         shape = (self.expert, data, self.fsdp, model)
-        if data < 1 or math.prod(shape) != len(devices):
+        if min(shape) < 1 or math.prod(shape) != len(devices):
             wanted = " x ".join(f"{a}={s}" for a, s in zip(MESH_AXES, shape, strict=True))
             raise ConfigError(
                 f"PjitPartitioner: mesh {wanted} does not divide {len(devices)} devices; "

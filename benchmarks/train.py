@@ -1,0 +1,321 @@
+"""Trains T5 1.1 with our step and with Hugging Face Transformers (torch), side by side.
+
+    python benchmarks/train.py [--rounds 5]     # size small, fp32, on the CPU
+    python benchmarks/train.py --device gpu     # size XL, bf16 over fp32 parameters, on one GPU
+
+Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU every round
+runs one step of each contender in turn, and a ratio compares steps of one round, so what else the
+machine does hits all alike. Figures are medians over rounds; tokens are those that are not padding.
+
+On a GPU the contenders run one after the other, and model FLOPs are those of the matrix products,
+nothing recomputed, padding included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.models.network import T5Config
+
+VOCAB_SIZE = 32128
+LEARNING_RATE = 1e-4
+
+SMALL = dict(emb_dim=512, num_heads=6, num_encoder_layers=8, num_decoder_layers=8, mlp_dim=1024)
+XL = dict(emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=5120)
+
+
+class Contender(NamedTuple):
+    """Something that trains.
+
+    Attributes:
+        step: runs the train step on the batch of that number, to its end.
+        tokens: tokens in the batch of that number, without padding.
+    """
+
+    step: Callable[[int], None]
+    tokens: Callable[[int], int]
+
+
+def our_config(size: dict[str, int], dtype: str) -> T5Config:
+    """T5 1.1 of that size, without dropout."""
+    activations = ("gelu", "linear")
+    return T5Config(VOCAB_SIZE, **size, dtype=dtype, mlp_activations=activations, dropout_rate=0.0)
+
+
+def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") -> Contender:
+    """Our train step, on one device."""
+    from t5x_ext import schedules
+    from t5x_ext.models import EncoderDecoderModel, network
+    from t5x_ext.partitioning import PjitPartitioner
+    from t5x_ext.training.optimizers import AdamW
+    from t5x_ext.training.trainer import Program, Trainer
+
+    model = EncoderDecoderModel(network.Transformer(our_config(size, dtype)), optimizer_def=AdamW())
+    rate = schedules.create_learning_rate_scheduler("constant", LEARNING_RATE)
+    program = Program(
+        model,
+        PjitPartitioner(devices=tuple(jax.devices()[:1])),
+        Trainer(learning_rate_fn=rate),
+    )
+    key = jax.random.key(0)
+    state = program.init_state(key)
+
+    def step(number: int) -> None:
+        nonlocal state
+        batch = batches[number % len(batches)]
+        placed = {name: program.partitioner.put_whole(rows) for name, rows in batch.items()}
+        state, _ = program.train_step(state, placed, key)
+        jax.block_until_ready(state)
+
+    def tokens(number: int) -> int:
+        batch = batches[number % len(batches)]
+        encoder, decoder = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        return int((encoder > 0).sum() + (decoder > 0).sum())
+
+    return Contender(step, tokens)
+
+
+def hugging_face(
+    size: dict[str, int],
+    batches: Sequence[Sequence[Example]],
+    lengths: dict[str, int] | None,
+    fused: bool,
+    device: str = "cpu",
+) -> Contender:
+    """T5ForConditionalGeneration as a plain torch loop; on a GPU with bf16 autocast.
+
+    Args:
+        size: the model, in T5X's words.
+        batches: examples of each batch.
+        lengths: pads all batches to these; None pads each to its longest, as its collators do.
+        fused: whether AdamW updates all parameters in one call.
+        device: 'cpu' or 'cuda'.
+    """
+    import torch
+    import transformers
+
+    config = transformers.T5Config(
+        vocab_size=VOCAB_SIZE, d_model=size["emb_dim"], d_kv=64, d_ff=size["mlp_dim"],
+        num_layers=size["num_encoder_layers"], num_decoder_layers=size["num_decoder_layers"],
+        num_heads=size["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0,
+        tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    with torch.device(device):
+        # Its best attention (`sdpa`) is its default.
+        model = transformers.T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0, fused=fused)
+
+    def pad(rows: Sequence[np.ndarray], length: int | None, filler: int) -> Any:
+        padded = np.full((len(rows), length or max(map(len, rows))), filler, np.int64)
+        for row, values in zip(padded, rows, strict=True):
+            row[: len(values)] = values
+        return torch.from_numpy(padded).to(device)
+
+    lengths = lengths or {}
+
+    def step(number: int) -> None:
+        examples = batches[number % len(batches)]
+        inputs = pad([e.inputs for e in examples], lengths.get("inputs"), 0)
+        labels = pad([e.targets[0] for e in examples], lengths.get("targets"), -100)
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            loss = model(input_ids=inputs, attention_mask=inputs > 0, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    def tokens(number: int) -> int:
+        examples = batches[number % len(batches)]
+        return sum(len(e.inputs) + len(e.targets[0]) for e in examples)
+
+    return Contender(step, tokens)
+
+
+def random_examples(count: int, lengths: dict[str, int], full: bool = False) -> list[Example]:
+    """Random tokens: half to all of `lengths` or, if `full`, all."""
+    rng = np.random.default_rng(0)
+
+    def tokens(limit: int, index: int) -> np.ndarray:
+        # One in every batch is as long as can be.
+        length = limit if full or index == 0 else rng.integers(limit // 2, limit + 1)
+        return rng.integers(3, VOCAB_SIZE - 128, length, dtype=np.int32)
+
+    def one(index: int) -> Example:
+        inputs, targets = tokens(lengths["inputs"], index), tokens(lengths["targets"], index)
+        return Example(str(index), "task", "", inputs, (targets,), "", ("",), False)
+
+    return [one(index) for index in range(count)]
+
+
+def superni_examples(count: int, lengths: dict[str, int]) -> list[Example]:
+    """Instances of the train track in turn over tasks, as Tk-Instruct shows them to its model.
+
+    From $SUPERNI_DIR, else from the bundled suite, whose prompts are shorter.
+    """
+    from mixtures import prompts, records, truncation
+    from mixtures.release import Release, data_dir
+    from mixtures.train_vocabulary import trained_vocabulary
+    from mixtures.vocabularies import bundled_vocabulary
+
+    real = "SUPERNI_DIR" in os.environ
+    vocabulary = trained_vocabulary(8000) if real else bundled_vocabulary()
+    release = Release(data_dir())
+    render = prompts.get_prompt("tk.def_pos2").render
+    names = release.names("train")
+    print(f"prompts of {len(names)} tasks of {'SuperNI' if real else 'the bundled suite'}")
+
+    def one(index: int) -> Example:
+        task = release.task(names[index % len(names)])
+        instance = task.instances[index // len(names) % len(task.instances)]
+        row = records.rows(task, [instance])[0]
+        count_tokens = lambda text: len(vocabulary.encode(text))  # noqa: E731
+        prompt = truncation.fit(row, render, lengths["inputs"] - 1, count_tokens).text
+        inputs, targets = (
+            np.array([*vocabulary.encode(text)[: limit - 1], 1], np.int32)
+            for text, limit in (
+                (prompt, lengths["inputs"]),
+                (row.references[0], lengths["targets"]),
+            )
+        )
+        return Example(row.id, row.task, "", inputs, (targets,), prompt, row.references, False)
+
+    return [one(index) for index in range(count)]
+
+
+def make_features(
+    examples: list[Example], rows: int, lengths: dict[str, int], pack: bool
+) -> list[dict[str, np.ndarray]]:
+    """An epoch of our batches, without a last one that is not full."""
+    batches = TrainBatches([("task", examples, 1.0)], rows, lengths, pack, seed=0)
+    count = batches.steps_per_epoch()
+    return [batches.make(0, step)[0] for step in range(max(1, count - 1))]
+
+
+def race(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender's step in each round, after one step to compile and allocate."""
+    for contender in contenders.values():
+        contender.step(0)
+    secs: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(1, rounds + 1):
+        for name, contender in contenders.items():
+            clock = time.perf_counter()
+            contender.step(number)
+            secs[name].append(time.perf_counter() - clock)
+    return secs
+
+
+def tell(title: str, contenders: dict[str, Contender], rounds: int) -> None:
+    """Races the contenders and prints a line for each; the first is ours."""
+    secs = race(contenders, rounds)
+    rates = {
+        name: [contender.tokens(number) / s for number, s in enumerate(secs[name], start=1)]
+        for name, contender in contenders.items()
+    }
+    print(f"\n{title}")
+    for name in contenders:
+        speed = f"{statistics.median(rates[name]):8.0f} tokens/s"
+        print(f"  {name:12s} {statistics.median(secs[name]):7.2f} s/step {speed}")
+    first, *others = contenders
+    best = max(others, key=lambda name: statistics.median(rates[name]))
+    ratios = [a / b for a, b in zip(rates[first], rates[best], strict=True)]
+    quarters = statistics.quantiles(ratios, n=4)
+    spread = f"middle half of the rounds: {quarters[0]:.2f} to {quarters[2]:.2f}"
+    print(f"  ratio to {best}: {statistics.median(ratios):.2f}x in tokens/s ({spread})", flush=True)
+
+
+def compare_padded(rows: int, inputs: int, targets: int, rounds: int) -> None:
+    lengths = {"inputs": inputs, "targets": targets}
+    examples = random_examples(rows, lengths)
+    features = make_features(examples, rows, lengths, pack=False)
+    contenders = {
+        "ours": ours(SMALL, features),
+        "HF": hugging_face(SMALL, [examples], lengths, fused=False),
+        "HF fused": hugging_face(SMALL, [examples], lengths, fused=True),
+    }
+    tell(f"{rows} x {inputs}/{targets}, padded, the same rows", contenders, rounds)
+
+
+def compare_superni(batch_size: int, rounds: int) -> None:
+    lengths = {"inputs": 1024, "targets": 128}
+    examples = superni_examples(batch_size * (rounds + 1), lengths)
+    mean = {
+        "inputs": np.mean([len(e.inputs) for e in examples]),
+        "targets": np.mean([len(e.targets[0]) for e in examples]),
+    }
+    # As many rows as hold about `batch_size` examples, so that updates are as frequent.
+    filled = max(mean[side] / lengths[side] for side in lengths)
+    rows = max(1, round(batch_size * filled))
+    features = make_features(examples, rows, lengths, pack=True)
+    padded = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+    contenders = {
+        "ours": ours(SMALL, features),
+        "HF": hugging_face(SMALL, padded, None, fused=False),
+        "HF fused": hugging_face(SMALL, padded, None, fused=True),
+    }
+    title = (
+        f"prompts of {mean['inputs']:.0f} and targets of {mean['targets']:.0f} tokens in the mean: "
+        f"ours {rows} rows of 1024/128 packed, HF {batch_size} examples padded to the longest"
+    )
+    tell(title, contenders, rounds)
+
+
+def measure_gpu(rows: int, rounds: int) -> None:
+    """XL at 1024/128. Torch comes first: it gives its memory back, JAX does not."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import torch
+
+    from t5x_ext.planning.devices import DEVICES
+    from t5x_ext.planning.formulas import train_flops
+
+    kind = torch.cuda.get_device_name()
+    peak = next((d.flops_per_sec for d in DEVICES.values() if d.name in kind), None)
+    lengths = {"inputs": 1024, "targets": 128}
+    flops = train_flops(our_config(XL, "bfloat16"), rows, *lengths.values())
+    examples = random_examples(rows, lengths, full=True)
+    features = make_features(examples, rows, lengths, pack=False)
+    print(f"XL, {rows} x 1024/128, bf16, {kind}: {flops / 1e12:.1f} TFLOP a step")
+    for name, make in {
+        "HF fused": functools.partial(hugging_face, XL, [examples], lengths, True, "cuda"),
+        "ours": functools.partial(ours, XL, features, "bfloat16"),
+    }.items():
+        contender = make()
+        secs = statistics.median(race({name: contender}, rounds)[name])
+        mfu = f"MFU {flops / secs / peak:.1%}" if peak else "peak of this GPU is not known"
+        speed = f"{contender.tokens(0) / secs:8.0f} tokens/s"
+        print(f"  {name:12s} {secs:7.3f} s/step {speed}  {mfu}", flush=True)
+        del contender
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=8, help="of SuperNI, and on a GPU")
+    flags = parser.parse_args()
+    if flags.device == "gpu":
+        measure_gpu(flags.batch_size, flags.rounds)
+        return
+    jax.config.update("jax_platforms", "cpu")
+    compare_padded(8, 256, 32, flags.rounds)
+    compare_padded(2, 1024, 128, flags.rounds)
+    compare_superni(flags.batch_size, flags.rounds)
+
+
+if __name__ == "__main__":
+    main()
