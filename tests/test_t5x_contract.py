@@ -360,6 +360,34 @@ train_script.train:
 
 
 @pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("train.train.inference_evaluator_cls = @seqio.Evaluator", "SeqIO's own Evaluator"),
+        (
+            "models.EncoderDecoderModel.input_vocabulary = @seqio.ByteVocabulary()",
+            "SeqIO's own ByteVocabulary",
+        ),
+    ],
+)
+def test_an_import_of_seqio_that_was_not_changed_is_named(
+    files: Path, tmp_path: Path, capsys, extra: str, message: str
+) -> None:
+    lines = [
+        "from __gin__ import dynamic_registration",
+        "import seqio",
+        "from t5x_ext import models",
+        "from t5x_ext import train",
+        extra,
+    ]
+    (tmp_path / "extra.gin").write_text("\n".join(lines))
+    macros = {"MODEL_DIR": str(tmp_path / "m"), "TRAIN_STEPS": 1, "DROPOUT_RATE": 0.0}
+    arguments = flags(files, "pretrain", "small", **macros)
+    assert train.main([*arguments, f"--gin_file={tmp_path / 'extra.gin'}"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and "write `from t5x_ext import seqio`" in error
+
+
+@pytest.mark.parametrize(
     ("binding", "message"),
     [
         ("utils.DatasetConfig.use_custom_packing_ops=True", "take the line out"),
