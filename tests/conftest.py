@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from pathlib import Path
 
 import gin
@@ -19,6 +20,9 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Compiled programs and trained vocabularies are kept for the commands of one test run only.
+_CACHE = tempfile.TemporaryDirectory(prefix="t5x_ext_tests_")
+os.environ.setdefault("T5X_EXT_CACHE", _CACHE.name)
 
 
 @pytest.fixture(scope="session")
