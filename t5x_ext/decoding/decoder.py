@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_ext.data.batching import eval_batches, make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.programs import Programs
+from t5x_ext.decoding.sampling import Greedy
+from t5x_ext.decoding.stages import Queue, stage_ends
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -20,10 +21,11 @@ from t5x_ext.partitioning import PjitPartitioner
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Greedy decoding of many prompts.
+    """Decoding of many prompts.
 
     Prompts are sorted into batches of similar length, longest first: the number of compiled
-    shapes is at most the number of buckets, and a batch that does not fit fails at once.
+    shapes is bounded (`max_shapes`), and a batch that does not fit fails at once. Rows that go on
+    when most of their batch has ended wait and are decoded together, see `decoding.stages`.
 
     Attributes:
       model: gives the network and the output vocabulary.
@@ -31,6 +33,9 @@ class Decoder:
       batch_size: prompts per batch, global; rounded up to what the mesh divides.
       max_input_length: longest prompt in tokens, EOS included.
       max_decode_length: longest prediction in tokens, EOS included.
+      method: how tokens are chosen.
+      first_stage: positions after which the rows of a batch that have not ended are parked. Up to
+        one batch of prompts a later stage stays in memory. None decodes every batch to its end.
     """
 
     model: EncoderDecoderModel
@@ -38,9 +43,12 @@ class Decoder:
     batch_size: int
     max_input_length: int
     max_decode_length: int
+    method: Method = Greedy()
+    first_stage: int | None = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
+        self.method.check_length(self.max_decode_length)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -48,47 +56,70 @@ class Decoder:
         return make_length_buckets(self.max_input_length)
 
     @functools.cached_property
-    def _decode(self) -> Any:
-        vocabulary = self.model.output_vocabulary
+    def programs(self) -> Programs:
+        """The compiled functions."""
+        return Programs(
+            self.model.config,
+            self.partitioner,
+            self.method,
+            stage_ends(self.max_decode_length, self.first_stage),
+            self.model.output_vocabulary.vocab_size,
+        )
 
-        def decode(model_params: Params, inputs: jax.Array) -> jax.Array:
-            with self.partitioner.activate():
-                return decode_batch(
-                    self.model.config,
-                    model_params,
-                    inputs,
-                    self.max_decode_length,
-                    vocabulary.vocab_size,
-                )
+    @property
+    def max_shapes(self) -> int:
+        """The most loops that are ever compiled; `programs.shapes` has those that are."""
+        # The first stage of full batches, and later ones of full and of small batches.
+        return len(self.buckets) * (1 + 2 * (len(self.programs.ends) - 1))
 
-        # Every host gets all rows: each writes, or counts, the same predictions.
-        return jax.jit(decode, out_shardings=self.partitioner.sharding((None, None)))
-
-    def decode_tokens(
-        self, model_params: Params, examples: Sequence[Example]
+    def decode_outputs(
+        self,
+        model_params: Params,
+        examples: Sequence[Example],
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decodes batch by batch.
 
         Args:
           model_params: parameters on the partitioner's mesh.
           examples: prompts; their targets are not used.
+          numbers: each prompt's number, which sampling depends on; its place in `examples` if None.
 
         Yields:
-          indices: int32 [n], places in `examples` of this batch's rows.
-          tokens: int32 [n, max_decode_length]; a row ends with EOS where one was produced.
+          indices: int32 [n], places in `examples`, each once.
+          tokens: int32 [n, S, max_decode_length], the method's outputs of each, best first; a row
+            ends with EOS where one was produced.
         """
+        weights = self.programs.prepare(model_params)
+        small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
+        queue = Queue(self.programs, weights, small_batch)
+        known = np.arange(len(examples)) if numbers is None else np.asarray(numbers)
         for indices, batch in eval_batches(examples, self.batch_size, self.buckets):
-            inputs = self.partitioner.put_whole(batch["encoder_input_tokens"])
-            tokens = np.asarray(self._decode(model_params, inputs))
-            real = indices >= 0
-            yield indices[real], tokens[real]
+            of_rows = np.where(indices < 0, 0, known[indices]).astype(np.int32)
+            inputs = batch["encoder_input_tokens"]
+            reached = self.programs.begin(model_params, weights, inputs, of_rows)
+            yield from queue.admit(indices, reached)
+        yield from queue.finish()
+
+    def decode_tokens(
+        self,
+        model_params: Params,
+        examples: Sequence[Example],
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Like `decode_outputs`, with the best (or first) output: tokens int32 [n, T]."""
+        for indices, tokens in self.decode_outputs(model_params, examples, numbers):
+            yield indices, tokens[:, 0]
 
     def decode_texts(
-        self, model_params: Params, examples: Sequence[Example]
+        self,
+        model_params: Params,
+        examples: Sequence[Example],
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[list[tuple[int, str]]]:
-        """Like `decode_tokens`, with (place in `examples`, text) pairs per batch."""
+        """Like `decode_tokens`, with (place in `examples`, text) pairs."""
         vocabulary = self.model.output_vocabulary
-        for indices, tokens in self.decode_tokens(model_params, examples):
+        for indices, tokens in self.decode_tokens(model_params, examples, numbers):
             yield [
                 (int(index), vocabulary.decode(ids_before_eos(row, vocabulary.eos_id)))
                 for index, row in zip(indices, tokens, strict=True)

@@ -1,7 +1,7 @@
 """The decoding loop on the device: one `while_loop` over output positions.
 
-The loop knows nothing about the model: it takes a tokens-to-logits callable and a rule that
-chooses the next token, and stops as soon as every row has ended.
+The loop knows nothing about the model: it takes a tokens-to-logits callable and a method that
+chooses tokens, and stops as soon as every prompt is done.
 """
 
 from __future__ import annotations
@@ -12,88 +12,157 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.models import incremental, network
+from t5x_ext.models.incremental import DecoderWeights, Memory, SelfCache
 from t5x_ext.models.network import T5Config
 from t5x_ext.models.params import Params
+from t5x_ext.partitioning import active_partitioner, constrain
 
-# (cache, tokens int32 [B], index int32) -> (float32 logits [B, V], cache)
+# (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], cache)
 TokensToLogits = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
-# (logits [B, V], index) -> int32 [B]
-SelectToken = Callable[[jax.Array, jax.Array], jax.Array]
-
-EOS_ID = 1
-PAD_ID = 0
 
 
-class LoopState(NamedTuple):
-    """Carried from position to position.
+class Rows(NamedTuple):
+    """Prompts that are being decoded; every array leads with B, those of the cache with B * K.
 
     Attributes:
-      index: int32 scalar, the position about to be written.
-      tokens: int32 [B, T], written up to `index`, 0 after a row's end.
-      last: int32 [B], the decoder's next input.
-      done: bool [B], rows that have produced EOS (or were empty from the start).
-      cache: whatever the tokens-to-logits callable carries.
+      memory: the encoded prompts.
+      cache: positions so far.
+      state: the method's.
     """
 
-    index: jax.Array
-    tokens: jax.Array
-    last: jax.Array
-    done: jax.Array
-    cache: Any
-
-
-def select_greedy(logits: jax.Array, index: jax.Array) -> jax.Array:
-    """The most probable token, the lowest id among equals. [B, V] -> int32 [B]."""
-    del index
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    memory: Memory
+    cache: SelfCache
+    state: Any
 
 
 def run_loop(
     tokens_to_logits: TokensToLogits,
-    select_token: SelectToken,
+    method: Method,
     cache: Any,
-    done: jax.Array,
-    max_length: int,
+    state: Any,
+    start: int,
+    stop: int,
     num_valid_ids: int,
-) -> jax.Array:
-    """Decodes until every row has produced EOS or `max_length` tokens are written.
+) -> tuple[Any, Any]:
+    """Decodes positions from `start` to before `stop`, or until every prompt is done.
 
     Args:
       tokens_to_logits: advances the model by one position.
-      select_token: chooses from logits.
-      cache: the model's starting cache.
-      done: bool [B], rows to leave empty (padding of the batch).
-      max_length: T, EOS included.
+      method: chooses tokens.
+      cache: the model's; its arrays lead with B * K.
+      state: the method's.
+      start: positions already decoded.
+      stop: positions after this call.
       num_valid_ids: ids from this one on are padding rows of the embedding, never produced.
 
     Returns:
-      int32 [B, T]; each row ends with EOS where one was produced, then zeros.
+      The cache and the state afterwards.
     """
-    batch_size = done.shape[0]
 
-    def running(state: LoopState) -> jax.Array:
-        return (state.index < max_length) & ~jnp.all(state.done)
+    def running(carry: tuple[jax.Array, Any, Any]) -> jax.Array:
+        index, _, state = carry
+        return (index < stop) & ~jnp.all(method.is_done(state))
 
-    def advance(state: LoopState) -> LoopState:
-        logits, cache = tokens_to_logits(state.cache, state.last, state.index)
-        valid = jnp.arange(logits.shape[-1]) < num_valid_ids
-        chosen = select_token(jnp.where(valid, logits, -jnp.inf), state.index)
-        chosen = jnp.where(state.done, PAD_ID, chosen)
-        tokens = jax.lax.dynamic_update_slice_in_dim(
-            state.tokens, chosen[:, None], state.index, axis=1
+    def advance(carry: tuple[jax.Array, Any, Any]) -> tuple[jax.Array, Any, Any]:
+        index, cache, state = carry
+        logits, cache = tokens_to_logits(cache, method.last_tokens(state, index), index)
+        state, parents = method.advance(state, logits, index, num_valid_ids)
+        if parents is not None:
+            cache = jax.tree.map(lambda rows: _follow(rows, parents), cache)
+        return index + 1, cache, state
+
+    _, cache, state = jax.lax.while_loop(running, advance, (jnp.int32(start), cache, state))
+    return cache, state
+
+
+def start_rows(
+    cfg: T5Config,
+    model_params: Params,
+    weights: DecoderWeights,
+    inputs: jax.Array,
+    numbers: jax.Array,
+    method: Method,
+    max_length: int,
+) -> Rows:
+    """Encodes a padded batch of prompts.
+
+    Args:
+      cfg: model shape.
+      model_params: parameters in the tree of `network.param_specs`.
+      weights: from `incremental.prepare_weights`.
+      inputs: int32 [B, L]; 0 is padding; a row of zeros is filler and comes back empty.
+      numbers: int32 [B], each prompt's number; sampling depends on it.
+      method: chooses tokens.
+      max_length: T, EOS included.
+    """
+    segment_ids = (inputs > 0).astype(jnp.int32)
+    encoded = network.encode(cfg, model_params, inputs, segment_ids)
+    memory = incremental.make_memory(cfg, weights, encoded, segment_ids)
+    cache = incremental.empty_cache(cfg, len(inputs), method.num_rows, 0)
+    filler = ~jnp.any(segment_ids > 0, axis=-1)
+    return _pin(cfg, Rows(memory, cache, method.start(numbers, filler, max_length)))
+
+
+def advance_rows(
+    cfg: T5Config,
+    weights: DecoderWeights,
+    rows: Rows,
+    method: Method,
+    start: int,
+    stop: int,
+    num_valid_ids: int,
+) -> Rows:
+    """Decodes positions from `start` to before `stop`; the cache grows to `stop` positions."""
+
+    def tokens_to_logits(cache: SelfCache, tokens: jax.Array, index: jax.Array):
+        return incremental.step(cfg, weights, rows.memory, cache, tokens, index)
+
+    cache = jax.tree.map(lambda filled: _pad(filled, -2, stop - start), rows.cache)
+    cache, state = run_loop(tokens_to_logits, method, cache, rows.state, start, stop, num_valid_ids)
+    return _pin(cfg, rows._replace(cache=cache, state=state))
+
+
+def move_rows(
+    cfg: T5Config,
+    into: Rows,
+    rows: Rows,
+    sources: jax.Array,
+    targets: jax.Array,
+    num_rows: int,
+) -> Rows:
+    """`into` with place targets[i] taken by place sources[i] of `rows`.
+
+    Args:
+      cfg: model shape.
+      into: prompts padded at least as far as those of `rows`.
+      rows: at the same position.
+      sources: int32 [N].
+      targets: int32 [N]; those beyond the places of `into` are ignored.
+      num_rows: K.
+    """
+    missing = into.memory.mask.shape[-1] - rows.memory.mask.shape[-1]
+    padded = rows._replace(
+        memory=Memory(
+            keys=tuple(_pad(keys, -1, missing) for keys in rows.memory.keys),
+            values=tuple(_pad(values, -2, missing) for values in rows.memory.values),
+            mask=_pad(rows.memory.mask, -1, missing),
         )
-        done = state.done | (chosen == EOS_ID)
-        return LoopState(state.index + 1, tokens, chosen, done, cache)
-
-    first = LoopState(
-        index=jnp.int32(0),
-        tokens=jnp.zeros((batch_size, max_length), jnp.int32),
-        last=jnp.full((batch_size,), PAD_ID, jnp.int32),
-        done=done,
-        cache=cache,
     )
-    return jax.lax.while_loop(running, advance, first).tokens
+
+    def move(into: jax.Array, rows: jax.Array) -> jax.Array:
+        return into.at[targets].set(rows[sources], mode="drop")
+
+    moved = jax.tree.map(move, _by_prompt(into, num_rows), _by_prompt(padded, num_rows))
+    return _pin(cfg, _by_row(moved))
+
+
+def take_rows(cfg: T5Config, rows: Rows, places: jax.Array, num_rows: int) -> Rows:
+    """The prompts at `places`, int32 [N]; `num_rows` is K."""
+    taken = jax.tree.map(lambda array: array[places], _by_prompt(rows, num_rows))
+    return _pin(cfg, _by_row(taken))
 
 
 def decode_batch(
@@ -102,9 +171,9 @@ def decode_batch(
     inputs: jax.Array,
     max_length: int,
     num_valid_ids: int,
-    select_token: SelectToken = select_greedy,
+    method: Method | None = None,
 ) -> jax.Array:
-    """Encodes a padded batch and decodes it.
+    """Encodes a padded batch and decodes it in one go; prompts are numbered by their row.
 
     Args:
       cfg: model shape.
@@ -112,17 +181,56 @@ def decode_batch(
       inputs: int32 [B, L]; 0 is padding; a row of zeros is filler and comes back empty.
       max_length: T, EOS included.
       num_valid_ids: ids of the output vocabulary.
-      select_token: the rule; greedy by default.
+      method: chooses tokens; None is greedy.
 
     Returns:
-      int32 [B, T].
+      int32 [B, T], the best (or first) output of each prompt.
     """
-    segment_ids = (inputs > 0).astype(jnp.int32)
-    encoded = network.encode(cfg, model_params, inputs, segment_ids)
-    weights, cache = incremental.start(cfg, model_params, encoded, segment_ids, max_length)
+    method = method or Greedy()
+    method.check_length(max_length)
+    weights = incremental.prepare_weights(cfg, model_params)
+    numbers = jnp.arange(len(inputs))
+    rows = start_rows(cfg, model_params, weights, inputs, numbers, method, max_length)
+    rows = advance_rows(cfg, weights, rows, method, 0, max_length, num_valid_ids)
+    return method.outputs(rows.state)[:, 0]
 
-    def tokens_to_logits(cache: Any, tokens: jax.Array, index: jax.Array):
-        return incremental.step(cfg, weights, cache, tokens, index)
 
-    filler = ~jnp.any(segment_ids > 0, axis=-1)
-    return run_loop(tokens_to_logits, select_token, cache, filler, max_length, num_valid_ids)
+def _follow(rows: jax.Array, parents: jax.Array) -> jax.Array:
+    """Each row becomes a copy of its parent. [B * K, ...], int32 [B, K] -> [B * K, ...]."""
+    by_prompt = rows.reshape(*parents.shape, *rows.shape[1:])
+    places = parents.reshape(*parents.shape, *(1,) * (rows.ndim - 1))
+    return jnp.take_along_axis(by_prompt, places, axis=1).reshape(rows.shape)
+
+
+def _by_prompt(rows: Rows, num_rows: int) -> Rows:
+    """The cache's axis B * K as two."""
+    split = lambda array: array.reshape(-1, num_rows, *array.shape[1:])  # noqa: E731
+    return rows._replace(cache=jax.tree.map(split, rows.cache))
+
+
+def _by_row(rows: Rows) -> Rows:
+    """Undoes `_by_prompt`."""
+    join = lambda array: array.reshape(-1, *array.shape[2:])  # noqa: E731
+    return rows._replace(cache=jax.tree.map(join, rows.cache))
+
+
+def _pad(array: jax.Array, axis: int, count: int) -> jax.Array:
+    room = [(0, 0)] * array.ndim
+    room[axis] = (0, count)
+    return jnp.pad(array, room)
+
+
+def _pin(cfg: T5Config, rows: Rows) -> Rows:
+    """Lays rows out over the mesh in one way, whatever they come from."""
+    partitioner = active_partitioner()
+    if partitioner is None:
+        return rows
+    divides = cfg.num_heads % partitioner.mesh.shape["model"] == 0
+    heads = "heads" if divides else None
+
+    def pin(array: jax.Array, *axes: str | None) -> jax.Array:
+        return constrain(array, ("batch", *axes, *(None,) * (array.ndim - 1 - len(axes))))
+
+    by_head = lambda array: pin(array, heads)  # noqa: E731
+    memory = Memory(*jax.tree.map(by_head, rows.memory[:2]), pin(rows.memory.mask))
+    return Rows(memory, jax.tree.map(by_head, rows.cache), jax.tree.map(pin, rows.state))

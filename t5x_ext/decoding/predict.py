@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from t5x_ext import multihost
 from t5x_ext.data.records import Example
@@ -60,7 +60,7 @@ def predict(
     with log or contextlib.nullcontext():
         texts = dict(multihost.gather(list(log.done.items()) if log else [])[0])
         left = [i for i in range(len(rows)) if i not in texts]
-        batches = _progress(decoder, model_params, [examples[i] for i in left], show_progress)
+        batches = _progress(decoder, model_params, examples, left, show_progress)
         pending: list[tuple[int, str]] = []
         for number, pairs in enumerate(batches, start=1):
             found = [(left[index], text) for index, text in pairs]
@@ -75,13 +75,21 @@ def predict(
     return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
 
 
-def _progress(decoder: Decoder, model_params: Params, examples: Sequence[Example], show: bool):
-    """(index, text) pairs batch by batch, with a progress bar on a terminal."""
+def _progress(
+    decoder: Decoder,
+    model_params: Params,
+    examples: Sequence[Example],
+    left: Sequence[int],
+    show: bool,
+) -> Iterator[list[tuple[int, str]]]:
+    """(place in `left`, text) pairs batch by batch, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     shown = show and multihost.is_primary()
-    bar = tqdm(total=len(examples), unit="row", desc="decoding", disable=None if shown else True)
+    bar = tqdm(total=len(left), unit="row", desc="decoding", disable=None if shown else True)
     with bar:
-        for pairs in decoder.decode_texts(model_params, examples):
+        # Numbered by their places in the whole, so that a resumed run draws the same samples.
+        for pairs in decoder.decode_texts(model_params, [examples[i] for i in left], left):
             yield pairs
+            bar.set_postfix(compiled=len(decoder.programs.shapes), refresh=False)
             bar.update(len(pairs))
