@@ -24,6 +24,7 @@ from t5x_ext.checkpoints import hugging_face, t5x_layout, trees, writing
 from t5x_ext.checkpoints.params import hash_params, load_params, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.data.records import Example
+from t5x_ext.decoding import Greedy, Method
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
@@ -110,8 +111,9 @@ class Model:
         max_new_tokens: int = 128,
         batch_size: int = 8,
         max_input_tokens: int = 1024,
+        decoding: Method | None = None,
     ) -> list[str]:
-        """Answers prompts with the most probable token at each place (greedy).
+        """Answers prompts.
 
         Args:
           prompts: texts, in the format the model was tuned with.
@@ -119,12 +121,15 @@ class Model:
           batch_size: prompts at a time; an answer does not depend on it.
           max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
             its end, with a warning.
+          decoding: `Sampling`, `Beam` or `Greedy` of t5x_ext.decoding; None is greedy. Of several
+            outputs the first is taken.
 
         Returns:
           One text per prompt, in the order given.
         """
         examples = self._examples(prompts, max_input_tokens)
-        decoder = self._decoder(batch_size, max_input_tokens, max_new_tokens)
+        method = decoding or Greedy()
+        decoder = self._decoder(batch_size, max_input_tokens, max_new_tokens, method)
         answers = {
             i: text for pairs in decoder.decode_texts(self.params, examples) for i, text in pairs
         }
