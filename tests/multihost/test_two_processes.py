@@ -25,6 +25,7 @@ from t5x_ext.metrics.predictions import PredictionLog, read_predictions
 REPO = Path(__file__).resolve().parents[2]
 RUN = {"steps": 6, "save_period": 3, "mesh": {"fsdp": 2}, "microbatches": 2}
 ENDLESS = RUN | {"steps": 10**6, "save_period": None}
+pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds; for machines that do much else
 
 
