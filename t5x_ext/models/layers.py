@@ -43,19 +43,22 @@ def dense(params: Params, x: jax.Array) -> jax.Array:
     return rows.reshape(*x.shape[:-1], -1)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None, broadcast_axis: int) -> jax.Array:
+def dropout(
+    x: jax.Array, rate: float, key: jax.Array | None, broadcast_axis: int | None
+) -> jax.Array:
     """Dropout whose mask is shared along one axis, as T5X shares it along length.
 
     Args:
       x: activations.
       rate: share of values set to zero.
       key: PRNG key; None switches dropout off.
-      broadcast_axis: axis along which one mask is used for all positions.
+      broadcast_axis: axis along which one mask is used for all positions; None for none.
     """
     if key is None or rate == 0.0:
         return x
     mask_shape = list(x.shape)
-    mask_shape[broadcast_axis] = 1
+    if broadcast_axis is not None:
+        mask_shape[broadcast_axis] = 1
     keep = jax.random.bernoulli(key, 1.0 - rate, tuple(mask_shape))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x)).astype(x.dtype)
 

@@ -177,7 +177,9 @@ def encode(
     x = _drop(cfg, embed(cfg, model_params, tokens), dropout_key, _SITE_INPUT)
     x = _scan_layers(cfg, layer, encoder["layers"], _encoder_layer(cfg), x, dropout_key)
     x = layers.rms_norm(encoder["encoder_norm"]["scale"], x)
-    return _drop(cfg, x, dropout_key, _SITE_FINAL)
+    # The one place where T5X draws a mask for every position.
+    final_key = layers.fold_key(dropout_key, _SITE_FINAL)
+    return layers.dropout(x, cfg.dropout_rate, final_key, broadcast_axis=None)
 
 
 def decode(
