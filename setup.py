@@ -50,7 +50,6 @@ EXTRAS_REQUIRE = {
     "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
     "torch": [TORCH],  # reads weights in pytorch_model.bin
-    "tokenizers": ["tokenizers>=0.22,<0.24"],  # vocabularies that exist as tokenizer.json only
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4.
     "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
     "test": [
