@@ -71,8 +71,8 @@ class Program:
         return self.model.optimizer_def.build(params.param_axes(self.model.specs))
 
     @functools.cached_property
-    def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-        """(state, batch, key) -> (state, metrics), jitted; the state given in is consumed."""
+    def step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+        """(state, batch, key) -> (state, metrics), to be traced: see `make_train_step`."""
         step = make_train_step(
             self.model,
             self.optimizer,
@@ -85,8 +85,13 @@ class Program:
             with self.partitioner.activate():
                 return step(state, batch, key)
 
+        return sharded_step
+
+    @functools.cached_property
+    def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The same, jitted; the state given in is consumed."""
         layout = states.state_shardings(self.model, self.optimizer, self.partitioner)
-        return jax.jit(sharded_step, donate_argnums=0, out_shardings=(layout, None))
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(layout, None))
 
     @functools.cached_property
     def _eval_step(self) -> Callable[[Params, Any], losses.LossSums]:

@@ -1,0 +1,123 @@
+"""Models of one shape trained side by side in one program, along a leading `expert` axis.
+
+A study tunes the same model on a hundred small tasks. Stacked, they share one compiled step, and a
+mesh may split the axis: each device then trains some of the models, with no traffic between them.
+An expert that has made its steps stays as it is while the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_ext.models.params import Params
+from t5x_ext.training import state as states
+from t5x_ext.training.state import TrainState
+from t5x_ext.training.step import Metrics
+from t5x_ext.training.trainer import Program
+
+AXIS = "expert"
+
+Batches = Iterator[tuple[dict[str, np.ndarray], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertProgram:
+    """The compiled functions of `num_experts` models that train together.
+
+    Attributes:
+      program: what each of them does.
+      num_experts: E; divides by the mesh's `expert` axis.
+    """
+
+    program: Program
+    num_experts: int
+
+    @functools.cached_property
+    def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
+        """(states, batches, keys, active) -> (states, metrics), all with a leading axis E.
+
+        `active` is bool [E]; the state of an inactive expert comes back as it was. The states given
+        in are consumed.
+        """
+
+        def one(state: TrainState, batch: Any, key: jax.Array, active: jax.Array):
+            stepped, metrics = self.program.step(state, batch, key)
+            kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, state)
+            return kept, metrics
+
+        together = jax.vmap(one, spmd_axis_name=AXIS)
+        return jax.jit(together, donate_argnums=0, out_shardings=(self._layout(), None))
+
+    def start(self, model_params: Params) -> TrainState:
+        """E copies of the parameters, each with an empty optimizer; the parameters are kept."""
+        optimizer = self.program.optimizer
+
+        def spread(params: Params) -> TrainState:
+            one = TrainState(jnp.int32(0), params, optimizer.init(params))
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_experts, *x.shape)), one)
+
+        return jax.jit(spread, out_shardings=self._layout())(model_params)
+
+    def put(self, arrays: Sequence[np.ndarray]) -> jax.Array:
+        """One array [B, L] per expert -> one global array [E, B, L]."""
+        stacked = np.stack(arrays)
+        batch = self.program.partitioner.spec(("batch",))[0]
+        spec = PartitionSpec(AXIS, batch, *(None,) * (stacked.ndim - 2))
+        sharding = NamedSharding(self.program.partitioner.mesh, spec)
+        return jax.make_array_from_callback(stacked.shape, sharding, lambda index: stacked[index])
+
+    def _layout(self) -> TrainState:
+        program = self.program
+        layout = states.state_shardings(program.model, program.optimizer, program.partitioner)
+        return jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(AXIS, *s.spec)), layout)
+
+
+def train_experts(
+    experts: ExpertProgram,
+    model_params: Params,
+    batches: Sequence[Batches],
+    num_steps: Sequence[int],
+    keys: Sequence[jax.Array],
+) -> tuple[Params, list[list[float]]]:
+    """Trains from the same parameters on other data each; equals `train_loop` on each alone.
+
+    Args:
+      experts: compiled functions.
+      model_params: where all start; kept.
+      batches: of each expert, all of one shape; each gives the whole global batch on every host.
+        There may be fewer than `experts.num_experts`: the rest of the program idles.
+      num_steps: steps of each expert, 1 or more.
+      keys: dropout key of each expert.
+
+    Returns:
+      Parameters with a leading axis E, and [first loss, last loss] of each given expert.
+    """
+    idle = experts.num_experts - len(batches)
+    ends = np.array([*num_steps, *[0] * idle])
+    all_keys = jnp.stack([*keys, *[keys[0]] * idle])
+    state = experts.start(model_params)
+    current: list[dict[str, np.ndarray]] = []
+    losses: dict[int, jax.Array] = {}
+    for step in range(1, int(ends.max()) + 1):
+        # A finished expert, and an idle one, is shown some batch: its result is not kept.
+        current = [
+            next(own)[0] if step <= end else current[index]
+            for index, (own, end) in enumerate(zip(batches, num_steps, strict=True))
+        ]
+        shown = [*current, *current[:1] * idle]
+        placed = {name: experts.put([rows[name] for rows in shown]) for name in current[0]}
+        state, metrics = experts.train_step(state, placed, all_keys, step <= ends)
+        if step == 1 or step in num_steps:
+            losses[step] = metrics["loss"]
+    read = {step: np.asarray(values) for step, values in losses.items()}
+    return state.params, [
+        [float(read[1][index]), float(read[end][index])] for index, end in enumerate(num_steps)
+    ]

@@ -1,0 +1,91 @@
+"""Models trained side by side equal models trained alone."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.schedules import create_learning_rate_scheduler
+from t5x_ext.training.experts import ExpertProgram, train_experts
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Program, Trainer, train_loop
+
+CONFIG = network.T5Config(
+    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=2, num_decoder_layers=2,
+    head_dim=8, mlp_dim=32, mlp_activations=("gelu", "linear"), dropout_rate=0.1,
+)  # fmt: skip
+MODEL = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=AdamW())
+TRAINER = Trainer(learning_rate_fn=create_learning_rate_scheduler("constant", 1e-2))
+STEPS = [6, 2, 9]
+
+
+def batches(seed: int) -> TrainBatches:
+    rng = np.random.default_rng(seed)
+    examples = [
+        Example(
+            id=f"{seed}-{i}", task="t", category="c",
+            inputs=rng.integers(2, 64, rng.integers(9, 20)).astype(np.int32),
+            targets=(rng.integers(2, 64, rng.integers(2, 8)).astype(np.int32),),
+            inputs_pretokenized="", references=("",), truncated=False,
+        )
+        for i in range(10 + 3 * seed)
+    ]  # fmt: skip
+    return TrainBatches(
+        [("t", examples, 1.0)], batch_size=4, lengths={"inputs": 32, "targets": 16}, pack=False,
+        seed=seed, length_buckets={"inputs": (32,), "targets": (16,)},
+    )  # fmt: skip
+
+
+def program(partitioner: PjitPartitioner) -> Program:
+    return Program(MODEL, partitioner, TRAINER)
+
+
+@pytest.fixture(scope="module")
+def alone() -> list:
+    """Parameters and losses of three runs, one after the other on one device."""
+    single = program(PjitPartitioner(devices=tuple(jax.devices()[:1])))
+    results = []
+    for seed, steps in enumerate(STEPS):
+        losses = []
+        state = single.state_from_params(MODEL.init_params(jax.random.key(7)))
+        state = train_loop(
+            single, state, batches(seed), steps, jax.random.key(seed),
+            [lambda event, losses=losses: losses.append(float(event.metrics["loss"])) and None],
+        )  # fmt: skip
+        results.append((jax.tree.map(np.asarray, state.params), [losses[0], losses[-1]]))
+    return results
+
+
+@pytest.mark.parametrize("axes", [None, dict(expert=4, data=2), dict(expert=2, fsdp=2, model=2)])
+def test_side_by_side_equals_alone(alone: list, axes: dict | None) -> None:
+    devices = None if axes else tuple(jax.devices()[:1])
+    mesh_program = program(PjitPartitioner(devices=devices, **(axes or {})))
+    experts = ExpertProgram(mesh_program, num_experts=4)  # the fourth idles
+    initial = mesh_program.init_state(jax.random.key(7)).params
+    params, losses = train_experts(
+        experts,
+        initial,
+        [batches(seed) for seed in range(3)],
+        STEPS,
+        [jax.random.key(seed) for seed in range(3)],
+    )
+    for index, (expected, expected_losses) in enumerate(alone):
+        np.testing.assert_allclose(losses[index], expected_losses, rtol=1e-5)
+        own = jax.tree.map(lambda x, index=index: np.asarray(x[index]), params)
+        # AdamW divides by the root of a moment: where that is tiny, rounding is magnified.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), own, expected)
+    # An expert without steps has not moved.
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[3], y), params, initial)
+
+
+def test_the_mesh_splits_the_expert_axis() -> None:
+    experts = ExpertProgram(program(PjitPartitioner(expert=4, fsdp=2)), num_experts=8)
+    state = experts.start(MODEL.init_params(jax.random.key(0)))
+    kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [8, 2, 16, 32]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 2, 8, 32)}
+    assert state.step.shape == (8,)
