@@ -148,9 +148,10 @@ ANY_MACHINE = {"data_parallel", "fsdp"}
 
 
 def read_ready(name: str) -> tuple[str, PjitPartitioner]:
-    """The first line's machine, and the mesh of a file of gin_configs/meshes."""
-    gin_utils.parse([f"meshes/{name}.gin"])
+    """The first line's machine, and the mesh of a run with a file of gin_configs/meshes."""
+    gin_utils.parse(["models/t5_1_1_xl.gin", "runs/plan.gin", f"meshes/{name}.gin"])
     settings = gin.get_bindings("t5x_ext.partitioning.PjitPartitioner")
+    assert settings.pop("num_partitions", None) is None
     first = (MESHES / f"{name}.gin").read_text().splitlines()[0]
     machine, count = re.match(r"# (\S+): (\d+) devices?[ .]", first).groups()
     assert math.prod(settings.values()) == int(count)

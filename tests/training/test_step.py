@@ -12,7 +12,6 @@ import pytest
 from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training import optimizers
@@ -81,11 +80,6 @@ def gradients(model: EncoderDecoderModel, weights, batch, microbatches: int = 1)
     return jax.jit(lambda w, b: sum_gradients(model, w, b, None, microbatches))(weights, batch)
 
 
-@pytest.fixture(scope="module")
-def one_device_run():
-    return run(PjitPartitioner(devices=jax.devices()[:1]), 1, 10)
-
-
 def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
     model = make_model()
     weights = model.init_params(jax.random.key(0))
@@ -135,28 +129,6 @@ def test_memory_does_not_grow_with_microbatches() -> None:
     assert four < 0.6 * one
 
 
-@pytest.mark.parametrize(
-    "mesh", [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=2, model=2), dict(fsdp=2, model=4)]
-)
-def test_eight_devices_equal_one(mesh, one_device_run) -> None:
-    losses_one, params_one, _ = one_device_run
-    losses, weights, state = run(PjitPartitioner(**mesh), 1, 10)
-    np.testing.assert_allclose(losses, losses_one, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), weights, params_one)
-    kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [2, 16, 32]
-    parts = mesh.get("fsdp", 1), mesh.get("model", 1)
-    shard = kernel.addressable_shards[0].data.shape
-    assert shard == (2, 16 // parts[0], 32 // parts[1])
-    mu = state.opt_state[1].mu["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
-    assert mu.sharding == kernel.sharding
-
-
-def test_microbatches_on_a_mesh_equal_one_device() -> None:
-    losses_one, _, _ = run(PjitPartitioner(devices=jax.devices()[:1]), 1, 5, pack=False)
-    losses, _, _ = run(PjitPartitioner(data=2, devices=jax.devices()[:2]), 4, 5, pack=False)
-    np.testing.assert_allclose(losses, losses_one, atol=1e-5)
-
-
 def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
     optimizer = optimizers.Adafactor()
     one = PjitPartitioner(devices=jax.devices()[:1])
@@ -190,33 +162,6 @@ def test_dropout_key_depends_on_the_step_and_the_run() -> None:
     loss = jax.jit(lambda step: model.loss_sums(weights, batch, jax.random.fold_in(key, step)).loss)
     first, again, other = loss(0), loss(0), loss(1)
     assert float(first) == float(again) != float(other)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(model=3), "does not divide 8 devices"),
-        (dict(data=4, fsdp=4), "data=4 x fsdp=4 x model=1 does not divide 8 devices"),
-        (dict(num_partitions=2, model=4), "disagree"),
-    ],
-)
-def test_mesh_that_does_not_fit_is_refused_with_the_numbers(settings, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        _ = PjitPartitioner(**settings).mesh
-
-
-def test_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ConfigError, match="12 examples do not divide into 8 batch shards"):
-        PjitPartitioner(data=8).check_batch(12)
-    with pytest.raises(ConfigError, match="multiples of 32"):
-        PjitPartitioner(data=8).check_batch(16, num_microbatches=4)
-
-
-def test_parameter_that_does_not_divide_is_refused_by_name() -> None:
-    model = make_model(num_heads=3)
-    axes, abstract = params.param_axes(model.specs), params.abstract_params(model.specs)
-    with pytest.raises(ConfigError, match="heads=3, which model=8 does not divide"):
-        PjitPartitioner(num_partitions=8).param_shardings(axes, abstract)
 
 
 def test_loss_weights_of_zero_take_rows_out() -> None:
