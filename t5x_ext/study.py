@@ -30,6 +30,7 @@ def study(
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
     eval_batch_size: int = 100,
+    experts: int = 1,
     name: str = "study",
     shard: str | None = None,
 ) -> None:
@@ -49,6 +50,7 @@ def study(
       superni_cfg: where task files are, and how they are split.
       partitioner: the mesh.
       eval_batch_size: prompts decoded at a time.
+      experts: models tuned together in one program, as many as fit in memory (macro EXPERTS).
       name: title of the report.
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
 
@@ -57,6 +59,11 @@ def study(
     """
     for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
+    axis = partitioner.mesh.shape["expert"]
+    if experts < 1 or experts % axis:
+        raise ConfigError(
+            f"EXPERTS: {experts}; allowed: multiples of the mesh's expert axis, {axis}"
+        )
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
@@ -87,6 +94,7 @@ def study(
             study_dir=directory,
             initials=by_name,
             initial_keys=plan.initial_keys,
+            experts=experts,
         )
         runner.run(store.deal(plan.cells, shard))
         # Once more, with what the initial models cost.

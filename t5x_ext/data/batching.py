@@ -104,6 +104,11 @@ class TrainBatches:
         self._epoch, self._step = 0, 0
         self._stream: Iterator[tuple[Batch, BatchInfo]] | None = None
 
+    @property
+    def row_lengths(self) -> Mapping[str, int]:
+        """{'inputs': tokens, 'targets': tokens} of every row."""
+        return self._row_lengths
+
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Batches in an epoch; when packing, epochs may differ by a few."""
         return -(-self._plan(epoch).layout.num_rows // self._batch_size)

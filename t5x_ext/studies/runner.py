@@ -5,22 +5,20 @@ Initial parameters, tokenised examples and compiled steps stay in memory from ce
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
-from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.evaluation import predict_and_score
@@ -34,8 +32,8 @@ from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
+from t5x_ext.studies.tuning import Tuned, Tuner, make_batches
 from t5x_ext.training.state import abstract_params
-from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 _SAVE_INITIAL_EVERY = 500  # steps; a killed pre-finetuning goes on from there
 _WAIT_SECS = 5.0
@@ -58,6 +56,7 @@ class Runner:
       study_dir: where results go.
       initials: initial models by name.
       initial_keys: their keys by name.
+      experts: models that may be tuned together in one program.
     """
 
     model: EncoderDecoderModel
@@ -68,10 +67,11 @@ class Runner:
     study_dir: Path
     initials: Mapping[str, InitialModel]
     initial_keys: Mapping[str, str]
+    experts: int = 1
 
     def __post_init__(self) -> None:
         self._resident: tuple[tuple[str, int], Params] | None = None
-        self._programs: dict[Trainer, Program] = {}
+        self._tuner = Tuner(self.model, self.partitioner, self.recipe, self.experts)
 
     @functools.cached_property
     def decoder(self) -> Decoder:
@@ -84,12 +84,6 @@ class Runner:
             lengths["inputs"],
             lengths["targets"],
         )
-
-    def program(self, trainer: Trainer) -> Program:
-        """The compiled functions for a trainer, made once."""
-        if trainer not in self._programs:
-            self._programs[trainer] = Program(self.model, self.partitioner, trainer)
-        return self._programs[trainer]
 
     def initial_params(self, name: str, seed: int) -> Params:
         """Parameters of an initial model, on the mesh; the one asked for last is kept.
@@ -118,32 +112,44 @@ class Runner:
         for name in dict.fromkeys(cell.arm.initial for cell in todo):
             self._make_initial(self.initials[name])
         # One initial model is in memory at a time, so cells that share one come together.
-        todo.sort(key=lambda cell: (cell.arm.initial, cell.seed if self._is_random(cell) else 0))
+        todo.sort(key=self._start_of)
         began = time.monotonic()
-        for number, cell in enumerate(todo, start=1):
-            result = self._run_cell(cell)
+        for number, result in enumerate(self._results(todo), start=1):
             scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
             elapsed = time.monotonic() - began
             left = elapsed / number * (len(todo) - number)
             report(
-                f"[{number}/{len(todo)}] {cell}: ROUGE-L {sum(scores) / len(scores):.1f}  "
+                f"[{number}/{len(todo)}] {result['cell']}: "
+                f"ROUGE-L {sum(scores) / len(scores):.1f}  "
                 f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
                 f"ETA {left / 60:.1f} min"
             )
         return len(todo)
 
-    def _run_cell(self, cell: Cell) -> dict[str, Any]:
-        """Tunes, decodes, scores and writes one cell; the result file comes last."""
-        initial = self.initial_params(cell.arm.initial, cell.seed)
-        train = self.data.budget(cell.tasks, cell.arm.prompt, cell.budget, cell.seed)
-        clock = time.monotonic()
-        weights, steps, losses = self._tune(initial, train, cell.seed)
-        jax.block_until_ready(weights)
-        train_secs = time.monotonic() - clock
+    def _results(self, todo: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+        """Results of cells that are sorted by where they start, each when it is written."""
+        for (name, seed), cells in itertools.groupby(todo, self._start_of):
+            jobs = (
+                self._tuner.prepare(
+                    cell, self.data.budget(cell.tasks, cell.arm.prompt, cell.budget, cell.seed)
+                )
+                for cell in cells
+            )
+            for group in self._tuner.group(jobs):
+                for tuned in self._tuner.tune(self.initial_params(name, seed), group):
+                    yield self._finish(tuned)
 
+    def _start_of(self, cell: Cell) -> tuple[str, int]:
+        """Name and seed of the parameters that a cell starts from."""
+        name = cell.arm.initial
+        return name, cell.seed if is_random(self.initials[name]) else 0
+
+    def _finish(self, tuned: Tuned) -> dict[str, Any]:
+        """Decodes, scores and writes one cell; the result file comes last."""
+        cell, train = tuned.job.cell, tuned.job.train
         test = self.data.test(cell.tasks, cell.arm.prompt)
         clock = time.monotonic()
-        rows, _ = predict_and_score(self.decoder, weights, test)
+        rows, _ = predict_and_score(self.decoder, tuned.params, test)
         decode_secs = time.monotonic() - clock
 
         directory = store.cell_dir(self.study_dir, cell)
@@ -152,6 +158,7 @@ class Runner:
         result = {
             "format": 1,
             "key": cell.key,
+            "cell": str(cell),
             "arm": cell.arm.name,
             "setting": cell.arm.setting,
             "initial": cell.arm.initial,
@@ -161,10 +168,10 @@ class Runner:
             "tasks": list(cell.tasks),
             "train_examples": len(train),
             "train_examples_by_task": counts,
-            "steps": steps,
-            "train_secs": round(train_secs, 3),
+            "steps": tuned.job.num_steps,
+            "train_secs": round(tuned.train_secs, 3),
             "decode_secs": round(decode_secs, 3),
-            "train_loss": losses,
+            "train_loss": tuned.losses,
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
@@ -173,33 +180,9 @@ class Runner:
         store.write_json(directory / "result.json", result)
         return result
 
-    def _tune(
-        self, initial: Params, train: Sequence[Example], seed: int
-    ) -> tuple[Params, int, list[float]]:
-        """Parameters after tuning, the number of steps, and first and last loss."""
-        if not train:
-            return initial, 0, []
-        batches = make_batches(train, self.recipe, seed)
-        steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
-        program = self.program(self.recipe.trainer(steps))
-        # The step consumes its state; the initial parameters are needed again.
-        state = program.state_from_params(jax.tree.map(jnp.copy, initial))
-        ends: dict[int, jax.Array] = {}
-
-        def keep_loss(event: Any) -> None:
-            if event.step in (1, steps):
-                ends[event.step] = event.metrics["loss"]
-
-        with contextlib.closing(batches):
-            state = train_loop(program, state, batches, steps, jax.random.key(seed), [keep_loss])
-        return state.params, steps, [float(ends[1]), float(ends[steps])]
-
-    def _is_random(self, cell: Cell) -> bool:
-        return is_random(self.initials[cell.arm.initial])
-
     def _load_initial(self, initial: InitialModel, seed: int) -> Params:
         if is_random(initial):
-            program = self.program(self.recipe.trainer(1))
+            program = self._tuner.program(self.recipe.trainer(1))
             return program.init_state(jax.random.key(seed)).params
         path = initial.path
         if path is None and initial.scope is None:
@@ -251,7 +234,7 @@ class Runner:
         clock = time.monotonic()
         _print_now(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
         state, done = run_training(
-            self.program(recipe.trainer(steps)),
+            self._tuner.program(recipe.trainer(steps)),
             batches,
             str(directory / "train"),
             lambda start: start + steps,
@@ -275,22 +258,6 @@ class Runner:
 def is_random(initial: InitialModel) -> bool:
     """Whether it is neither given nor tuned from anything: fresh parameters for every seed."""
     return initial.path is None and initial.base is None and initial.scope is None
-
-
-def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:
-    """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
-    lengths = recipe.task_feature_lengths
-    return TrainBatches(
-        [("study", list(train), 1.0)],
-        batch_size=recipe.batch_size,
-        lengths=lengths,
-        pack=recipe.pack,
-        seed=seed,
-        length_buckets={
-            "inputs": make_length_buckets(lengths["inputs"]),
-            "targets": make_length_buckets(lengths["targets"], smallest=16),
-        },
-    )
 
 
 def _truncated(

@@ -98,6 +98,18 @@ def test_a_finished_study_runs_nothing_again(unbroken) -> None:
 
 
 @pytest.mark.slow
+def test_models_tuned_together_score_as_those_tuned_alone(unbroken) -> None:
+    whole, _ = unbroken
+    finish(start(whole.parent, "together", "--gin.EXPERTS=4"))
+    together, alone = results(whole.parent / "together"), results(whole)
+    assert together.keys() == alone.keys()
+    for key, result in together.items():
+        assert result["scores"] == alone[key]["scores"]
+        assert result["train_loss"] == pytest.approx(alone[key]["train_loss"], rel=1e-5)
+        assert result["steps"] == alone[key]["steps"]
+
+
+@pytest.mark.slow
 def test_a_killed_study_goes_on_with_the_same_scores(unbroken) -> None:
     whole, _ = unbroken
     directory = whole.parent

@@ -7,9 +7,9 @@ from mixtures.budgets import parse_budget
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.studies.arms import Arm, paper_arms
 from t5x_ext.studies.recipes import InitialModel, Recipe
-from t5x_ext.studies.runner import make_batches
 from t5x_ext.studies.sizes import StudySize, study_size
 from t5x_ext.studies.task_data import TaskData
+from t5x_ext.studies.tuning import make_batches
 
 GIVEN = [InitialModel(name, path="given") for name in ("instruct", "pretrained")]
 PLAIN = InitialModel("plain", base="pretrained", scope="pretune", budget="n10")

@@ -1,0 +1,193 @@
+"""Tuning the models of a study: alone, or several of one shape together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.data.batching import TrainBatches, make_length_buckets
+from t5x_ext.data.records import Example
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.recipes import Recipe
+from t5x_ext.training.experts import ExpertProgram, train_experts
+from t5x_ext.training.state import abstract_params
+from t5x_ext.training.trainer import Program, Trainer, train_loop
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A cell that is ready to tune.
+
+    Attributes:
+      cell: the cell.
+      train: its training examples; none for zero-shot.
+      batches: of these examples; None for zero-shot.
+      num_steps: steps to make.
+    """
+
+    cell: Cell
+    train: list[Example]
+    batches: TrainBatches | None = None
+    num_steps: int = 0
+
+
+class Tuned(NamedTuple):
+    """A tuned model.
+
+    Attributes:
+      job: what it was tuned for.
+      params: its parameters.
+      losses: first and last training loss; none for zero-shot.
+      train_secs: seconds it took; of models tuned together, each one's share.
+    """
+
+    job: Job
+    params: Params
+    losses: list[float]
+    train_secs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuner:
+    """How the cells of a study are tuned; compiled steps are kept from cell to cell.
+
+    Attributes:
+      model: the model that every cell tunes.
+      partitioner: the mesh.
+      recipe: steps, batches and learning rate.
+      experts: models that may be tuned together; 1 tunes one after the other.
+    """
+
+    model: EncoderDecoderModel
+    partitioner: PjitPartitioner
+    recipe: Recipe
+    experts: int = 1
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """Trainer -> its compiled functions, made once."""
+        return functools.cache(functools.partial(Program, self.model, self.partitioner))
+
+    def prepare(self, cell: Cell, train: list[Example]) -> Job:
+        """Plans a cell's batches."""
+        if not train:
+            return Job(cell, train)
+        batches = make_batches(train, self.recipe, cell.seed)
+        steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
+        return Job(cell, train, batches, steps)
+
+    def group(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
+        """Joins jobs that one program can tune together, in groups of `experts` at most.
+
+        Together go jobs whose batches have one shape and whose schedules are the same; how many
+        steps each makes does not matter. The order of the jobs is kept within a group.
+        """
+        waiting: dict[Any, list[Job]] = {}
+        for job in jobs:
+            if job.batches is None or self.experts == 1:
+                yield [job]
+                continue
+            kind = self._trainer(job), tuple(job.batches.row_lengths.items())
+            group = waiting.setdefault(kind, [])
+            group.append(job)
+            if len(group) == self.experts:
+                yield waiting.pop(kind)
+        yield from waiting.values()
+
+    def tune(self, initial: Params, group: Sequence[Job]) -> Iterator[Tuned]:
+        """Tunes a group from the same parameters, which are kept.
+
+        Yields:
+          One result per job, in the group's order.
+        """
+        clock = time.monotonic()
+        if group[0].batches is None:
+            yield Tuned(group[0], initial, [], 0.0)
+        elif len(group) == 1:
+            params, losses = self._tune_alone(initial, group[0])
+            jax.block_until_ready(params)
+            yield Tuned(group[0], params, losses, time.monotonic() - clock)
+        else:
+            stacked, losses = self._tune_together(initial, group)
+            jax.block_until_ready(stacked)
+            share = (time.monotonic() - clock) / len(group)
+            for index, job in enumerate(group):
+                yield Tuned(job, self._take(stacked, index), losses[index], share)
+
+    def _trainer(self, job: Job) -> Trainer:
+        return self.recipe.trainer(job.num_steps)
+
+    def _tune_alone(self, initial: Params, job: Job) -> tuple[Params, list[float]]:
+        program = self.program(self._trainer(job))
+        # The step consumes its state; the initial parameters are needed again.
+        state = program.state_from_params(jax.tree.map(jnp.copy, initial))
+        ends: dict[int, jax.Array] = {}
+
+        def keep_loss(event: Any) -> None:
+            if event.step in (1, job.num_steps):
+                ends[event.step] = event.metrics["loss"]
+
+        key = jax.random.key(job.cell.seed)
+        with contextlib.closing(job.batches):
+            state = train_loop(program, state, job.batches, job.num_steps, key, [keep_loss])
+        return state.params, [float(ends[1]), float(ends[job.num_steps])]
+
+    def _tune_together(
+        self, initial: Params, group: Sequence[Job]
+    ) -> tuple[Params, list[list[float]]]:
+        with contextlib.ExitStack() as stack:
+            return train_experts(
+                self._expert_program(self._trainer(group[0]), self._program_size(len(group))),
+                initial,
+                [stack.enter_context(contextlib.closing(job.batches)) for job in group],
+                [job.num_steps for job in group],
+                [jax.random.key(job.cell.seed) for job in group],
+            )
+
+    def _program_size(self, count: int) -> int:
+        """Experts of the program for a group: a power of two, so that few are compiled."""
+        axis = self.partitioner.mesh.shape["expert"]
+        size = min(1 << (count - 1).bit_length(), self.experts)
+        return -(-size // axis) * axis
+
+    @functools.cached_property
+    def _expert_program(self) -> Any:
+        make = lambda trainer, size: ExpertProgram(self.program(trainer), size)  # noqa: E731
+        return functools.cache(make)
+
+    @functools.cached_property
+    def _take(self) -> Any:
+        """(stacked parameters, index) -> one model's parameters, laid out as any model's."""
+        wanted = abstract_params(self.model, self.partitioner)
+        layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+
+        def take(stacked: Params, index: int) -> Params:
+            return jax.tree.map(lambda x: x[index], stacked)
+
+        return jax.jit(take, out_shardings=layout)
+
+
+def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:
+    """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
+    lengths = recipe.task_feature_lengths
+    return TrainBatches(
+        [("study", list(train), 1.0)],
+        batch_size=recipe.batch_size,
+        lengths=lengths,
+        pack=recipe.pack,
+        seed=seed,
+        length_buckets={
+            "inputs": make_length_buckets(lengths["inputs"]),
+            "targets": make_length_buckets(lengths["targets"], smallest=16),
+        },
+    )
