@@ -236,7 +236,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partitioner.sharding(axes))
 
 
-def gather(param: jax.Array, axes: Sequence[str]) -> jax.Array:
+def gather(param: jax.Array, axes: Sequence[str], is_looked_up: bool = False) -> jax.Array:
     """Brings the parts of a parameter together that lie on the batch's mesh axes, for one use.
 
     Asked for explicitly, because the compiler would otherwise feed a product with one part after
@@ -245,6 +245,8 @@ def gather(param: jax.Array, axes: Sequence[str]) -> jax.Array:
     Args:
       param: parameter in the dtype in which it is to travel.
       axes: its logical axes.
+      is_looked_up: its rows are picked by the batch. Each device then adds up its own rows'
+        gradient before the parts are exchanged; all activations would travel otherwise.
     """
     partitioner = _ACTIVE.get()
     if partitioner is None:
@@ -252,9 +254,12 @@ def gather(param: jax.Array, axes: Sequence[str]) -> jax.Array:
     split = partitioner.spec(axes)
     batch = partitioner.spec(("batch",))[0] or ()
     taken = {batch} if isinstance(batch, str) else set(batch)
-    whole = (None if _names(entry) & taken else entry for entry in split)
     mesh = partitioner.mesh
-    return _gather(NamedSharding(mesh, split), NamedSharding(mesh, PartitionSpec(*whole)), param)
+    whole = PartitionSpec(*(None if _names(entry) & taken else entry for entry in split))
+    gradient = (whole, split) if is_looked_up else (split,)
+    return _gather(
+        NamedSharding(mesh, whole), tuple(NamedSharding(mesh, spec) for spec in gradient), param
+    )
 
 
 def _names(entry: Any) -> set[str]:
@@ -263,17 +268,24 @@ def _names(entry: Any) -> set[str]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gather(split: NamedSharding, whole: NamedSharding, param: jax.Array) -> jax.Array:
-    del split
+def _gather(
+    whole: NamedSharding, gradient: tuple[NamedSharding, ...], param: jax.Array
+) -> jax.Array:
+    del gradient
     return jax.lax.with_sharding_constraint(param, whole)
 
 
-def _gather_fwd(split: NamedSharding, whole: NamedSharding, param: jax.Array):
-    return _gather(split, whole, param), None
+def _gather_fwd(whole: NamedSharding, gradient: tuple[NamedSharding, ...], param: jax.Array):
+    return _gather(whole, gradient, param), None
 
 
-def _gather_bwd(split: NamedSharding, whole: NamedSharding, _: None, grad: jax.Array):
-    return (jax.lax.with_sharding_constraint(grad, split),)
+def _gather_bwd(
+    whole: NamedSharding, gradient: tuple[NamedSharding, ...], _: None, grad: jax.Array
+):
+    del whole
+    for sharding in gradient:
+        grad = jax.lax.with_sharding_constraint(grad, sharding)
+    return (grad,)
 
 
 _gather.defvjp(_gather_fwd, _gather_bwd)

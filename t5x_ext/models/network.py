@@ -144,7 +144,8 @@ def cast_kernels(cfg: T5Config, model_params: Params) -> Params:
 def embed(cfg: T5Config, model_params: Params, tokens: jax.Array) -> jax.Array:
     """Token ids [B, L] -> [B, L, D] in the compute dtype."""
     table = model_params["token_embedder"]["embedding"].astype(cfg.dtype)
-    return constrain(gather(table, ("vocab", "embed"))[tokens], ("batch", "length", "embed"))
+    rows = gather(table, ("vocab", "embed"), is_looked_up=True)[tokens]
+    return constrain(rows, ("batch", "length", "embed"))
 
 
 def encode(
