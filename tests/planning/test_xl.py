@@ -1,0 +1,32 @@
+"""T5 1.1 XL on sixteen chips of v5e: `pytest tests/planning/test_xl.py`, minutes on two cores."""
+
+from __future__ import annotations
+
+import pytest
+
+from t5x_ext import gin_utils
+from t5x_ext import plan as plan_command
+from t5x_ext.planning import plans
+from t5x_ext.planning.devices import GIB, parse_topology
+
+
+@pytest.mark.slow
+def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
+    pytest.importorskip("libtpu")
+    flags, _ = gin_utils.parse_flags(
+        plan_command._parser(),
+        [
+            "--gin_file=models/t5_1_1_xl.gin", "--gin_file=runs/plan.gin",
+            "--gin_file=optimizers/adafactor.gin", "--gin_file=meshes/fsdp.gin", "--gin.FSDP=16",
+            "--gin.BATCH_SIZE=128", "--gin.PACK=True", "--gin.REMAT_POLICY='minimal'",
+            "--gin.NUM_MICROBATCHES=2", "--topology=v5e:4x4",
+        ],
+    )  # fmt: skip
+    setup = plan_command._setup(flags, decodes=False)
+    plan = plans.make_plan(setup, parse_topology("v5e:4x4"))
+    totals = plan.train.totals
+    assert plan.needed_bytes < 9 * GIB
+    assert totals.operation_secs < 0.56
+    # What is not a product of the model itself: recomputed attention and activations.
+    assert 1 <= totals.flops / (plan.model_flops / 16) < 1.1
+    assert (totals.unknown_loops, totals.kernels_without_cost) == (0, 0)
