@@ -169,6 +169,7 @@ def restore_each(
                 "vocabulary": model.output_vocabulary.fingerprint,
                 "dtype": restore_cfg.dtype,
                 "lengths": dict(dataset_cfg.task_feature_lengths),
+                "decoding": repr(decoder.method),
             }
         )
         multihost.check_same({"weights, prompts and settings": signature})

@@ -5,5 +5,6 @@ from __future__ import annotations
 from t5x_ext.decoding.beam import Beam
 from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.sampling import Greedy, Sampling
+from t5x_ext.decoding.t5x_names import beam_search, temperature_sample
 
-__all__ = ["Beam", "Greedy", "Method", "Sampling"]
+__all__ = ["Beam", "Greedy", "Method", "Sampling", "beam_search", "temperature_sample"]

@@ -12,8 +12,8 @@ from t5x_ext.data.batching import eval_batches, make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.programs import Programs
-from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.decoding.stages import Queue, stage_ends
+from t5x_ext.decoding.t5x_names import method_of
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -33,7 +33,7 @@ class Decoder:
       batch_size: prompts per batch, global; rounded up to what the mesh divides.
       max_input_length: longest prompt in tokens, EOS included.
       max_decode_length: longest prediction in tokens, EOS included.
-      method: how tokens are chosen.
+      method: how tokens are chosen; None is as the model is set.
       first_stage: positions after which the rows of a batch that have not ended are parked. Up to
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
     """
@@ -43,11 +43,12 @@ class Decoder:
     batch_size: int
     max_input_length: int
     max_decode_length: int
-    method: Method = Greedy()
+    method: Method | None = None
     first_stage: int | None = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
+        object.__setattr__(self, "method", self.method or method_of(self.model))
         self.method.check_length(self.max_decode_length)
 
     @property

@@ -26,6 +26,8 @@ class EncoderDecoderModel:
       z_loss: factor of log(Z)^2.
       label_smoothing: in [0, 1).
       loss_normalizing_factor: see `losses.loss_denominator`.
+      decode_fn: how predictions are decoded: a method of `t5x_ext.decoding`, or T5X's
+        `decoding.beam_search` or `decoding.temperature_sample`; None is greedy.
       feature_converter_cls: T5X's; None.
     """
 
@@ -36,6 +38,7 @@ class EncoderDecoderModel:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+    decode_fn: Any = None
     feature_converter_cls: dataclasses.InitVar[Any] = None
 
     def __post_init__(self, feature_converter_cls: Any) -> None:
@@ -56,6 +59,18 @@ class EncoderDecoderModel:
     def specs(self) -> Params:
         """The tree of `ParamSpec` of this model."""
         return network.param_specs(self.config)
+
+    def predict_batch_with_aux(self, num_decodes: int = 1) -> tuple[Any, int]:
+        """How to decode; under T5X's name, so that its gin files can set `num_decodes`.
+
+        Args:
+          num_decodes: beams or samples where `decode_fn` is one of T5X's functions, or None (more
+            than 1 is then a beam search, as in T5X).
+
+        Returns:
+          `decode_fn` and `num_decodes`, for `decoding.t5x_names.method_of`.
+        """
+        return self.decode_fn, num_decodes
 
     def check_vocabulary(self) -> None:
         """Raises ConfigError for SeqIO's vocabularies, and for more ids than embedding rows."""
