@@ -77,7 +77,7 @@ setup(
     package_data={
         "gin_configs": ["**/*.gin"],
         "mixtures": ["**/*.json", "**/*.txt", "**/*.model", "**/*.vocab"],
-        "t5x_ext": ["**/*.json", "**/*.html", "**/*.css"],
+        "t5x_ext": ["**/*.json", "**/*.html", "**/*.css", "**/*.js"],
     },
     include_package_data=False,
     install_requires=INSTALL_REQUIRES,
