@@ -15,6 +15,11 @@ class DataError(ValueError):
     """
 
 
+def quoted(text: str) -> str:
+    """A text from a file as a message shows it: on one line, in quotes, cut to 80 characters."""
+    return f"{text if len(text) <= 80 else text[:77] + '...'!r}"
+
+
 @functools.cache
 def warn_once(message: str) -> None:
     """Logs one line, once a process: a study opens the same directory and tasks for every cell."""

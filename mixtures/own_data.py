@@ -23,7 +23,7 @@ import seqio
 
 from mixtures import on_demand
 from mixtures.budgets import parse_budget, select
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
 from mixtures.records import Row, read_task, read_utf8, rows
@@ -238,6 +238,6 @@ def _checked(found: list[Row], where: str) -> list[Row]:
     seen = set()
     for row in found:
         if row.id in seen:
-            raise DataError(f"{where}: id '{row.id}' occurs twice; allowed: an id used once")
+            raise DataError(f"{where}: id {quoted(row.id)} occurs twice; allowed: an id used once")
         seen.add(row.id)
     return found

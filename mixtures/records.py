@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ def read_split_list(path: str | Path) -> list[str]:
             continue
         if name in seen:
             raise DataError(
-                f"{path}: line {number}: '{name}' is also on line {seen[name]}; "
+                f"{path}: line {number}: {quoted(name)} is also on line {seen[name]}; "
                 "allowed: each task once"
             )
         seen[name] = number
@@ -230,7 +230,7 @@ def _read_instances(fields: _Fields) -> tuple[Instance, ...]:
     for index, instance in enumerate(instances):
         earlier = first_index.setdefault(instance.id, index)
         if earlier != index:
-            problem = f"'{instance.id}' is also the id of Instances[{earlier}]"
+            problem = f"{quoted(instance.id)} is also the id of Instances[{earlier}]"
             raise fields.error(f"Instances[{index}].id", problem, "an id used once")
     return instances
 

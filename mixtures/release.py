@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mixtures.errors import DataError, warn_once
+from mixtures.errors import DataError, quoted, warn_once
 from mixtures.records import TaskRecord, read_split_list, read_task
 from mixtures.splits import TRACKS, check_track
 
@@ -114,7 +114,7 @@ class Release:
         shared = set(lists["train"]) & set(lists["test"])
         if shared:
             raise DataError(
-                f"{self._list_path('test')}: '{min(shared)}' is in train_tasks.txt too; "
+                f"{self._list_path('test')}: {quoted(min(shared))} is in train_tasks.txt too; "
                 "allowed: a task in one list"
             )
         return lists
@@ -168,7 +168,9 @@ def tell_of_missing(where: str, missing: Sequence[str], listed: int, policy: str
     """
     if not missing:
         return
-    problem = f"{where}: {len(missing)} of {listed} tasks have no file (first: {missing[0]})"
+    problem = (
+        f"{where}: {len(missing)} of {listed} tasks have no file (first: {quoted(missing[0])})"
+    )
     if policy == "refuse":
         raise DataError(f"{problem}; allowed: every listed task has a file")
     warn_once(f"{problem}; left out")

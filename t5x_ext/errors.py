@@ -6,13 +6,28 @@ import difflib
 import sys
 from collections.abc import Callable, Collection
 
+_MAX_CHARACTERS = 1200
+
 
 class ConfigError(ValueError):
     """A configuration, checkpoint or command cannot be used as given.
 
     The message is one line: it names the file, field or flag at fault, its value and what is
     allowed. Commands print it as `error: ...` without a traceback and exit with status 1.
+
+    What the file, field or value has in it that would end the line is escaped, and the middle of a
+    very long message left out.
     """
+
+    def __init__(self, message: str) -> None:
+        if not message.isprintable():
+            message = "".join(
+                character if character.isprintable() else repr(character)[1:-1]
+                for character in message
+            )
+        if len(message) > _MAX_CHARACTERS:
+            message = f"{message[: _MAX_CHARACTERS // 2]} ... {message[-_MAX_CHARACTERS // 2 :]}"
+        super().__init__(message)
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:

@@ -145,8 +145,13 @@ def read_file(
     path = _find(name, search_paths, asked_at)
     if path in including:
         raise ConfigError(f"{asked_at}: '{name}' includes itself: {' -> '.join(including)}")
-    with open(path, encoding="utf-8") as stream:
-        parsed = _parse(stream, path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{asked_at}: {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    parsed = _parse(text, path)
     statements: list[Binding | Import | Block | Source] = []
     for statement in parsed:
         place = f"{path}:{statement.location.line_num}"
@@ -174,7 +179,7 @@ def read_bindings(bindings: Sequence[str]) -> Source:
     for text in bindings:
         name, _, value = (part.strip() for part in text.partition("="))
         try:
-            parsed = _parse(io.StringIO(text), COMMAND_LINE + name)
+            parsed = _parse(text, COMMAND_LINE + name)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}: {value!r} is no gin value; a string needs quotes that the shell "
@@ -194,7 +199,7 @@ def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
             return path
     searched = [os.path.abspath(directory) for directory in search_paths]
     beside = {
-        str(Path(name).with_name(found.name))
+        str(Path(name).parent / found.name)
         for directory in searched
         for found in Path(directory, name).parent.glob("*.gin")
     }
@@ -204,14 +209,18 @@ def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
     )
 
 
-def _parse(stream: io.TextIOBase, path: str) -> list[Any]:
+def _parse(text: str, path: str) -> list[Any]:
+    parser = None
     try:
-        return list(config_parser.ConfigParser(stream, _SymbolicDelegate()))
-    except (SyntaxError, tokenize.TokenError) as error:
+        parser = config_parser.ConfigParser(io.StringIO(text), _SymbolicDelegate())
+        return list(parser)
+    except (SyntaxError, tokenize.TokenError, TypeError, RecursionError) as error:
         if isinstance(error, SyntaxError):
             message, line = error.msg, error.lineno
-        else:
+        elif isinstance(error, tokenize.TokenError):
             message, (line, _) = error.args
+        else:  # a key of a dict that cannot be one, or a nesting that is too deep
+            message, line = str(error), parser.current_token.start[0]
         place = path if path.startswith(COMMAND_LINE) else f"{path}:{line}"
         raise ConfigError(f"{place}: {message.splitlines()[-1].strip().rstrip('.')}") from None
 

@@ -58,6 +58,8 @@ def parse_prediction(line: str, where: str) -> Prediction:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        raise ConfigError(f"{where}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ConfigError(f"{where}: {_shorten(fields)} is not a JSON object")
     for name in _TEXT_FIELDS:
@@ -71,6 +73,9 @@ def parse_prediction(line: str, where: str) -> Prediction:
     is_texts = isinstance(references, list) and all(isinstance(text, str) for text in references)
     _check(is_texts, where, "references", _shorten(references), "a list of strings")
     _check(bool(references), where, "references", "empty list", "at least one string")
+    named = [*((name, fields[name]) for name in _TEXT_FIELDS), ("inputs", inputs)]
+    for name, text in [*named, *(("references", text) for text in references)]:
+        _check(_is_utf8(text), where, name, _shorten(text), "text that UTF-8 can encode")
     return Prediction(
         *(fields[name] for name in ("task", "category", "id")),
         inputs=inputs,
@@ -145,11 +150,12 @@ class PredictionLog:
         for line in lines[1:]:
             try:
                 entry = json.loads(line)
-            except ValueError:
-                break  # cut off in mid-write
-            if not line.endswith(b"\n"):
+                index, text = entry["index"], entry["prediction"]
+            except (ValueError, KeyError, TypeError):
+                break  # cut off in mid-write, or damaged
+            if not (line.endswith(b"\n") and isinstance(index, int) and isinstance(text, str)):
                 break
-            done[entry["index"]] = entry["prediction"]
+            done[index] = text
             kept_bytes += len(line)
         return done, kept_bytes
 
@@ -216,6 +222,15 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
 def _check(holds: bool, where: str, field: str, found: str, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"{where}: field '{field}': {found}; allowed: {allowed}")
+
+
+def _is_utf8(text: str) -> bool:
+    """False for text with half of a surrogate pair, which JSON can escape."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shorten(value: Any) -> str:

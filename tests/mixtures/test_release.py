@@ -53,7 +53,7 @@ def test_names_are_in_list_order_and_missing_ones_told(small, caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.message.endswith(
-        "train_tasks.txt: 2 of 5 tasks have no file (first: gone_1); left out"
+        "train_tasks.txt: 2 of 5 tasks have no file (first: 'gone_1'); left out"
     )
     assert Release(small).names("test") == ("t5_a",)
     assert len(caplog.records) == 1  # once a process and list, not once a Release
