@@ -12,8 +12,8 @@ GIB = 2**30
 
 # Where `Device.price_per_hour` comes from.
 PRICE_SOURCE = (
-    "approximate US prices on demand of mid 2025 (TPUs at Google Cloud, GPUs at AWS EC2), not checked "
-    "against today's lists: give yours with --price_per_chip_hour"
+    "approximate US prices on demand of mid 2025 (TPUs at Google Cloud, GPUs at AWS EC2), not "
+    "checked against today's lists: give yours with --price_per_chip_hour"
 )
 
 

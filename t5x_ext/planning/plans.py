@@ -199,7 +199,7 @@ def make_plan(setup: Setup, machine: Machine, price_per_chip_hour: float | None 
     Args:
       setup: the run.
       machine: what it would run on.
-      price_per_chip_hour: US dollars; None takes the list price.
+      price_per_chip_hour: US dollars; None takes the built-in price.
 
     Raises:
       ConfigError: mesh, batch and model do not divide, or the machine cannot be described.
