@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     machine = parser.add_mutually_exclusive_group(required=True)
     machine.add_argument("--topology", metavar="NAME", help="a TPU slice, such as v5e:4x4")
     machine.add_argument("--devices", metavar="NxNAME", help="GPUs of one node, such as 8xH200")
-    add("--price_per_chip_hour", type=float, metavar="DOLLARS", help="instead of the built-in price")
+    add("--price_per_chip_hour", type=float, metavar="DOLLARS", help="not the built-in price")
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
     add("--proposals", type=int, default=_PROPOSALS, metavar="N",
         help="changes to find where it does not fit (default: %(default)s, 0: none)")  # fmt: skip
