@@ -1,6 +1,6 @@
 """Turns a study directory into a report: CSV, Markdown, figures and one self-contained page.
 
-    python -m t5x_ext.report STUDY_DIR [--json]
+    python -m t5x_ext.report STUDY_DIR [--target SCORE ...] [--json]
 
 Writes STUDY_DIR/report/: index.html, report.md, results.csv, summary.csv and the figures scores,
 differences and categories as PNG and SVG. Cells that have not finished are left out and counted.
@@ -17,11 +17,17 @@ from pathlib import Path
 from t5x_ext.errors import ConfigError
 
 
-def write_report(study_dir: str | Path) -> dict[str, object]:
+def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, object]:
     """Reads a study and writes its report.
 
+    Args:
+        study_dir: as written by t5x_ext.study.
+        targets: ROUGE-L scores in percent to answer "how many more labels" for; where empty, the
+            next points above what the largest budget reached.
+
     Returns:
-        The summary: claim, points, differences, crossings, and the path of the page (`page`).
+        The summary: claim, points, differences, crossings, learning curves, and the path of the
+        page (`page`).
 
     Raises:
         ConfigError: the study cannot be read, or the report not written.
@@ -30,7 +36,7 @@ def write_report(study_dir: str | Path) -> dict[str, object]:
     from t5x_ext.reports import content, csv_files, html, markdown, plots
     from t5x_ext.reports.study_files import read_study
 
-    findings = content.find(read_study(study_dir))
+    findings = content.find(read_study(study_dir), targets)
     study, grid = findings.study, findings.grids["rougeL"]
     out = Path(study_dir) / "report"
     try:
@@ -58,15 +64,30 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study_dir", metavar="STUDY_DIR", help="directory written by t5x_ext.study")
+    parser.add_argument(
+        "--target",
+        metavar="SCORE",
+        type=_score,
+        action="append",
+        default=[],
+        help="how many labels for this ROUGE-L score, 0 to 100; may be given several times",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     return parser
+
+
+def _score(text: str) -> float:
+    score = float(text)
+    if not 0 <= score <= 100:  # not a number is refused too
+        raise argparse.ArgumentTypeError(f"{text}; allowed: 0 to 100")
+    return score
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
     try:
-        findings = write_report(args.study_dir)
+        findings = write_report(args.study_dir, args.target)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from t5x_ext.metrics.aggregate import Interval
 from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports import note_tables, paper_tables, tables
+from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import (
     Claim,
     Comparison,
@@ -17,6 +20,8 @@ from t5x_ext.reports.comparisons import (
 )
 from t5x_ext.reports.crossings import Crossing, find_crossings
 from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Section
+from t5x_ext.reports.instances import instance_intervals
+from t5x_ext.reports.learning_curves import LearningCurve, fit_learning_curves
 from t5x_ext.reports.samples import pick_samples
 from t5x_ext.reports.score_grid import ScoreGrid, build_grid
 from t5x_ext.reports.study_files import SETTINGS, Study
@@ -27,7 +32,9 @@ class Findings:
     """Everything computed from a study.
 
     `grids` (one per metric) hold every task; `clean` leaves out leaked tasks, and the claim, the
-    comparisons and the crossings rest on it.
+    comparisons, the crossings and the learning curves rest on it. `over_instances` has what
+    `instance_intervals` found, and `targets` are scores that labels are asked for (of a learning
+    curve's own choice where empty).
     """
 
     study: Study
@@ -36,11 +43,14 @@ class Findings:
     by_budget: list[Comparison]
     over_budgets: list[Comparison]
     crossings: list[Crossing]
+    curves: list[LearningCurve]
+    over_instances: dict[tuple[str, str], Interval]
+    targets: tuple[float, ...]
     claim: Claim
 
 
-def find(study: Study) -> Findings:
-    """Computes all numbers of the report; a pure function of the study's files."""
+def find(study: Study, targets: Sequence[float] = ()) -> Findings:
+    """Computes all numbers of the report; a pure function of the study's files and `targets`."""
     clean = build_grid(study, without=study.leaked_tasks)
     over_budgets = compare_over_budgets(study, clean)
     return Findings(
@@ -50,6 +60,9 @@ def find(study: Study) -> Findings:
         by_budget=compare_at_equal_budgets(study, clean),
         over_budgets=over_budgets,
         crossings=find_crossings(study, clean),
+        curves=fit_learning_curves(study, clean),
+        over_instances=instance_intervals(study),
+        targets=tuple(targets),
         claim=state_claim(over_budgets),
     )
 
@@ -62,6 +75,7 @@ def build_document(findings: Findings) -> Document:
         Section("Score against budget", tuple(_scores(findings, settings))),
         Section("At equal budget", tuple(_differences(findings))),
         Section("Data needed to pass a baseline", tuple(_crossings(findings))),
+        Section("Labels needed for a score", tuple(_needs(findings))),
         Section("By category", tuple(_categories(findings, settings))),
         Section(
             "Beside the paper",
@@ -117,15 +131,18 @@ def _scores(findings: Findings, settings: list[str]) -> list[Block]:
     if study.leaked_tasks:
         blocks.append(Paragraph(_leak_text(study), warning=True))
     blocks.append(
-        Picture(
-            "scores",
+        score_chart(
+            study,
+            findings.grids["rougeL"],
             "Mean over tasks against training examples per task. Bands and whiskers: 95 % "
             "bootstrap intervals over tasks and seeds, mostly the spread between tasks. Dashed: "
             "baselines; a horizontal line continues a baseline trained at one budget only.",
             "Line plot of ROUGE-L against training examples per task, a panel for each setting",
         )
     )
-    return blocks + [tables.score_table(findings.grids, s) for s in settings]
+    return blocks + [
+        tables.score_table(findings.grids, findings.over_instances, s) for s in settings
+    ]
 
 
 def _leak_text(study: Study) -> str:
@@ -147,13 +164,27 @@ def _differences(findings: Findings) -> list[Block]:
         "Differences in ROUGE-L at equal budget with their intervals",
     )
     trained = [c for c in findings.over_budgets if len(c.budgets) > 1]
-    return [picture, tables.comparison_table([*findings.by_budget, *trained])]
+    return [picture, *tables.comparison_tables([*findings.by_budget, *trained])]
 
 
 def _crossings(findings: Findings) -> list[Block]:
     if not findings.crossings:
         return [Paragraph("No baseline and proposed arm share finished tasks yet.")]
     return [*tables.crossing_tables(findings.crossings)]
+
+
+def _needs(findings: Findings) -> list[Block]:
+    if not findings.curves:
+        return [Paragraph("No proposed arm was trained on any budget yet.")]
+    blocks: list[Block] = []
+    for curve in findings.curves:
+        arm = curve.point.arm
+        if curve.refusal:
+            text = f"{arm.setting}, “{arm.label}”: no answer, because {curve.refusal}."
+            blocks.append(Paragraph(text))
+        else:
+            blocks.append(tables.need_table(curve, findings.targets or curve.targets))
+    return blocks
 
 
 def _categories(findings: Findings, settings: list[str]) -> list[Block]:
@@ -207,6 +238,7 @@ def summary(findings: Findings) -> dict[str, Any]:
         "differences": [_comparison_json(c) for c in findings.by_budget],
         "differences_over_budgets": [_comparison_json(c) for c in findings.over_budgets],
         "crossings": [_crossing_json(crossing) for crossing in findings.crossings],
+        "learning_curves": [_curve_json(curve, findings.targets) for curve in findings.curves],
     }
 
 
@@ -227,5 +259,20 @@ def _crossing_json(crossing: Crossing) -> dict[str, Any]:
     fields = asdict(crossing) | {"times_fewer_labels": crossing.times_fewer_labels}
     fields |= {"arm": crossing.arm.name, "baseline": crossing.baseline.name}
     fields["setting"] = crossing.arm.setting
+    return _without_infinity(fields)
+
+
+def _curve_json(curve: LearningCurve, targets: Sequence[float]) -> dict[str, Any]:
+    return {
+        "setting": curve.point.arm.setting,
+        "arm": curve.point.arm.name,
+        "labels_per_task": curve.labels.tolist(),
+        "refusal": curve.refusal,
+        "ceiling": None if curve.refusal else asdict(curve.ceiling),
+        "needs": [_without_infinity(asdict(curve.need(s))) for s in targets or curve.targets],
+    }
+
+
+def _without_infinity(fields: dict[str, Any]) -> dict[str, Any]:
     infinite = [k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)]
     return fields | dict.fromkeys(infinite)

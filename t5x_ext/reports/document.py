@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from t5x_ext.reports.comparisons import Claim
+from t5x_ext.reports.looks import Look
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Table:
     """Rows of text. Columns from `text_columns` on are numbers and aligned right.
 
     `groups`, if there are any, are headings over several columns: (text, number of columns).
+    `setting`, and `categories` for each row, are what a reader can narrow the page down to.
     """
 
     caption: str
@@ -32,6 +34,8 @@ class Table:
     text_columns: int = 1
     strong_rows: frozenset[int] = frozenset()
     groups: tuple[tuple[str, int], ...] = ()
+    setting: str = ""
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,47 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A measured value at `x` with its interval, percent; `text` is shown when pointed at."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in a panel, marks from left to right."""
+
+    label: str
+    look: Look
+    baseline: bool
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot with a logarithmic x axis; `category` is empty for all tasks together."""
+
+    title: str
+    setting: str
+    category: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    ticks: tuple[tuple[float, str], ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Chart(Picture):
+    """A figure that can be asked for its values where the medium allows, else a picture."""
+
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One test instance with what each model answered."""
 
@@ -53,7 +98,7 @@ class Sample:
     answers: tuple[tuple[str, str, float], ...]  # (model label, text, ROUGE-L in percent)
 
 
-Block = Paragraph | Table | Picture | Sample
+Block = Paragraph | Table | Picture | Chart | Sample
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,28 @@
-"""A report as one HTML file: style and pictures inside, no request to anywhere, no script."""
+"""A report as one HTML file: style, script and pictures inside, no request to anywhere.
+
+The page is complete without its script (report.js), which adds values under the pointer and the
+choice of a setting and a category. No other script can run: the policy names this one's hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from html import escape
 from importlib import resources
 from pathlib import Path
 
-from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Sample, Section, Table
+from t5x_ext.reports.document import (
+    Block,
+    Chart,
+    Document,
+    Paragraph,
+    Picture,
+    Sample,
+    Section,
+    Table,
+)
+from t5x_ext.reports.svg import draw_key, draw_panel
 
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
 
@@ -26,14 +41,20 @@ def render(document: Document, pictures: Path) -> str:
     claim = document.claim
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in claim.sentences)
     sections = "\n".join(_section(section, pictures) for section in document.sections)
-    style = resources.files("t5x_ext.reports").joinpath("report.css").read_text(encoding="utf-8")
+    contents = "".join(
+        f'<a href="#{_anchor(section)}">{escape(section.title)}</a>'
+        for section in document.sections
+    )
+    style, script = (_packaged(name) for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+ script-src 'sha256-{digest}'">
 <title>{escape(document.title)}</title>
 <style>
 {style}</style>
@@ -46,19 +67,32 @@ def render(document: Document, pictures: Path) -> str:
 <ul>{sentences}</ul>
 </div>
 <dl class="facts">{facts}</dl>
+<nav>{contents}</nav>
+{_controls(document)}
 {sections}
 </main>
+<div id="tip" role="status" hidden></div>
+<script>{script}</script>
 </body>
 </html>
 """
+
+
+def _packaged(name: str) -> str:
+    return resources.files("t5x_ext.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _anchor(section: Section) -> str:
+    return section.title.lower().replace(" ", "-")
 
 
 def _section(section: Section, pictures: Path) -> str:
     blocks = "\n".join(_block(block, pictures) for block in section.blocks)
     title = f"<h2>{escape(section.title)}</h2>"
     if section.folded:
-        return f"<details><summary>{title}</summary>\n{blocks}\n</details>"
-    return f"<section>{title}\n{blocks}\n</section>"
+        start = f'<details id="{_anchor(section)}"><summary>{title}</summary>'
+        return f"{start}\n{blocks}\n</details>"
+    return f'<section id="{_anchor(section)}">{title}\n{blocks}\n</section>'
 
 
 def _block(block: Block, pictures: Path) -> str:
@@ -67,18 +101,20 @@ def _block(block: Block, pictures: Path) -> str:
         return f"<p{kind}>{escape(block.text)}</p>"
     if isinstance(block, Table):
         return _table(block)
+    if isinstance(block, Chart):
+        return _chart(block)
     if isinstance(block, Picture):
         return _picture(block, pictures)
     return _sample(block)
 
 
 def _table(table: Table) -> str:
-    def row(cells: tuple[str, ...], tag: str, strong: bool = False) -> str:
+    def row(cells: tuple[str, ...], tag: str, attributes: str = "") -> str:
         kinds = ("" if i < table.text_columns else ' class="n"' for i in range(len(cells)))
         body = "".join(
             f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
         )
-        return f'<tr class="strong">{body}</tr>' if strong else f"<tr>{body}</tr>"
+        return f"<tr{attributes}>{body}</tr>"
 
     groups = "".join(
         f'<th class="g" colspan="{columns}">{escape(text)}</th>' for text, columns in table.groups
@@ -86,12 +122,62 @@ def _table(table: Table) -> str:
     # "ROUGE-1" is one word; a browser would break it at its hyphen.
     header = tuple(cell.replace("ROUGE-", "ROUGE\u2011") for cell in table.header)
     head = (f"<tr>{groups}</tr>" if groups else "") + row(header, "th")
-    rows = "\n".join(row(r, "td", i in table.strong_rows) for i, r in enumerate(table.rows))
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<div class="table"><table><caption>{escape(table.caption)}</caption>'
-        f"<thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{note}"
+    rows = "\n".join(
+        row(cells, "td", _row_attributes(table, i)) for i, cells in enumerate(table.rows)
     )
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    setting = f' data-setting="{escape(table.setting)}"' if table.setting else ""
+    return (
+        f'<div{setting}><div class="table"><table><caption>{escape(table.caption)}</caption>'
+        f"<thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
+    )
+
+
+def _row_attributes(table: Table, row: int) -> str:
+    strong = ' class="strong"' if row in table.strong_rows else ""
+    if row < len(table.categories):
+        return f'{strong} data-category="{escape(table.categories[row])}"'
+    return strong
+
+
+def _chart(chart: Chart) -> str:
+    panels = "\n".join(
+        f'<div class="panel" data-setting="{panel.setting}" '
+        f'data-category="{escape(panel.category)}"{" hidden" if panel.category else ""}>'
+        f"{draw_panel(panel)}</div>"
+        for panel in chart.panels
+    )
+    keys = {line.label: draw_key(line) for panel in chart.panels for line in panel.lines}
+    legend = "".join(f"<li>{key}{escape(label)}</li>" for label, key in keys.items())
+    return (
+        f'<figure class="chart" role="group" aria-label="{escape(chart.alt)}">'
+        f'<ul class="legend">{legend}</ul><div class="panels">{panels}</div>'
+        '<p id="nothing" hidden>No score for this choice.</p>'
+        f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
+    )
+
+
+def _controls(document: Document) -> str:
+    """What the script works with; hidden until it runs."""
+    blocks = [block for section in document.sections for block in section.blocks]
+    panels = [panel for block in blocks if isinstance(block, Chart) for panel in block.panels]
+    settings = list(dict.fromkeys(panel.setting for panel in panels))
+    categories = list(dict.fromkeys(panel.category for panel in panels))
+    parts = []
+    if len(settings) > 1:
+        buttons = "".join(
+            f'<label><input type="radio" name="setting" value="{value}"'
+            f"{'' if value else ' checked'}>{text}</label>"
+            for value, text in [("", "Both"), *((each, each) for each in settings)]
+        )
+        parts.append(f"<fieldset><legend>Setting</legend>{buttons}</fieldset>")
+    if len(categories) > 1:
+        options = "".join(
+            f'<option value="{escape(each)}">{escape(each) or "All tasks"}</option>'
+            for each in categories
+        )
+        parts.append(f'<label>Category <select name="category">{options}</select></label>')
+    return f'<form class="controls" autocomplete="off" hidden>{"".join(parts)}</form>'
 
 
 def _picture(picture: Picture, pictures: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -12,13 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from t5x_ext.reports.comparisons import Comparison, budget_text, budgets_phrase
+from t5x_ext.reports.looks import SETTING_TITLES, BudgetAxis, Look, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTINGS, Arm, Study
 
-# Okabe and Ito's palette, told apart under every common colour blindness and in grey by its
-# lightness; each colour also keeps a marker of its own.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _INK, _FAINT = "#222b36", "#d9dee5"
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -44,21 +40,6 @@ _STYLE = {
 _PANEL_WIDTH = 4.6  # inches
 
 
-@dataclass(frozen=True)
-class _Look:
-    colour: str
-    marker: str
-
-
-def _looks(study: Study) -> dict[str, _Look]:
-    """A colour and marker per arm label, proposed arms first; both settings share them."""
-    labels = dict.fromkeys(a.label for a in sorted(study.arms, key=lambda arm: arm.baseline))
-    return {
-        label: _Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
-        for i, label in enumerate(labels)
-    }
-
-
 def _arms(study: Study, setting: str) -> list[Arm]:
     return [arm for arm in study.arms if arm.setting == setting]
 
@@ -69,7 +50,7 @@ def _panels(study: Study, grid: ScoreGrid, height: float, **axes) -> tuple[Figur
     figure = Figure(figsize=(_PANEL_WIDTH * max(len(settings), 1.3), height), layout="constrained")
     panels = figure.subplots(1, len(settings), squeeze=False, **axes)[0]
     for setting, panel in zip(settings, panels, strict=True):
-        panel.set_title({"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}[setting])
+        panel.set_title(SETTING_TITLES[setting])
     return figure, dict(zip(settings, panels, strict=True))
 
 
@@ -97,20 +78,21 @@ def plot_scores(study: Study, grid: ScoreGrid) -> Figure:
     marker where they were trained at one budget only. Zero-shot stands at the left edge.
     """
     with matplotlib.rc_context(_STYLE):
-        looks = _looks(study)
+        looks = looks_of(study)
         figure, panels = _panels(study, grid, 4.2, sharey=True)
         for setting, panel in panels.items():
             points = [p for p in grid.points if p.arm.setting == setting]
-            trained = [p.labels_per_task for p in points if p.labels_per_task > 0] or [1.0]
-            zero_at = min(trained) / 4
+            axis = budget_axis(points)
             panel.set_xscale("log")
-            left = zero_at if any(p.zero_shot for p in points) else min(trained)
-            panel.set_xlim(left / 1.4, max(trained) * 1.4)
+            panel.set_xlim(*axis.limits)
             for i, arm in enumerate(_arms(study, setting)):
                 # Arms trained on the same budgets stand a little apart, or whiskers would overlap.
                 shift = 1 + 0.03 * i
-                _draw_curve(panel, grid, grid.curve(arm.name), looks[arm.label], zero_at, shift)
-            _label_budgets(panel, points, zero_at)
+                _draw_curve(panel, grid, grid.curve(arm.name), looks[arm.label], axis, shift)
+            panel.set_xticks(*zip(*axis.ticks, strict=True))
+            panel.set_xticks([], minor=True)
+            if any(point.zero_shot for point in points):
+                panel.axvline(axis.zero_at * 2, color=_FAINT, linewidth=1, linestyle=":")
             panel.set_xlabel("training examples per task (mean)")
             panel.grid(axis="x", visible=False)
         next(iter(panels.values())).set_ylabel("ROUGE-L, mean over tasks")
@@ -122,14 +104,14 @@ def _draw_curve(
     panel: Axes,
     grid: ScoreGrid,
     points: list[Point],
-    look: _Look,
-    zero_at: float,
+    look: Look,
+    axis: BudgetAxis,
     shift: float,
 ) -> None:
     if not points:
         return
     arm = points[0].arm
-    x = [shift * (zero_at if p.zero_shot else p.labels_per_task) for p in points]
+    x = [shift * axis.place(point) for point in points]
     intervals = [grid.interval(point) for point in points]
     means = np.array([interval.mean for interval in intervals])
     low = np.array([interval.low for interval in intervals])
@@ -148,25 +130,10 @@ def _draw_curve(
     panel.plot(x, means, linewidth=1.4, linestyle=(0, (5, 2)), zorder=3, **style)
 
 
-def _label_budgets(panel: Axes, points: Sequence[Point], zero_at: float) -> None:
-    """Ticks where the budgets lie; names that would overlap share one tick."""
-    names: dict[float, list[str]] = {}
-    for point in sorted(points, key=lambda p: p.labels_per_task):
-        x = zero_at if point.zero_shot else point.labels_per_task
-        near = next((at for at in names if abs(np.log(at / x)) < 0.18), x)
-        name = "0-shot" if point.zero_shot else budget_text(point.budget)
-        if name not in names.setdefault(near, []):
-            names[near].append(name)
-    panel.set_xticks(list(names), [", ".join(texts) for texts in names.values()])
-    panel.set_xticks([], minor=True)
-    if any(point.zero_shot for point in points):
-        panel.axvline(zero_at * 2, color=_FAINT, linewidth=1, linestyle=":")
-
-
 def plot_differences(study: Study, comparisons: Sequence[Comparison]) -> Figure:
     """Proposed minus baseline at equal budget, a row per comparison, intervals over 0 or not."""
     with matplotlib.rc_context(_STYLE):
-        looks = _looks(study)
+        looks = looks_of(study)
         figure = Figure(figsize=(7.6, 0.9 + 0.3 * len(comparisons)), layout="constrained")
         panel = figure.subplots()
         panel.axvline(0, color=_INK, linewidth=1)
@@ -212,7 +179,7 @@ def category_points(study: Study, grid: ScoreGrid, setting: str) -> list[Point]:
 def plot_categories(study: Study, grid: ScoreGrid) -> Figure:
     """Bars of ROUGE-L by category, an arm a colour; dots are the single tasks."""
     with matplotlib.rc_context(_STYLE):
-        looks = _looks(study)
+        looks = looks_of(study)
         counts = {c: grid.categories.count(c) for c in dict.fromkeys(grid.categories)}
         categories = sorted(counts, key=lambda category: (-counts[category], category))
         bars = max(len(category_points(study, grid, setting)) for setting in SETTINGS)
@@ -237,7 +204,7 @@ def _draw_bars(
     panel: Axes,
     grid: ScoreGrid,
     point: Point,
-    look: _Look,
+    look: Look,
     categories: Sequence[str],
     index: int,
     bars: int,

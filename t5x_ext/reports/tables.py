@@ -10,6 +10,7 @@ from t5x_ext.metrics.aggregate import Interval
 from t5x_ext.reports.comparisons import Comparison, budget_text, signed
 from t5x_ext.reports.crossings import Crossing
 from t5x_ext.reports.document import Table
+from t5x_ext.reports.learning_curves import LearningCurve, Need
 from t5x_ext.reports.plots import category_points
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
@@ -29,8 +30,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.01 or share == 0 else f"{100 * share:.2g} %"
 
 
-def score_table(grids: dict[str, ScoreGrid], setting: str) -> Table:
-    """Every point of one setting with all metrics; `grids` has one grid per metric."""
+def score_table(
+    grids: dict[str, ScoreGrid], over_instances: dict[tuple[str, str], Interval], setting: str
+) -> Table:
+    """Every point of one setting with all metrics.
+
+    Args:
+        grids: one per metric.
+        over_instances: intervals by (arm, budget); points may be missing.
+        setting: STL or MTL.
+    """
     rows, strong = [], set()
     for point in (p for p in grids["rougeL"].points if p.arm.setting == setting):
         others = (
@@ -38,6 +47,7 @@ def score_table(grids: dict[str, ScoreGrid], setting: str) -> Table:
             for metric in ("rouge1", "exact_match")
         )
         there = ~np.isnan(point.scores)
+        instances = over_instances.get((point.arm.name, point.budget))
         if not point.arm.baseline:
             strong.add(len(rows))
         rows.append(
@@ -47,6 +57,7 @@ def score_table(grids: dict[str, ScoreGrid], setting: str) -> Table:
                 f"{point.labels_per_task:.0f}",
                 percent(point.share),
                 interval_text(grids["rougeL"].interval(point)),
+                f"[{instances.low:.2f}, {instances.high:.2f}]" if instances else ABSENT,
                 *(f"{np.nanmean(other.scores):.2f}" for other in others),
                 f"{there.sum()} of {there.size}",
             )
@@ -58,25 +69,36 @@ def score_table(grids: dict[str, ScoreGrid], setting: str) -> Table:
             "budget",
             "labels per task",
             "share of data",
-            "ROUGE-L [95 % interval]",
+            "ROUGE-L [95 % over tasks]",
+            "[95 % over instances]",
             "ROUGE-1",
             "exact match",
             "scores",
         ),
         tuple(rows),
-        note="Means over all scores, of which there is one per task and seed. The intervals "
-        "resample tasks and seeds: they say how far scores would move with other tasks, and are "
-        "much wider than the uncertainty of a difference between two models on the same tasks.",
+        note="Means over all scores, of which there is one per task and seed. The interval over "
+        "tasks resamples tasks and seeds: it says how far scores would move with other tasks, and "
+        "is much wider than the uncertainty of a difference between two models on the same tasks. "
+        "The interval over instances keeps tasks and trained models and resamples the test "
+        "instances of each task: what other test questions would change.",
         text_columns=1,
         strong_rows=frozenset(strong),
+        setting=setting,
     )
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Differences at equal budget, in words and numbers."""
+def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Differences at equal budget, in words and numbers, a table per setting."""
+    settings = dict.fromkeys(c.arm.setting for c in comparisons)
+    return [
+        _comparison_table(setting, [c for c in comparisons if c.arm.setting == setting])
+        for setting in settings
+    ]
+
+
+def _comparison_table(setting: str, comparisons: Sequence[Comparison]) -> Table:
     rows = tuple(
         (
-            c.arm.setting,
             f"{c.arm.label} − {c.baseline.label}",
             ", ".join(budget_text(budget) for budget in c.budgets),
             signed(c.difference.mean),
@@ -87,9 +109,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         for c in comparisons
     )
     return Table(
-        "Difference at equal budget, ROUGE-L points",
+        f"{setting}: difference at equal budget, ROUGE-L points",
         (
-            "setting",
             "proposed − baseline",
             "budget",
             "difference",
@@ -99,10 +120,10 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         ),
         rows,
         note="Paired: each task and seed of one model with the same task and seed of the other. "
-        "“Unclear” means that the interval includes 0. The intervals are one by one, not adjusted "
-        "for their number.",
-        text_columns=2,
+        "“Unclear” means that the interval, over tasks and seeds, includes 0. The intervals are "
+        "one by one, not adjusted for their number.",
         strong_rows=frozenset(i for i, c in enumerate(comparisons) if len(c.budgets) > 1),
+        setting=setting,
     )
 
 
@@ -126,6 +147,7 @@ def crossing_tables(crossings: Sequence[Crossing]) -> list[Table]:
             note="Read off the curve between budgets, along the logarithm of the data. “≤”: the "
             "smallest trained budget is already above. “Not reached”: no budget tried is enough.",
             groups=(("", 1), ("of the baseline", 3), ("needed", 4)),
+            setting=arm.setting,
         )
         for name, arm in arms.items()
     ]
@@ -147,14 +169,49 @@ def _crossing_row(crossing: Crossing) -> tuple[str, ...]:
     )
 
 
+def need_table(curve: LearningCurve, targets: Sequence[float]) -> Table:
+    """Labels per task for each of these scores, read off a fitted curve."""
+    arm, ceiling = curve.point.arm, curve.ceiling
+    return Table(
+        f"{arm.setting}: labels that “{arm.label}” needs for a score",
+        ("ROUGE-L wanted", "answer", "labels per task", "95 % interval", "more than now"),
+        tuple(_need_row(curve, curve.need(score)) for score in targets),
+        note=f"From a saturating power law through {len(curve.labels)} budgets and {curve.tasks} "
+        f"tasks, which rises to {interval_text(ceiling)} and is trusted up to {curve.limit:,.0f} "
+        f"labels per task. “More than now”: than the largest budget, {curve.labels[-1]:,.0f} "
+        f"labels per task with {curve.scores[-1]:.2f} ROUGE-L. The interval is over how tasks and "
+        "seeds respond to labels; how hard the tasks are is taken as given.",
+        text_columns=2,
+        setting=arm.setting,
+    )
+
+
+def _need_row(curve: LearningCurve, need: Need) -> tuple[str, ...]:
+    score = f"{need.score:.2f}"
+    if need.refusal:
+        return (score, f"no answer: {need.refusal}", ABSENT, ABSENT, ABSENT)
+    if need.at_most:
+        return (score, "the smallest budget is enough", f"≤ {need.labels:,.0f}", ABSENT, ABSENT)
+    times = need.labels / curve.labels[-1]
+    high = f"{need.high:,.0f}" if np.isfinite(need.high) else f"more than {curve.limit:,.0f}"
+    return (
+        score,
+        f"{times:.2f} times the largest budget",
+        f"{need.labels:,.0f}",
+        f"{need.low:,.0f} to {high}",
+        f"{max(0.0, need.labels - curve.labels[-1]):,.0f}",
+    )
+
+
 def category_table(grid: ScoreGrid, setting: str) -> Table:
     """Each category's mean over its tasks, a column per arm and budget."""
     points = [p for p in grid.points if p.arm.setting == setting]
     means = [grid.category_means(point) for point in points]
     counts = {c: grid.categories.count(c) for c in dict.fromkeys(grid.categories)}
+    categories = tuple(sorted(counts, key=lambda c: (-counts[c], c)))
     rows = tuple(
         (category, str(counts[category]), *_cells(found.get(category) for found in means))
-        for category in sorted(counts, key=lambda c: (-counts[c], c))
+        for category in categories
     )
     overall = _cells(float(np.nanmean(point.scores)) for point in points)
     labels = [p.arm.label for p in points]
@@ -165,6 +222,8 @@ def category_table(grid: ScoreGrid, setting: str) -> Table:
         (*rows, ("All", str(len(grid.tasks)), *overall)),
         strong_rows=frozenset({len(rows)}),
         groups=(("", 2), *spans.items()),
+        setting=setting,
+        categories=categories,
     )
 
 
@@ -179,7 +238,12 @@ def task_table(study: Study, grid: ScoreGrid, setting: str) -> Table:
         rows.append((task + (" (leaked)" if task in leaked else ""), category, *_cells(means)))
     heads = (f"{p.arm.label} @ {budget_text(p.budget)}" for p in points)
     return Table(
-        f"{setting}: ROUGE-L by task", ("task", "category", *heads), tuple(rows), text_columns=2
+        f"{setting}: ROUGE-L by task",
+        ("task", "category", *heads),
+        tuple(rows),
+        text_columns=2,
+        setting=setting,
+        categories=grid.categories,
     )
 
 

@@ -44,7 +44,8 @@ def score_of(arm: str, budget: str, seed: int, task: int) -> float:
     return MEANS[arm, budget] + TASK_OFFSETS[task] + SEED_OFFSETS[seed]
 
 
-def _prediction(task: str, category: str, index: int) -> dict:
+def _prediction(task: str, category: str, index: int, score: float) -> dict:
+    """A row; instances score `score` on average, half of them 5 above and half 5 below."""
     return {
         "task": task,
         "category": category,
@@ -53,6 +54,7 @@ def _prediction(task: str, category: str, index: int) -> dict:
         "references": ["right answer"],
         "prediction": "right answer" if index % 2 else "<script>alert('x')</script> `=1+1`",
         "truncated": False,
+        "score": {"rougeL": (score + (5 if index % 2 else -5)) / 100},
     }
 
 
@@ -129,7 +131,7 @@ def write_cell(root: Path, place, setting: str, initial: str, members: list[int]
         "scores": {"by_task": by_task},
     }
     rows = [
-        _prediction(TASKS[i][0], TASKS[i][1], index)
+        _prediction(TASKS[i][0], TASKS[i][1], index, score(arm, budget, seed, i))
         for i in members
         for index in range(TEST_INSTANCES)
     ]
@@ -167,5 +169,19 @@ def edit_cell() -> Callable[..., None]:
         assert paths
         for path in paths:
             path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return edit
+
+
+@pytest.fixture
+def edit_predictions() -> Callable[..., None]:
+    """Changes every row in the predictions files whose cell directory matches a pattern."""
+
+    def edit(root: Path, change: Callable[[dict], dict], pattern: str = "*") -> None:
+        paths = list(root.glob(f"cells/{pattern}/predictions.jsonl"))
+        assert paths
+        for path in paths:
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(row | change(row)) + "\n" for row in rows))
 
     return edit

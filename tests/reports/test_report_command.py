@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from t5x_ext import report
-from t5x_ext.reports import csv_files, markdown, paper
+from t5x_ext.reports import csv_files, html, markdown, paper
 from t5x_ext.reports.document import Sample
 
 
 class _Tags(HTMLParser):
     """Collects tags, links and whether every tag is closed in order."""
 
-    VOID = {"meta", "img"}
+    VOID = {"meta", "img", "input"}
 
     def __init__(self):
         super().__init__()
@@ -42,15 +45,41 @@ def test_all_files_are_there(reported):
     assert (reported / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_page_is_one_file_without_scripts_or_requests(reported):
+def test_page_is_one_file_without_requests(reported):
     page = (reported / "index.html").read_text()
     tags = _Tags()
     tags.feed(page)
     assert tags.open == []
-    assert "script" not in tags.tags and "link" not in tags.tags
-    assert len(tags.links) == 3
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in tags.links)
+    assert "link" not in tags.tags
+    outside = [link for link in tags.links if not link.startswith("#")]
+    assert len(outside) == 2
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in outside)
     assert "url(" not in page and "@import" not in page
+    assert len(page) < 500_000
+
+
+def test_only_the_packaged_script_may_run(reported):
+    page = (reported / "index.html").read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert scripts == [(Path(html.__file__).parent / "report.js").read_text()]
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy"\s+content="([^"]*)"', page)
+    assert re.findall(r"script-src [^;]*", policy) == [f"script-src 'sha256-{digest}'"]
+    assert "default-src 'none'" in policy
+    assert not re.search(r"<[^>]*\son[a-z]+=", page)
+
+
+def test_page_is_complete_without_its_script(reported):
+    page = (reported / "index.html").read_text()
+    panels = re.findall(
+        r'<div class="panel" data-setting="(\w+)" data-category="([^"]*)"(.*?)>', page
+    )
+    shown = [(setting, category) for setting, category, hidden in panels if not hidden]
+    assert shown == [("STL", ""), ("MTL", "")]
+    assert len(panels) == 2 * (1 + 3)
+    # Every value is there as text, for the browser's own tooltips.
+    assert "<title>Instruction-tuned\nROUGE-L 60.00 [54.67, 65.67]\n" in page
+    assert '<form class="controls" autocomplete="off" hidden>' in page
 
 
 def test_model_output_is_escaped_in_page_and_markdown(reported):
@@ -163,6 +192,23 @@ def test_json_is_one_object(study_dir, capsys):
     findings = json.loads(capsys.readouterr().out)
     assert findings["finished_cells"] == 74
     assert findings["page"].endswith("report/index.html")
+
+
+def test_targets_are_answered_or_refused_in_words(study_dir, capsys):
+    assert report.main([str(study_dir), "--target", "55", "--json"]) == 0
+    curves = json.loads(capsys.readouterr().out)["learning_curves"]
+    assert [curve["arm"] for curve in curves] == ["stl", "mtl"]
+    reason = "2 budgets of different size were tried; a curve with a ceiling needs 4"
+    assert {curve["needs"][0]["refusal"] for curve in curves} == {reason}
+    assert f"no answer, because {reason}." in (study_dir / "report/index.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["101", "-1", "nan", "high"])
+def test_target_that_is_no_score_is_a_usage_error(text, capsys):
+    with pytest.raises(SystemExit) as error:
+        report.main(["anywhere", f"--target={text}"])
+    assert error.value.code == 2
+    assert "argument --target" in capsys.readouterr().err
 
 
 def test_wrong_directory_is_one_line(tmp_path, capsys):

@@ -1,0 +1,59 @@
+"""How far scores would move with other test instances of the same tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.aggregate import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
+from t5x_ext.metrics.predictions import read_predictions
+from t5x_ext.reports.study_files import Study
+
+_Scores = dict[str, dict[str, list[float]]]  # {task: {instance id: percent, one per seed}}
+
+
+def instance_intervals(study: Study) -> dict[tuple[str, str], Interval]:
+    """Mean over tasks at each (arm, budget), its interval over the instances of each task.
+
+    Tasks, seeds and trained models stay as they are. An instance is drawn for all seeds at once,
+    and the draws are stratified: each task keeps its number of instances.
+
+    Returns:
+        Only the points whose cells all have scored predictions on disk.
+    """
+    points: dict[tuple[str, str], list[Path]] = {}
+    for cell in study.cells:
+        path = cell.directory / "predictions.jsonl"
+        points.setdefault((cell.arm, cell.budget), []).append(path)
+    tasks = {task.name for task in study.tasks}
+    found = {point: _read(paths, tasks) for point, paths in points.items()}
+    return {point: _interval(scores) for point, scores in found.items() if scores}
+
+
+def _read(paths: list[Path], tasks: set[str]) -> _Scores:
+    """Every instance's ROUGE-L over all cells of a point; empty where some are not there."""
+    scores: _Scores = {}
+    for path in paths:
+        try:
+            rows = read_predictions(path)
+        except (OSError, ConfigError):
+            return {}
+        for row in (row for row in rows if row.task in tasks):
+            if not row.score or "rougeL" not in row.score:
+                return {}
+            by_id = scores.setdefault(row.task, {})
+            by_id.setdefault(row.id, []).append(100 * row.score["rougeL"])
+    return scores
+
+
+def _interval(scores: _Scores) -> Interval:
+    rng = np.random.default_rng(0)
+    draws, means = np.zeros(BOOTSTRAP_SAMPLES), []
+    for by_id in scores.values():
+        values = np.array([np.mean(seeds) for seeds in by_id.values()])
+        draws += values[rng.integers(len(values), size=(BOOTSTRAP_SAMPLES, len(values)))].mean(1)
+        means.append(values.mean())
+    low, high = percentile_bounds(draws / len(scores))
+    return Interval(float(np.mean(means)), low, high)
