@@ -377,21 +377,21 @@ def _window(blocks: _Blocks) -> Any:
 def _diagonals(blocks: _Blocks, bias_ref: Any, head: int) -> jax.Array:
     """Biases of this program's queries and all keys: float32 [rows, K].
 
-    Row r needs the window from entry rows - 1 - r on, so row r is rolled r places further.
+    Row r needs the window from entry rows - 1 - r on, so every row is rolled one place further. Not
+    all TPUs can roll each row by another amount: 8 rows are rolled apart, slabs of those 8 alike.
     """
     window = bias_ref[0, head : head + 1, _window(blocks)]
-    width = window.shape[1]
-    spread = jnp.broadcast_to(window, (blocks.rows, width))
-    rolled = pltpu.roll(spread, width - (blocks.rows - 1), axis=1, stride=1, stride_axis=0)
-    return rolled[:, : blocks.key_length]
+    rows, width = blocks.rows, window.shape[1]
+    apart = [
+        pltpu.roll(window, (width - (rows - 1) + row) % width, axis=1) for row in range(_SUBLANES)
+    ]
+    slab = jnp.concatenate(apart, axis=0)
+    slabs = [pltpu.roll(slab, first, axis=1) for first in range(0, rows, _SUBLANES)]
+    return jnp.concatenate([part[:, : blocks.key_length] for part in slabs], axis=0)
 
 
 def _add_diagonals(blocks: _Blocks, d_bias_ref: Any, head: int, d_logits: jax.Array) -> None:
-    """Adds every diagonal's sum to its distance: the transpose of `_diagonals`.
-
-    Rows would have to be rolled back by one place more each, which the hardware does not do in
-    that direction. So slabs of 8 rows are rolled alike and added, and only then the 8 rows apart.
-    """
+    """Adds every diagonal's sum to its distance: `_diagonals`, transposed step by step."""
     rows, width = blocks.rows, blocks.key_length + blocks.rows
     padded = jnp.concatenate([d_logits, jnp.zeros((rows, rows), jnp.float32)], axis=1)
     slab = jnp.zeros((_SUBLANES, width), jnp.float32)

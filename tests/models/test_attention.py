@@ -10,6 +10,8 @@ import pytest
 from t5x_ext.models import attention, flash_attention
 from t5x_ext.models.attention import Pattern, make_attend
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.compiling import describe_devices
+from t5x_ext.planning.devices import parse_topology
 
 HEADS, HEAD_DIM, BUCKETS = 4, 64, 32
 
@@ -86,6 +88,34 @@ def test_kernel_on_a_mesh_equals_one_device() -> None:
     assert "all-reduce" in text  # the table's gradient is summed over the devices' rows
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("lengths", [(1024, 1024), (128, 1024), (2048, 2048)])
+def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) -> None:
+    """Generations differ in memory and in what their vector units can do."""
+    pytest.importorskip("libtpu")
+    devices = describe_devices(parse_topology(topology))
+    partitioner = PjitPartitioner(model=2, devices=tuple(devices))
+    is_self = lengths[0] == lengths[1]
+
+    def loss(table, query, key, value, *segments):
+        table = table if is_self else None
+        pattern = Pattern(*segments, causal=is_self, position_table=table, bidirectional=False)
+        attend = make_attend(pattern, 8, HEAD_DIM, 0.0)
+        return jnp.sum(attend(query, key, value, None).astype(jnp.float32))
+
+    def shape(*sizes: int, dtype=jnp.bfloat16, axes=("batch", None, "joined_kv")):
+        sharding = partitioner.sharding(axes[: len(sizes)])
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+    query, key = (shape(4, length, 8 * HEAD_DIM) for length in lengths)
+    segments = [shape(4, length, dtype=jnp.int32) for length in lengths]
+    table = shape(8, BUCKETS, dtype=jnp.float32, axes=("heads", None))
+    with partitioner.activate():
+        grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+        text = grad.lower(table, query, key, key, *segments).compile().as_text()
+    assert text.count("tpu_custom_call") >= 1  # forward is not needed for the gradient of a sum
 
 
 def test_kernel_is_taken_only_where_it_fits() -> None:
