@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Collection
 
 _MAX_CHARACTERS = 1200
+# What a disk may do to any command at any time.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ESTALE}
 
 
 class ConfigError(ValueError):
@@ -72,14 +75,22 @@ def exit_status(call: Callable[[], object]) -> int:
         call: The command.
 
     Returns:
-        The exit status: 0, or 1 after a `ConfigError` or `mixtures.errors.DataError`, or 130 after
-        Ctrl-C. Other exceptions are defects and pass through with their traceback.
+        The exit status: 0, or 1 after a `ConfigError` or `mixtures.errors.DataError` or when a
+        disk is full or may not be written, or 130 after Ctrl-C. Other exceptions are defects and
+        pass through with their traceback.
     """
     try:
         call()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except OSError as error:
+        # What gin raises instead, to say in which call, has neither number nor file name.
+        cause = error if error.errno is not None else error.__context__
+        if getattr(cause, "errno", None) not in _DISK_ERRORS:
+            raise
+        print(f"error: {cause.filename or 'a file'}: {cause.strerror}", file=sys.stderr)
+        return 1
     except ValueError as error:
         # Importing mixtures imports TensorFlow, but no DataError exists before that import.
         data_errors = sys.modules.get("mixtures.errors")

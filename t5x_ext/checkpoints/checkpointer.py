@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -122,6 +126,9 @@ class Checkpointer:
 
         Returns:
             Whether a checkpoint was written: False if not due, or if the step is saved already.
+
+        Raises:
+            ConfigError: If this or an earlier save failed, see `wait`.
         """
         if not (force or self.should_save(step)) or step in self._manager.all_steps():
             return False
@@ -132,17 +139,13 @@ class Checkpointer:
             save_args = trees.map_params(lambda leaf: cast, state, lambda leaf: ocp.SaveArgs())
         self.wait()
         self._saving = step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    STATE: ocp.args.PyTreeSave(state, save_args=save_args),
-                    DATA: ocp.args.JsonSave(data_state),
-                    META: ocp.args.JsonSave(meta),
-                }
-            ),
-            force=True,
-        )
+        items = {
+            STATE: ocp.args.PyTreeSave(state, save_args=save_args),
+            DATA: ocp.args.JsonSave(data_state),
+            META: ocp.args.JsonSave(meta),
+        }
+        with self._save_errors():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._async_save:
             self.wait()
         return True
@@ -176,15 +179,23 @@ class Checkpointer:
         return restored
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises what went wrong with it, if anything."""
-        self._manager.wait_until_finished()
+        """Returns when the last save is on disk.
+
+        Raises:
+            ConfigError: If it could not be written (full disk, lost mount); earlier checkpoints
+                are still there.
+        """
+        with self._save_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finishes the last save and gives the directory free."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-        if self._lock:
-            self._lock.release()
+        """Finishes the last save and gives the directory free; raises as `wait` does."""
+        try:
+            self.wait()
+            self._manager.close()
+        finally:
+            if self._lock:
+                self._lock.release()
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -195,7 +206,26 @@ class Checkpointer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except ConfigError:
+            if error is None:  # else it is most likely about the same save
+                raise
+
+    @contextlib.contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Says in one line why a save failed, which takes TensorStore a page."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            why = os.strerror(int(code[1])) if code else first_line(error)
+            steps = saved_steps(self._dir)
+            kept = checkpoint_dir(self._dir, steps[0]).name if steps else "none"
+            raise ConfigError(
+                f"{self._dir}: step {self._saving} cannot be saved ({why}); the last good"
+                f" checkpoint is {kept}; the same command goes on from it once there is room"
+            ) from error
 
     def _finish(self) -> None:
         """Runs in Orbax's thread when all files are written, just before they become visible."""

@@ -30,13 +30,20 @@ class DirectoryLock:
 
         Raises:
             DirectoryInUse: If another process holds it.
+            ConfigError: If nothing can be written there.
         """
         self._file: TextIO | None = None
         if "://" in str(directory):
             return
         path = Path(directory) / ".lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"MODEL_DIR {directory}: cannot be written to ({error.strerror});"
+                " allowed: a directory that can, or can be created"
+            ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -48,6 +48,12 @@ def open_hf(path: str) -> Source:
     weights, stored = _read_weights(directory)
     stored = {name: tensor for name, tensor in stored.items() if name != names.UNUSED}
     cfg = _decide_config(directory, raw, stored)
+    deepest = max(cfg.num_encoder_layers, cfg.num_decoder_layers)
+    if deepest > len(stored):  # before names are made for each of perhaps billions of layers
+        raise ConfigError(
+            f"{directory / configs.CONFIG_FILE}: {deepest} layers in a stack, but {weights.name}"
+            f" has only {len(stored)} tensors"
+        )
     aliases = names.EMBEDDING_ALIASES + ((names.HEAD,) if cfg.logits_via_embedding else ())
     stored = _merge_aliases(directory, stored, (names.EMBEDDING, *aliases))
     wanted = names.placements(cfg)

@@ -38,6 +38,12 @@ def open_t5x(path: str) -> Source:
         raise ConfigError(f"{directory}: {error}") from None
     meta = {"step": stored.step} | stored.meta
     config = config_in(meta, directory) or inferred
+    for field in ("num_encoder_layers", "num_decoder_layers"):
+        if getattr(config, field) != getattr(inferred, field):
+            raise ConfigError(
+                f"{directory}: its t5_config has {field} {getattr(config, field)!r:.40}, its"
+                f" parameters {getattr(inferred, field)}"
+            )
     placed = places(config, kind)
     wanted = {
         name: jax.ShapeDtypeStruct(place.shape, np.float32)

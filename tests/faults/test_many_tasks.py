@@ -1,0 +1,64 @@
+"""Very many tiny tasks, and very long texts, within reasonable time.
+
+TASKS=100000 tries that many instead of 10,000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mixtures.errors import DataError
+from mixtures.names import find_scope
+from mixtures.own_data import read_jsonl
+from mixtures.release import Release
+
+TASKS = int(os.environ.get("TASKS", "10000"))
+
+
+def make_release(directory: Path, count: int) -> None:
+    (directory / "tasks").mkdir(parents=True)
+    lists = directory / "splits" / "default"
+    lists.mkdir(parents=True)
+    names = [f"task{number:06d}" for number in range(count)]
+    for number, name in enumerate(names):
+        task = {
+            "Categories": [f"category {number % 7}"],
+            "Definition": ["Copy."],
+            "Positive Examples": [],
+            "Negative Examples": [],
+            "Instances": [{"id": f"{name}-0", "input": "a", "output": ["a"]}],
+        }
+        (directory / "tasks" / f"{name}.json").write_text(json.dumps(task))
+    (lists / "train_tasks.txt").write_text("\n".join(names[: count // 2]))
+    (lists / "test_tasks.txt").write_text("\n".join(names[count // 2 :]))
+
+
+def test_very_many_tiny_tasks_are_all_there(tmp_path: Path) -> None:
+    make_release(tmp_path, TASKS)
+    release = Release(tmp_path)
+    began = time.monotonic()
+    scopes = {name: find_scope(name, release).tasks for name in ("pretune", "held_in")}
+    assert [len(tasks) for tasks in scopes.values()] == [TASKS // 2, TASKS - TASKS // 2]
+    categories = release.categories("test")
+    assert sum(map(len, categories.values())) == TASKS - TASKS // 2 and len(categories) == 7
+    assert len(release.fingerprint(release.names("train"))) == 64
+    with pytest.raises(DataError, match=r"has no file .* \(did you mean 'task0"):
+        release.task("task00009")
+    seconds = time.monotonic() - began
+    print(f"\n{TASKS} tasks in {seconds:.1f} s")
+    # About 0.1 ms a task on an idle machine.
+    assert seconds < 10 + TASKS / 500
+
+
+def test_a_repeated_id_is_found_among_many_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"instruction": "i", "input": "", "output": "o"}
+    ids = [*range(50_000), 7]
+    path.write_text("\n".join(json.dumps(row | {"id": number}) for number in ids))
+    with pytest.raises(DataError, match="id '7' occurs twice"):
+        read_jsonl(path)
