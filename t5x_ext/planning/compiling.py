@@ -13,7 +13,9 @@ import importlib.util
 import math
 import os
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -248,25 +250,37 @@ def _compile(
     def memory(peak: int) -> Memory:
         return Memory(params, optimizer, max(peak - params - optimizer, 0), peak)
 
+    is_tpu = _tpu_slice(machine) is not None
     start = time.monotonic()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = parse_out_of_memory(str(error))
-        if needed is None:
-            raise
-        if needed > machine.device.memory_bytes:
-            raise OutOfMemory(needed) from None
-        # The machine has more memory than the one that stands in for it.
-        return Compiled(memory(needed), None, time.monotonic() - start)
-    compile_secs = time.monotonic() - start
-    peak = _peak_bytes(compiled.memory_analysis(), _tpu_slice(machine) is not None)
-    if peak > machine.device.memory_bytes:  # a stand-in has more memory than the machine
-        raise OutOfMemory(peak)
-    module = hlo.parse(compiled.as_text())
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            compiled = lowered.compile({"xla_dump_to": dump} if is_tpu else None)
+        except jax.errors.JaxRuntimeError as error:
+            needed = parse_out_of_memory(str(error))
+            if needed is None:
+                raise
+            if needed > machine.device.memory_bytes:
+                raise OutOfMemory(needed) from None
+            # The machine has more memory than the one that stands in for it.
+            return Compiled(memory(needed), None, time.monotonic() - start)
+        compile_secs = time.monotonic() - start
+        peak = _peak_bytes(compiled.memory_analysis(), is_tpu)
+        if peak > machine.device.memory_bytes:  # a stand-in has more memory than the machine
+            raise OutOfMemory(peak)
+        module = hlo.parse(_dumped_text(dump) if is_tpu else compiled.as_text())
     return Compiled(
         memory(peak), roofline.estimate(module, machine.device, machine.count), compile_secs
     )
+
+
+def _dumped_text(directory: str) -> str:
+    """The optimised program as the TPU compiler wrote it down.
+
+    For v5p its programs cannot always be had from `Compiled.as_text`, which knows fewer forms of
+    asynchronous instructions.
+    """
+    programs = Path(directory).glob("*.jit_*.after_optimizations.txt")
+    return max(programs, key=lambda path: path.stat().st_size).read_text()
 
 
 def _peak_bytes(stats: Any, is_tpu: bool) -> int:

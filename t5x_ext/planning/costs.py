@@ -33,7 +33,7 @@ COLLECTIVES = {
 }  # fmt: skip
 
 _KERNEL = '"tpu_custom_call"'
-_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^}]*"flops":"(\d+)"')
 # A computation that overlaps a collective with other work carries copies of the collective.
 _IN_FLIGHT = re.compile(r"chain_id=|AsyncCollective")
 
