@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from t5x_ext.reports.comparisons import budget_text
 from t5x_ext.reports.document import Chart, Line, Mark, Panel
 from t5x_ext.reports.looks import SETTING_TITLES, BudgetAxis, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
@@ -66,11 +65,11 @@ def _mark(grid: ScoreGrid, point: Point, x: float, members: list[bool]) -> Mark 
         return None
     found = grid.resampler.interval(part)
     tasks = int(there.any(axis=0).sum())
-    budget = "no labels" if point.zero_shot else f"{point.labels_per_task:,.0f} labels per task"
+    labels = f"{point.labels_per_task:,.0f} labels per task, {100 * point.share:.3g} % of the data"
     text = (
         f"{point.arm.label}\n"
         f"ROUGE-L {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]\n"
-        f"budget {budget_text(point.budget)}: {budget}, {100 * point.share:.3g} % of the data\n"
+        f"{'zero-shot' if point.zero_shot else labels}\n"
         f"{tasks} task{'s' if tasks > 1 else ''}"
     )
     return Mark(x, found.mean, found.low, found.high, text)

@@ -80,7 +80,7 @@ def _draw_axes(panel: Panel, place: _Place) -> str:
     low, high = panel.y_range
     step = next((s for s in _Y_STEPS if (high - low) / s <= 6), _Y_STEPS[-1])
     parts = []
-    for value in range(int(low), int(high) + 1, step):
+    for value in range(step * math.ceil(low / step), int(high) + 1, step):
         y = place.y(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y}H{place.right}"/>')
         parts.append(f'<text class="tick y" x="{_LEFT - 7}" y="{y + 3.5}">{value}</text>')
