@@ -1,0 +1,167 @@
+"""Every message of docs/troubleshooting.md, provoked."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_checkpoints import make_all
+
+from t5x_ext.checkpoints import Checkpointer
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
+STATE = {"params": {"w": jnp.arange(4.0)}}
+
+Provoke = Callable[[Path, pytest.CaptureFixture, pytest.LogCaptureFixture], str]
+CASES: dict[str, Provoke] = {}
+
+
+def rows() -> list[str]:
+    """The messages of the page, as they stand there."""
+    cells = (re.match(r"\| `(.+?)` \| \S", line) for line in PAGE.read_text().splitlines())
+    return [cell[1] for cell in cells if cell]
+
+
+def provokes(start: str) -> Callable[[Provoke], Provoke]:
+    """Registers a case for the one row that has these words."""
+    (message,) = [row for row in rows() if start in row]
+    return lambda case: CASES.setdefault(message, case)
+
+
+def command(start: str, name: str, *arguments: str) -> None:
+    """Registers a case that is a command line; `{tmp}` stands for an empty directory."""
+
+    @provokes(start)
+    def case(tmp: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> str:
+        filled = [argument.replace("{tmp}", str(tmp)) for argument in arguments]
+        assert importlib.import_module(f"t5x_ext.{name}").main(filled) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("error: ")
+        return line
+
+
+RUN = ["train", "--gin_file=models/t5_1_1_tiny.gin", "--gin_file=runs/train.gin"]
+WHOLE = [
+    *RUN,
+    "--gin.MODEL_DIR='{tmp}/run'",
+    "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",
+    "--gin.TRAIN_STEPS=2",
+]
+
+command("TRIAN_STEPS", *RUN, "--gin.TRIAN_STEPS=9")
+command("no gin value", *RUN, "--gin.MODEL_DIR=runs/x")
+command("is required", *RUN)
+command("takes Optional", *WHOLE, "--gin.TRAIN_STEPS='9'")
+command("exactly one of", *WHOLE, "--gin.TRAIN_EPOCHS=1")
+command("cannot import", *WHOLE, "--gin_file={tmp}/from_t5x.gin")
+command("do not divide", *WHOLE, "--gin.BATCH_SIZE=12")
+command("scope", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='held_inn'")
+command("prompt", *WHOLE, "--gin.PROMPT='tk.deff'")
+command("DATA_DIR '", *WHOLE, "--gin.DATA_DIR='{tmp}/nothing'")
+command("field 'output'", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/rows.jsonl'")
+command("holds no checkpoint", "inspect", "{tmp}")
+command("do not match the model", *WHOLE, "--gin.INITIAL_CHECKPOINT_PATH='{tmp}/checkpoints/hf'")
+command("cannot be written to", *WHOLE, "--gin.MODEL_DIR='{tmp}/rows.jsonl/run'")
+
+
+@provokes("data position")
+def _other_batch_size(tmp: Path, *_: object) -> str:
+    tokens = np.arange(3, 8, dtype=np.int32)
+    examples = [Example("e", "task", "", tokens, (tokens,), "", ("x",), False)]
+
+    def batches(size: int) -> TrainBatches:
+        lengths = {"inputs": 32, "targets": 32}
+        return TrainBatches([("task", examples, 1.0)], size, lengths, pack=False, seed=0)
+
+    with pytest.raises(ConfigError) as error:
+        batches(16).restore(batches(8).state())
+    return str(error.value)
+
+
+@provokes("is in use")
+def _second_run(tmp: Path, *_: object) -> str:
+    with Checkpointer(str(tmp)), pytest.raises(ConfigError) as error:
+        Checkpointer(str(tmp))
+    return str(error.value)
+
+
+def _save(directory: Path, *steps: int) -> None:
+    with Checkpointer(str(directory)) as checkpointer:
+        for step in steps:
+            checkpointer.save(step, STATE, {}, {}, force=True)
+
+
+@provokes("cannot be saved")
+def _full_disk(tmp: Path, *_: object) -> str:
+    _save(tmp, 1)
+    large = {"params": {"w": jax.random.normal(jax.random.key(0), (1 << 18,))}}
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ConfigError) as error, Checkpointer(str(tmp)) as checkpointer:
+            checkpointer.save(2, large, {}, {}, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    with Checkpointer(str(tmp)) as checkpointer:  # the lock was given free
+        assert checkpointer.latest_step() == 1 and checkpointer.restore(STATE) is not None
+    return str(error.value)
+
+
+@provokes("cannot be read")
+def _damaged_newest(
+    tmp: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> str:
+    _save(tmp, 1, 2)
+    shutil.rmtree(tmp / "checkpoint_2" / "state" / "d")
+    with caplog.at_level(logging.WARNING), Checkpointer(str(tmp)) as checkpointer:
+        assert checkpointer.restore(STATE) is not None
+    assert (tmp / "checkpoint_2.damaged").is_dir()
+    return next(line for line in caplog.messages if "cannot be read" in line)
+
+
+def test_every_row_has_a_case() -> None:
+    assert len(rows()) >= 15
+    assert set(CASES) == set(rows())
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    make_all(directory)
+    return directory
+
+
+@pytest.mark.parametrize("message", rows())
+def test_the_page_says_what_the_programs_say(
+    message: str,
+    tmp_path: Path,
+    checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+    if "checkpoint" not in message and "in use" not in message:
+        (tmp_path / "from_t5x.gin").write_text(
+            "from __gin__ import dynamic_registration\nimport t5x\n"
+        )
+        lines = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a"}]
+        lines[1]["input"] = "b"
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (tmp_path / "checkpoints").symlink_to(checkpoints)
+    said = CASES[message](tmp_path, capsys, caplog)
+    assert re.search(".+".join(map(re.escape, message.split("..."))), said), said
