@@ -39,7 +39,7 @@ quickstart: $(STAMP)
 	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m ruff check .

