@@ -312,6 +312,9 @@ def main() -> None:
         measure_gpu(flags.batch_size, flags.rounds)
         return
     jax.config.update("jax_platforms", "cpu")
+    # torch's threads wait for each other by spinning; with other work on the cores that costs more
+    # than it costs us, and the ratios say nothing.
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     compare_padded(8, 256, 32, flags.rounds)
     compare_padded(2, 1024, 128, flags.rounds)
     compare_superni(flags.batch_size, flags.rounds)
