@@ -231,11 +231,16 @@ def eval_batches(
         )
 
 
-def make_length_buckets(limit: int, smallest: int = 64) -> tuple[int, ...]:
-    """Lengths doubling from `smallest` up to `limit`: 400 -> (64, 128, 256, 400)."""
+def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -> tuple[int, ...]:
+    """Lengths up to `limit`, so many for each doubling of `smallest`, evenly spaced in between.
+
+        400, per_doubling 1 -> 64, 128, 256, 400
+        400, per_doubling 2 -> 64, 96, 128, 192, 256, 384, 400
+    """
     buckets = []
     while smallest < limit:
-        buckets.append(smallest)
+        between = (smallest + smallest * part // per_doubling for part in range(per_doubling))
+        buckets += [length for length in between if length < limit]
         smallest *= 2
     return (*buckets, limit)
 

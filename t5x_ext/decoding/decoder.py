@@ -53,8 +53,12 @@ class Decoder:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Padded input lengths that may be compiled."""
-        return make_length_buckets(self.max_input_length)
+        """Padded input lengths that may be compiled.
+
+        Two for each doubling: of 256 SuperNI prompts in batches of 16, 19% of positions are
+        padding, with one 27%, with four 13%.
+        """
+        return make_length_buckets(self.max_input_length, per_doubling=2)
 
     @functools.cached_property
     def programs(self) -> Programs:

@@ -345,6 +345,8 @@ def test_length_buckets_double_up_to_the_limit():
     assert make_length_buckets(400) == (64, 128, 256, 400)
     assert make_length_buckets(1024) == (64, 128, 256, 512, 1024)
     assert make_length_buckets(50) == (50,)
+    assert make_length_buckets(400, per_doubling=2) == (64, 96, 128, 192, 256, 384, 400)
+    assert make_length_buckets(96, per_doubling=2) == (64, 96)
 
 
 def test_batching_needs_no_tensorflow():

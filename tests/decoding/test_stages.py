@@ -113,8 +113,8 @@ def test_compiled_shapes_are_bounded_and_told(weights, examples) -> None:
         decode(decoder, weights, examples[:count])
     programs = decoder.programs
     compiled = programs._begin._cache_size() + programs._advance._cache_size()
-    assert compiled == len(programs.shapes) <= decoder.max_shapes == 2 * (1 + 2 * 2)
-    assert "4 x 128, positions 0 to 4" in programs.shapes
+    assert compiled == len(programs.shapes) <= decoder.max_shapes == 3 * (1 + 2 * 2)
+    assert "4 x 96, positions 0 to 4" in programs.shapes
 
 
 def test_finished_rows_give_their_places_to_others(weights, examples, monkeypatch) -> None:
