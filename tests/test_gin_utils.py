@@ -210,6 +210,11 @@ WRONG = {
         ["extra0.gin:2: macro 'TRAIN_STEP' is used but never set", "did you mean 'TRAIN_STEPS'?"],
     ),
     "circular macro": ("A = %B\nB = %A\nTrainer.learning_rate = %A", [], ["extra0.gin:1", "circ"]),
+    "circular call": (
+        IMPORTS + "utils.train.model = @utils.train()",
+        [],
+        ["extra0.gin:3: utils.train is among its own arguments"],
+    ),
     "configurable": (
         IMPORTS + "utils.DatsetConfig.split = 'x'",
         [],

@@ -190,6 +190,7 @@ def _check_arguments(
     given: Collection[str],
     place: str,
     label: str,
+    calls: tuple[tuple[str, tuple[str, ...]], ...] = (),
 ) -> None:
     """Refuses a call that would lack an argument, and likewise the calls that make its arguments.
 
@@ -200,7 +201,11 @@ def _check_arguments(
         given: Names of the arguments that the caller passes.
         place: Place of the reference that leads to the call.
         label: The configurable's name as written there.
+        calls: Selector and scopes of the calls that this one is an argument of, outermost first.
     """
+    if (configurable.selector, scopes) in calls:
+        raise ConfigError(f"{place}: {label} is among its own arguments: the call is circular")
+    calls = (*calls, (configurable.selector, scopes))
     arguments: dict[str, Entry] = {}
     for depth in range(len(scopes) + 1):
         key = ("/".join(scopes[:depth]), configurable.selector)
@@ -215,7 +220,7 @@ def _check_arguments(
             )
     for entry in arguments.values():
         for reference in _references(entry.value):
-            _check_call(reference, scopes, bound, entry.binding.place)
+            _check_call(reference, scopes, bound, entry.binding.place, calls)
 
 
 def _check_call(
@@ -223,6 +228,7 @@ def _check_call(
     scopes: tuple[str, ...],
     bound: Bound,
     place: str,
+    calls: tuple[tuple[str, tuple[str, ...]], ...],
 ) -> None:
     # A reference without scopes of its own is called in the caller's; a macro's value is called
     # in a scope of the macro's name, which replaces the caller's (so gin has it).
@@ -230,10 +236,10 @@ def _check_call(
     if _is_macro(reference):
         macro = bound.macros[_macro_name(reference)]
         for inner_reference in _references(macro.value):
-            _check_call(inner_reference, inner, bound, macro.binding.place)
+            _check_call(inner_reference, inner, bound, macro.binding.place, calls)
     elif reference.evaluate and not _is_constant(reference):
         label = reference.scoped_selector
-        _check_arguments(reference.configurable, inner, bound, (), place, label)
+        _check_arguments(reference.configurable, inner, bound, (), place, label, calls)
 
 
 def _is_constant(reference: gin.config.ConfigurableReference) -> bool:
