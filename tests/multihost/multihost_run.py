@@ -1,6 +1,6 @@
 """A small training run with predictions, as a program that several processes can share.
 
-    python multihost_run.py '{"model_dir": ..., "steps": 6, "session": {...}}'
+python multihost_run.py '{"model_dir": ..., "steps": 6, "session": {...}}'
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def run(settings: Settings) -> None:
         evaluation=Evaluation(loss_cfg=held_out, loss_examples=examples[:21]),
     )
     if settings.predictions:
-        decoder = Decoder(model, partitioner, 8, LENGTHS["inputs"], LENGTHS["targets"])
+        decoder = Decoder(
+            model, partitioner, 8, LENGTHS["inputs"], LENGTHS["targets"], first_stage=2
+        )
         predict(decoder, state.params, to_predict(), settings.predictions, SIGNATURE)
 
 
