@@ -14,6 +14,7 @@ from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.stages import Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -50,6 +51,10 @@ class Decoder:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
         object.__setattr__(self, "method", self.method or method_of(self.model))
         self.method.check_length(self.max_decode_length)
+        if self.first_stage is not None and self.first_stage < 1:
+            raise ConfigError(
+                f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"
+            )
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -85,3 +85,5 @@ def test_a_decoder_takes_its_method_from_the_model_unless_told() -> None:
     assert Decoder(model, mesh, 8, 64, 8, Greedy()).method == Greedy()
     with pytest.raises(ConfigError, match=r"Greedy.min_length: 8; allowed: less than 8, the limit"):
         Decoder(model, mesh, 8, 64, 8, Greedy(min_length=8))
+    with pytest.raises(ConfigError, match=r"Decoder.first_stage: 0; allowed: at least 1, or None"):
+        Decoder(model, mesh, 8, 64, 8, first_stage=0)
