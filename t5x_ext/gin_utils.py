@@ -263,7 +263,7 @@ def _parser(command: Callable[..., Any], gin_file: str, with_help: bool) -> argp
 
 def _epilog(name: str, gin_file: str) -> str:
     """Lists the macros that a shipped run file leaves open, with their comments there."""
-    bindings = list(read_file(gin_file, [str(_SHIPPED)]).bindings())
+    bindings = list(read_file(gin_file, [str(_PACKAGES), str(_SHIPPED)]).bindings())
     macros = {item.name: item for item in bindings if item.is_macro}
     lines = [f"macros that must be set with {gin_file}:"]
     used = {s.name for item in bindings for s in symbols(item.value) if isinstance(s, Macro)}
