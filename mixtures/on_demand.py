@@ -36,14 +36,16 @@ class _TasksOnDemand(dict[str, Any]):
     def __contains__(self, name: object) -> bool:
         if super().__contains__(name):
             return True
-        make = _maker(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return False
+        make = _maker(name)
         if make is None:
             return False
         self[name] = make(name)
         _built.add(name)
         return True
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
         # dict's own view would not ask __contains__.
         return KeysView(self)
 

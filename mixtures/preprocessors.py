@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -74,7 +75,7 @@ def render_prompt(
     encode_inputs = _Encoder(output_features["inputs"], (sequence_length or {}).get("inputs"))
     encode_targets = _Encoder(output_features["targets"], (sequence_length or {}).get("targets"))
 
-    def render_row(row: Row) -> dict[str, object]:
+    def render_row(row: Row) -> dict[str, Any]:
         encode_inputs.forget()
         fitted = fit(
             row,
@@ -155,7 +156,7 @@ def _call_python(
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
         rendered = [render_row(row) for row in _rows(arrays)]
-        columns: dict[str, object] = {
+        columns: dict[str, list[Any]] = {
             name: [row[name] for row in rendered] for name in _SCALARS_OUT
         }
         for name in _TOKENS_OUT:

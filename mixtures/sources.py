@@ -118,7 +118,7 @@ def _matrix(values: Sequence[tuple[str, ...]], width: int) -> tf.Tensor:
 
 
 def _fields(examples: Iterable[Example]) -> list[tuple[str, str, str]]:
-    return [(example.input, example.output, example.explanation) for example in examples]
+    return [(example.input, example.output, example.explanation or "") for example in examples]
 
 
 def _group_key(row: Row) -> tuple[object, ...]:

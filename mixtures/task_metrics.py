@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rouge_score import rouge_scorer
 
@@ -17,10 +18,10 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def references_or_text(
-    text: str, example: Mapping[str, object] | None = None, is_target: bool = False
+    text: str, example: Mapping[str, Any] | None = None, is_target: bool = False
 ) -> str | list[str]:
     """SeqIO postprocessor: for a target all references of its example, else the text itself."""
-    if not is_target:
+    if not is_target or example is None:
         return text
     return [reference.decode("utf-8") for reference in example["references"]]
 

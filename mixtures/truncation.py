@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mixtures.errors import DataError
 from mixtures.records import Example, Row
@@ -133,7 +134,8 @@ def _shorten_middle(row: Row, field: str, fits: Callable[[Row], bool]) -> Row:
     text = getattr(row, field).strip()
 
     def keep(characters: int) -> Row:
-        return replace(row, **{field: _cut_middle(text, characters)})
+        change: dict[str, Any] = {field: _cut_middle(text, characters)}
+        return replace(row, **change)
 
     characters = _largest(len(text), lambda characters: fits(keep(characters)), lowest=1)
     return keep(characters or 1)

@@ -255,6 +255,7 @@ def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:
         config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
         names = ["<pad>", "</s>", "<unk>"]
     else:
+        assert isinstance(vocabulary, SentencePieceVocabulary)
         loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)
         files["spiece.model"] = loaded.proto.SerializeToString(deterministic=True)
         fast = tokenizer_json.from_sentencepiece(loaded.proto, loaded.added_ids)

@@ -87,7 +87,7 @@ def exit_status(call: Callable[[], object]) -> int:
     except OSError as error:
         # What gin raises instead, to say in which call, has neither number nor file name.
         cause = error if error.errno is not None else error.__context__
-        if getattr(cause, "errno", None) not in _DISK_ERRORS:
+        if not isinstance(cause, OSError) or cause.errno not in _DISK_ERRORS:
             raise
         print(f"error: {cause.filename or 'a file'}: {cause.strerror}", file=sys.stderr)
         return 1

@@ -69,7 +69,7 @@ def parse(
 @functools.cache
 def _shipped_macros() -> frozenset[str]:
     """Returns every macro that the package's own gin files set or use."""
-    names = set()
+    names: set[str] = set()
     for path in _SHIPPED.rglob("*.gin"):
         for item in read_file(str(path), [str(_PACKAGES), str(_SHIPPED)]).bindings():
             names.update(s.name for s in symbols(item.value) if isinstance(s, Macro))

@@ -100,7 +100,7 @@ class TensorBoardLogger:
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Adds one event a task."""
         for task, scores in task_scores(rows).items():
-            values = {f"{task}/{metric}": scores[metric] for metric in METRICS}
+            values = {f"{task}/{metric}": float(scores[metric]) for metric in METRICS}
             self._events.write_scalars(time.time(), step, values)
 
 

@@ -61,10 +61,10 @@ def find_flags(
             text = f"{shared.tested_and_trained} inputs tested in one and trained on in the other"
             subject = " and ".join(shared.tasks)
             flags.append(Flag("shared inputs", subject, text, shared.tested_and_trained))
-    for shared in shared_sources:
-        names = shared.train_tasks + shared.test_tasks
-        text = f"train: {_some(shared.train_tasks)}; test: {_some(shared.test_tasks)}"
-        flags.append(Flag("same source", shared.source, text, len(names)))
+    for same in shared_sources:
+        names = same.train_tasks + same.test_tasks
+        text = f"train: {_some(same.train_tasks)}; test: {_some(same.test_tasks)}"
+        flags.append(Flag("same source", same.source, text, len(names)))
     order = list(KINDS)
     return sorted(flags, key=lambda flag: (order.index(flag.kind), -flag.weight))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Collection
+from typing import Any
 
 import seqio
 
@@ -78,14 +80,10 @@ def _rows_of_seqio(name: str) -> list[TaskRows]:
                     negative_examples=(),
                 )
                 by_task[example.task][split].append(row)
-    return [
-        TaskRows(
-            name=task,
-            category=next(iter(splits.values()))[0].category,
-            track="",
-            sources=(),
-            render=lambda row: row.input,
-            **{split: tuple(splits[split]) for split in _SPLITS},
-        )
-        for task, splits in by_task.items()
-    ]
+    tasks = []
+    for task, splits in by_task.items():
+        rows: dict[str, Any] = {split: tuple(splits[split]) for split in _SPLITS}
+        category = next(iter(splits.values()))[0].category
+        render = operator.attrgetter("input")
+        tasks.append(TaskRows(task, category, "", (), render=render, **rows))
+    return tasks

@@ -9,7 +9,7 @@ Letters: B batch (rows), L length. Feature names are T5X's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -80,8 +80,8 @@ class TrainBatches:
         shuffle: bool = True,
         length_buckets: Mapping[str, Sequence[int]] | None = None,
     ):
-        members = [Member(*member) for member in members]
-        planner = EpochPlanner(members, seed, shuffle)
+        named = [Member(*member) for member in members]
+        planner = EpochPlanner(named, seed, shuffle)
         self._examples = planner.examples
         self._batch_size = batch_size
         self._rows = rows or (0, batch_size)
@@ -95,14 +95,14 @@ class TrainBatches:
         # Two plans: the background thread may be one epoch ahead.
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
         self._identity = {
-            "data": describe_data(members),
+            "data": describe_data(named),
             "seed": seed if shuffle else f"{seed}, not shuffled",
             "batch_size": batch_size,
             "pack": pack,
             "lengths": {side: int(limit) for side, limit in lengths.items()},
         }
         self._epoch, self._step = 0, 0
-        self._stream: Iterator[tuple[Batch, BatchInfo]] | None = None
+        self._stream: Generator[tuple[Batch, BatchInfo], None, None] | None = None
 
     @property
     def row_lengths(self) -> Mapping[str, int]:

@@ -101,6 +101,7 @@ def train_batches(
       ConfigError: see `load_mixture` and `TrainBatches`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
+    assert cfg.task_feature_lengths is not None  # the command refuses that
     return TrainBatches(
         load(cfg),
         batch_size=cfg.batch_size,

@@ -107,8 +107,9 @@ def accepts(hint: Any, value: Any) -> bool:
         return isinstance(value, Result) or any(literal == (type(arg), arg) for arg in args)
     base = origin or hint
     if isinstance(value, Result):
-        known = inspect.isclass(value.function) and _is_concrete(base)
-        return not known or issubclass(value.function, base)
+        made_by = value.function
+        known = _is_concrete(base)
+        return not (known and inspect.isclass(made_by)) or issubclass(made_by, base)
     if callable(value):
         return not _is_concrete(base)
     return _accepts_literal(base, args, value)

@@ -220,7 +220,8 @@ def _parse(text: str, path: str) -> list[Any]:
         elif isinstance(error, tokenize.TokenError):
             message, (line, _) = error.args
         else:  # a key of a dict that cannot be one, or a nesting that is too deep
-            message, line = str(error), parser.current_token.start[0]
+            token = parser.current_token
+            message, line = str(error), token.start[0] if token else 1
         place = path if path.startswith(COMMAND_LINE) else f"{path}:{line}"
         raise ConfigError(f"{place}: {message.splitlines()[-1].strip().rstrip('.')}") from None
 

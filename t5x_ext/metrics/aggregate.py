@@ -73,7 +73,8 @@ def _group(name: str, values: dict[str, np.ndarray]) -> Group:
 
 
 def _columns(rows: Sequence[Prediction]) -> dict[str, np.ndarray]:
-    return {metric: np.array([row.score[metric] for row in rows]) for metric in METRICS}
+    scores = [row.score or {} for row in rows]  # of a row without a score, no metric is found
+    return {metric: np.array([score[metric] for score in scores]) for metric in METRICS}
 
 
 def _split(rows: Sequence[Prediction], field: str) -> dict[str, list[Prediction]]:
@@ -101,7 +102,7 @@ def by_field(rows: Sequence[Prediction], field: str) -> list[Group]:
 
 def task_scores(rows: Sequence[Prediction]) -> dict[str, dict[str, str | int | float]]:
     """What a study's result file holds: {task: {category, n, rougeL, rouge1, exact_match}}."""
-    scores = {}
+    scores: dict[str, dict[str, str | int | float]] = {}
     for task, part in _split(rows, "task").items():
         means = {metric: 100 * float(column.mean()) for metric, column in _columns(part).items()}
         scores[task] = {"category": part[0].category, "n": len(part), **means}

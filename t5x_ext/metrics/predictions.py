@@ -68,7 +68,7 @@ def parse_prediction(line: str, where: str) -> Prediction:
     inputs, truncated = fields.get("inputs", ""), fields.get("truncated", False)
     _check(isinstance(inputs, str), where, "inputs", _shorten(inputs), "a string")
     _check(isinstance(truncated, bool), where, "truncated", _shorten(truncated), "true or false")
-    references = fields.get("references")
+    references: Any = fields.get("references")
     _check("references" in fields, where, "references", "missing", "a list of strings")
     is_texts = isinstance(references, list) and all(isinstance(text, str) for text in references)
     _check(is_texts, where, "references", _shorten(references), "a list of strings")
@@ -77,7 +77,9 @@ def parse_prediction(line: str, where: str) -> Prediction:
     for name, text in [*named, *(("references", text) for text in references)]:
         _check(_is_utf8(text), where, name, _shorten(text), "text that UTF-8 can encode")
     return Prediction(
-        *(fields[name] for name in ("task", "category", "id")),
+        task=fields["task"],
+        category=fields["category"],
+        id=fields["id"],
         inputs=inputs,
         references=tuple(references),
         prediction=fields["prediction"],

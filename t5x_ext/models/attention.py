@@ -104,8 +104,8 @@ def _reference(pattern: Pattern, num_heads: int) -> Callable[..., jax.Array]:
         )
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        split = (layers.split_heads(x, num_heads) for x in (query, key, value))
-        return layers.dot_product_attention(*split, bias, mask).reshape(query.shape)
+        q, k, v = (layers.split_heads(x, num_heads) for x in (query, key, value))
+        return layers.dot_product_attention(q, k, v, bias, mask).reshape(query.shape)
 
     return attend
 

@@ -7,6 +7,7 @@ F mlp_dim. Activations are in the compute dtype; norms, attention logits and sof
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def mlp(
     key: jax.Array | None,
 ) -> jax.Array:
     """Feed-forward block; several activations are multiplied (gated GELU). [B, Q, D] -> same."""
-    hidden = None
+    hidden: Any = None
     for index, name in enumerate(activations):
         kernel = "wi" if len(activations) == 1 else f"wi_{index}"
         branch = ACTIVATIONS[name](checkpoint_name(dense(params[kernel], x), "mlp_branch"))

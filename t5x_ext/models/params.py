@@ -37,8 +37,9 @@ def normal(stddev: float) -> Initializer:
 
 def fan_in(scale: float = 1.0, truncated: bool = False) -> Initializer:
     """Variance scaling over the input axis of a `[in, out]` kernel, as T5X initialises kernels."""
-    distribution = "truncated_normal" if truncated else "normal"
-    return jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)
+    return jax.nn.initializers.variance_scaling(
+        scale, "fan_in", "truncated_normal" if truncated else "normal"
+    )
 
 
 def fan_avg_uniform() -> Initializer:

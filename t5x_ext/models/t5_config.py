@@ -80,13 +80,13 @@ class T5Config:
                 raise ConfigError(
                     f"T5Config.mlp_activations: unknown {activation!r}; allowed: {allowed}"
                 )
-        for field, allowed in (
+        for field, choices in (
             ("remat_policy", tuple(SAVED_BY_REMAT_POLICY)),
             ("attention", ATTENTION_PATHS),
         ):
-            if getattr(self, field) not in allowed:
+            if getattr(self, field) not in choices:
                 raise ConfigError(
-                    f"T5Config.{field}: {getattr(self, field)!r}; allowed: {', '.join(allowed)}"
+                    f"T5Config.{field}: {getattr(self, field)!r}; allowed: {', '.join(choices)}"
                 )
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(f"T5Config.dropout_rate: {self.dropout_rate}; allowed: [0, 1)")

@@ -66,7 +66,8 @@ def session(
         return
     import jax
 
-    _peers = call_roll(address, index, count, timeout_secs, silence_secs)
+    peers = call_roll(address, index, count, timeout_secs, silence_secs)
+    _peers = peers
     try:
         # Under SLURM, JAX gives each process one GPU; one that has a node to itself takes all.
         has_node = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
@@ -79,15 +80,15 @@ def session(
         )
         check_same(package_versions())
         yield
-        _peers.gather(None)  # JAX does not wait long for the last to finish
+        peers.gather(None)  # JAX does not wait long for the last to finish
         jax.distributed.shutdown()
-        _peers.close()
+        peers.close()
         _peers = None
     except BaseException as error:
         # The death of a peer shows in many ways here. Its watcher knows better, and ends this
         # process with the reason; what is left after a second is our own fault.
         time.sleep(1)
-        _peers.fail(*_report(error))
+        peers.fail(*_report(error))
 
 
 def is_primary() -> bool:
@@ -126,6 +127,7 @@ def check_same(facts: Mapping[str, str]) -> None:
     for number, theirs in enumerate(everyone):
         for name, ours in everyone[0].items():
             if theirs[name] != ours:
+                assert _peers is not None  # one process alone does not differ
                 lines = itertools.zip_longest(theirs[name].splitlines(), ours.splitlines())
                 here, there = next((a, b) for a, b in lines if a != b)
                 raise ConfigError(
@@ -160,7 +162,7 @@ def _place(
     given = [name for name, value in fields.items() if value is not None]
     if not given or count == 1:
         return "", 1, 0
-    if len(given) < len(fields):
+    if address is None or count is None or index is None:
         missing = ", ".join(name for name in fields if name not in given)
         raise ConfigError(f"{', '.join(given)}: given without {missing}; set all three, or none")
     if not 0 <= index < count:

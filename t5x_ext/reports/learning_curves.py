@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -140,9 +140,16 @@ class LearningCurve:
         return MAX_EXTRAPOLATION * float(self.labels[-1])
 
     @property
+    def fits(self) -> tuple[Curves, Curves]:
+        """`estimate` and `draws` of a curve without refusal."""
+        assert self.estimate is not None and self.draws is not None, self.refusal
+        return self.estimate, self.draws
+
+    @property
     def ceiling(self) -> Interval:
         """The score that more labels lead to, percent; of a curve without refusal."""
-        return Interval(float(self.estimate.ceiling[0]), *percentile_bounds(self.draws.ceiling))
+        estimate, draws = self.fits
+        return Interval(float(estimate.ceiling[0]), *percentile_bounds(draws.ceiling))
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -154,7 +161,8 @@ class LearningCurve:
         """Answers "how many labels per task for this score", or says why it cannot."""
         if self.refusal:
             return Need(score, refusal=self.refusal)
-        if score <= self.estimate.scores(self.labels[:1])[0, 0]:
+        estimate, draws = self.fits
+        if score <= estimate.scores(self.labels[:1])[0, 0]:
             smallest = float(self.labels[0])
             return Need(score, smallest, smallest, smallest, at_most=True)
         if score >= self.ceiling.high:
@@ -164,8 +172,8 @@ class LearningCurve:
                 refusal=f"above the curve’s ceiling of {ceiling.mean:.1f} "
                 f"[{ceiling.low:.1f}, {ceiling.high:.1f}]",
             )
-        labels = float(self.estimate.labels(score)[0])
-        low, high = percentile_bounds(self.draws.labels(score))
+        labels = float(estimate.labels(score)[0])
+        low, high = percentile_bounds(draws.labels(score))
         if labels > self.limit:
             least = f"; at least {low:,.0f}" if low < self.limit else ""
             return Need(
@@ -188,32 +196,32 @@ def _learning_curve(grid: ScoreGrid, curve: Sequence[Point]) -> LearningCurve:
     scores = [np.where(common, point.scores, np.nan) for point in curve]
     tasks = int(common.sum())
     means = np.array([np.nanmean(each) if tasks else np.nan for each in scores])
-    found = {"point": curve[-1], "labels": labels, "scores": means, "tasks": tasks}
+    found = LearningCurve(curve[-1], labels, means, tasks)
     if len(labels) < MIN_BUDGETS or len(set(labels)) < len(labels):
-        return LearningCurve(
-            **found,
+        return replace(
+            found,
             refusal=f"{len(set(labels))} budgets of different size were tried; a curve with a "
             f"ceiling needs {MIN_BUDGETS}",
         )
     if tasks < MIN_TASKS:
-        return LearningCurve(
-            **found,
+        return replace(
+            found,
             refusal=f"{tasks} tasks have finished at every budget; {MIN_TASKS} are needed",
         )
     sampled = _draw_means(grid, scores, tasks)
     gain_low, _ = percentile_bounds(sampled[:, -1] - sampled[:, 0])
     if gain_low <= 0:
-        return LearningCurve(**found, refusal="scores do not clearly rise with labels")
+        return replace(found, refusal="scores do not clearly rise with labels")
     estimate, draws = fit(labels, means[None]), fit(labels, sampled)
     misses = means - estimate.scores(labels)[0]
     noise = (sampled - draws.scores(labels)).std(axis=0)
     if np.any(np.abs(misses) > np.maximum(_MISFIT_POINTS, 3 * noise)):
-        return LearningCurve(
-            **found,
+        return replace(
+            found,
             refusal="the scores do not follow a curve that rises ever more slowly: the best one "
             f"misses a budget by {np.abs(misses).max():.1f} points, more than noise explains",
         )
-    return LearningCurve(**found, estimate=estimate, draws=draws)
+    return replace(found, estimate=estimate, draws=draws)
 
 
 def _draw_means(grid: ScoreGrid, scores: Sequence[np.ndarray], tasks: int) -> np.ndarray:

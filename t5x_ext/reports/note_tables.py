@@ -85,7 +85,7 @@ def short_table(study: Study) -> Table | None:
         return None
     order = {b: i for i, b in enumerate(dict.fromkeys(b for a in study.arms for b in a.budgets))}
     rows = (
-        (task, ", ".join(map(budget_text, sorted(budgets, key=order.get))), str(available))
+        (task, ", ".join(map(budget_text, sorted(budgets, key=order.__getitem__))), str(available))
         for task, (available, budgets) in sorted(short.items())
     )
     return Table(

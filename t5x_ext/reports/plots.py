@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTINGS, Arm, Study
 
 _INK, _FAINT = "#222b36", "#d9dee5"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -31,6 +32,7 @@ _STYLE = {
     "grid.color": _FAINT,
     "grid.linewidth": 0.6,
     "text.color": _INK,
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "xtick.color": _INK,
     "ytick.color": _INK,
     "legend.frameon": False,
@@ -56,12 +58,12 @@ def _panels(study: Study, grid: ScoreGrid, height: float, **axes) -> tuple[Figur
 
 def _add_legend(figure: Figure, panels: dict[str, Axes]) -> None:
     """One legend under all panels: an arm looks the same in each."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for panel in panels.values():
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     columns = len(panels) if len(entries) > 1 else 1
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def save(figure: Figure, directory: Path, name: str) -> None:
@@ -116,7 +118,7 @@ def _draw_curve(
     means = np.array([interval.mean for interval in intervals])
     low = np.array([interval.low for interval in intervals])
     high = np.array([interval.high for interval in intervals])
-    style = {"color": look.colour, "marker": look.marker, "markersize": 5.5}
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5.5}
     style |= {"label": arm.label, "markeredgecolor": "white", "markeredgewidth": 0.6}
     if not arm.baseline:
         panel.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
@@ -227,5 +229,5 @@ def _draw_bars(
     if not several:  # an empty line would break the layout
         return
     where = [rows[categories.index(named[i])] for i in several]
-    style = {"markersize": 2.2, "color": _INK, "alpha": 0.5, "linewidth": 0, "clip_on": False}
-    panel.plot(by_task[several], where, "o", **style)
+    style: dict[str, Any] = {"markersize": 2.2, "color": _INK, "alpha": 0.5, "linewidth": 0}
+    panel.plot(by_task[several], where, "o", clip_on=False, **style)

@@ -75,6 +75,10 @@ class ScoreGrid:
         """One point, or None if no cell of it has finished."""
         return next((p for p in self.curve(arm) if p.budget == budget), None)
 
+    def same_point(self, other: Point) -> Point:
+        """The point of the arm and budget of another metric's; it has the same cells."""
+        return next(p for p in self.curve(other.arm.name) if p.budget == other.budget)
+
     def interval(self, point: Point) -> Interval:
         """The point's mean over tasks and seeds with its bootstrap interval."""
         return self.resampler.interval(point.scores)

@@ -129,9 +129,9 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
     )
     seeds = tuple(grid.get("seeds", list))
     planned = set(grid.get("cells", list)) if "cells" in grid.values else None
-    cells, unfinished = _read_cells(root / "cells", planned)
-    cells = tuple(_restrict(cell, arms, tasks, seeds) for cell in cells)
-    cells = tuple(cell for cell in cells if cell.scores)
+    finished, unfinished = _read_cells(root / "cells", planned)
+    restricted = (_restrict(cell, arms, tasks, seeds) for cell in finished)
+    cells = tuple(cell for cell in restricted if cell.scores)
     if not cells:
         raise ConfigError(
             f"{root}: no finished cell yet ({unfinished} unfinished); at least one is needed"

@@ -40,12 +40,10 @@ def score_table(
         over_instances: intervals by (arm, budget); points may be missing.
         setting: STL or MTL.
     """
-    rows, strong = [], set()
+    rows: list[tuple[str, ...]] = []
+    strong: set[int] = set()
     for point in (p for p in grids["rougeL"].points if p.arm.setting == setting):
-        others = (
-            grids[metric].point(point.arm.name, point.budget)
-            for metric in ("rouge1", "exact_match")
-        )
+        others = (grids[metric].same_point(point) for metric in ("rouge1", "exact_match"))
         there = ~np.isnan(point.scores)
         instances = over_instances.get((point.arm.name, point.budget))
         if not point.arm.baseline:
@@ -190,6 +188,7 @@ def _need_row(curve: LearningCurve, need: Need) -> tuple[str, ...]:
     score = f"{need.score:.2f}"
     if need.refusal:
         return (score, f"no answer: {need.refusal}", ABSENT, ABSENT, ABSENT)
+    assert need.labels is not None and need.low is not None and need.high is not None
     if need.at_most:
         return (score, "the smallest budget is enough", f"≤ {need.labels:,.0f}", ABSENT, ABSENT)
     times = need.labels / curve.labels[-1]

@@ -55,7 +55,7 @@ class Slot(NamedTuple):
 class AdafactorState(NamedTuple):
     """`count` updates applied (int32 scalar) and a `Slot` per parameter."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuple has a method of this name
     slots: Any
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import optax
@@ -18,7 +18,7 @@ import optax
 from t5x_ext.models.params import Params
 from t5x_ext.training.adafactor import Adafactor
 
-Optimizer = optax.GradientTransformationExtraArgs
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 __all__ = [
     "AdamW",
