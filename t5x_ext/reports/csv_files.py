@@ -1,4 +1,9 @@
-"""The report's numbers as CSV, full precision."""
+"""The report's numbers as CSV, full precision.
+
+Spreadsheets run a cell that begins with `=` and its like as a formula. Text that begins so (a
+label, a task's name) gets an apostrophe before it, and dropping one leading apostrophe gives back
+every text as it was. Numbers stand as they are.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,9 @@ from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# The last four are = + - @ as East Asian keyboards type them. A text's own leading apostrophe is
+# doubled, so that dropping one is right for every text.
+_FORMULA_STARTS = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
 
 _RESULT_HEADER = (
     "key",
@@ -131,7 +138,7 @@ def write_summary(path: Path, study: Study, grids: dict[str, ScoreGrid]) -> None
                 continue
             interval = grid.resampler.interval(part)
             others = (
-                np.nanmean(grids[metric].point(arm.name, point.budget).scores[:, members])
+                np.nanmean(grids[metric].same_point(point).scores[:, members])
                 for metric in ("rouge1", "exact_match")
             )
             over_instances = np.nansum(part * weights) / (there * weights).sum()

@@ -95,18 +95,25 @@ def probe(page: Path, width: int) -> dict:
 
 
 def make_hostile(root: Path) -> None:
-    """Puts markup into a label, a category and every answer of a study."""
+    """Puts markup into every text of a study that reaches its page."""
+    written = json.dumps(HOSTILE)[1:-1]
+    for path in root.rglob("*.json*"):
+        path.write_text(path.read_text().replace("task0_made_up", f"{written}0"))
     path = root / "study.json"
     study = json.loads(path.read_text())
     category = study["tasks"][0]["category"]
+    study["name"] = study["split_policy"] = HOSTILE
     study["arms"][0]["label"] = HOSTILE
+    study["arms"][0]["prompt"] = study["arms"][0]["initial"] = HOSTILE
+    study["initials"] = {HOSTILE: {"label": HOSTILE, "train_secs": 90.0}}
     for task in study["tasks"]:
         if task["category"] == category:
             task["category"] = f'"{HOSTILE}'
     path.write_text(json.dumps(study))
     for path in root.glob("cells/*/predictions.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(row | {"prediction": HOSTILE}) + "\n" for row in rows))
+        texts = {"prediction": HOSTILE, "inputs": HOSTILE, "references": [HOSTILE], "id": HOSTILE}
+        rows = [json.loads(line) | texts for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -130,7 +137,7 @@ def test_values_and_choices(page, width):
     assert seen["categories"] == ["", f'"{HOSTILE}', "Data to Text", "Title Generation"]
     assert seen["category"] == [["MTL", f'"{HOSTILE}']]
     assert seen["rows"] == [f'"{HOSTILE}']
-    assert seen["title"] == "Sample efficiency: made up"
+    assert seen["title"] == f"Sample efficiency: {HOSTILE}"
     assert seen["images"] == 2  # the figures; none came out of a text
     assert seen["violations"] == []
     assert seen["width"][0] <= seen["width"][1]

@@ -9,10 +9,13 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t5x_ext import report
 from t5x_ext.reports import csv_files, html, markdown, paper
@@ -115,7 +118,7 @@ def test_summary_csv_has_overall_and_categories(reported):
     assert (row["tasks"], row["seeds"]) == ("2", "2")
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=x", "＝1", "'=1"])
 def test_formulas_are_neutralised(text):
     assert csv_files.neutralise(text) == "'" + text
 
@@ -123,6 +126,21 @@ def test_formulas_are_neutralised(text):
 def test_numbers_and_plain_text_are_left_alone():
     assert csv_files.neutralise(-1.5) == -1.5
     assert csv_files.neutralise("a=b") == "a=b"
+    assert csv_files.neutralise("") == ""
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="=+-@'\t\r\n\",; a＝", max_size=6))
+def test_texts_come_back_from_csv(text):
+    """Dropping one leading apostrophe undoes it, for every text, quotes and line ends included."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "table.csv"
+        csv_files._write(path, ("text", "number"), [(text, -1.5)])
+        with path.open(newline="", encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+    assert row["text"].removeprefix("'") == text
+    assert not row["text"].startswith(tuple("=+-@\t\r\n＝"))
+    assert row["number"] == "-1.5"
 
 
 def test_labels_reach_the_csv_neutralised(study_dir):
