@@ -13,7 +13,6 @@ the test track.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from mixtures.budgets import parse_budget, select
 from mixtures.errors import DataError, quoted
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
-from mixtures.records import Row, read_task, read_utf8, rows
+from mixtures.records import Row, parse_json, read_task, read_utf8, rows
 from mixtures.sources import RowSource
 from mixtures.splits import split_instances
 from mixtures.tasks import Context, current_context, make_task
@@ -89,15 +88,12 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
         DataError: the file cannot be read or holds no row, or a line is wrong; names the line.
     """
     path = Path(path)
-    found = []
+    found: list[Row] = []
     for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{where}: not JSON; allowed: one object a line") from None
+        value = parse_json(line, where, "one object a line")
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
 

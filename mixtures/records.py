@@ -7,6 +7,7 @@ carriage returns and NUL characters included.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,8 @@ def read_task(path: str | Path) -> TaskRecord:
             Tk-Instruct does.
 
     Raises:
-        DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty or
-            of a wrong type, or two instances share an id.
+        DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty,
+            repeated or of a wrong type, or two instances share an id.
     """
     path = Path(path)
     fields = _Fields(path, _read_json_object(path))
@@ -158,6 +159,38 @@ def read_utf8(path: Path) -> str:
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+
+
+def parse_json(text: str, where: str, allowed: str) -> Any:
+    """Parses JSON in which no object has a key twice.
+
+    Python takes the last of them and loses the others without a word.
+
+    Args:
+        text: the JSON.
+        where: file, or file and line, for the message.
+        allowed: what is to be there, for the message.
+
+    Raises:
+        DataError: it is not JSON, or a key is repeated.
+    """
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            (key, count), *_ = Counter(key for key, _ in pairs).most_common(1)
+            raise DataError(
+                f"{where}: key {quoted(key)} occurs {count} times in one object; "
+                "allowed: each key once"
+            )
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=make_object)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); allowed: {allowed}") from None
 
 
 class _Fields:
@@ -261,11 +294,7 @@ def _read_negative_example(fields: _Fields) -> Example:
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
-    text = read_utf8(path)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); allowed: one JSON object") from None
+    value = parse_json(read_utf8(path), str(path), "one JSON object")
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is {_json_type(value)}; allowed: one JSON object")
     return value

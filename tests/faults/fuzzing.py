@@ -99,6 +99,22 @@ def mutated(draw: st.DrawFn, value: Any) -> Any:
 
 
 @st.composite
+def with_a_repeated_key(draw: st.DrawFn, value: Any) -> tuple[bytes, str]:
+    """JSON in which one object has one of its keys twice, and the key."""
+    value = copy.deepcopy(value)
+    places = [place for place in _places(value) if isinstance(place[-1], str)]
+    *parents, key = draw(st.sampled_from(places))
+    node = value
+    for parent in parents:
+        node = node[parent]
+    again = draw(st.sampled_from((node[key], *HOSTILE_VALUES)))
+    marked = {"\ufdd0": again, **node} if draw(st.booleans()) else {**node, "\ufdd0": again}
+    node.clear()
+    node.update(marked)
+    return to_json(value).replace(rb'"\ufdd0"', to_json(key)), key
+
+
+@st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
     """Bytes of which a part is cut off, taken out, overwritten or doubled; seldom unchanged."""
     start = draw(st.integers(0, len(data)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import damaged, fuzz, mutated, outcome, texts, to_json
+from fuzzing import damaged, fuzz, mutated, outcome, texts, to_json, with_a_repeated_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,6 +84,26 @@ def test_fuzz_task_bytes(scratch: Path, data: bytes) -> None:
     record = outcome(lambda: read_task(path))
     if not isinstance(record, str):
         check_task(record, json.loads(data.decode("utf-8-sig")))
+
+
+@fuzz
+@given(repeated=with_a_repeated_key(TASK))
+def test_fuzz_repeated_keys_of_a_task(scratch: Path, repeated: tuple[bytes, str]) -> None:
+    data, key = repeated
+    path = scratch / "task.json"
+    path.write_bytes(data)
+    message = outcome(lambda: read_task(path))
+    assert message == f"{path}: key {key!r} occurs 2 times in one object; allowed: each key once"
+
+
+@fuzz
+@given(repeated=st.sampled_from(LINES).flatmap(with_a_repeated_key))
+def test_fuzz_repeated_keys_of_own_rows(scratch: Path, repeated: tuple[bytes, str]) -> None:
+    data, key = repeated
+    path = scratch / "own.jsonl"
+    path.write_bytes(to_json(LINES[0]) + b"\n" + data)
+    message = outcome(lambda: read_jsonl(path))
+    assert message.startswith(f"{path}: line 2: key {key!r} occurs 2 times in one object")
 
 
 @fuzz

@@ -154,6 +154,7 @@ def test_budgets_hold_for_each_task_of_a_file_and_nest(tmp_path):
     [
         ("{", "line 2: not JSON"),
         ("[]", "line 2: not an object"),
+        ('{"input": "a", "input": "b"}', "line 2: key 'input' occurs 2 times in one object"),
         (LINE | {"output": []}, r"line 2: field 'output': \[\]; allowed: a string or a list"),
         (LINE | {"output": ["a", 1]}, "line 2: field 'output': 1; allowed"),
         (

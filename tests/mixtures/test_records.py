@@ -139,6 +139,8 @@ def test_repeated_id(tmp_path):
         (b'{"Definition": ["\xff"]}', "not UTF-8 at byte 17; allowed: UTF-8 text"),
         (b"[" * 100_000, "not JSON (maximum recursion depth"),
         (b"1" * 10_000, "not JSON (Exceeds the limit"),
+        (b'{"Source": [], "Source": []}', "key 'Source' occurs 2 times in one object; allowed"),
+        (b'{"Instances": [{"id": "a", "id": "b"}]}', "key 'id' occurs 2 times in one object"),
     ],
 )
 def test_no_json_object(tmp_path, content, message):
