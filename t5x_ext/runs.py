@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,17 +20,15 @@ from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load_meta, load_p
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError
 from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import params
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
+from t5x_ext.training.nonfinite import FiniteCheck, check_params
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
-
-_MAX_IDS = 32  # examples named in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +111,25 @@ def run_training(
 
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
         on_start()
-        state, initial_step = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
-        first, last = int(state.step), last_step(initial_step)
+        state, carried = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
+        first, last = int(state.step), last_step(carried.initial_step)
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         meta = meta | {
-            "initial_step": initial_step,
+            "initial_step": carried.initial_step,
             "random_seed": random_seed,
             "t5_config": dataclasses.asdict(program.model.config),
         }
-        finite = _FiniteCheck()
+        may_skip = program.trainer.skip_nonfinite_steps
+        finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
 
         def save_state(event: StepEvent, force: bool = False) -> None:
             if save is not None and (force or checkpointer.should_save(event.step)):
-                finite.check()
-                position = meta | {"step": event.step}
+                finite.check(event.state.params)
+                check_params(event.state.params, event.step)
+                position = meta | {"step": event.step, "skipped_steps": finite.skipped}
                 checkpointer.save(event.step, event.state, batches.state(), position, force)
 
-        log = _Log(model_dir, first, last, stats_period, actions)
+        log = _Log(model_dir, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = _Evaluator(program, log, evaluation, last, actions)
         if evaluation.before_training:
             evaluator.evaluate(StepEvent(first, state, {}, None))
@@ -143,10 +142,22 @@ def run_training(
             [finite, log, evaluator, *hooks, save_state],
             interrupt,
         )
-        finite.check()
+        finite.check(state.params)
         save_state(StepEvent(int(state.step), state, {}, None), force=True)
         log.close()
     return state, not interrupted
+
+
+class _Carried(NamedTuple):
+    """What a run carries from checkpoint to checkpoint beside its state.
+
+    Attributes:
+      initial_step: step of the checkpoint that it began with.
+      skipped_steps: steps left out since.
+    """
+
+    initial_step: int
+    skipped_steps: int = 0
 
 
 def _start(
@@ -155,61 +166,30 @@ def _start(
     checkpointer: Checkpointer,
     batches: TrainBatches,
     random_seed: int,
-) -> tuple[TrainState, int]:
-    """The state to go on from, and the step of the checkpoint that the run began with."""
-
-    def say(line: str) -> None:
-        if multihost.is_primary():
-            print(line, flush=True)
-
+) -> tuple[TrainState, _Carried]:
+    """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
     restored = checkpointer.restore(abstract)
     if restored is not None:
         batches.restore(restored.data_state)
         step = int(restored.state.step)
-        say(f"resuming at step {step}: parameters, optimizer and data")
-        return restored.state, restored.meta["initial_step"]
+        _say(f"resuming at step {step}: parameters, optimizer and data")
+        skipped = restored.meta.get("skipped_steps", 0)
+        return restored.state, _Carried(restored.meta["initial_step"], skipped)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
         count = params.count_params(program.model.specs)
-        say(f"starting from random parameters ({count:,}), seed {random_seed}")
-        return program.init_state(jax.random.key(random_seed)), 0
+        _say(f"starting from random parameters ({count:,}), seed {random_seed}")
+        return program.init_state(jax.random.key(random_seed)), _Carried(0)
     initial = load_params(path, abstract.params)
     step = load_meta(path).get("step", 0)
-    say(f"starting from {path} (step {step}): parameters only, a new optimizer")
-    return program.state_from_params(initial, step), step
+    _say(f"starting from {path} (step {step}): parameters only, a new optimizer")
+    return program.state_from_params(initial, step), _Carried(step)
 
 
-class _FiniteCheck:
-    """Ends the run at the first loss or gradient that is no finite number, before it is saved."""
-
-    def __init__(self) -> None:
-        self._unchecked: StepEvent | None = None
-
-    def __call__(self, event: StepEvent) -> None:
-        # The step before has finished while this one was being prepared: reading it stalls nothing.
-        self.check()
-        self._unchecked = event._replace(state=None)
-
-    def check(self) -> None:
-        """Checks the last step.
-
-        Raises:
-          ConfigError: names the step and its examples.
-        """
-        event, self._unchecked = self._unchecked, None
-        if event is None:
-            return
-        for name in ("loss", "grad_norm"):
-            value = float(event.metrics[name])
-            if not math.isfinite(value):
-                ids = event.info.ids
-                more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
-                raise ConfigError(
-                    f"step {event.step}: {name} is {value}, on examples "
-                    f"{', '.join(ids[:_MAX_IDS])}{more}; nothing was saved since; go on from the "
-                    "last checkpoint with a lower LEARNING_RATE or without these examples"
-                )
+def _say(line: str) -> None:
+    if multihost.is_primary():
+        print(line, flush=True)
 
 
 class _Log:
@@ -222,29 +202,35 @@ class _Log:
         last_step: int,
         period: int,
         actions: Mapping[str, Sequence[BaseAction]],
+        finite: FiniteCheck | None,
     ) -> None:
         self._writes = multihost.is_primary()
-        self._period, self._actions = period, actions.get("TRAIN", ())
+        self._period, self._last_step = period, last_step
+        self._actions, self._finite = actions.get("TRAIN", ()), finite
         if self._writes:
             self._metrics = MetricLog(model_dir, first_step)
-            self._progress = ProgressLine(last_step, period, first_step)
+            self._progress = ProgressLine(last_step, first_step)
 
     def __call__(self, event: StepEvent) -> bool:
-        self._report(event)
+        if self._writes:
+            slots = round(event.info.num_tokens / max(1 - event.info.padding_share, 1e-9))
+            self._progress.count(event.step, event.info.num_tokens, slots)
+        if event.step % self._period and event.step != self._last_step:
+            return False
+        values = self._read(event)
+        if self._writes:
+            self.write(event.step, "train", values | self._progress.report(values["loss"]))
         if not self._actions or event.step % self._period:
             return False
-        values = {name: float(value) for name, value in event.metrics.items()}
         return _ask(self._actions, event, {"train": values})
 
-    def _report(self, event: StepEvent) -> None:
-        if not self._writes:
-            return
-        slots = round(event.info.num_tokens / max(1 - event.info.padding_share, 1e-9))
-        self._progress.count(event.step, event.info.num_tokens, slots)
-        if self._progress.due(event.step):
-            values = {name: float(value) for name, value in event.metrics.items()}
-            values |= self._progress.report(values["loss"])
-            self.write(event.step, "train", values)
+    def _read(self, event: StepEvent) -> dict[str, float]:
+        """The step's numbers, and in a run that may leave steps out, how many it has so far."""
+        values = {name: float(value) for name, value in event.metrics.items() if not value.ndim}
+        if self._finite is not None:
+            self._finite.check(event.state.params)
+            values["skipped_steps"] = self._finite.skipped
+        return values
 
     def write(self, step: int, group: str, values: dict[str, float]) -> None:
         """Logs numbers as `<group>/<name>`."""

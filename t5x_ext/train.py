@@ -12,7 +12,7 @@ from types import MappingProxyType
 import jax
 
 from mixtures.vocabularies import save_tokenizer
-from t5x_ext import gin_utils, multihost
+from t5x_ext import gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
@@ -42,6 +42,7 @@ def train(
     stats_period: int | None = None,
     random_seed: int | None = 0,
     use_hardware_rng: bool = False,
+    deterministic: bool = False,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     inference_evaluator_cls: Callable[[], Evaluator] = Evaluator,
     run_eval_before_training: bool = False,
@@ -74,6 +75,8 @@ def train(
         printed, written into config.gin and kept when the run resumes.
       use_hardware_rng: draw dropout and initial values with the accelerator's own generator
         (XLA's RngBitGenerator): faster on TPUs, and another mesh gives other numbers.
+      deterministic: the same command gives the same checkpoints, bit by bit, on the same machines
+        and versions; see `startup.make_deterministic`. Needs a random_seed.
       summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
       inference_evaluator_cls: how `infer_eval_dataset_cfg` is evaluated (gin: `@seqio.Evaluator`).
       run_eval_before_training: evaluate before the first step too.
@@ -84,6 +87,10 @@ def train(
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
+    if deterministic:
+        if random_seed is None:
+            raise ConfigError("RANDOM_SEED: None draws one; with DETERMINISTIC allowed: a number")
+        startup.make_deterministic()
     trainer, evaluator = trainer_cls(), make_evaluator(inference_evaluator_cls)
     action_modes.check_modes(actions or {})
     if train_dataset_cfg.task_feature_lengths is None:

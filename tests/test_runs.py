@@ -1,13 +1,18 @@
-"""Runs in a directory: what ends them early."""
+"""Runs in a directory: what ends them early, and what they leave out."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_ext.checkpoints import load_meta
 from t5x_ext.configs import CheckpointConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
@@ -15,8 +20,9 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.runs import run_training
+from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training import optimizers
-from t5x_ext.training.trainer import Program, Trainer
+from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 CONFIG = network.T5Config(
     vocab_size=64,
@@ -26,33 +32,129 @@ CONFIG = network.T5Config(
     num_encoder_layers=1,
     num_decoder_layers=1,
     mlp_dim=32,
-    dropout_rate=0.0,
+    dropout_rate=0.1,
 )
+EXAMPLES = 24
+
+
+class Batches(TrainBatches):
+    """Three batches of eight an epoch; the loss weights of some steps are no numbers."""
+
+    def __init__(self, *bad_steps: int) -> None:
+        tokens = np.arange(3, 12, dtype=np.int32)
+        examples = [
+            Example(f"e{i}", "task", "", tokens, (tokens[i % 8 :],), "", ("x",), False)
+            for i in range(EXAMPLES)
+        ]
+        lengths = {"inputs": 32, "targets": 32}
+        super().__init__([("task", examples, 1.0)], 8, lengths, pack=False, seed=0)
+        self._bad_steps = bad_steps
+
+    def make(self, epoch: int, step_in_epoch: int) -> Any:
+        batch, info = super().make(epoch, step_in_epoch)
+        if 3 * epoch + step_in_epoch + 1 in self._bad_steps:
+            batch["decoder_loss_weights"] *= np.nan
+        return batch, info
+
+
+def train(
+    model_dir: Path,
+    batches: Batches,
+    steps: int = 8,
+    may_skip: int = 0,
+    period: int = 2,
+    learning_rate: LearningRateFn = lambda step: 1e-3,
+) -> dict[int, tuple[tuple[str, ...], Any]]:
+    """Runs; returns (ids, state) after each step."""
+    model = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=optimizers.AdamW())
+    trainer = Trainer(learning_rate_fn=learning_rate, skip_nonfinite_steps=may_skip)
+    program = Program(model, PjitPartitioner(devices=jax.devices()[:1]), trainer)
+    seen = {}
+
+    def keep(event: StepEvent) -> None:
+        seen[event.step] = event.info.ids, jax.device_get(event.state)
+
+    run_training(
+        program,
+        batches,
+        str(model_dir),
+        lambda start: steps,
+        CheckpointConfig(save=SaveCheckpointConfig(period=period, keep=None)),
+        random_seed=0,
+        meta={},
+        stats_period=1,
+        hooks=[keep],
+    )
+    return seen
+
+
+def explodes(step: jax.Array) -> jax.Array:
+    """The third update makes parameters infinite."""
+    return jnp.where(step == 2, jnp.inf, 1e-3)
+
+
+def saved(model_dir: Path) -> list[str]:
+    return sorted(path.name for path in model_dir.glob("checkpoint_*"))
+
+
+def logged(model_dir: Path, name: str) -> dict[int, float]:
+    lines = map(json.loads, (model_dir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[f"train/{name}"] for line in lines}
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    tokens = np.arange(3, 12, dtype=np.int32)
-    examples = [
-        Example(f"e{i}", "task", "", tokens, (tokens[i:],), "", ("x",), False) for i in range(8)
-    ]
-    batches = TrainBatches(
-        [("task", examples, 1.0)], 8, {"inputs": 32, "targets": 32}, pack=False, seed=0
+    with pytest.raises(ConfigError) as error:
+        train(tmp_path, Batches(4))
+    found = re.match(
+        r"step 4: loss is nan, on examples (.+); first bad tensor: gradient of (\S+) "
+        r"\((\d+) of (\d+) gradients are not finite\); nothing was saved since; ",
+        str(error.value),
     )
-    # The third update makes the parameters infinite.
-    explodes = lambda step: 1e-3 + (step == 2) * 3e38  # noqa: E731
-    model = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=optimizers.AdamW())
-    partitioner = PjitPartitioner(devices=jax.devices()[:1])
-    program = Program(model, partitioner, Trainer(learning_rate_fn=explodes))
-    message = "^step 4: (loss|grad_norm) is (nan|inf), on examples "
-    with pytest.raises(ConfigError, match=message) as error:
-        run_training(
-            program,
-            batches,
-            str(tmp_path),
-            lambda start: 8,
-            CheckpointConfig(save=SaveCheckpointConfig(period=2, keep=None)),
-            random_seed=0,
-            meta={},
-        )
-    assert all(f"e{i}" in str(error.value) for i in range(8))
-    assert [path.name for path in tmp_path.glob("checkpoint_*")] == ["checkpoint_2"]
+    ids, tensor, bad, tensors = found.groups()
+    assert sorted(ids.split(", ")) == sorted(Batches().make(1, 0)[1].ids)
+    assert tensor == "decoder/decoder_norm/scale"
+    assert bad == tensors
+    assert saved(tmp_path) == ["checkpoint_2"]
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    message = r"^step 3: its update has made parameter decoder/\S+ a number that is not finite"
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, Batches(), period=1, learning_rate=explodes)
+    assert saved(tmp_path) == ["checkpoint_1", "checkpoint_2"]
+
+
+def test_a_step_that_is_left_out_changes_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with_bad = train(tmp_path / "bad", Batches(3, 6), steps=4, may_skip=1)
+    with_bad |= train(tmp_path / "bad", Batches(3, 6), may_skip=1)  # resumed at step 4
+    without = train(tmp_path / "good", Batches(), may_skip=1)
+
+    assert [ids for ids, _ in with_bad.values()] == [ids for ids, _ in without.values()]
+    for step in (3, 6):
+        before, after = with_bad[step - 1][1], with_bad[step][1]
+        jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+        jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+        assert (int(before.step), int(after.step)) == (step - 1, step)
+    for step in (1, 2):  # until the first of them, both are the same
+        jax.tree.map(np.testing.assert_array_equal, with_bad[step][1], without[step][1])
+    assert np.isfinite(list(logged(tmp_path / "good", "loss").values())).all()
+    assert logged(tmp_path / "bad", "loss")[3] is None
+    counts = logged(tmp_path / "bad", "skipped_steps")
+    assert list(counts.values()) == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert load_meta(str(tmp_path / "bad"))["skipped_steps"] == 2
+    told = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert [line.split(":")[0] for line in told] == ["step 3", "step 6"]
+    assert "loss is nan, on examples e" in told[0]
+
+
+def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^step 6: loss is nan, .* 3 steps in a row .*allows 2"):
+        train(tmp_path, Batches(2, 4, 5, 6), may_skip=2)
+    assert saved(tmp_path) == ["checkpoint_2", "checkpoint_4"]
+
+
+def test_a_bad_parameter_is_told_from_a_bad_gradient(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^step 5: .*first bad tensor: parameter decoder/\S+;"):
+        train(tmp_path, Batches(), may_skip=1, period=8, learning_rate=explodes)

@@ -67,6 +67,35 @@ def test_the_cache_can_be_switched_off_or_be_jaxs_own(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+DETERMINISTIC = """
+import os
+from t5x_ext import startup
+startup.make_deterministic()
+import jax
+print(jax.numpy.arange(4).sum(), os.environ["XLA_FLAGS"])
+startup.make_deterministic()  # nothing left to do
+os.environ["XLA_FLAGS"] = ""
+try:
+    startup.make_deterministic()
+except startup.ConfigError as error:
+    print(error)
+"""
+
+
+def test_deterministic_sets_xlas_flag_while_xla_still_reads_it() -> None:
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", DETERMINISTIC], cwd=REPO, env=environment, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    flag = "--xla_gpu_deterministic_ops=true"
+    assert done.stdout.splitlines() == [
+        f"6 --xla_backend_optimization_level=0 {flag}",
+        "DETERMINISTIC: JAX has been used in this process already; start it with "
+        f"XLA_FLAGS={flag}",
+    ]
+
+
 def flags_of(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     startup.add_flags(parser)

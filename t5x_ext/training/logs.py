@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.training.events import EventFile
 
 METRICS_FILE = "metrics.jsonl"
@@ -47,13 +48,22 @@ class MetricLog:
         Args:
             step: Number of finished steps.
             metrics: Names such as `train/loss`; the part before the slash groups the plots.
+
+        Raises:
+            ConfigError: A file cannot be written (full disk, lost mount).
         """
         now = time.time()
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
-        self._jsonl.write(json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n")
-        self._jsonl.flush()
-        self._events.write_scalars(now, step, values)
+        try:
+            self._jsonl.write(json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n")
+            self._jsonl.flush()
+            self._events.write_scalars(now, step, values)
+        except OSError as error:
+            raise ConfigError(
+                f"{self._jsonl.name}: step {step} cannot be logged ({error.strerror}); checkpoints "
+                "are kept; the same command goes on from the last once there is room"
+            ) from None
 
     def close(self) -> None:
         """Closes both files."""
@@ -62,7 +72,7 @@ class MetricLog:
 
 
 class ProgressLine:
-    """Says every so many steps how training goes:
+    """Says how training goes:
 
         step 200/1000  loss 2.3140  12.3k tokens/s  padding 3.1%  ETA 4m10s  host memory 1.2 GB
 
@@ -71,18 +81,16 @@ class ProgressLine:
     """
 
     def __init__(
-        self, total_steps: int, every: int, start_step: int = 0, stream: TextIO | None = None
+        self, total_steps: int, start_step: int = 0, stream: TextIO | None = None
     ) -> None:
         """Starts counting.
 
         Args:
             total_steps: Step at which the run ends, counting the steps before `start_step`.
-            every: Steps between lines.
             start_step: Steps finished before this run.
             stream: Where to print; None is standard error.
         """
         self._total = total_steps
-        self._every = every
         self._step = start_step
         self._stream = stream or sys.stderr
         self._clock: float | None = None
@@ -115,10 +123,6 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update(step - self._step)
         self._step = step
-
-    def due(self, step: int) -> bool:
-        """Whether the step ends with a line; only then need its loss be fetched."""
-        return step % self._every == 0 or step == self._total
 
     def report(self, loss: float) -> dict[str, float]:
         """Prints the line for the last counted step and starts a new interval.

@@ -77,8 +77,18 @@ def make_train_step(
     learning_rate_fn: LearningRateFn,
     num_microbatches: int = 1,
     weight_metrics: WeightMetricsComputer | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Binds everything static; the result is to be jitted with its state donated.
+
+    Args:
+      model: the model.
+      optimizer: its updates.
+      learning_rate_fn: step -> learning rate.
+      num_microbatches: parts of a batch processed one after the other.
+      weight_metrics: measures every update tensor by tensor; None for not.
+      skip_nonfinite: whether a step whose loss or gradient is not finite leaves parameters and
+        optimizer as they are. It counts as a step all the same.
 
     Returns:
       A function of
@@ -87,7 +97,8 @@ def make_train_step(
         key: PRNG key of the run; dropout uses `fold_in(key, state.step)`,
       that returns the next state and float32 scalar metrics: `loss` (divided by the loss
       denominator, z-loss included), `cross_entropy` and `z_loss` (per target token),
-      `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`, and those of `weight_metrics`.
+      `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`, and those of `weight_metrics`;
+      and `grad_squares`, float32 [tensors]: the sum of squares of each parameter's gradient.
     """
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -101,13 +112,22 @@ def make_train_step(
             grads, state.opt_state, state.params, learning_rate=learning_rate
         )
         params = optax.apply_updates(state.params, updates)
+        grad_squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
         metrics = loss_metrics(sums) | {
             "loss": sums.loss / denominator,
             "learning_rate": learning_rate,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": jnp.sqrt(jnp.sum(grad_squares)),
+            "grad_squares": grad_squares,
         }
         if weight_metrics is not None:
             metrics |= weight_metrics.compute_metrics(grads, state.params, params)
+        if skip_nonfinite:
+            is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(is_finite, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step

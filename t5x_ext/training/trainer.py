@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, losses, params
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -44,11 +45,20 @@ class Trainer:
       num_microbatches: parts of a batch processed one after the other; None means 1.
       learning_rate_fn: step -> learning rate; None means T5X's default schedule.
       weight_metrics_computer: measures every update tensor by tensor; None for not.
+      skip_nonfinite_steps: how many steps in a row may have a loss or gradient that is not finite:
+        they change neither parameters nor optimizer. 0 ends the run at the first.
     """
 
     num_microbatches: int | None = None
     learning_rate_fn: LearningRateFn | None = None
     weight_metrics_computer: WeightMetricsComputer | None = None
+    skip_nonfinite_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.skip_nonfinite_steps < 0:
+            raise ConfigError(
+                f"Trainer.skip_nonfinite_steps: {self.skip_nonfinite_steps}; allowed: 0 and more"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Program:
             self.trainer.learning_rate_fn or create_learning_rate_scheduler(),
             self.trainer.num_microbatches or 1,
             self.trainer.weight_metrics_computer,
+            skip_nonfinite=self.trainer.skip_nonfinite_steps > 0,
         )
 
         def sharded_step(state: TrainState, batch: Any, key: jax.Array):
@@ -91,7 +102,9 @@ class Program:
     def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
         """The same, jitted; the state given in is consumed."""
         layout = states.state_shardings(self.model, self.optimizer, self.partitioner)
-        return jax.jit(self.step, donate_argnums=0, out_shardings=(layout, None))
+        # Every host reads the metrics.
+        everywhere = self.partitioner.sharding(())
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(layout, everywhere))
 
     @functools.cached_property
     def _eval_step(self) -> Callable[[Params, Any], losses.LossSums]:
@@ -142,7 +155,7 @@ class StepEvent(NamedTuple):
     Attributes:
       step: updates applied so far, this one included.
       state: the state after the step; it is consumed by the next one, so do not keep it.
-      metrics: float32 scalars of this step.
+      metrics: of this step, float32: scalars, and `grad_squares` (see `make_train_step`).
       info: `t5x_ext.data.batching.BatchInfo` of the batch.
     """
 

@@ -94,10 +94,9 @@ def test_progress_line_states_rates_since_the_last_line(monkeypatch):
     clock = iter([10.0, 14.0, 20.0])  # first step done; first line; second line
     monkeypatch.setattr(logs.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
-    progress = logs.ProgressLine(total_steps=100, every=5, start_step=20, stream=out)
+    progress = logs.ProgressLine(total_steps=100, start_step=20, stream=out)
     for step in range(21, 26):
         progress.count(step, tokens=900, slots=1000)
-    assert progress.due(25) and not progress.due(24) and progress.due(100)
     rates = progress.report(loss=1.25)
     # Four steps after the first took 4 s.
     assert rates["tokens_per_sec"] == pytest.approx(900)
@@ -118,9 +117,8 @@ def test_progress_line_states_rates_since_the_last_line(monkeypatch):
 
 def test_progress_line_of_a_one_step_run_has_no_rate():
     out = io.StringIO()
-    progress = logs.ProgressLine(total_steps=1, every=10, stream=out)
+    progress = logs.ProgressLine(total_steps=1, stream=out)
     progress.count(1, tokens=10, slots=10)
-    assert progress.due(1)
     assert "tokens_per_sec" not in progress.report(loss=3.0)
     assert out.getvalue().startswith("step 1/1  loss 3.0000  padding 0.0%  host memory ")
 
