@@ -397,7 +397,6 @@ def test_an_import_of_seqio_that_was_not_changed_is_named(
         ("utils.RestoreCheckpointConfig.path=['a', 'b']", "training starts from one checkpoint"),
         ("train.actions={'EVAL': []}", "TRAIN, TRAIN_EVAL, INFER_EVAL"),
         ("USE_CACHED_TASKS=True", "USE_CACHED_TASKS = False"),
-        ("network.T5Config.scan_layers=False", "layers are scanned"),
         ("trainer.Trainer.num_microbatches=3", "multiples of 24"),
     ],
 )

@@ -2,7 +2,8 @@
 
 The parameter names are T5X's (`encoder/layers/attention/query/kernel`), with the layers of each
 stack held together on a leading `layers` axis that `lax.scan` walks: compile time does not grow
-with depth, and rematerialisation is one policy around one function.
+with depth (unless the walk is written out: T5Config.scan_layers), and rematerialisation is one
+policy around one function.
 
 Plain functions rather than Flax NNX modules: scan over stacked layers, abstract initialisation,
 `vmap` over a stack of models and swapping a kernel for an adapted one are then ordinary pytree
@@ -365,5 +366,5 @@ def _scan_layers(
     if saved is not None:
         policy = jax.checkpoint_policies.save_only_these_names(*saved)
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    x, _ = jax.lax.scan(body, x, (stacked, keys))
+    x, _ = jax.lax.scan(body, x, (stacked, keys), unroll=not cfg.scan_layers)
     return x

@@ -54,7 +54,7 @@ def _as_json(value: Any) -> Any:
 def describe_model(model: EncoderDecoderModel) -> dict[str, Any]:
     """What of a model determines results; how it is computed does not."""
     config = dataclasses.asdict(model.config)
-    del config["remat_policy"], config["attention"]
+    del config["remat_policy"], config["attention"], config["scan_layers"]
     return {
         "config": config,
         "vocabulary": model.output_vocabulary.fingerprint,

@@ -120,8 +120,19 @@ def test_a_token_sees_no_later_target(weights: params.Params) -> None:
     assert not np.allclose(one[0, 3], other[0, 3])
 
 
-@pytest.mark.parametrize("policy", ["minimal", "full"])
-def test_rematerialisation_changes_no_gradient(weights: params.Params, policy: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"remat_policy": "minimal"},
+        {"remat_policy": "full"},
+        {"scan_layers": False},
+        {"scan_layers": False, "remat_policy": "minimal"},
+    ],
+    ids=str,
+)
+def test_how_a_step_is_computed_changes_no_gradient(
+    weights: params.Params, change: dict[str, object]
+) -> None:
     batch = make_batch([[5, 6, 1]], [[7, 8, 1]], 3, 3)
 
     def loss(p: params.Params, cfg: network.T5Config) -> jax.Array:
@@ -131,8 +142,8 @@ def test_rematerialisation_changes_no_gradient(weights: params.Params, policy: s
     cfg = dataclasses.replace(TINY, dropout_rate=0.3)
     grad = jax.jit(jax.grad(loss), static_argnums=1)
     plain = grad(weights, cfg)
-    remat = grad(weights, dataclasses.replace(cfg, remat_policy=policy))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+    other = grad(weights, dataclasses.replace(cfg, **change))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
 
 
 def test_tied_output_is_scaled() -> None:
