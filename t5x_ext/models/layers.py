@@ -112,8 +112,8 @@ def dot_product_attention(
     """
     logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
-        # The barrier splits the bias's gradient by layer. XLA's CPU compiler otherwise sums over all
-        # layers and rows in one loop, number by number with long strides.
+        # The barrier splits the bias's gradient by layer. XLA's CPU compiler otherwise sums over
+        # all layers and rows in one loop, number by number with long strides.
         logits = logits + jax.lax.optimization_barrier(bias)
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)

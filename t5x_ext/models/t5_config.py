@@ -43,8 +43,8 @@ class T5Config:
         attention, 'balanced' keeps what surrounds attention only, 'full' keeps
         layer boundaries only.
       attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
-      scan_layers: False writes the layers out in the compiled program: a faster step on CPUs, longer
-        to compile. Parameters and results are the same.
+      scan_layers: False writes the layers out in the compiled program: a faster step on CPUs,
+        longer to compile. Parameters and results are the same.
     """
 
     vocab_size: int
