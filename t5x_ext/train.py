@@ -20,6 +20,7 @@ from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
 from t5x_ext.training import actions as action_modes
+from t5x_ext.training import wandb_runs
 from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
 
@@ -46,6 +47,7 @@ def train(
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     inference_evaluator_cls: Callable[[], Evaluator] = Evaluator,
     run_eval_before_training: bool = False,
+    wandb_project: str | None = None,
     actions: Mapping[str, Sequence[BaseAction]] | None = None,
     hooks: Sequence[Callable[[StepEvent], bool | None]] = (),
 ) -> None:
@@ -80,6 +82,7 @@ def train(
       summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
       inference_evaluator_cls: how `infer_eval_dataset_cfg` is evaluated (gin: `@seqio.Evaluator`).
       run_eval_before_training: evaluate before the first step too.
+      wandb_project: WANDB_PROJECT, where the numbers go as well (see `training.wandb_runs`).
       actions: what may end the run early; see `training.actions.BaseAction`.
       hooks: called with a `StepEvent` after every step, before saving; where one answers True, the
         run ends there.
@@ -93,6 +96,8 @@ def train(
         startup.make_deterministic()
     trainer, evaluator = trainer_cls(), make_evaluator(inference_evaluator_cls)
     action_modes.check_modes(actions or {})
+    if wandb_project is not None:
+        wandb_runs.check_installed()
     if train_dataset_cfg.task_feature_lengths is None:
         raise ConfigError(
             "train_dataset_cfg.task_feature_lengths: None; training needs "
@@ -159,6 +164,7 @@ def train(
             on_start=write_down,
             hooks=hooks,
             actions=actions or MappingProxyType({}),
+            wandb_project=wandb_project,
         )
     if not finished and multihost.is_primary():
         print("stopped by SIGTERM with everything saved; the same command resumes")

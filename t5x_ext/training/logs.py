@@ -14,25 +14,32 @@ from typing import TextIO
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.training.events import EventFile
+from t5x_ext.training.wandb_runs import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricLog:
-    """Appends numbers by step to MODEL_DIR/metrics.jsonl and to a TensorBoard event file.
+    """Appends numbers by step to MODEL_DIR/metrics.jsonl, TensorBoard's event file, W&B if asked.
 
     One process writes: construct it on process 0 only. A line of the JSONL file is
     `{"step": 100, "time": 1718000000.0, "train/loss": 2.31}`; numbers that are not finite are
     null there (JSON has none) and kept in TensorBoard.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str], start_step: int = 0) -> None:
+    def __init__(
+        self,
+        model_dir: str | os.PathLike[str],
+        start_step: int = 0,
+        wandb_project: str | None = None,
+    ) -> None:
         """Opens the files.
 
         Args:
             model_dir: Local directory, created if absent.
             start_step: Finished steps in the restored checkpoint. Whatever an earlier run logged
                 beyond it is dropped, so that a resumed run's curve is that of an unbroken one.
+            wandb_project: Project of Weights & Biases; None for none.
         """
         directory = Path(model_dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,7 @@ class MetricLog:
             _drop_after(path, start_step)
         self._jsonl = path.open("a", encoding="utf-8")
         self._events = EventFile(directory, start_step)
+        self._wandb = WandbRun(directory, wandb_project) if wandb_project else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a step; both files are flushed.
@@ -59,6 +67,8 @@ class MetricLog:
             self._jsonl.write(json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n")
             self._jsonl.flush()
             self._events.write_scalars(now, step, values)
+            if self._wandb:
+                self._wandb.write(step, values)
         except OSError as error:
             raise ConfigError(
                 f"{self._jsonl.name}: step {step} cannot be logged ({error.strerror}); checkpoints "
@@ -66,9 +76,11 @@ class MetricLog:
             ) from None
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the files."""
         self._jsonl.close()
         self._events.close()
+        if self._wandb:
+            self._wandb.close()
 
 
 class ProgressLine:
