@@ -1,9 +1,9 @@
 """Shows what a checkpoint holds, on any host: kind, step, config and every tensor.
 
-    python -m t5x_ext.inspect CHECKPOINT [--json]
+    python -m t5x_ext.inspect runs/mine
 
-CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No values are read, no
-accelerator is touched and no model has to be named.
+CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No values are read
+(except for --values), no accelerator is touched and no model has to be named.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_ext.checkpoints import open_source
+from t5x_ext.checkpoints import hash_values, open_source
 from t5x_ext.errors import exit_status
 
 
@@ -59,6 +59,7 @@ def _text(summary: dict[str, Any]) -> str:
         [
             f"{summary['path']}: {summary['kind']}, step {summary['step']}",
             f"sha256 {summary['sha256']}",
+            *([f"values sha256 {summary['values_sha256']}"] if "values_sha256" in summary else []),
             f"tokenizer {summary['tokenizer'] or 'none'}",
             ", ".join(f"{name} {value}" for name, value in config.items()),
             *tensors,
@@ -71,12 +72,17 @@ def _text(summary: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="t5x_ext.inspect",
+        prog="t5x_ext inspect",
         description=title,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a MODEL_DIR")
+    parser.add_argument(
+        "--values",
+        action="store_true",
+        help="read and hash all values, optimizer included: equal for runs that computed the same",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 
@@ -87,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         summary = inspect(args.checkpoint)
+        if args.values:
+            summary["values_sha256"] = hash_values(args.checkpoint)
         print(json.dumps(summary) if args.json else _text(summary))
 
     return exit_status(run)

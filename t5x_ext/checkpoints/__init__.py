@@ -4,6 +4,7 @@
     save_params/load_params parameters alone, for a new start (INITIAL_CHECKPOINT_PATH)
     open_source             any checkpoint (ours, Hugging Face's, T5X's) as tensors read in slices
     fingerprint             a short hash that names a set of initial weights
+    hash_values             a hash of every value of a checkpoint, optimizer included
     PreemptionGuard         turns SIGTERM into "save, then stop"
 
 One of ours is one directory, complete or absent, holding `state` (the arrays, Orbax), `data`
@@ -15,6 +16,7 @@ from __future__ import annotations
 from t5x_ext.checkpoints.checkpointer import Checkpointer, Restored
 from t5x_ext.checkpoints.params import (
     fingerprint,
+    hash_values,
     load_meta,
     load_params,
     open_source,
@@ -27,6 +29,7 @@ __all__ = [
     "PreemptionGuard",
     "Restored",
     "fingerprint",
+    "hash_values",
     "load_meta",
     "load_params",
     "open_source",

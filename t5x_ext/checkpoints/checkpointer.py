@@ -145,6 +145,8 @@ class Checkpointer:
             META: ocp.args.JsonSave(meta),
         }
         with self._save_errors():
+            if not self._is_in_place():
+                raise FileNotFoundError(self._dir)  # Orbax would make it anew, wherever that is
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if not self._async_save:
             self.wait()
@@ -192,7 +194,8 @@ class Checkpointer:
         """Finishes the last save and gives the directory free; raises as `wait` does."""
         try:
             self.wait()
-            self._manager.close()
+            with self._save_errors():
+                self._manager.close()
         finally:
             if self._lock:
                 self._lock.release()
@@ -218,18 +221,31 @@ class Checkpointer:
         try:
             yield
         except (OSError, ValueError) as error:
+            what = f"{self._dir}: step {self._saving} cannot be saved"
+            if not self._is_in_place():
+                raise ConfigError(
+                    f"{what} (the directory was unmounted, moved or deleted); its checkpoints are"
+                    " where it is now; the same command goes on from the last once it is back"
+                ) from error
             code = re.search(r"os_error_code='(\d+)'", str(error))
-            why = os.strerror(int(code[1])) if code else first_line(error)
+            number = int(code[1]) if code else getattr(error, "errno", None)
+            why = os.strerror(number) if number else first_line(error)
             steps = saved_steps(self._dir)
             kept = checkpoint_dir(self._dir, steps[0]).name if steps else "none"
             raise ConfigError(
-                f"{self._dir}: step {self._saving} cannot be saved ({why}); the last good"
-                f" checkpoint is {kept}; the same command goes on from it once there is room"
+                f"{what} ({why}); the last good checkpoint is {kept}; the same command goes on"
+                " from it once there is room"
             ) from error
+
+    def _is_in_place(self) -> bool:
+        return self._lock is None or self._lock.is_in_place()
 
     def _finish(self) -> None:
         """Runs in Orbax's thread when all files are written, just before they become visible."""
+        if not self._is_in_place():
+            raise FileNotFoundError(self._dir)
         if multihost.is_primary():
+            assert self._saving is not None  # set before the save began
             write_manifest(checkpoint_dir(self._dir, self._saving))
 
     def _read_step(self, step: int, wanted: PyTree) -> Restored:

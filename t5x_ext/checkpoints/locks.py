@@ -59,6 +59,19 @@ class DirectoryLock:
         file.flush()
         self._file = file
 
+    def is_in_place(self) -> bool:
+        """Whether the directory is still the one that was locked, by its name.
+
+        It is not once its disk is unmounted, or once it is moved or deleted. Writing to the name
+        would then begin a new directory, on whatever disk is there.
+        """
+        if self._file is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._file.name))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Gives the directory free. Does nothing the second time."""
         if self._file is not None:

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import t5x_layout, trees
+from t5x_ext.checkpoints import orbax_trees, t5x_layout, trees
+from t5x_ext.checkpoints.digests import hash_tensors
 from t5x_ext.checkpoints.directories import (
     FINGERPRINT,
     META,
@@ -135,6 +136,31 @@ def fingerprint(path: str) -> str:
     return open_source(path).digest
 
 
+def hash_values(path: str) -> str:
+    """A hash of every value that a checkpoint holds; reads all of them.
+
+    Of a run's checkpoint, that is parameters, optimizer and step: two runs that computed the same
+    bits have the same hash, though their files differ. Of others it is the parameters.
+
+    Args:
+        path: What `open_source` takes.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ConfigError: If there is no checkpoint.
+    """
+
+    def read(source: Source) -> str:
+        if source.kind != "t5x_ext":
+            return hash_tensors(source.tensors)
+        state = epath.Path(source.path) / STATE
+        return hash_tensors(orbax_trees.open_arrays(state, orbax_trees.names_in(state)))
+
+    return _read_from(path, read)
+
+
 def hash_params(leaves: Mapping[str, Any]) -> str:
     """The fingerprint of parameters in memory, by name."""
     digest = hashlib.sha256()
@@ -234,7 +260,7 @@ def _on_devices(tensor: LazyTensor, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         for piece in pieces
     }
 
-    def part(index: Index) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         bounds = _bounds(index, leaf.shape)
         if bounds in read:
             return read[bounds]

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.checkpoints import event_loops
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
@@ -34,6 +35,7 @@ def orbax() -> ModuleType:
     # Orbax logs through absl: dozens of lines a save, and warnings and errors about files it can
     # do without. What matters it raises. Other users of absl are not silenced.
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    event_loops.finish_before_closing()
     return ocp
 
 
