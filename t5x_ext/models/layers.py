@@ -80,7 +80,7 @@ def mlp(
     hidden: Any = None
     for index, name in enumerate(activations):
         kernel = "wi" if len(activations) == 1 else f"wi_{index}"
-        branch = ACTIVATIONS[name](checkpoint_name(dense(params[kernel], x), "mlp_branch"))
+        branch = ACTIVATIONS[name](checkpoint_name(dense(params[kernel], x), kernel))
         hidden = branch if hidden is None else hidden * branch
     hidden = dropout(hidden, dropout_rate, key, broadcast_axis=-2)  # [B, Q, F]
     return dense(params["wo"], hidden)

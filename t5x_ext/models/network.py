@@ -16,7 +16,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +177,7 @@ def encode(
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, tokens), dropout_key, _SITE_INPUT)
-    x = _scan_layers(cfg, layer, encoder["layers"], _encoder_layer(cfg), x, dropout_key)
+    x = _scan_layers(cfg, layer, "encoder", encoder["layers"], x, dropout_key)
     x = layers.rms_norm(encoder["encoder_norm"]["scale"], x)
     # The one place where T5X draws a mask for every position.
     final_key = layers.fold_key(dropout_key, _SITE_FINAL)
@@ -218,7 +218,7 @@ def decode(
         return _mlp_block(cfg, layer_params, x, key)
 
     x = _drop(cfg, embed(cfg, model_params, input_tokens), dropout_key, _SITE_INPUT)
-    x = _scan_layers(cfg, layer, decoder["layers"], _decoder_layer(cfg), x, dropout_key)
+    x = _scan_layers(cfg, layer, "decoder", decoder["layers"], x, dropout_key)
     x = layers.rms_norm(decoder["decoder_norm"]["scale"], x)
     return _drop(cfg, x, dropout_key, _SITE_FINAL)
 
@@ -344,12 +344,13 @@ def _mlp_block(cfg: T5Config, layer_params: Params, x: jax.Array, key: jax.Array
 def _scan_layers(
     cfg: T5Config,
     layer: Callable[[jax.Array, Params, jax.Array | None], jax.Array],
+    stack: Literal["encoder", "decoder"],
     stacked: Params,
-    specs: Params,
     x: jax.Array,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Applies `layer` once per slice of the stacked parameters, declared by `specs`."""
+    """Applies `layer` once per slice of a stack's parameters."""
+    specs = _encoder_layer(cfg) if stack == "encoder" else _decoder_layer(cfg)
     num_layers = jax.tree.leaves(stacked)[0].shape[0]
     layers_key = layers.fold_key(dropout_key, _SITE_LAYERS)
     keys = None if layers_key is None else jax.random.split(layers_key, num_layers)
@@ -364,7 +365,9 @@ def _scan_layers(
 
     saved = SAVED_BY_REMAT_POLICY[cfg.remat_policy]
     if saved is not None:
-        policy = jax.checkpoint_policies.save_only_these_names(*saved)
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        names = saved.encoder if stack == "encoder" else saved.decoder
+        policy = jax.checkpoint_policies.save_only_these_names(*names)
+        # A loop keeps the compiler from merging what is computed again with the first time.
+        body = jax.checkpoint(body, policy=policy, prevent_cse=not cfg.scan_layers)
     x, _ = jax.lax.scan(body, x, (stacked, keys), unroll=not cfg.scan_layers)
     return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -13,13 +13,29 @@ from t5x_ext.models import layers
 from t5x_ext.models.attention import ATTENTION_PATHS
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-# What the backward pass finds in memory, by the names given in `network` and `layers`; it computes
-# the rest again. Matrix products cost D multiplications for each number saved, all of them.
+_AROUND_ATTENTION = ("projection", "heads", "residual")
+_MLP_BRANCHES = ("wi", "wi_0", "wi_1")
+
+
+class Saved(NamedTuple):
+    """What the backward pass finds in memory, by the names given in `network` and `layers`.
+
+    It computes the rest again. Products of matrices cost D multiplications for each number saved,
+    all of them; the decoder's rows are shorter, so that it may save more.
+    """
+
+    encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
+
+
 SAVED_BY_REMAT_POLICY = {
     "none": None,
-    "minimal": ("projection", "memory_projection", "heads", "mlp_branch", "residual"),
-    "balanced": ("projection", "heads", "residual"),
-    "full": (),
+    "minimal": Saved(
+        encoder=(*_AROUND_ATTENTION, *_MLP_BRANCHES),
+        decoder=(*_AROUND_ATTENTION, "memory_projection", *_MLP_BRANCHES),
+    ),
+    "balanced": Saved(encoder=_AROUND_ATTENTION, decoder=(*_AROUND_ATTENTION, "wi_1")),
+    "full": Saved(encoder=(), decoder=()),
 }
 
 
@@ -40,7 +56,7 @@ class T5Config:
       dropout_rate: used in training only.
       logits_via_embedding: True ties the output to the embedding and scales by D ** -0.5 (1.0).
       remat_policy: 'none' keeps all activations, 'minimal' recomputes all but matrix products and
-        attention, 'balanced' keeps what surrounds attention only, 'full' keeps
+        attention, 'balanced' keeps little but what surrounds attention, 'full' keeps
         layer boundaries only.
       attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
       scan_layers: False writes the layers out in the compiled program: a faster step on CPUs,
