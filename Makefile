@@ -11,14 +11,17 @@ VENV ?= .venv
 EXTRAS ?= test
 STAMP := $(VENV)/.installed
 RUN_DIR := runs/quickstart
+# More flags for the quickstart's study, such as FLAGS="--gin.SEEDS='(0,)'".
+FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint audit clean
 
 help:
 	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
 	@echo "make test        run the whole test suite"
-	@echo "make lint        run ruff"
+	@echo "make lint        run ruff and mypy"
+	@echo "make audit       look up known vulnerabilities of the tested versions (needs pypi.org)"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
 
 $(STAMP): setup.py constraints.txt
@@ -33,7 +36,7 @@ $(STAMP): setup.py constraints.txt
 
 quickstart: $(STAMP)
 	@echo "[quickstart 1/2] running the study (about 8 minutes on 2 cores; interrupt and repeat to continue)"
-	@$(VENV)/bin/python -m t5x_ext.study --gin_file=gin_configs/studies/quickstart.gin --gin.MODEL_DIR="'$(RUN_DIR)'"
+	@$(VENV)/bin/python -m t5x_ext.study --gin_file=gin_configs/studies/quickstart.gin --gin.MODEL_DIR="'$(RUN_DIR)'" $(FLAGS)
 	@echo "[quickstart 2/2] writing the report"
 	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
 	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
@@ -43,6 +46,14 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m mypy
+
+# Asks pypi.org about every version in constraints.txt; pip-audit has an environment of its own, so
+# that its dependencies cannot change what is tested.
+audit: $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet "pip-audit>=2.9,<3"
+	@$(VENV)/audit/bin/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

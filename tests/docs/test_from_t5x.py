@@ -1,0 +1,107 @@
+"""docs/from_t5x.md against the code: imports, flags, and every binding of its tables."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+import pytest
+from pages import REPO
+from test_help import help_of
+
+PAGE = (REPO / "docs" / "from_t5x.md").read_text()
+
+# What the page calls a thing -> where it is.
+PLACES = {
+    "train": "t5x_ext.train:train",
+    "evaluate": "t5x_ext.eval:evaluate",
+    "infer": "t5x_ext.infer:infer",
+    "DatasetConfig": "t5x_ext.configs:DatasetConfig",
+    "CheckpointConfig": "t5x_ext.configs:CheckpointConfig",
+    "RestoreCheckpointConfig": "t5x_ext.configs:RestoreCheckpointConfig",
+    "SaveCheckpointConfig": "t5x_ext.configs:SaveCheckpointConfig",
+    "create_learning_rate_scheduler": "t5x_ext.configs:create_learning_rate_scheduler",
+    "Trainer": "t5x_ext.training.trainer:Trainer",
+    "PjitPartitioner": "t5x_ext.partitioning:PjitPartitioner",
+    "ModelBasedPjitPartitioner": "t5x_ext.partitioning:ModelBasedPjitPartitioner",
+    "seqio.Evaluator": "t5x_ext.seqio:Evaluator",
+    "seqio.JSONLogger": "t5x_ext.seqio:JSONLogger",
+    "seqio.SentencePieceVocabulary": "t5x_ext.seqio:SentencePieceVocabulary",
+    "seqio.ByteVocabulary": "t5x_ext.seqio:ByteVocabulary",
+    "EncoderDecoderModel": "t5x_ext.models:EncoderDecoderModel",
+    "EncoderDecoderModel.predict_batch_with_aux": (
+        "t5x_ext.models:EncoderDecoderModel.predict_batch_with_aux"
+    ),
+    "Transformer": "t5x_ext.models.network:Transformer",
+    "T5Config": "t5x_ext.models.network:T5Config",
+    "Adafactor": "t5x_ext.training.adafactor:Adafactor",
+    "adafactor.standard_logical_factor_rules": (
+        "t5x_ext.training.adafactor:standard_logical_factor_rules"
+    ),
+    "beam_search": "t5x_ext.decoding:beam_search",
+    "temperature_sample": "t5x_ext.decoding:temperature_sample",
+}
+
+
+def place(name: str) -> object:
+    """The class or function that the page calls `name`."""
+    module, _, path = PLACES[name].partition(":")
+    found: object = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def bindings() -> Iterator[tuple[str, str]]:
+    """(owner, parameter) of every row; parameter '' where a row is about the owner itself."""
+    for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
+        commands = re.findall(r"`(train|evaluate|infer)`", section.splitlines()[0])
+        for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+            owner = ""
+            for name in re.findall(r"`([\w.*]+)`", cell):
+                if name in PLACES:
+                    yield name, ""
+                elif "." in name:
+                    owner, _, parameter = name.rpartition(".")
+                    yield owner, parameter
+                else:  # of the row's owner, else of the section's commands
+                    for each in [owner] if owner else commands:
+                        yield each, name
+
+
+@pytest.mark.parametrize(("owner", "parameter"), sorted(set(bindings())))
+def test_a_binding_of_the_page_exists(owner: str, parameter: str) -> None:
+    found = place(owner)
+    if parameter not in ("", "*"):
+        assert parameter in inspect.signature(found).parameters
+
+
+def test_every_adafactor_parameter_is_listed() -> None:
+    (row,) = re.findall(r"^\| `Adafactor\.\*` \| (.*) \|$", PAGE, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == set(inspect.signature(place("Adafactor")).parameters)
+
+
+def test_imports_of_the_table_work() -> None:
+    lines = re.findall(r"^\| `.*?import .*?` \| `(from t5x_ext.*?)` \|$", PAGE, re.MULTILINE)
+    assert len(lines) >= 12
+    for line in lines:
+        package, name = re.fullmatch(r"from (\S+) import (\w+)(?: as \w+)?", line).groups()
+        assert hasattr(importlib.import_module(package), name) or importlib.import_module(
+            f"{package}.{name}"
+        )
+
+
+def test_flags_of_the_page_exist() -> None:
+    (listed,) = re.findall(r"Flags are the same: (.*?)\n\n", PAGE, re.DOTALL)
+    shown = help_of("t5x_ext.train")[0] + help_of("t5x_ext.infer")[0]
+    for flag in re.findall(r"`(--\w+)", listed):
+        assert flag in shown, flag
+
+
+def test_what_is_not_here_is_not_here() -> None:
+    (text,) = re.findall(r"^## What is not here\n(.*)", PAGE, re.DOTALL | re.MULTILINE)
+    for name in ("assignment_map", "fallback_to_scratch", "strict", "state_transformation_fns"):
+        assert f"`{name}`" in text
+        assert name not in inspect.signature(place("RestoreCheckpointConfig")).parameters

@@ -1,0 +1,95 @@
+"""`--help` of every command, and that no page names a flag, gin file or macro that there is not."""
+
+from __future__ import annotations
+
+import functools
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+from pages import REPO
+
+from t5x_ext.cli import COMMANDS
+
+MODULES = [
+    *(f"t5x_ext.{name}" for name in COMMANDS),
+    "mixtures.train_vocabulary",
+    "mixtures.super_natural_instructions",
+]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPO / "docs").glob("*.md"))]
+# Flags of `tfds build`, whose parser takes TensorFlow to build.
+TFDS_FLAGS = {"--data_dir", "--manual_dir"}
+SHIPPED = "(?:models|optimizers|meshes|decoding|runs|studies)"
+# Wrong on purpose: the pages show what is said about them.
+MISSPELT = {"TRIAN_STEPS", "LERNING_RATE"}
+
+
+def cpu_seconds() -> float:
+    """Processor time of all ended children; the clock would measure the machine's other work."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@functools.cache
+def help_of(module: str) -> tuple[str, float]:
+    """What --help prints, and the processor time it takes."""
+    before = cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=REPO, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout, cpu_seconds() - before
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_is_quick_and_shows_an_example(module: str) -> None:
+    text, secs = help_of(module)
+    assert secs < 3
+    called = rf"(?:python -m {re.escape(module)}|{module.replace('.', ' ')}) (\S+)"
+    examples = [word for word in re.findall(rf"^ +{called}", text, re.MULTILINE)]
+    assert [word for word in examples if word[0] not in "[("], text
+
+
+@functools.cache
+def macros() -> set[str]:
+    """Every macro that the shipped gin files set or use."""
+    text = "\n".join(path.read_text() for path in (REPO / "gin_configs").rglob("*.gin"))
+    return set(re.findall(r"^([A-Z_0-9]+) =", text, re.MULTILINE)) | set(
+        re.findall(r"%([A-Z_0-9]+)", text)
+    )
+
+
+def commands_on(page: str) -> list[tuple[str, str]]:
+    """(module, rest of the line) of every call of a command, in blocks, tables and sentences."""
+    text = re.sub(r"\\\n", " ", (REPO / page).read_text())
+    calls = re.findall(r"python -m ((?:t5x_ext|mixtures)\.\w+)([^`\n]*)", text)
+    short = re.findall(r"`t5x_ext ([a-z]+)([^`\n]*)", text)
+    return calls + [(f"t5x_ext.{name}", rest) for name, rest in short]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_name_only_what_there_is(page: str) -> None:
+    for module, rest in commands_on(page):
+        assert module in MODULES, f"{page}: {module}"
+        for flag in re.findall(r"(?<!\S)\[?(--[\w.]+)", rest.partition(" #")[0]):
+            if flag.startswith("--gin."):
+                name = flag.removeprefix("--gin.")
+                assert "." in name or name in macros() | {"NAME", *MISSPELT}, f"{page}: {flag}"
+            elif module != "mixtures.super_natural_instructions" or flag not in TFDS_FLAGS:
+                assert f"{flag}" in help_of(module)[0], f"{page}: {module} {flag}"
+        for file in re.findall(rf"--gin_file=(?:gin_configs/)?({SHIPPED}/[\w.]+)", rest):
+            assert (REPO / "gin_configs" / file).is_file(), f"{page}: {file}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", (REPO / page).read_text()):
+        if not target.startswith(("http", "#")):
+            assert ((REPO / page).parent / target.partition("#")[0]).exists(), f"{page}: {target}"
+
+
+def test_the_readme_lists_every_command() -> None:
+    listed = {module for module, _ in commands_on("README.md")}
+    assert listed >= set(MODULES)
