@@ -1,6 +1,6 @@
 """A small SentencePiece vocabulary of your own data, for small models.
 
-    python -m mixtures.train_vocabulary --data_dir DIR --vocab_size 4000 OUT.model
+    python -m mixtures.train_vocabulary --data_dir natural-instructions --vocab_size 4000 my.model
 
 T5's 32,000 pieces make the embedding of a small model larger than the rest of it; a vocabulary
 trained on the train track covers the same texts with a few thousand. Ids are laid out as T5's:
@@ -124,12 +124,20 @@ def trained_vocabulary(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m mixtures.train_vocabulary", description=__doc__.splitlines()[0]
+        prog="python -m mixtures.train_vocabulary",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", metavar="OUT.model")
-    parser.add_argument("--data_dir", help="release directory; default: $SUPERNI_DIR")
-    parser.add_argument("--vocab_size", type=int, default=4000)
+    parser.add_argument("out", metavar="OUT.model", help="the SentencePiece file to write")
+    parser.add_argument(
+        "--data_dir", help="release directory; default: $SUPERNI_DIR, else the bundled suite"
+    )
+    parser.add_argument(
+        "--vocab_size", type=int, default=4000, help="number of pieces (default: %(default)s)"
+    )
     flags = parser.parse_args(argv)
     try:
         train_vocabulary(flags.out, Release(data_dir(flags.data_dir)), flags.vocab_size)

@@ -1,7 +1,8 @@
 """Examines task data before a run: lengths, truncation, leaks, label skew, unknown pieces.
 
-    python -m t5x_ext.audit --gin_file=... [--gin.NAME=VALUE ...]
-    python -m t5x_ext.audit --mixture superni.ql.def_pos2.held_in.all [--data_dir DIR]
+    python -m t5x_ext.audit --mixture superni.ql.def_pos2.held_in.all --limits 512,1024
+    python -m t5x_ext.audit --gin_file=models/t5_1_1_tiny.gin --gin_file=runs/train.gin \\
+        --gin.MIXTURE_OR_TASK_NAME="'my_task.jsonl'"
 
 With gin files, give what the run itself is given: mixture, lengths, vocabulary and data settings
 are taken from there. Tasks are compared with every other task of the data directory.
@@ -183,10 +184,13 @@ def _parse_limits(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="t5x_ext audit",
         usage="t5x_ext audit (--gin_file=FILE [--gin.NAME=VALUE ...] | --mixture NAME) [options]",
-        description=__doc__.split("\n\n")[0],
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[gin_utils.gin_flags()],
         allow_abbrev=False,
     )

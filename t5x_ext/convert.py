@@ -212,7 +212,7 @@ def _text(summary: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="t5x_ext.convert",
+        prog="t5x_ext convert",
         description=title,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,7 @@
 """Turns a study directory into a report: CSV, Markdown, figures and one self-contained page.
 
-    python -m t5x_ext.report STUDY_DIR [--target SCORE ...] [--json]
+    python -m t5x_ext.report runs/quickstart
+    python -m t5x_ext.report runs/quickstart --target 65 --target 70 --json
 
 Writes STUDY_DIR/report/: index.html, report.md, results.csv, summary.csv and the figures scores,
 differences and categories as PNG and SVG. Cells that have not finished are left out and counted.
@@ -13,11 +14,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from t5x_ext.errors import ConfigError
 
 
-def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, object]:
+def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, Any]:
     """Reads a study and writes its report.
 
     Args:
@@ -58,7 +60,7 @@ def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[s
 def _parser() -> argparse.ArgumentParser:
     title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="t5x_ext.report",
+        prog="t5x_ext report",
         description=title,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,6 @@
 """Scores a predictions file: ROUGE-L, ROUGE-1 and exact match, with bootstrap intervals.
 
-    python -m t5x_ext.score predictions.jsonl [--by task,category] [--json] [--out scored.jsonl]
+    python -m t5x_ext.score predictions.jsonl --by task,category
 
 The scores are a pure function of the file; a malformed line is refused with its number and field.
 """
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import aggregate
@@ -30,7 +31,7 @@ def _by(text: str) -> list[str]:
     return fields
 
 
-def summarise(path: str, by: Sequence[str], out: str | None = None) -> dict[str, object]:
+def summarise(path: str, by: Sequence[str], out: str | None = None) -> dict[str, Any]:
     """Scores the file at `path`.
 
     Args:
@@ -46,7 +47,7 @@ def summarise(path: str, by: Sequence[str], out: str | None = None) -> dict[str,
     if out:
         write_predictions(out, rows)
     groups = {"instances": aggregate.over_instances(rows), "tasks": aggregate.over_tasks(rows)}
-    summary: dict[str, object] = {
+    summary: dict[str, Any] = {
         "file": path,
         "predictions": len(rows),
         "tasks": groups["tasks"].n,
@@ -76,14 +77,20 @@ def _table(title: str, groups: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def _text(summary: dict[str, object], by: Sequence[str]) -> str:
+def _text(summary: dict[str, Any], by: Sequence[str]) -> str:
     tables = [_table(field, summary[f"by_{field}"]) for field in by]
     tables.append(_table("mean over", summary["overall"]))
     return "\n\n".join(tables) + "\n\npercent; in brackets 95 % bootstrap intervals"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="t5x_ext.score", description=__doc__.split("\n\n")[0])
+    title, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="t5x_ext score",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("predictions", help="predictions file (JSONL) written by infer or a study")
     parser.add_argument("--by", default="", help="task, category or both: task,category")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")

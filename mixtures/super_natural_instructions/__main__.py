@@ -1,22 +1,37 @@
-"""`tfds build` for this builder alone: `python -m mixtures.super_natural_instructions`.
+"""Writes task files as TFRecord shards, which many hosts read faster than a thousand small files.
 
-Takes the flags of `tfds build`. The `tfds` command itself also loads its other subcommands, and
-these need Apache Beam, which this project does without.
+    python -m mixtures.super_natural_instructions --data_dir=gs://my-bucket/data \\
+        --manual_dir=/path/to/natural-instructions
+
+Then give the directory as DATA_DIR. Takes the flags of `tfds build`: --data_dir is where the shards
+go, --manual_dir where the task files are, --overwrite replaces what is there; --helpfull lists all.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from absl import app
-from tensorflow_datasets.scripts.cli import build, cli_utils
+import sys
 
 
-def main(args: build.Args) -> None:
-    """Builds both tracks, or the one that --config names."""
-    args.positional_datasets.append(str(Path(__file__).parent))
-    args.execute()
+def main() -> None:
+    """`tfds build` for this builder alone.
+
+    The `tfds` command also loads its other subcommands, and these need Apache Beam, which this
+    project does without.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__.strip())
+        return
+    from pathlib import Path
+
+    from absl import app
+    from tensorflow_datasets.scripts.cli import build, cli_utils  # TensorFlow: ten seconds
+
+    def write(args: build.Args) -> None:
+        args.positional_datasets.append(str(Path(__file__).parent))
+        args.execute()
+
+    app.run(write, flags_parser=cli_utils.make_flags_parser(build.Args, __doc__))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli_utils.make_flags_parser(build.Args, __doc__))
+    main()
