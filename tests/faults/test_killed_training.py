@@ -1,4 +1,4 @@
-"""Training that is killed at any moment, or loses its disk, and goes on as if nothing had been.
+"""Training that is killed at any moment, and goes on as if nothing had been.
 
 Three moments by default; KILLS asks for another number, each at a moment of its own:
 
@@ -7,202 +7,35 @@ Three moments by default; KILLS asks for another number, each at a moment of its
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from disturbed_runs import (
+    EXAMPLES,
+    STEPS,
+    Server,
+    check_equal,
+    check_every_example_comes_once_an_epoch,
+    has_ended,
+    kill_at,
+    log_of,
+    moments,
+    steps_of,
+)
 
-from t5x_ext.checkpoints import load_params
-
-HERE = Path(__file__).parent
 KILLS = int(os.environ.get("KILLS", "3"))
 KILLS_PER_RUN = 3
-STEPS = 10
-EVERY = 2  # steps between saves, and between evaluations
-TASK = "task141_animal_and_vehicle_tagging"
-# Every file of the run is smaller, apart from those of a checkpoint.
-CHECKPOINT_BYTES = 400_000
-ARGUMENTS = [
-    "--gin_file=models/t5_1_1_tiny.gin",
-    "--gin_file=runs/train.gin",
-    f"--gin_file={HERE / 'recorded_run.gin'}",
-    "--gin.network.T5Config.num_encoder_layers=1",
-    "--gin.network.T5Config.num_decoder_layers=1",
-    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",
-    f"--gin.MIXTURE_OR_TASK_NAME='{TASK}'",
-    "--gin.PROMPT='tk.def'",
-    "--gin.BUDGET=20",
-    "--gin.BATCH_SIZE=8",
-    "--gin.PACK=True",
-    "--gin.DROPOUT_RATE=0.1",
-    "--gin.STATS_PERIOD=1",
-    f"--gin.EVAL_PERIOD={EVERY}",
-    f"--gin.SAVE_PERIOD={EVERY}",
-    f"--gin.TRAIN_STEPS={STEPS}",
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="watches processes in /proc"),
 ]
 
 
-class Server:
-    """The other end of `training_server`."""
-
-    def __init__(self) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "SUPERNI_DIR"}
-        path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "training_server.py")],
-            env=environment | {"PYTHONPATH": path.rstrip(os.pathsep)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._answer() == "ready"
-
-    def _answer(self) -> str:
-        return self._process.stdout.readline().strip()
-
-    def start(self, directory: Path, max_file_bytes: int | None = None) -> int:
-        """Starts training in a directory; returns the process's id."""
-        paths = [f"--gin.MODEL_DIR='{directory}'", f"--gin.STEPS_FILE='{directory}.steps'"]
-        order = {
-            "arguments": [*ARGUMENTS, *paths],
-            "log": f"{directory}.log",
-            "max_file_bytes": max_file_bytes,
-        }
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._answer())
-
-    def exit_code(self) -> int:
-        """Waits for the process that was started last."""
-        return int(self._answer())
-
-    def train(self, directory: Path, max_file_bytes: int | None = None) -> int:
-        """Trains to the end; returns the exit code."""
-        self.start(directory, max_file_bytes)
-        return self.exit_code()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def unbroken(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("unbroken") / "run"
-    assert server.train(directory) == 0, log_of(directory)
-    return directory
-
-
-def log_of(directory: Path) -> str:
-    return Path(f"{directory}.log").read_text()
-
-
-def steps_of(directory: Path) -> dict[int, set[tuple[tuple[str, ...], str]]]:
-    """All that was ever seen of each step: (ids, loss); steps after a save are run again."""
-    seen: dict[int, set[tuple[tuple[str, ...], str]]] = {}
-    for line in lines_of(Path(f"{directory}.steps")):
-        seen.setdefault(line["step"], set()).add((tuple(line["ids"]), line["loss"]))
-    return seen
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; the process that writes it may be killed at any time."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def metrics_of(directory: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock and on memory."""
-    return [
-        {k: v for k, v in line.items() if k in ("step", "train/loss") or k.startswith("eval/")}
-        for line in lines_of(directory / "metrics.jsonl")
-    ]
-
-
-def check_equal(directory: Path, unbroken: Path) -> None:
-    """Every step ever taken, every number logged, and the last checkpoint are the same."""
-    assert steps_of(directory) == steps_of(unbroken)
-    assert metrics_of(directory) == metrics_of(unbroken)
-    last = f"checkpoint_{STEPS}"
-    for part in ("data", "meta"):
-        kept = [json.loads((d / last / part / "metadata").read_text()) for d in
-                (directory, unbroken)]  # fmt: skip
-        if part == "meta":  # it has the config's text, with the directory in it
-            kept = [json.dumps(k).replace(str(d), "") for k, d in
-                    zip(kept, (directory, unbroken), strict=True)]  # fmt: skip
-        assert kept[0] == kept[1]
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(load_params(str(d / last)) for d in (directory, unbroken)),
-    )
-
-
-def is_saving(directory: Path) -> bool:
-    return any(directory.glob("*.orbax-checkpoint-tmp"))
-
-
-def is_evaluating(directory: Path) -> bool:
-    """Whether the last thing logged is a step that is followed by an evaluation."""
-    lines = lines_of(directory / "metrics.jsonl")
-    return bool(lines) and "train/loss" in lines[-1] and lines[-1]["step"] % EVERY == 0
-
-
-def kill_at(
-    process: int, moment: Callable[[], bool], wait: float, is_over: Callable[[], bool]
-) -> None:
-    """Kills a process some seconds after a moment has come, unless it is over before."""
-    while not moment():
-        if is_over():
-            return
-        time.sleep(0.002)
-    time.sleep(wait)
-    os.kill(process, signal.SIGKILL)
-
-
-def moments(directory: Path, step: int) -> dict[str, Callable[[], bool]]:
-    """Says of each phase of a run whether it has come, from a step on."""
-
-    def reached() -> bool:
-        return max(steps_of(directory), default=0) >= step
-
-    return {
-        "start": lambda: True,
-        "step": reached,
-        "save": lambda: is_saving(directory) and reached(),
-        "evaluation": lambda: is_evaluating(directory) and reached(),
-    }
-
-
-def has_ended(process: int) -> bool:
-    """Whether a process of the server's has exited (it is a zombie, or gone)."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="watches processes in /proc")
 def test_killed_runs_equal_an_unbroken_one(server: Server, unbroken: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     phases = iter(["step", "save", "evaluation", "start"] * KILLS)
@@ -232,24 +65,25 @@ def test_killed_runs_equal_an_unbroken_one(server: Server, unbroken: Path, tmp_p
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("max_file_bytes", "message"),
-    [
-        (50_000, "File too large"),  # the log fits, the tokenizer does not
-        (CHECKPOINT_BYTES, f"step {EVERY} cannot be saved (File too large); the last good "),
-    ],
-)
-def test_a_disk_that_is_full_ends_the_run_and_loses_nothing(
-    server: Server, unbroken: Path, tmp_path: Path, max_file_bytes: int, message: str
+def test_a_killed_run_goes_on_with_other_devices(
+    server: Server, unbroken: Path, tmp_path: Path
 ) -> None:
+    """Eight devices, killed; four, killed; one to the end: the same examples, and their losses."""
     directory = tmp_path / "run"
-    assert server.train(directory, max_file_bytes) == 1, log_of(directory)
-    lines = log_of(directory).splitlines()
-    (ours,) = (line for line in lines if line.startswith("error: "))
-    assert message in ours
-    # TensorStore may print, before our line or after it, that Orbax did not wait for its other
-    # writes; nothing of ours is traced.
-    assert not any("/t5x_ext/" in line for line in lines if line.startswith("  File "))
-    assert server.train(directory) == 0, log_of(directory)
-    check_equal(directory, unbroken)
+    for devices, step, phase in ((8, 4, "save"), (4, 7, "step")):
+        process = server.start(directory, devices=devices)
+        moment = moments(directory, step)[phase]
+        kill_at(process, moment, 0.0, lambda process=process: has_ended(process))
+        assert server.exit_code() == -signal.SIGKILL, log_of(directory)
+    assert server.train(directory, devices=1) == 0, log_of(directory)
+    resumed = [line for line in log_of(directory).splitlines() if line.startswith("resuming")]
+    assert len(resumed) == 2
+
+    alone, disturbed = steps_of(unbroken), steps_of(directory)
+    assert disturbed.keys() == alone.keys() == set(range(1, STEPS + 1))
+    for step, seen in disturbed.items():
+        ((ids, loss),) = alone[step]
+        assert {ids for ids, _ in seen} == {ids}
+        losses = [float.fromhex(text) for _, text in seen]
+        np.testing.assert_allclose(losses, float.fromhex(loss), rtol=1e-4)
+    check_every_example_comes_once_an_epoch(disturbed, EXAMPLES)

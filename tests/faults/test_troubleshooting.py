@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import re
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -18,11 +19,16 @@ import pytest
 from small_checkpoints import make_all
 
 from t5x_ext.checkpoints import Checkpointer
-from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
+from t5x_ext.training.logs import MetricLog
+from t5x_ext.training.nonfinite import FiniteCheck, check_params
+from t5x_ext.training.state import TrainState
+from t5x_ext.training.trainer import StepEvent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
+INFO = BatchInfo(0, 3, 8, ("e1", "e2"), 40, 0.5)
 STATE = {"params": {"w": jnp.arange(4.0)}}
 
 Provoke = Callable[[Path, pytest.CaptureFixture, pytest.LogCaptureFixture], str]
@@ -73,6 +79,8 @@ command("scope", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='held_inn'")
 command("prompt", *WHOLE, "--gin.PROMPT='tk.deff'")
 command("DATA_DIR '", *WHOLE, "--gin.DATA_DIR='{tmp}/nothing'")
 command("field 'output'", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/rows.jsonl'")
+command("occurs 2 times", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/repeated.jsonl'")
+command("RANDOM_SEED", *WHOLE, "--gin.DETERMINISTIC=True", "--gin.RANDOM_SEED=None")
 command("holds no checkpoint", "inspect", "{tmp}")
 command("do not match the model", *WHOLE, "--gin.INITIAL_CHECKPOINT_PATH='{tmp}/checkpoints/hf'")
 command("cannot be written to", *WHOLE, "--gin.MODEL_DIR='{tmp}/rows.jsonl/run'")
@@ -92,6 +100,25 @@ def _other_batch_size(tmp: Path, *_: object) -> str:
     return str(error.value)
 
 
+@provokes("loss is")
+def _bad_gradient(*_: object) -> str:
+    squares = jnp.array([1.0, jnp.nan])
+    metrics = {"loss": jnp.inf, "grad_norm": jnp.nan, "grad_squares": squares}
+    event = StepEvent(4, TrainState(jnp.int32(4), STATE["params"] | {"a": 0.0}, {}), metrics, INFO)
+    check = FiniteCheck()
+    check(event)
+    with pytest.raises(ConfigError) as error:
+        check.check(event.state.params)
+    return str(error.value)
+
+
+@provokes("its update has made")
+def _bad_parameter(*_: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        check_params({"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, step=3)
+    return str(error.value)
+
+
 @provokes("is in use")
 def _second_run(tmp: Path, *_: object) -> str:
     with Checkpointer(str(tmp)), pytest.raises(ConfigError) as error:
@@ -105,19 +132,48 @@ def _save(directory: Path, *steps: int) -> None:
             checkpointer.save(step, STATE, {}, {}, force=True)
 
 
-@provokes("cannot be saved")
+@contextlib.contextmanager
+def _files_up_to(num_bytes: int) -> Iterator[None]:
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+
+@provokes("the last good checkpoint is")
 def _full_disk(tmp: Path, *_: object) -> str:
     _save(tmp, 1)
     large = {"params": {"w": jax.random.normal(jax.random.key(0), (1 << 18,))}}
-    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(ConfigError) as error, Checkpointer(str(tmp)) as checkpointer:
-            checkpointer.save(2, large, {}, {}, force=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    with (
+        _files_up_to(100_000),
+        pytest.raises(ConfigError) as error,
+        Checkpointer(str(tmp)) as checkpointer,
+    ):
+        checkpointer.save(2, large, {}, {}, force=True)
     with Checkpointer(str(tmp)) as checkpointer:  # the lock was given free
         assert checkpointer.latest_step() == 1 and checkpointer.restore(STATE) is not None
+    return str(error.value)
+
+
+@provokes("unmounted, moved or deleted")
+def _moved_directory(tmp: Path, *_: object) -> str:
+    run, elsewhere = tmp / "run", tmp / "elsewhere"
+    with pytest.raises(ConfigError) as error, Checkpointer(str(run)) as checkpointer:
+        checkpointer.save(1, STATE, {}, {}, force=True)
+        checkpointer.wait()
+        run.rename(elsewhere)
+        checkpointer.save(2, STATE, {}, {}, force=True)
+    assert not run.exists() and [p.name for p in elsewhere.glob("check*")] == ["checkpoint_1"]
+    return str(error.value)
+
+
+@provokes("cannot be logged")
+def _full_disk_between_saves(tmp: Path, *_: object) -> str:
+    log = MetricLog(tmp)
+    with _files_up_to(10), pytest.raises(ConfigError) as error:
+        log.write(1, {"train/loss": 1.0})
     return str(error.value)
 
 
@@ -162,6 +218,7 @@ def test_the_page_says_what_the_programs_say(
         lines = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a"}]
         lines[1]["input"] = "b"
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (tmp_path / "repeated.jsonl").write_text('{"instruction": "a", "instruction": "b"}')
         (tmp_path / "checkpoints").symlink_to(checkpoints)
     said = CASES[message](tmp_path, capsys, caplog)
     assert re.search(".+".join(map(re.escape, message.split("..."))), said), said

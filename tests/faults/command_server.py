@@ -1,20 +1,31 @@
-"""Trains in forked processes that may be killed: what takes long, the imports, is done once.
+"""Runs commands in forked processes that may be killed: what takes long, the imports, is done once.
 
-Orders come as JSON lines on standard input: {"arguments": [...], "log": path, "max_file_bytes":
-number or null}. The answers are the process's id as soon as it runs, and its exit code once it has
-ended.
+Orders come as JSON lines on standard input: {"command": "train" or "study", "arguments": [...],
+"log": path}, and what the process is to have: "max_file_bytes" (as on a full disk) and "devices".
+The answers are the process's id as soon as it runs, and its exit code once it has ended.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
 import sys
 from typing import Any
 
-from t5x_ext import train
+from t5x_ext import study, train
 from t5x_ext.training.trainer import StepEvent
+
+COMMANDS = {"train": train.main, "study": study.main}
+# What the commands import late. None of it may start threads or open devices before a fork.
+IMPORTED_LATE = (
+    "orbax.checkpoint",
+    "t5x_ext.data.datasets",
+    "t5x_ext.report",
+    "t5x_ext.runs",
+    "t5x_ext.studies.runner",
+)
 
 
 class Record:
@@ -34,10 +45,14 @@ def _run(order: dict[str, Any]) -> int:
     with open(order["log"], "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    if order["max_file_bytes"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["max_file_bytes"], resource.RLIM_INFINITY))
+    if "max_file_bytes" in order:
+        limits = (order["max_file_bytes"], resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if "devices" in order:
+        flag = f"--xla_force_host_platform_device_count={order['devices']}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # the last counts
     try:
-        return train.main(order["arguments"])
+        return COMMANDS[order["command"]](order["arguments"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -45,12 +60,8 @@ def _run(order: dict[str, Any]) -> int:
 
 def main() -> None:
     """Serves orders until standard input ends."""
-    # What `train` imports late. None of it may start threads or open devices before a fork.
-    import orbax.checkpoint  # noqa: F401
-
-    import t5x_ext.data.datasets
-    import t5x_ext.runs  # noqa: F401
-
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
     print("ready", flush=True)
     for line in sys.stdin:
         process = os.fork()
@@ -58,6 +69,8 @@ def main() -> None:
             status = 70  # an exception: its traceback is in the log
             try:
                 status = _run(json.loads(line))
+            except SystemExit as end:
+                status = end.code
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
