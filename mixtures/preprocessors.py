@@ -142,7 +142,7 @@ class _Encoder:
 
 
 def _call_python(
-    render_row: Callable[[Row], Mapping[str, object]],
+    render_row: Callable[[Row], Mapping[str, Any]],
     batch: Mapping[str, tf.Tensor | tf.RaggedTensor],
 ) -> dict[str, tf.Tensor]:
     """Runs `render_row` over the rows of a batch; token lists come back end to end."""

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 # "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them.
 _NATIVE_LOG = re.compile(
@@ -61,7 +62,8 @@ class _Watcher(importlib.abc.MetaPathFinder):
         finally:
             self._searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _then_register(spec.loader.exec_module)
+            loader: Any = spec.loader
+            loader.exec_module = _then_register(loader.exec_module)
         return spec
 
 

@@ -33,7 +33,8 @@ from t5x_ext.training.trainer import Program, Trainer
 def make_decoder(
     model: EncoderDecoderModel, partitioner: PjitPartitioner, cfg: DatasetConfig
 ) -> Decoder:
-    """A decoder with the batch size and lengths of a dataset config."""
+    """A decoder with the batch size and lengths of a dataset config, which states both."""
+    assert cfg.task_feature_lengths is not None
     return Decoder(
         model,
         partitioner,
@@ -56,9 +57,10 @@ def evaluate_loss(
       program: compiled functions.
       model_params: parameters on the program's mesh.
       examples: held-out examples; the first reference of each is the target.
-      cfg: gives batch size and lengths.
+      cfg: gives batch size and lengths, which are set.
       max_batches: stop after so many; None takes all.
     """
+    assert cfg.task_feature_lengths is not None
     buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
     target_length = cfg.task_feature_lengths["targets"]
     batch_size = program.partitioner.round_up_batch(cfg.batch_size)
@@ -168,7 +170,7 @@ def restore_each(
                 "model": dataclasses.asdict(model.config),
                 "vocabulary": model.output_vocabulary.fingerprint,
                 "dtype": restore_cfg.dtype,
-                "lengths": dict(dataset_cfg.task_feature_lengths),
+                "lengths": dict(dataset_cfg.task_feature_lengths or {}),
                 "decoding": repr(decoder.method),
             }
         )

@@ -234,7 +234,7 @@ class _Log:
             values["skipped_steps"] = self._finite.skipped
         return values
 
-    def write(self, step: int, group: str, values: dict[str, float]) -> None:
+    def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Logs numbers as `<group>/<name>`."""
         if self._metrics:
             self._metrics.write(step, {f"{group}/{name}": v for name, v in values.items()})
@@ -280,22 +280,23 @@ class _Evaluator:
                 self._program, weights, what.loss_examples, what.loss_cfg, what.max_batches
             )
             self._report(event.step, "eval", values)
-            by_task = {what.loss_cfg.mixture_or_task_name: values}
-            ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_task)
+            by_mixture = {what.loss_cfg.mixture_or_task_name: values}
+            ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_mixture)
         if what.infer_cfg and what.infer_examples:
             rows, scores = predict_and_score(self._decoder, weights, what.infer_examples)
             self._report(event.step, "infer_eval", scores)
             if multihost.is_primary():
                 for logger in what.loggers:
                     logger(event.step, rows)
-            by_task = {what.infer_cfg.mixture_or_task_name: scores, **task_scores(rows)}
-            for task, values in what.own_metrics(rows).items():
-                self._report(event.step, f"infer_eval/{task}", values)
-                by_task[task] = by_task[task] | values
+            by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
+            by_task |= task_scores(rows)
+            for task, own in what.own_metrics(rows).items():
+                self._report(event.step, f"infer_eval/{task}", own)
+                by_task[task] = by_task[task] | own
             ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
         return ends
 
-    def _report(self, step: int, group: str, values: dict[str, float]) -> None:
+    def _report(self, step: int, group: str, values: Mapping[str, float]) -> None:
         self._log.write(step, group, values)
         if multihost.is_primary():
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import secrets
 import sys
@@ -16,11 +15,13 @@ from t5x_ext import gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
+from t5x_ext.training.actions import MetricsByTask
 from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
 
@@ -129,10 +130,15 @@ def train(
             return total_steps
         if relative_steps is not None:
             return initial_step + relative_steps
+        assert total_epochs is not None  # exactly one of the three is set
         return initial_step + batches.steps_for_epochs(total_epochs)
 
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
+
+    def own_metrics(rows: Sequence[Prediction]) -> MetricsByTask:
+        return task_metrics.own_metrics(infer_cfg, rows) if infer_cfg else {}
+
     evaluation = Evaluation(
         period=eval_period,
         loss_cfg=loss_cfg,
@@ -141,7 +147,7 @@ def train(
         infer_cfg=infer_cfg,
         infer_examples=infer_examples,
         loggers=_loggers(evaluator, model_dir) if infer_examples else (),
-        own_metrics=functools.partial(task_metrics.own_metrics, infer_cfg),
+        own_metrics=own_metrics,
         before_training=run_eval_before_training,
     )
 

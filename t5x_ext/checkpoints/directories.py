@@ -137,7 +137,8 @@ def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
     """
 
     def read_together(path: epath.Path) -> T:
-        result, damage = None, None
+        result: Any = None
+        damage: Exception | None = None
         try:
             result = read(path)
         except (ConfigError, jax.errors.JaxRuntimeError):

@@ -49,8 +49,9 @@ class Decoder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
-        object.__setattr__(self, "method", self.method or method_of(self.model))
-        self.method.check_length(self.max_decode_length)
+        method = self.method or method_of(self.model)
+        object.__setattr__(self, "method", method)
+        method.check_length(self.max_decode_length)
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"
@@ -68,6 +69,7 @@ class Decoder:
     @functools.cached_property
     def programs(self) -> Programs:
         """The compiled functions."""
+        assert self.method is not None  # __post_init__ has set it
         return Programs(
             self.model.config,
             self.partitioner,

@@ -232,5 +232,6 @@ def _pin(cfg: T5Config, rows: Rows) -> Rows:
         return constrain(array, ("batch", *axes, *(None,) * (array.ndim - 1 - len(axes))))
 
     by_head = lambda array: pin(array, heads)  # noqa: E731
-    memory = Memory(*jax.tree.map(by_head, rows.memory[:2]), pin(rows.memory.mask))
+    keys, values = jax.tree.map(by_head, rows.memory[:2])
+    memory = Memory(keys, values, pin(rows.memory.mask))
     return Rows(memory, jax.tree.map(by_head, rows.cache), jax.tree.map(pin, rows.state))

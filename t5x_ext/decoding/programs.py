@@ -111,7 +111,8 @@ class Programs:
     def _advance(self) -> Any:
         def advance(weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
             reached = self._advance_rows(weights, rows, stage)
-            return reached._replace(rows=reached.rows._replace(memory=None))
+            nothing: Any = None
+            return reached._replace(rows=reached.rows._replace(memory=nothing))
 
         return self._jit(advance, static_argnums=2, out_shardings=self._reached_shardings)
 
@@ -136,8 +137,9 @@ class Programs:
     @property
     def _reached_shardings(self) -> Reached:
         # Every host gets all outputs: each writes, or counts, the same predictions.
-        whole = self.partitioner.sharding(())
-        return Reached(rows=None, done=whole, outputs=whole)
+        whole: Any = self.partitioner.sharding(())
+        rows: Any = None
+        return Reached(rows, done=whole, outputs=whole)
 
     def _jit(self, function: Callable[..., Any], **options: Any) -> Any:
         def on_mesh(*args: Any) -> Any:

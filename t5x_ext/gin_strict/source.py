@@ -210,7 +210,7 @@ def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
 
 
 def _parse(text: str, path: str) -> list[Any]:
-    parser = None
+    parser: config_parser.ConfigParser | None = None
     try:
         parser = config_parser.ConfigParser(io.StringIO(text), _SymbolicDelegate())
         return list(parser)
@@ -220,8 +220,7 @@ def _parse(text: str, path: str) -> list[Any]:
         elif isinstance(error, tokenize.TokenError):
             message, (line, _) = error.args
         else:  # a key of a dict that cannot be one, or a nesting that is too deep
-            token = parser.current_token
-            message, line = str(error), token.start[0] if token else 1
+            message, line = str(error), parser.current_token.start[0] if parser else 1
         place = path if path.startswith(COMMAND_LINE) else f"{path}:{line}"
         raise ConfigError(f"{place}: {message.splitlines()[-1].strip().rstrip('.')}") from None
 

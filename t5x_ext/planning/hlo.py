@@ -148,7 +148,8 @@ def parse(text: str) -> Module:
       ValueError: the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
-    entry, name, instructions = None, None, {}
+    entry, name = None, None
+    instructions: dict[str, Instruction] = {}
     for line in text.splitlines():
         if name is None:
             match = _COMPUTATION.match(line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from typing import Any
 
 from t5x_ext.planning.hlo import Computation, Instruction, Module
 
@@ -105,7 +106,7 @@ class LoopCounter:
         def invariant(parameter: int, element: int | None) -> Value:
             del parameter
             # A value no program computes: it comes back only if the element is passed through.
-            probe = object()
+            probe: Any = object()
             passed = self._value(
                 body, body.root.name, element, lambda _, i: probe if i == element else None
             )

@@ -186,6 +186,7 @@ class Runner:
             return program.init_state(jax.random.key(seed)).params
         path = initial.path
         if path is None and initial.scope is None:
+            assert initial.base is not None  # or it would be random
             return self._load_initial(self.initials[initial.base], seed)
         if path is None:
             path = str(self._made_params(initial))
@@ -220,6 +221,7 @@ class Runner:
     def _tune_initial(self, initial: InitialModel, directory: Path) -> None:
         """Trains an initial model in its own resumable run and saves its parameters."""
         recipe = initial.recipe
+        assert initial.scope is not None  # what makes it one to be trained
         train = self.data.scope(
             initial.scope, initial.prompt, initial.budget, recipe.task_feature_lengths
         )

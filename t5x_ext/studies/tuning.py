@@ -118,11 +118,11 @@ class Tuner:
             jax.block_until_ready(params)
             yield Tuned(group[0], params, losses, time.monotonic() - clock)
         else:
-            stacked, losses = self._tune_together(initial, group)
+            stacked, all_losses = self._tune_together(initial, group)
             jax.block_until_ready(stacked)
             share = (time.monotonic() - clock) / len(group)
             for index, job in enumerate(group):
-                yield Tuned(job, self._take(stacked, index), losses[index], share)
+                yield Tuned(job, self._take(stacked, index), all_losses[index], share)
 
     def _trainer(self, job: Job) -> Trainer:
         return self.recipe.trainer(job.num_steps)
@@ -138,18 +138,20 @@ class Tuner:
                 ends[event.step] = event.metrics["loss"]
 
         key = jax.random.key(job.cell.seed)
-        with contextlib.closing(job.batches):
-            state = train_loop(program, state, job.batches, job.num_steps, key, [keep_loss])
+        assert job.batches is not None  # `tune` trains nothing without
+        with contextlib.closing(job.batches) as batches:
+            state = train_loop(program, state, batches, job.num_steps, key, [keep_loss])
         return state.params, [float(ends[1]), float(ends[job.num_steps])]
 
     def _tune_together(
         self, initial: Params, group: Sequence[Job]
     ) -> tuple[Params, list[list[float]]]:
+        batches = [job.batches for job in group if job.batches is not None]  # zero-shot: alone
         with contextlib.ExitStack() as stack:
             return train_experts(
                 self._expert_program(self._trainer(group[0]), self._program_size(len(group))),
                 initial,
-                [stack.enter_context(contextlib.closing(job.batches)) for job in group],
+                [stack.enter_context(contextlib.closing(each)) for each in batches],
                 [job.num_steps for job in group],
                 [jax.random.key(job.cell.seed) for job in group],
             )

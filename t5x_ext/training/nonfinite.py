@@ -49,7 +49,7 @@ class FiniteCheck:
     def __call__(self, event: StepEvent) -> None:
         """Checks the step before: it has finished while this one was prepared."""
         self.check(event.state.params)
-        self._unchecked = event._replace(state=None)
+        self._unchecked = event._replace(state=None)  # type: ignore[arg-type]  # frees its memory
 
     def check(self, current: Params) -> None:
         """Checks the step seen last.

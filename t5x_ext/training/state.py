@@ -63,7 +63,8 @@ def state_shardings(
 
     abstract_slots = jax.eval_shape(optimizer.init, abstract)
     opt_shardings = jax.tree_util.tree_map_with_path(slot, abstract_slots)
-    return TrainState(step=replicated, params=param_shardings, opt_state=opt_shardings)
+    step: Any = replicated
+    return TrainState(step=step, params=param_shardings, opt_state=opt_shardings)
 
 
 def abstract_state(
@@ -71,8 +72,9 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; nothing is allocated."""
     abstract = params.abstract_params(model.specs)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
+        step=step,
         params=abstract,
         opt_state=jax.eval_shape(optimizer.init, abstract),
     )

@@ -75,7 +75,7 @@ def read_config(directory: epath.Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is not a JSON object")
-    model_type = raw.get("model_type")
+    model_type: Any = raw.get("model_type")
     if model_type not in MODEL_TYPES:
         why = _UNSUPPORTED_TYPES.get(model_type)
         raise ConfigError(
@@ -107,7 +107,7 @@ def to_t5_config(raw: Mapping[str, Any], path: str, logits_via_embedding: bool) 
             raise ConfigError(f"{path}: {field} is {raw[field]!r}; allowed: {value}, as in T5")
     # Older files say nothing of the decoder's depth: it is the encoder's.
     raw = {**raw, "num_decoder_layers": raw.get("num_decoder_layers") or raw.get("num_layers")}
-    sizes = {ours: _positive(raw, theirs, path) for ours, theirs in _SIZES.items()}
+    sizes: dict[str, Any] = {ours: _positive(raw, theirs, path) for ours, theirs in _SIZES.items()}
     dropout = raw.get("dropout_rate", 0.1)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ConfigError(f"{path}: dropout_rate is {dropout!r}; allowed: a number in [0, 1)")

@@ -80,6 +80,7 @@ class Place:
         """Shape of each part."""
         if not self.scanned:
             return self.layer_shape
+        assert self.num_layers is not None  # where there are none, nothing is scanned
         return (*self.layer_shape[:LAYER_AXIS], self.num_layers, *self.layer_shape[LAYER_AXIS:])
 
 

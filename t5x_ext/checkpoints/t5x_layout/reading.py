@@ -36,7 +36,7 @@ def open_t5x(path: str) -> Source:
         kind, inferred = recognise({name: part.shape for name, part in stored.params.items()})
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}") from None
-    meta = {"step": stored.step} | stored.meta
+    meta = {"step": stored.step, **stored.meta}
     config = config_in(meta, directory) or inferred
     for field in ("num_encoder_layers", "num_decoder_layers"):
         if getattr(config, field) != getattr(inferred, field):
