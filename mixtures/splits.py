@@ -15,6 +15,7 @@ task are its evaluation set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mixtures.errors import DataError
 from mixtures.records import Instance, TaskRecord
@@ -55,10 +56,19 @@ def split_instances(record: TaskRecord, track: str, policy: str = "disjoint") ->
     Raises:
         DataError: another track or policy.
     """
+    return _divide(record.instances, track, policy)
+
+
+def split_counts(num_instances: int, track: str, policy: str) -> tuple[int, int]:
+    """(training, test) instances of a task with so many in all; see `split_instances`."""
+    splits = _divide(tuple(range(num_instances)), track, policy)
+    return len(splits.train), len(splits.test)
+
+
+def _divide(instances: tuple[Any, ...], track: str, policy: str) -> Splits:
     check_track(track)
     if policy not in POLICIES:
         raise DataError(f"split policy '{policy}'; allowed: {', '.join(POLICIES)}")
-    instances = record.instances
     validation_end = TEST_INSTANCES + VALIDATION_INSTANCES
     head, middle, tail = (
         instances[:TEST_INSTANCES],

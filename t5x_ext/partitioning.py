@@ -12,7 +12,7 @@ import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ class PjitPartitioner:
       data: devices along `data`; -1 takes what the other axes leave.
       fsdp: devices along `fsdp`.
       model: devices along `model`; `num_partitions` is another name for it.
-      expert: devices along `expert`.
+      expert: devices along `expert`; -1 takes what the other axes leave, and `data` is given.
       devices: devices to use; None means all.
     """
 
@@ -75,9 +75,10 @@ class PjitPartitioner:
         """The mesh with axes `MESH_AXES`; raises ConfigError where it does not fit the devices."""
         devices = list(self.devices or jax.devices())
         model = self._model_size()
-        fixed = self.expert * self.fsdp * model
-        data = len(devices) // max(fixed, 1) if self.data == -1 else self.data
-        shape = (self.expert, data, self.fsdp, model)
+        asked = (self.expert, self.data, self.fsdp, model)
+        left = len(devices) // max(-math.prod(asked), 1)  # for the one that is -1
+        expert, data = (left if size == -1 else size for size in asked[:2])
+        shape = (expert, data, self.fsdp, model)
         if min(shape) < 1 or math.prod(shape) != len(devices):
             wanted = " x ".join(f"{a}={s}" for a, s in zip(MESH_AXES, shape, strict=True))
             raise ConfigError(
@@ -90,7 +91,9 @@ class PjitPartitioner:
     def _model_size(self) -> int:
         submesh = self.model_parallel_submesh
         # T5X's run files always say num_partitions = 1; it does not contradict the others.
-        asked = {self.num_partitions, math.prod(submesh or ()), self.model} - {None, 1}
+        partitions = 1 if self.num_partitions is None else self.num_partitions
+        sizes = (partitions, math.prod(submesh or ()), self.model)
+        asked = {size for size in sizes if size != 1}
         if len(asked) > 1:
             raise ConfigError(
                 f"PjitPartitioner: num_partitions={self.num_partitions}, "
@@ -148,7 +151,8 @@ class PjitPartitioner:
 
         Hosts hold the same rows where `model` or `expert` spans them.
         """
-        held = self.sharding(("batch", None)).addressable_devices_indices_map((batch_size, 1))
+        sharding = self.sharding(("batch", None))
+        held: Mapping[Any, Any] = sharding.addressable_devices_indices_map((batch_size, 1))
         bounds = [rows.indices(batch_size) for rows, _ in held.values()]
         return min(first for first, _, _ in bounds), max(last for _, last, _ in bounds)
 
@@ -162,7 +166,7 @@ class PjitPartitioner:
         if len(local) != last - first:
             raise ValueError(f"{len(local)} rows; this host holds {first} to {last - 1}")
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(batch_size)
             return local[start - first : stop - first]
 

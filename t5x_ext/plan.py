@@ -24,10 +24,11 @@ import jax
 from t5x_ext import errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import plans, proposals, tables
-from t5x_ext.planning.compiling import Workload
+from t5x_ext.planning import plans, proposals, study_plans, study_tables, tables
 from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
+from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
+from t5x_ext.planning.study_plans import StudySetup
 from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
 
@@ -69,7 +70,7 @@ def train_setup(bound: dict[str, Any], decodes: bool) -> Setup:
     )
 
 
-def study_setup(bound: dict[str, Any]) -> Setup:
+def study_setup(bound: dict[str, Any]) -> StudySetup:
     """What a whole study does; task files are read for their numbers of instances.
 
     Args:
@@ -87,21 +88,18 @@ def study_setup(bound: dict[str, Any]) -> Setup:
         bound.get("superni_cfg", SuperNIConfig()),
     )
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
-    rows = bound.get("eval_batch_size", 100)
-    return Setup(
+    setup = Setup(
         model=bound["model"],
         partitioner=bound.get("partitioner", PjitPartitioner()),
         trainer=recipe.trainer(1),
         workload=Workload(recipe.batch_size, *lengths, recipe.pack),
-        num_steps=size.steps,
-        decoding=Workload(rows, *lengths),
-        num_decodings=-(-size.prompts // rows),
-        num_models=size.models,
+        decoding=Workload(bound.get("eval_batch_size", 100), *lengths),
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
+    return StudySetup(setup, size, bound.get("experts", 1))
 
 
-def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup:
+def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup | StudySetup:
     """Reads the gin files of a run or of a study."""
     # Only some of the arguments matter here, so that none has to be given.
     arguments = tuple(inspect.signature(train).parameters)
@@ -126,11 +124,14 @@ def _report(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    title, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="t5x_ext plan",
         usage="t5x_ext plan --gin_file=FILE [--gin.NAME=VALUE ...] "
         "(--topology NAME | --devices NxNAME) [options]",
-        description=__doc__.split("\n\n")[0],
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[gin_utils.gin_flags()],
         allow_abbrev=False,
     )
@@ -139,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--topology", metavar="NAME", help="a TPU slice, such as v5e:4x4")
     machine.add_argument("--devices", metavar="NxNAME", help="GPUs of one node, such as 8xH200")
     add("--price_per_chip_hour", type=float, metavar="DOLLARS", help="not the built-in price")
+    add("--start_secs", type=float, metavar="SECONDS",
+        help="of a study: what a process of its own takes before its first step "
+        "(default: as long as compiling takes here)")  # fmt: skip
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
     add("--proposals", type=int, default=_PROPOSALS, metavar="N",
         help="changes to find where it does not fit (default: %(default)s, 0: none)")  # fmt: skip
@@ -165,15 +169,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine = parse_topology(topology) if topology else parse_devices(args.devices)
         _use_virtual_devices(machine)
         setup = _setup(flags, args.decode)
-        _report(f"compiling for {machine.name}")
-        plan = plans.make_plan(setup, machine, args.price_per_chip_hour)
+        price = args.price_per_chip_hour
+        if isinstance(setup, StudySetup):
+            study = study_plans.make_study_plan(setup, machine, price, args.start_secs, _report)
+            plan = study.together
+        else:
+            study = None
+            _report(f"compiling for {machine.name}")
+            plan = plans.make_plan(setup, machine, price)
         found = None
         if not plan.fits and args.proposals:
             found = proposals.find_proposals(plan, args.proposals, args.max_compiles, _report)
         if args.json:
-            print(json.dumps(plan.as_record() | {"proposals": _records(found)}))
+            record = plan.as_record() | {"proposals": _records(found)}
+            print(json.dumps(record | {"study": study and study.as_record()}))
         else:
-            print(tables.render(plan, found))
+            print(study_tables.render(study, found) if study else tables.render(plan, found))
 
     return errors.exit_status(call)
 

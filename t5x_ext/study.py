@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,11 @@ from t5x_ext.configs import SuperNIConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import fitting
+from t5x_ext.planning.lowering import Workload
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.recipes import InitialModel, Recipe
+from t5x_ext.training.trainer import Program
 
 
 def study(
@@ -30,7 +34,7 @@ def study(
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
     eval_batch_size: int = 100,
-    experts: int = 1,
+    experts: int | str = 1,
     name: str = "study",
     shard: str | None = None,
 ) -> None:
@@ -50,7 +54,8 @@ def study(
       superni_cfg: where task files are, and how they are split.
       partitioner: the mesh.
       eval_batch_size: prompts decoded at a time.
-      experts: models tuned together in one program, as many as fit in memory (macro EXPERTS).
+      experts: models tuned together in one program; 'auto' takes as many as fit in memory, found
+        by compiling the step for the longest batch of one and of two (macro EXPERTS).
       name: title of the report.
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
 
@@ -59,11 +64,7 @@ def study(
     """
     for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
-    axis = partitioner.mesh.shape["expert"]
-    if experts < 1 or experts % axis:
-        raise ConfigError(
-            f"EXPERTS: {experts}; allowed: multiples of the mesh's expert axis, {axis}"
-        )
+    fitting.check_experts(experts, partitioner.mesh.shape["expert"])
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
@@ -85,6 +86,10 @@ def study(
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
         _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
+        cells = store.deal(plan.cells, shard)
+        if isinstance(experts, str):  # fitting.AUTO
+            experts = _choose_experts(model, partitioner, recipe, cells)
+            print(f"EXPERTS: as many as fit: {experts}")
         runner = Runner(
             model=model,
             partitioner=partitioner,
@@ -96,7 +101,7 @@ def study(
             initial_keys=plan.initial_keys,
             experts=experts,
         )
-        runner.run(store.deal(plan.cells, shard))
+        runner.run(cells)
         # Once more, with what the initial models cost.
         _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
     finally:
@@ -110,6 +115,18 @@ def study(
         return
     write_report(directory)
     print(f"report -> {directory / 'report' / 'index.html'}")
+
+
+def _choose_experts(
+    model: EncoderDecoderModel, partitioner: PjitPartitioner, recipe: Recipe, cells: Sequence[Any]
+) -> int:
+    """As many models as fit, and no more than start from the same parameters."""
+    lengths = recipe.task_feature_lengths
+    return fitting.choose_experts(
+        Program(model, partitioner, recipe.trainer(1)),
+        Workload(recipe.batch_size, lengths["inputs"], lengths["targets"], recipe.pack),
+        wanted=max(collections.Counter(cell.arm.initial for cell in cells).values(), default=1),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,13 @@ def test_t5x_knobs_set_the_model_axis(settings, model) -> None:
     assert shape == {"expert": 1, "data": 8 // (model * fsdp), "fsdp": fsdp, "model": model}
 
 
+def test_one_axis_takes_what_the_others_leave() -> None:
+    assert PjitPartitioner(fsdp=2).mesh.shape["data"] == 4
+    assert PjitPartitioner(expert=-1, data=1, fsdp=2).mesh.shape["expert"] == 4
+    with pytest.raises(ConfigError, match="expert=2 x data=1 x fsdp=3 x model=1 does not divide 8"):
+        _ = PjitPartitioner(expert=-1, data=1, fsdp=3).mesh
+
+
 @pytest.mark.parametrize(
     ("shape", "mesh", "message"),
     [
@@ -144,7 +151,7 @@ READY = {
     "v6e_16": [("xxl", optimizers.AdamW())],
 }
 # They take the number of devices from the machine, or from FSDP.
-ANY_MACHINE = {"data_parallel", "fsdp"}
+ANY_MACHINE = {"data_parallel", "fsdp", "experts"}
 
 
 def read_ready(name: str) -> tuple[str, PjitPartitioner]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 import tempfile
@@ -19,13 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.errors import ConfigError
-from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import hlo, roofline
 from t5x_ext.planning.devices import GIB, Machine
+from t5x_ext.planning.lowering import (
+    Workload,
+    bytes_per_device,
+    lower_decoding,
+    lower_train_step,
+    stack,
+    waiting_bytes,
+)
 from t5x_ext.training.trainer import Program
 
 # libtpu looks for a TPU, for its neighbours and for a metadata server unless it is told not to.
@@ -53,23 +57,6 @@ class OutOfMemory(Exception):
     def __init__(self, needed_bytes: int) -> None:
         super().__init__(f"{needed_bytes} bytes")
         self.needed_bytes = needed_bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """The shape of a batch.
-
-    Attributes:
-      rows: global.
-      input_length: encoder positions.
-      target_length: decoder positions.
-      pack: whether rows hold several examples, with segment ids and positions.
-    """
-
-    rows: int
-    input_length: int
-    target_length: int
-    pack: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,94 +141,71 @@ def _tpu_slice(machine: Machine) -> Machine | None:
     return machine
 
 
-def compile_train_step(program: Program, workload: Workload, machine: Machine) -> Compiled:
+def compile_train_step(
+    program: Program, workload: Workload, machine: Machine, experts: int = 1
+) -> Compiled:
     """Compiles the train step that a run would use.
 
     Args:
       program: with a partitioner over `describe_devices(machine)`.
-      workload: the batch.
+      workload: the batch of one model.
       machine: what to compile for.
+      experts: models that train together.
 
     Raises:
       OutOfMemory: it does not fit.
       ConfigError: batch, parameters and mesh do not divide.
     """
-    program.partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
-    state = program.abstract_state()
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    replicated = program.partitioner.sharding(())
-    lowered = program.train_step.lower(
-        state,
-        abstract_batch(workload, program.partitioner),
-        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated),
-    )
+    state = stack(program.abstract_state(), experts)
     params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
-    return _compile(lowered, params, optimizer, machine)
+    return _compile(lower_train_step(program, workload, experts), params, optimizer, machine)
 
 
-def compile_decoding(program: Program, workload: Workload, machine: Machine) -> Compiled:
+def compile_decoding(
+    program: Program, workload: Workload, machine: Machine, experts: int = 1
+) -> Compiled:
     """Compiles greedy decoding of one batch to its longest possible outputs.
+
+    Its memory includes that of rows that wait for a later stage (`t5x_ext.decoding.stages`).
 
     Args:
       program: with a partitioner over `describe_devices(machine)`.
-      workload: the batch; its rows are rounded up to what the mesh divides, its
+      workload: the batch of one model; its rows are rounded up to what the mesh divides, its
         target length is the longest output.
       machine: what to compile for.
+      experts: models that decode together.
 
     Raises:
       OutOfMemory: it does not fit.
     """
-    config, partitioner = program.model.config, program.partitioner
-    rows = partitioner.round_up_batch(workload.rows)
-    workload = dataclasses.replace(workload, rows=rows)
-    num_ids = config.vocab_size  # a few beyond the vocabulary's change nothing that costs
-
-    def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
-        with partitioner.activate():
-            return decode_batch(config, model_params, inputs, workload.target_length, num_ids)
-
-    params = program.abstract_params()
-    inputs = abstract_batch(workload, partitioner)["encoder_input_tokens"]
-    everywhere = partitioner.sharding((None, None))
-    lowered = jax.jit(decode, out_shardings=everywhere).lower(params, inputs)
-    return _compile(lowered, bytes_per_device(params), 0, machine)
-
-
-def abstract_batch(
-    workload: Workload, partitioner: PjitPartitioner
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of the features that `t5x_ext.data.batching` makes."""
-    sharding = partitioner.sharding(("batch", None))
-    dtypes = {
-        "encoder_input_tokens": jnp.int32,
-        "decoder_input_tokens": jnp.int32,
-        "decoder_target_tokens": jnp.int32,
-        "decoder_loss_weights": jnp.float32,
-    }
-    if workload.pack:
-        for side in ("encoder", "decoder"):
-            dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
-    lengths = {"encoder": workload.input_length, "decoder": workload.target_length}
-    return {
-        name: jax.ShapeDtypeStruct(
-            (workload.rows, lengths[name.partition("_")[0]]), dtype, sharding=sharding
-        )
-        for name, dtype in dtypes.items()
-    }
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes that one device holds of abstract arrays with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    params = bytes_per_device(stack(program.abstract_params(), experts))
+    waiting = waiting_bytes(program, workload, experts)
+    try:
+        compiled = _compile(lower_decoding(program, workload, experts), params, 0, machine)
+    except OutOfMemory as error:
+        raise OutOfMemory(error.needed_bytes + waiting) from None
+    peak = compiled.memory.peak + waiting
+    if peak > machine.device.memory_bytes:
+        raise OutOfMemory(peak)
+    memory = Memory(params, 0, peak - params, peak)
+    return dataclasses.replace(compiled, memory=memory)
 
 
 def parse_out_of_memory(message: str) -> int | None:
     """Bytes needed according to the compiler's message, None if it says something else."""
     match = _OUT_OF_MEMORY.search(message)
     return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+
+
+def measure_peak(lowered: jax.stages.Lowered, platform: str) -> int:
+    """Bytes that a program takes on each of the devices it was lowered for."""
+    try:
+        return _peak_bytes(lowered.compile().memory_analysis(), platform == "tpu")
+    except jax.errors.JaxRuntimeError as error:
+        needed = parse_out_of_memory(str(error))
+        if needed is None:
+            raise
+        return needed
 
 
 def _compile(

@@ -11,9 +11,10 @@ import jax
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import count_params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import compiling, formulas
-from t5x_ext.planning.compiling import Compiled, Workload
+from t5x_ext.planning import compiling, formulas, lowering
+from t5x_ext.planning.compiling import Compiled
 from t5x_ext.planning.devices import Machine
+from t5x_ext.planning.lowering import Workload
 from t5x_ext.training.trainer import Program, Trainer
 
 
@@ -25,11 +26,10 @@ class Setup:
       model: the model and its optimizer.
       partitioner: the mesh; its devices are replaced by the machine's.
       trainer: microbatches and schedule.
-      workload: a batch of training.
+      workload: a batch of training, of one model.
       num_steps: length of the run; None where only the data tells.
-      decoding: a batch of decoding; None where the run decodes nothing.
-      num_decodings: batches decoded in all; None where only the data tells.
-      num_models: models that are tuned; a study has many.
+      decoding: a batch of decoding, of one model; None where the run decodes nothing.
+      experts: models that train, and decode, together in one program.
       use_hardware_rng: see `t5x_ext.train.train`.
       microbatches_name: what gin calls the number of microbatches of this run.
     """
@@ -40,8 +40,7 @@ class Setup:
     workload: Workload
     num_steps: int | None = None
     decoding: Workload | None = None
-    num_decodings: int | None = None
-    num_models: int = 1
+    experts: int = 1
     use_hardware_rng: bool = False
     microbatches_name: str = "NUM_MICROBATCHES"
 
@@ -101,9 +100,9 @@ class Plan:
 
     @property
     def model_flops(self) -> int:
-        """FLOPs of one step by formula, all devices together."""
+        """FLOPs of one step by formula, all models and devices together."""
         load = self.setup.workload
-        return formulas.train_flops(
+        return self.setup.experts * formulas.train_flops(
             self.setup.model.config, load.rows, load.input_length, load.target_length
         )
 
@@ -116,7 +115,7 @@ class Plan:
     def tokens_per_sec(self) -> float | None:
         """Positions of encoder and decoder together, padding included."""
         load = self.setup.workload
-        tokens = load.rows * (load.input_length + load.target_length)
+        tokens = self.setup.experts * load.rows * (load.input_length + load.target_length)
         return tokens / self.step_secs if self.step_secs else None
 
     @property
@@ -133,16 +132,10 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Hours of all steps, and of decoding where its batches are known; None if unknown."""
-        setup = self.setup
-        if setup.num_steps is None or self.step_secs is None:
+        """Hours of all steps; None if unknown."""
+        if self.setup.num_steps is None or self.step_secs is None:
             return None
-        secs = setup.num_steps * self.step_secs
-        if setup.num_decodings:
-            if self.decoding_secs is None:
-                return None
-            secs += setup.num_decodings * self.decoding_secs
-        return secs / 3600
+        return self.setup.num_steps * self.step_secs / 3600
 
     @property
     def dollars(self) -> float | None:
@@ -185,9 +178,8 @@ class Plan:
             "tokens_per_sec": self.tokens_per_sec,
             "utilization": self.utilization,
             "decoding_secs": self.decoding_secs,
-            "num_models": setup.num_models,
+            "experts": setup.experts,
             "num_steps": setup.num_steps,
-            "num_decodings": setup.num_decodings,
             "hours": self.hours,
             "dollars": self.dollars,
         }
@@ -213,15 +205,21 @@ def make_plan(setup: Setup, machine: Machine, price_per_chip_hour: float | None 
     program = setup.program
     with jax.default_prng_impl("unsafe_rbg" if setup.use_hardware_rng else "threefry2x32"):
         train, needed = _attempt(
-            lambda: compiling.compile_train_step(program, setup.workload, machine)
+            lambda: compiling.compile_train_step(program, setup.workload, machine, setup.experts)
         )
-    plan = Plan(setup, machine, price_per_chip_hour, train, needed)
-    if setup.decoding is None:
+    return add_decoding(Plan(setup, machine, price_per_chip_hour, train, needed), setup.decoding)
+
+
+def add_decoding(plan: Plan, decoding: Workload | None) -> Plan:
+    """The same plan with decoding of such batches compiled too, if there are any."""
+    setup = dataclasses.replace(plan.setup, decoding=decoding)
+    plan = dataclasses.replace(plan, setup=setup)
+    if decoding is None:
         return plan
-    decoding, decoding_needed = _attempt(
-        lambda: compiling.compile_decoding(program, setup.decoding, machine)
+    compiled, needed = _attempt(
+        lambda: compiling.compile_decoding(setup.program, decoding, plan.machine, setup.experts)
     )
-    return dataclasses.replace(plan, decoding=decoding, decoding_needed_bytes=decoding_needed)
+    return dataclasses.replace(plan, decoding=compiled, decoding_needed_bytes=needed)
 
 
 def least_bytes(setup: Setup) -> int:
@@ -232,9 +230,9 @@ def least_bytes(setup: Setup) -> int:
     Args:
       setup: laid over a machine's devices.
     """
-    state = setup.program.abstract_state()
-    params = compiling.bytes_per_device(state.params)
-    return params + params // 2 + compiling.bytes_per_device(state.opt_state)
+    state = lowering.stack(setup.program.abstract_state(), setup.experts)
+    params = lowering.bytes_per_device(state.params)
+    return params + params // 2 + lowering.bytes_per_device(state.opt_state)
 
 
 def _attempt(compile_step: Callable[[], Compiled]) -> tuple[Compiled | None, int]:

@@ -82,7 +82,12 @@ def find_proposals(
             if attempt.fits:
                 found.append(Proposal(change.settings, attempt))
         machine = machine.larger()
-    return sorted(found, key=lambda proposal: proposal.plan.step_secs or math.inf)
+    return sorted(found, key=_secs_per_model)
+
+
+def _secs_per_model(proposal: Proposal) -> float:
+    plan = proposal.plan
+    return math.inf if plan.step_secs is None else plan.step_secs / plan.setup.experts
 
 
 def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
@@ -112,28 +117,39 @@ def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
             settings.append(f"--gin.REMAT_POLICY='\"{policy}\"'")
             changed = _with_policy(changed, policy)
         if spread:
-            mesh = _spread_mesh(changed, machine)
+            mesh = spread_mesh(changed, machine)
             settings.append(f"--gin.PjitPartitioner.fsdp={mesh.fsdp}")
             if mesh.model != setup.partitioner.mesh.shape["model"]:
                 settings.append(f"--gin.PjitPartitioner.model={mesh.model}")
             changed = dataclasses.replace(changed, partitioner=mesh)
-        if settings and _divides(changed.on(machine)):
+            if mesh.expert < setup.partitioner.mesh.shape["expert"]:
+                settings.append(f"--gin.PjitPartitioner.expert={mesh.expert}")
+                settings.append(f"--gin.EXPERTS={mesh.expert}")
+                changed = dataclasses.replace(changed, experts=mesh.expert)
+        if settings and divides(changed.on(machine)):
             yield Change(tuple(settings), changed.on(machine), machine)
 
 
-def _spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
-    """Parameters split over all devices: by `model` only where there are too few rows for them."""
+def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
+    """Parameters split over all devices: by `model` only where there are too few rows for them.
+
+    Where several models share the mesh, over twice the devices, so that half as many models do.
+    """
     shape = setup.partitioner.mesh.shape
+    if shape["expert"] > 1:
+        slots = shape["expert"] // 2
+        fsdp = 2 * shape["data"] * shape["fsdp"]
+        return dataclasses.replace(setup.partitioner, expert=slots, data=1, fsdp=fsdp)
     rows = setup.workload.rows // setup.num_microbatches
     model = shape["model"]
-    while machine.count // (shape["expert"] * model) > rows:
+    while machine.count // model > rows:
         model *= 2
     return dataclasses.replace(
         setup.partitioner,
         num_partitions=None,
         model_parallel_submesh=None,
         data=1,
-        fsdp=machine.count // (shape["expert"] * model),
+        fsdp=machine.count // model,
         model=model,
     )
 
@@ -144,7 +160,8 @@ def _with_policy(setup: Setup, policy: str) -> Setup:
     return dataclasses.replace(setup, model=dataclasses.replace(setup.model, module=module))
 
 
-def _divides(setup: Setup) -> bool:
+def divides(setup: Setup) -> bool:
+    """Whether mesh, batch and model divide."""
     try:
         setup.partitioner.check_batch(setup.workload.rows, setup.num_microbatches)
         setup.program.abstract_state()
@@ -157,7 +174,7 @@ def _rows_at_once(setup: Setup) -> float:
     """Rows whose activations a device holds; a row that `model` splits counts as its part."""
     shape = setup.partitioner.mesh.shape
     parts = setup.partitioner.num_batch_shards * setup.num_microbatches * shape["model"]
-    return setup.workload.rows / parts
+    return setup.workload.rows * setup.experts / shape["expert"] / parts
 
 
 def _learn(row_bytes: dict[str, float], plan: Plan) -> None:

@@ -26,19 +26,21 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
       plan: what was asked for.
       proposals: changes that fit, where it does not; None where none were looked for.
     """
-    parts = [_head(plan), _memory(plan)]
+    parts = [head(plan), memory(plan)]
     if plan.train and plan.train.totals:
         parts += [_costs(plan, plan.train), _time(plan)]
-    parts.append(_verdict(plan, proposals))
+    parts.append(verdict(plan, proposals))
     return "\n\n".join(parts)
 
 
-def _head(plan: Plan) -> str:
+def head(plan: Plan) -> str:
+    """What was planned."""
     setup, load = plan.setup, plan.setup.workload
     mesh = " x ".join(f"{axis} {size}" for axis, size in setup.partitioner.mesh.shape.items())
     config = setup.model.config
     packed = ", packed" if load.pack else ""
-    return _align(
+    many = f"{setup.experts} models with " if setup.experts > 1 else ""
+    return align(
         [
             ("machine", f"{plan.machine.name}, {plan.machine.count} devices: {mesh}"),
             (
@@ -48,30 +50,31 @@ def _head(plan: Plan) -> str:
             ),
             (
                 "batch",
-                f"{load.rows} rows of {load.input_length} + {load.target_length} tokens{packed}, "
-                f"{setup.num_microbatches} microbatches",
+                f"{many}{load.rows} rows of {load.input_length} + {load.target_length} "
+                f"tokens{packed}, {setup.num_microbatches} microbatches",
             ),
             ("method", compiling.describe_method(plan.machine)),
         ]
     )
 
 
-def _memory(plan: Plan) -> str:
+def memory(plan: Plan) -> str:
+    """What a device holds."""
     available = plan.machine.device.memory_bytes
     rows = [("memory of a device", "")]
     if plan.train:
         memory = plan.train.memory
         rows += [
-            ("  parameters", _gib(memory.params)),
-            ("  optimizer", _gib(memory.optimizer)),
-            ("  activations, gradients and the rest", _gib(memory.temporaries)),
+            ("  parameters", gib(memory.params)),
+            ("  optimizer", gib(memory.optimizer)),
+            ("  activations, gradients and the rest", gib(memory.temporaries)),
         ]
     at_least = "more than " if plan.is_lower_bound else ""
-    rows.append(("  peak of a train step", at_least + _gib(plan.needed_bytes)))
+    rows.append(("  peak of a train step", at_least + gib(plan.needed_bytes)))
     if plan.decoding_needed_bytes is not None:
-        rows.append(("  peak of decoding", _gib(plan.decoding_needed_bytes)))
-    rows.append(("  available", _gib(available)))
-    return _align(rows)
+        rows.append(("  peak of decoding", gib(plan.decoding_needed_bytes)))
+    rows.append(("  available", gib(available)))
+    return align(rows)
 
 
 def _costs(plan: Plan, compiled: Compiled) -> str:
@@ -92,7 +95,7 @@ def _costs(plan: Plan, compiled: Compiled) -> str:
         rows.append(("  kernels that declare no cost", f"{totals.kernels_without_cost}: left out"))
     if totals.unknown_loops:
         rows.append(("  loops that data ends", f"{totals.unknown_loops}: counted once"))
-    return _align(rows)
+    return align(rows)
 
 
 def _time(plan: Plan) -> str:
@@ -101,8 +104,8 @@ def _time(plan: Plan) -> str:
         ("time and cost (estimates)", ""),
         (
             "  step",
-            f"{_ms(plan.step_secs)}: operations {_ms(totals.operation_secs)}, "
-            f"waiting for collectives {_ms(totals.exposed_secs)}",
+            f"{ms(plan.step_secs)}: operations {ms(totals.operation_secs)}, "
+            f"waiting for collectives {ms(totals.exposed_secs)}",
         ),
         ("  model FLOPs utilization", f"{plan.utilization:.1%}"),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
@@ -112,7 +115,7 @@ def _time(plan: Plan) -> str:
         rows.append(
             (
                 "  decoding a batch",
-                f"{_ms(plan.decoding_secs)} at most: {load.rows} rows of {load.input_length} "
+                f"{ms(plan.decoding_secs)} at most: {load.rows} rows of {load.input_length} "
                 f"tokens, {load.target_length} made",
             )
         )
@@ -120,32 +123,25 @@ def _time(plan: Plan) -> str:
         rows.append(("  run", "unknown: set TRAIN_STEPS; TRAIN_EPOCHS depends on the data"))
     else:
         rows += [
-            ("  run", _work(plan)),
+            ("  run", f"{plan.setup.num_steps:,} steps"),
             ("  hours", f"{plan.hours:,.2f}"),
             ("  dollars", f"{plan.dollars:,.2f} at {plan.price_per_chip_hour:.2f} a chip-hour"),
         ]
     if plan.price_per_chip_hour == plan.machine.device.price_per_hour:
         rows.append(("  prices", PRICE_SOURCE))
-    return _align(rows) + "\n\n" + textwrap.fill(_NOTES, 100)
+    return align(rows) + "\n\n" + textwrap.fill(_NOTES, 100)
 
 
-def _work(plan: Plan) -> str:
-    setup = plan.setup
-    parts = [f"{setup.num_steps:,} steps"]
-    if setup.num_models > 1:
-        parts.insert(0, f"{setup.num_models:,} models")
-    if setup.num_decodings:
-        parts.append(f"{setup.num_decodings:,} batches decoded")
-    return ", ".join(parts)
-
-
-def _verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
+def verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
+    """Whether it fits, and what would."""
     if plan.fits:
         needed = max(plan.needed_bytes, plan.decoding_needed_bytes or 0)
         left = plan.machine.device.memory_bytes - needed
-        return f"fits, {_gib(left)} to spare"
+        return f"fits, {gib(left)} to spare"
     bound = "more than " if plan.is_lower_bound else ""
-    text = f"does not fit: {bound}{_gib(plan.missing_bytes)} too much on each device"
+    text = f"does not fit: {bound}{gib(plan.missing_bytes)} too much on each device"
+    if plan.needed_bytes <= plan.machine.device.memory_bytes:
+        text += " while decoding; fewer prompts a batch take less"
     if proposals is None:
         return text
     if not proposals:
@@ -155,15 +151,15 @@ def _verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
         changed = proposal.plan
         secs, dollars = "-", "-"
         if changed.step_secs is not None:
-            secs = _ms(changed.step_secs)
+            secs = ms(changed.step_secs)
             hourly = changed.machine.count * changed.price_per_chip_hour
             dollars = f"${1000 * changed.step_secs / 3600 * hourly:,.2f}"
         change = " ".join(proposal.settings)
-        rows.append(("", _gib(changed.needed_bytes), secs, dollars, change))
-    return f"{text}; these fit (compiled):\n{_align(rows)}"
+        rows.append(("", gib(changed.needed_bytes), secs, dollars, change))
+    return f"{text}; these fit (compiled):\n{align(rows)}"
 
 
-def _align(rows: Sequence[tuple[str, ...]]) -> str:
+def align(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns two spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
@@ -173,7 +169,7 @@ def _align(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _gib(num_bytes: float) -> str:
+def gib(num_bytes: float) -> str:
     """Memory, in powers of 1024."""
     return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"
 
@@ -187,5 +183,6 @@ def _tera(flops: float) -> str:
     return f"{flops / 1e12:,.1f} TFLOP" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP"
 
 
-def _ms(secs: float) -> str:
+def ms(secs: float) -> str:
+    """Seconds as milliseconds."""
     return f"{secs * 1e3:,.1f} ms"

@@ -108,3 +108,8 @@ class InitialModel:
             raise ConfigError(
                 f"InitialModel {self.name}: set either path, or base and scope, not both"
             )
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is neither given nor tuned from anything: fresh parameters for every seed."""
+        return self.path is None and self.base is None and self.scope is None

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
 from mixtures.budgets import parse_budget
-from mixtures.names import find_scope
+from mixtures.errors import DataError
+from mixtures.names import HELD_IN, PRETUNE, find_scope
 from mixtures.release import Release, data_dir
-from mixtures.splits import Splits, split_instances
+from mixtures.splits import split_counts
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.planning.study_plans import ModelSize, StudySize
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.studies.recipes import InitialModel, Recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class StudySize:
-    """The whole grid, with the initial models that it makes.
-
-    Attributes:
-      models: models that are tuned.
-      steps: train steps of all of them; an upper bound where rows are packed.
-      prompts: prompts that are decoded.
-    """
-
-    models: int
-    steps: int
-    prompts: int
 
 
 def study_size(
@@ -40,29 +26,33 @@ def study_size(
 ) -> StudySize:
     """Counts models, steps and prompts of a study.
 
+    Unlike the study itself, which leaves them out, this counts tasks that the release lists and
+    that have no file here: a plan can be made before all data is there.
+
     Args:
       arms: the arms.
       initials: the initial models that arms start from.
       recipe: how cells are tuned.
       seeds: one cell each.
-      tasks: names of test-track tasks; None takes all that have a file.
+      tasks: names of test-track tasks; None takes the whole test track.
       superni_cfg: where task files are, and how they are split.
 
     Raises:
-      mixtures.DataError: a name or file is wrong.
+      mixtures.DataError: a file is wrong, or no task has one.
     """
     counts = _Counts(superni_cfg)
-    names = tuple(counts.store.names("test") if tasks is None else tasks)
-    sizes = [
-        counts.cell(group, budget, recipe)
+    names = tuple(counts.listed("test") if tasks is None else tasks)
+    by_name = {initial.name: initial for initial in initials}
+    models = [
+        counts.cell(by_name[arm.initial], group, budget, recipe, seed)
         for arm in arms
         for group in ([(name,) for name in names] if arm.setting == "STL" else [names])
         for budget in arm.budgets
-        for _ in (seeds[:1] if str(budget) == ZERO_SHOT else seeds)
+        for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
     ]
-    by_name = {initial.name: initial for initial in initials}
-    sizes += [counts.initial(by_name[name]) for name in _made(arms, by_name)]
-    return StudySize(*(sum(column) for column in zip(*sizes, strict=True)))
+    models += [counts.initial(by_name[name]) for name in _made(arms, by_name)]
+    missing = set(names) & set(counts.store.missing("test"))
+    return StudySize(tuple(models), len(names), len(missing))
 
 
 def _made(arms: Sequence[Arm], initials: Mapping[str, InitialModel]) -> set[str]:
@@ -81,29 +71,50 @@ class _Counts:
         self.store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
         self._policy = superni_cfg.split_policy
 
-    def cell(self, names: tuple[str, ...], budget: str, recipe: Recipe) -> tuple[int, int, int]:
-        """(models, steps, prompts) of one cell."""
-        prompts = sum(len(self._splits(name, "test").test) for name in names)
-        if str(budget) == ZERO_SHOT:
-            return 0, 0, prompts
-        steps = self._steps(names, "test", budget, recipe)
-        return int(steps > 0), steps, prompts
+    def listed(self, track: str) -> tuple[str, ...]:
+        """The track's tasks, with or without a file."""
+        return self.store.names(track) + self.store.missing(track)
 
-    def initial(self, initial: InitialModel) -> tuple[int, int, int]:
-        """The same of an initial model; nothing is decoded with it."""
+    def cell(
+        self, initial: InitialModel, names: Sequence[str], budget: str, recipe: Recipe, seed: int
+    ) -> ModelSize:
+        """One cell of an arm."""
+        prompts = sum(self._split(name, "test")[1] for name in names)
+        steps = 0 if budget == ZERO_SHOT else self._steps(names, "test", budget, recipe)
+        start = f"{initial.name}, seed {seed}" if initial.is_random else initial.name
+        return ModelSize(start, steps, prompts)
+
+    def initial(self, initial: InitialModel) -> ModelSize:
+        """An initial model that the study makes; nothing is decoded with it."""
+        assert initial.scope is not None  # what makes it one that the study makes
         scope = find_scope(initial.scope, self.store)
-        return 1, self._steps(scope.tasks, scope.track, initial.budget, initial.recipe), 0
+        is_track = initial.scope in (HELD_IN, PRETUNE)
+        names = self.listed(scope.track) if is_track else scope.tasks
+        steps = self._steps(names, scope.track, initial.budget, initial.recipe)
+        return ModelSize(initial.name, steps, prompts=0, is_initial=True)
 
     def _steps(self, names: Sequence[str], track: str, budget: str, recipe: Recipe) -> int:
         wanted = parse_budget(budget)
-        rows = 0
-        for name in names:
-            available = len(self._splits(name, track).train)
-            rows += min(wanted.count(available), available)
+        available = (self._split(name, track)[0] for name in names)
+        rows = sum(min(wanted.count(count), count) for count in available)
         if rows == 0:
             return 0
         return recipe.num_steps(recipe.epochs * -(-rows // recipe.batch_size))
 
     @functools.cache  # noqa: B019 (as long as the counting)
-    def _splits(self, name: str, track: str) -> Splits:
-        return split_instances(self.store.task(name), track, self._policy)
+    def _split(self, name: str, track: str) -> tuple[int, int]:
+        """Training and test instances of a task."""
+        return split_counts(self._instances(name, track), track, self._policy)
+
+    def _instances(self, name: str, track: str) -> int:
+        if name in self.store.missing(track):
+            return self._mean(track)
+        return len(self.store.task(name).instances)
+
+    @functools.cache  # noqa: B019
+    def _mean(self, track: str) -> int:
+        """Instances of a task that has no file: the mean of those that have one."""
+        names = self.store.names(track)
+        if not names:
+            raise DataError(f"{self.store.path}/tasks: no task of the {track} track has a file")
+        return round(sum(self._instances(name, track) for name in names) / len(names))

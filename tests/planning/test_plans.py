@@ -8,14 +8,17 @@ import math
 import time
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
+from t5x_ext.decoding import loop
+from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, incremental, network, params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import compiling, formulas, plans, proposals, tables
+from t5x_ext.planning import compiling, formulas, lowering, plans, proposals, tables
 from t5x_ext.planning.devices import DEVICES, Machine
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
@@ -31,7 +34,7 @@ CONFIG = network.T5Config(
     mlp_activations=("gelu", "linear"),
     dropout_rate=0.0,
 )
-WORKLOAD = compiling.Workload(12, 64, 32)
+WORKLOAD = lowering.Workload(12, 64, 32)
 # No TPU slice has three or six chips, so XLA's CPU compiler answers.
 THREE, SIX = (Machine(DEVICES["H200"], count) for count in (3, 6))
 
@@ -78,7 +81,7 @@ def test_fsdp_divides_parameters_and_optimizer(size):
     def held(fsdp):
         setup = make_setup(devices=jax.devices()[:8], fsdp=fsdp)
         state = Program(setup.model, setup.partitioner, setup.trainer).abstract_state()
-        return [compiling.bytes_per_device(tree) for tree in (state.params, state.opt_state)]
+        return [lowering.bytes_per_device(tree) for tree in (state.params, state.opt_state)]
 
     for whole, part in zip(held(1), held(size), strict=True):
         assert part == pytest.approx(whole / size, rel=0.05)
@@ -98,11 +101,31 @@ def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
 
 def test_a_packed_batch_has_segments_and_positions():
     partitioner = PjitPartitioner(devices=jax.devices()[:4])
-    batch = compiling.abstract_batch(compiling.Workload(8, 16, 4, pack=True), partitioner)
+    batch = lowering.abstract_batch(lowering.Workload(8, 16, 4, pack=True), partitioner)
     shapes = {name: leaf.shape for name, leaf in batch.items()}
     assert shapes["encoder_positions"] == (8, 16) and shapes["decoder_segment_ids"] == (8, 4)
     assert len(shapes) == 8
     assert batch["encoder_input_tokens"].sharding.shard_shape((8, 16)) == (2, 16)
+
+
+def test_rows_that_wait_are_those_that_decoding_parks():
+    setup = make_setup(devices=jax.devices()[:2])
+    workload = lowering.Workload(4, 64, 32)  # stages of 8 and of 32 positions
+
+    def first_stage(model_params, inputs):
+        weights = incremental.prepare_weights(CONFIG, model_params)
+        rows = loop.start_rows(CONFIG, model_params, weights, inputs, jnp.arange(4), Greedy(), 32)
+        return loop.advance_rows(CONFIG, weights, rows, Greedy(), 0, 8, 384)
+
+    inputs = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    rows = jax.eval_shape(first_stage, params.abstract_params(setup.model.specs), inputs)
+    held = (rows.memory.keys, rows.memory.values, rows.cache)
+    parked = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+    assert lowering.waiting_bytes(setup.program, workload, 1) == parked / 2
+    assert (
+        lowering.waiting_bytes(setup.program, dataclasses.replace(workload, target_length=8), 1)
+        == 0
+    )
 
 
 def with_memory(machine, num_bytes):
@@ -216,6 +239,16 @@ def test_errors_are_one_line(arguments, message, capsys):
     assert all(line.startswith("plan: ") for line in errors[:-1])
 
 
+@pytest.mark.usefixtures("_same_environment")
+def test_a_number_of_models_that_the_slots_do_not_take_is_refused(capsys):
+    pytest.importorskip("libtpu")
+    arguments = ["--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''", "--topology=v5e:2x2"]
+    mesh = ["--gin_file=meshes/experts.gin", "--gin.FSDP=2", "--gin.EXPERTS=3"]
+    assert plan_command.main([*arguments, *mesh]) == 1
+    message = "error: EXPERTS: 3; allowed: 'auto', or a multiple of the mesh's expert axis, 2"
+    assert capsys.readouterr().err.splitlines()[-1] == message
+
+
 @pytest.fixture
 def read_setup():
     def read(*arguments):
@@ -237,22 +270,33 @@ def test_a_runs_own_gin_files_do(read_setup):
         "--gin.INFER_EVAL=@infer_eval/utils.DatasetConfig()", "--gin.PACK=True",
         "--gin.NUM_MICROBATCHES=4", "--gin.REMAT_POLICY='full'", "--gin.TRAIN_STEPS_RELATIVE=70",
     )  # fmt: skip
-    assert setup.workload == compiling.Workload(32, 9, 5, pack=True)
-    assert setup.decoding == compiling.Workload(32, 9, 5)
+    assert setup.workload == lowering.Workload(32, 9, 5, pack=True)
+    assert setup.decoding == lowering.Workload(32, 9, 5)
     assert (setup.num_steps, setup.num_microbatches) == (70, 4)
     assert (setup.partitioner.fsdp, setup.partitioner.model) == (8, 2)
     assert setup.model.config.remat_policy == "full" and setup.model.config.dropout_rate == 0.1
 
 
 def test_a_study_is_planned_as_a_whole(read_setup):
-    setup = read_setup("--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''")
-    assert setup.num_models > 100 and setup.num_steps > setup.num_models
-    assert setup.num_decodings > 0 and setup.decoding.pack is False
+    study = read_setup("--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''")
+    assert study.size.tuned > 100 and study.experts == 1
+    assert study.setup.decoding.rows > 0 and study.setup.decoding.pack is False
     more = read_setup(
-        "--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''",
-        f"--gin.{setup.microbatches_name}=2",
+        "--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''", "--gin.EXPERTS=8",
+        f"--gin.{study.setup.microbatches_name}=2",
     )  # fmt: skip
-    assert more.num_microbatches == 2 * setup.num_microbatches
+    assert more.setup.num_microbatches == 2 * study.setup.num_microbatches
+    assert more.experts == 8
+
+
+def test_the_papers_study_has_961_models_though_files_are_missing(read_setup, superni_dir):
+    study = read_setup(
+        "--gin_file=studies/paper.gin", "--gin.MODEL_DIR=''", "--gin.TK_INSTRUCT_PATH=''",
+        "--gin.LM_ADAPT_PATH=''", "--gin.FSDP=4", f"--gin.DATA_DIR='{superni_dir}'",
+    )  # fmt: skip
+    size = study.size
+    assert (size.tuned, size.tasks, size.tasks_without_file) == (961, 119, 19)
+    assert sum(model.is_initial for model in size.models) == 1
 
 
 def test_a_model_alone_is_not_enough(read_setup):

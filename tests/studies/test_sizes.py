@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+
 import mixtures
 from mixtures.budgets import parse_budget
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.planning.study_plans import StudySize
 from t5x_ext.studies.arms import Arm, paper_arms
 from t5x_ext.studies.recipes import InitialModel, Recipe
-from t5x_ext.studies.sizes import StudySize, study_size
+from t5x_ext.studies.sizes import study_size
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import make_batches
 
 GIVEN = [InitialModel(name, path="given") for name in ("instruct", "pretrained")]
 PLAIN = InitialModel("plain", base="pretrained", scope="pretune", budget="n10")
+
+
+def totals(size: StudySize) -> tuple[int, int, int]:
+    """Models that are tuned, steps and prompts of all."""
+    return (
+        size.tuned,
+        sum(model.steps for model in size.models),
+        sum(model.prompts for model in size.models),
+    )
 
 
 def test_steps_and_prompts_are_those_of_the_cells():
@@ -33,10 +45,11 @@ def test_steps_and_prompts_are_those_of_the_cells():
                 models += bool(rows)
                 steps += make_batches(rows, recipe, 0).steps_for_epochs(3) if rows else 0
     size = study_size(arms, GIVEN, recipe, (0,), tasks, SuperNIConfig())
-    assert size == StudySize(models, steps, prompts)
+    assert totals(size) == (models, steps, prompts)
+    assert (size.tasks, size.tasks_without_file) == (3, 0)
     twice = study_size(arms, GIVEN, recipe, (0, 1), tasks, SuperNIConfig())
-    assert (twice.models, twice.steps) == (2 * models, 2 * steps)  # zero-shot only once
-    assert twice.prompts == 2 * prompts - len(data.test(tasks, "ql.def_pos2"))
+    zero_shot = len(data.test(tasks, "ql.def_pos2"))  # only once
+    assert totals(twice) == (2 * models, 2 * steps, 2 * prompts - zero_shot)
 
 
 def test_initial_models_that_are_made_count():
@@ -47,10 +60,35 @@ def test_initial_models_that_are_made_count():
                          SuperNIConfig())  # fmt: skip
     arms = paper_arms(only=["stl", "stl_baseline_1"])
     size = study_size(arms, [*GIVEN, PLAIN], recipe, (0,), tasks, SuperNIConfig())
-    assert size.models - without.models == 2 + 1  # two tasks, and one to start them from
+    assert size.tuned - without.tuned == 2 + 1  # two tasks, and one to start them from
+    assert [model.start for model in size.models if model.is_initial] == ["plain"]
     rows = sum(
         min(parse_budget("n10").count(100), len(release.task(name).instances))
         for name in release.names("train")
     )
     tuned = sum(2 * -(-min(200, len(release.task(name).instances) - 110) // 16) for name in tasks)
-    assert size.steps - without.steps == 2 * -(-rows // 16) + tuned
+    assert totals(size)[1] - totals(without)[1] == 2 * -(-rows // 16) + tuned
+
+
+def test_tasks_without_a_file_count_as_the_mean_of_the_others(tmp_path):
+    suite = mixtures.release.BUNDLED_SUITE
+    shutil.copytree(suite, tmp_path / "release")
+    names = mixtures.release.Release(suite).names("test")
+    for name in names[2:]:
+        (tmp_path / "release" / "tasks" / f"{name}.json").unlink()
+    arm = Arm("stl", "STL", "instruct", "ql.def_pos2", ["all"])
+    size = study_size([arm], GIVEN, Recipe(batch_size=16, epochs=2), (0,), None,
+                      SuperNIConfig(data_dir=str(tmp_path / "release")))  # fmt: skip
+    assert (size.tuned, size.tasks, size.tasks_without_file) == (len(names), len(names),
+                                                                 len(names) - 2)  # fmt: skip
+    present, absent = size.models[:2], size.models[2:]
+    assert len(set(absent)) == 1
+    assert absent[0].prompts == 100
+    assert min(m.steps for m in present) <= absent[0].steps <= max(m.steps for m in present)
+
+
+def test_random_parameters_are_shared_by_the_cells_of_one_seed():
+    arm = Arm("stl", "STL", "random", "ql.def_pos2", ["n10"])
+    tasks = mixtures.release.Release(mixtures.release.BUNDLED_SUITE).names("test")[:3]
+    size = study_size([arm], [InitialModel("random")], Recipe(), (0, 1), tasks, SuperNIConfig())
+    assert sorted({model.start for model in size.models}) == ["random, seed 0", "random, seed 1"]

@@ -1,0 +1,130 @@
+"""What is compiled: the steps of a run, traced with the shapes and shardings of their arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.stages import stage_ends
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.training.experts import AXIS, ExpertProgram
+from t5x_ext.training.trainer import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The shape of a batch.
+
+    Attributes:
+      rows: global.
+      input_length: encoder positions.
+      target_length: decoder positions.
+      pack: whether rows hold several examples, with segment ids and positions.
+    """
+
+    rows: int
+    input_length: int
+    target_length: int
+    pack: bool = False
+
+
+def lower_train_step(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:
+    """The train step, ready to be compiled for the devices of the program's partitioner."""
+    partitioner = program.partitioner
+    partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
+    everywhere = partitioner.sharding(())
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, batch = program.abstract_state(), abstract_batch(workload, partitioner)
+    if experts == 1:
+        alone: Any = program.train_step
+        return alone.lower(state, batch, jax.ShapeDtypeStruct((), key.dtype, sharding=everywhere))
+    together: Any = ExpertProgram(program, experts).train_step
+    return together.lower(
+        stack(state, experts),
+        stack(batch, experts),
+        jax.ShapeDtypeStruct((experts,), key.dtype, sharding=everywhere),
+        jax.ShapeDtypeStruct((experts,), jnp.bool_, sharding=everywhere),
+    )
+
+
+def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:
+    """Greedy decoding of one batch to its longest possible outputs, ready to be compiled."""
+    config, partitioner = program.model.config, program.partitioner
+    rows = partitioner.round_up_batch(workload.rows)
+    workload = dataclasses.replace(workload, rows=rows)
+    num_ids = config.vocab_size  # a few beyond the vocabulary's change nothing that costs
+
+    def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
+        with partitioner.activate():
+            return decode_batch(config, model_params, inputs, workload.target_length, num_ids)
+
+    if experts > 1:
+        decode = jax.vmap(decode, spmd_axis_name=AXIS)
+    params = stack(program.abstract_params(), experts)
+    inputs = stack(abstract_batch(workload, partitioner)["encoder_input_tokens"], experts)
+    return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, inputs)
+
+
+def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
+    """Bytes on each device of rows that wait for a later stage: up to one batch for each stage.
+
+    A row keeps keys and values of its prompt and of the positions decoded so far.
+    """
+    config, partitioner = program.model.config, program.partitioner
+    shape = partitioner.mesh.shape
+    ends = stage_ends(workload.target_length, Decoder.first_stage)
+    positions = sum(workload.input_length + end for end in ends[:-1])
+    a_position = 2 * config.num_decoder_layers * config.num_heads * config.head_dim
+    rows = partitioner.round_up_batch(workload.rows) // partitioner.num_batch_shards
+    whole = max(experts // shape["expert"], 1) * rows * positions * a_position
+    return whole * jnp.dtype(config.dtype).itemsize // shape["model"]
+
+
+def stack(tree: Any, experts: int) -> Any:
+    """Abstract arrays of one model -> of several, split over the mesh's `expert` axis."""
+    if experts == 1:
+        return tree
+
+    def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(AXIS, *leaf.sharding.spec))
+        return jax.ShapeDtypeStruct((experts, *leaf.shape), leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, tree)
+
+
+def abstract_batch(
+    workload: Workload, partitioner: PjitPartitioner
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of the features that `t5x_ext.data.batching` makes."""
+    sharding = partitioner.sharding(("batch", None))
+    dtypes = {
+        "encoder_input_tokens": jnp.int32,
+        "decoder_input_tokens": jnp.int32,
+        "decoder_target_tokens": jnp.int32,
+        "decoder_loss_weights": jnp.float32,
+    }
+    if workload.pack:
+        for side in ("encoder", "decoder"):
+            dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
+    lengths = {"encoder": workload.input_length, "decoder": workload.target_length}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (workload.rows, lengths[name.partition("_")[0]]), dtype, sharding=sharding
+        )
+        for name, dtype in dtypes.items()
+    }
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

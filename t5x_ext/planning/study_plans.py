@@ -1,0 +1,284 @@
+"""A plan of a whole study: its models in groups, and the same models with one process for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from t5x_ext.planning import fitting
+from t5x_ext.planning.devices import Machine
+from t5x_ext.planning.plans import Plan, Setup, add_decoding, make_plan
+from t5x_ext.planning.proposals import divides, spread_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSize:
+    """One model of a study: a cell, or an initial model that the study makes.
+
+    Attributes:
+      start: the initial model it is tuned from; only models of one start are tuned together. Of
+        an initial model its own name.
+      steps: train steps; 0 where nothing is tuned. An upper bound where rows are packed.
+      prompts: prompts that are decoded with it.
+      is_initial: whether others start from it; it is tuned alone.
+    """
+
+    start: str
+    steps: int
+    prompts: int
+    is_initial: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySize:
+    """The whole grid, with the initial models that it makes.
+
+    Attributes:
+      models: every cell, and every initial model that is made.
+      tasks: test-track tasks of the study.
+      tasks_without_file: how many of them count as the mean of the others.
+    """
+
+    models: tuple[ModelSize, ...]
+    tasks: int
+    tasks_without_file: int
+
+    @property
+    def tuned(self) -> int:
+        """Models that are tuned: all but those of zero-shot cells."""
+        return sum(model.steps > 0 for model in self.models)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySetup:
+    """A study as its configuration states it.
+
+    Attributes:
+      setup: one model of it, and one batch of its prompts.
+      size: all models.
+      experts: models tuned together; 'auto' for as many as fit.
+    """
+
+    setup: Setup
+    size: StudySize
+    experts: int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Models that share groups: of one start, with steps within a factor of two.
+
+    Attributes:
+      models: in the order in which groups are filled.
+      experts: models in a full group.
+    """
+
+    models: tuple[ModelSize, ...]
+    experts: int
+
+    @property
+    def groups(self) -> list[tuple[ModelSize, ...]]:
+        """Models that are in the machine at the same time."""
+        return [
+            self.models[first : first + self.experts]
+            for first in range(0, len(self.models), self.experts)
+        ]
+
+    @property
+    def steps_range(self) -> tuple[int, int]:
+        """Fewest and most steps of its models."""
+        steps = [model.steps for model in self.models]
+        return min(steps), max(steps)
+
+    def secs(self, step_secs: float, decoding_secs: float, rows: int) -> float:
+        """Seconds of all groups, one after the other; each lasts as long as its longest model.
+
+        Args:
+          step_secs: of a train step of a group.
+          decoding_secs: of decoding one batch of each of its models' prompts.
+          rows: prompts in a batch of one model.
+        """
+        return sum(
+            max(model.steps for model in group) * step_secs
+            + max(num_batches(model, rows) for model in group) * decoding_secs
+            for group in self.groups
+        )
+
+
+def num_batches(model: ModelSize, rows: int) -> int:
+    """Batches of a model's prompts."""
+    return -(-model.prompts // rows)
+
+
+def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
+    """Models in the groups of `t5x_ext.studies.tuning`, initial models first.
+
+    Args:
+      models: all models.
+      experts: tuned together at most.
+    """
+    kinds: dict[Any, list[ModelSize]] = defaultdict(list)
+    for model in models:
+        kinds[not model.is_initial, model.start, model.steps.bit_length()].append(model)
+    return [Kind(tuple(kinds[key]), 1 if not key[0] else experts) for key in sorted(kinds)]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyPlan:
+    """What came out for a study on a machine.
+
+    Attributes:
+      study: what was asked for.
+      together: the program of the models that are tuned together.
+      slot: one model in every slot; the same plan where that is what fits.
+      whole: one model on the whole machine; None where that is the same, or cannot be.
+      start_secs: what a process takes before its first step; None for what compiling its programs
+        took here.
+    """
+
+    study: StudySetup
+    together: Plan
+    slot: Plan
+    whole: Plan | None = None
+    start_secs: float | None = None
+
+    @property
+    def slots(self) -> int:
+        """Parts of the machine that hold models of their own."""
+        return _slots(self.together.setup)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The models in groups."""
+        return make_kinds(self.study.size.models, self.together.setup.experts)
+
+    def hours(self, kind: Kind) -> float | None:
+        """Hours of the machine for one kind, in groups."""
+        times = _times(self.together)
+        return times and kind.secs(*times) / 3600
+
+    def alone_hours(self, kind: Kind, plan: Plan | None) -> float | None:
+        """Hours for one kind with a process for each model, one after the other.
+
+        Args:
+          kind: the models.
+          plan: of one model: `slot` for a machine of a slot's devices, or `whole`.
+        """
+        times = plan and _times(plan)
+        if not times:
+            return None
+        start = self.start_secs
+        if start is None:
+            start = plan.train.compile_secs + plan.decoding.compile_secs
+        singles = Kind(kind.models, experts=1)
+        return (len(kind.models) * start + singles.secs(*times)) / 3600
+
+    def dollars(self, hours: float | None, devices: int | None = None) -> float | None:
+        """What so many hours of so many devices cost; None takes the machine's."""
+        devices = self.together.machine.count if devices is None else devices
+        return None if hours is None else hours * devices * self.together.price_per_chip_hour
+
+    def as_record(self) -> dict[str, Any]:
+        """What `--json` prints of it: models by kind, each with hours and dollars."""
+        size = self.study.size
+        kinds = [
+            {
+                "start": kind.models[0].start,
+                "is_initial": kind.models[0].is_initial,
+                "models": len(kind.models),
+                "groups": len(kind.groups),
+                "steps": kind.steps_range,
+                "hours": self.hours(kind),
+                "hours_alone_on_a_slot": self.alone_hours(kind, self.slot),
+                "hours_alone_on_the_machine": self.alone_hours(kind, self.whole),
+            }
+            for kind in self.kinds
+        ]
+        hours = None if kinds[0]["hours"] is None else sum(kind["hours"] for kind in kinds)
+        return {
+            "models": size.tuned,
+            "tasks": size.tasks,
+            "tasks_without_file": size.tasks_without_file,
+            "experts": self.together.setup.experts,
+            "slots": self.slots,
+            "hours": hours,
+            "dollars": self.dollars(hours),
+            "kinds": kinds,
+        }
+
+
+def make_study_plan(
+    study: StudySetup,
+    machine: Machine,
+    price_per_chip_hour: float | None = None,
+    start_secs: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> StudyPlan:
+    """Compiles what a study does, for a machine, and finds how many models fit together.
+
+    Args:
+      study: the study.
+      machine: what it would run on.
+      price_per_chip_hour: US dollars; None takes the built-in price.
+      start_secs: see `StudyPlan`.
+      report: receives a line before each compilation.
+
+    Raises:
+      ConfigError: mesh, batch, model and number of models do not divide.
+    """
+    setup = study.setup.on(machine)
+    slots = _slots(setup)
+    fitting.check_experts(study.experts, slots)
+
+    @functools.cache
+    def plan_of(per_slot: int) -> Plan:
+        report(f"compiling the step of {per_slot * slots} models")
+        some = dataclasses.replace(setup, experts=per_slot * slots, decoding=None)
+        return make_plan(some, machine, price_per_chip_hour)
+
+    if study.experts == fitting.AUTO:
+        most = max(len(kind.models) for kind in make_kinds(study.size.models, 1))
+        per_slot = max(1, fitting.most_per_slot(
+            lambda number: plan_of(number).needed_bytes, machine.device.memory_bytes,
+            -(-most // slots),
+        ))  # fmt: skip
+        while per_slot > 1 and not plan_of(per_slot).fits:
+            per_slot -= 1
+    else:
+        assert isinstance(study.experts, int)  # check_experts has refused other words
+        per_slot = study.experts // slots
+    report("compiling decoding")
+    together = add_decoding(plan_of(per_slot), setup.decoding)
+    if not together.fits:
+        return StudyPlan(study, together, together)
+    slot = together if per_slot == 1 else add_decoding(plan_of(1), setup.decoding)
+    one = _on_the_whole(setup, machine)
+    whole = None
+    if slots > 1 and divides(one):
+        report("compiling for one model on the whole machine")
+        whole = make_plan(one, machine, price_per_chip_hour)
+    return StudyPlan(study, together, slot, whole, start_secs)
+
+
+def _on_the_whole(setup: Setup, machine: Machine) -> Setup:
+    """One model over all devices; its memory needs no microbatches there."""
+    one = dataclasses.replace(
+        setup,
+        partitioner=dataclasses.replace(setup.partitioner, expert=1, data=-1),
+        trainer=dataclasses.replace(setup.trainer, num_microbatches=1),
+    )
+    return dataclasses.replace(one, partitioner=spread_mesh(one, machine))
+
+
+def _slots(setup: Setup) -> int:
+    return setup.partitioner.mesh.shape["expert"]
+
+
+def _times(plan: Plan) -> tuple[float, float, int] | None:
+    """What `Kind.secs` takes; None where it is not known."""
+    if plan.step_secs is None or plan.decoding_secs is None:
+        return None
+    return plan.step_secs, plan.decoding_secs, plan.setup.decoding.rows

@@ -1,0 +1,110 @@
+"""The plan of a study as text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from t5x_ext.planning import tables
+from t5x_ext.planning.devices import PRICE_SOURCE
+from t5x_ext.planning.proposals import Proposal
+from t5x_ext.planning.study_plans import Kind, StudyPlan
+
+_NOTES = (
+    "A row holds models of one start whose steps are within a factor of two. A group lasts as long "
+    "as its longest model, and the whole machine is paid for. With a process for each model, only "
+    "the devices that it uses are paid for, from its start on. Steps and decoding are estimates, "
+    "all prompts of full length and decoded to the limit: compare plans with plans."
+)
+
+
+def render(study: StudyPlan, proposals: Sequence[Proposal] | None) -> str:
+    """The report of the command.
+
+    Args:
+      study: what was asked for.
+      proposals: changes that fit, where it does not; None where none were looked for.
+    """
+    plan = study.together
+    parts = [tables.head(plan) + "\n" + _head(study), tables.memory(plan)]
+    if plan.step_secs is not None:
+        parts.append(_kinds(study))
+    parts.append(tables.verdict(plan, proposals))
+    return "\n\n".join(parts)
+
+
+def _head(study: StudyPlan) -> str:
+    size, experts = study.study.size, study.together.setup.experts
+    tasks = f"{size.tasks} tasks"
+    if size.tasks_without_file:
+        tasks += f" ({size.tasks_without_file} have no file here and count as the mean of the rest)"
+    slot = study.together.machine.count // study.slots
+    groups = -(-size.tasks // experts)
+    return tables.align(
+        [
+            ("study", f"{size.tuned:,} models, {tasks}"),
+            (
+                "at once",
+                f"{experts} models: {experts // study.slots} in each of {study.slots} slots of "
+                f"{slot} devices; a model for each task takes {groups} groups",
+            ),
+        ]
+    )
+
+
+def _kinds(study: StudyPlan) -> str:
+    count = study.together.machine.count
+    slot = count // study.slots
+    header = [
+        ("", "", "", "", "in groups", "", "a process each, dollars on", ""),
+        ("tuned from", "steps", "models", "groups", "hours", "dollars",
+         f"{slot} devices", f"all {count}"),
+    ]  # fmt: skip
+    values = [_values(study, kind, slot) for kind in study.kinds]
+    totals = [_sum(column) for column in zip(*(row[2:] for row in values), strict=True)]
+    cheapest = [min((cost for cost in row[5:] if cost is not None), default=None) for row in values]
+    lines = [*values, ("whole study", "", *totals)]
+    step, decoding = study.together.step_secs, study.together.decoding_secs
+    times = [("each row where it costs least", f"{_text(_sum(cheapest))} dollars")]
+    times.append(("a step", tables.ms(step)))
+    if decoding is not None:
+        rows = study.together.setup.decoding.rows
+        times.append((f"decoding {rows} prompts of each model", f"{tables.ms(decoding)} at most"))
+    times.append(("start of a process of its own", _start(study)))
+    if study.together.price_per_chip_hour == study.together.machine.device.price_per_hour:
+        times.append(("prices", PRICE_SOURCE))
+    table = tables.align([*header, *(tuple(map(_text, line)) for line in lines)])
+    return f"{table}\n\n{tables.align(times)}\n\n{textwrap.fill(_NOTES, 100)}"
+
+
+def _values(study: StudyPlan, kind: Kind, slot: int) -> tuple[str | int | float | None, ...]:
+    first = kind.models[0]
+    fewest, most = kind.steps_range
+    hours = study.hours(kind)
+    return (
+        f"{first.start} (initial model)" if first.is_initial else first.start,
+        f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
+        len(kind.models),
+        len(kind.groups),
+        hours,
+        study.dollars(hours),
+        study.dollars(study.alone_hours(kind, study.slot), slot),
+        study.dollars(study.alone_hours(kind, study.whole)),
+    )
+
+
+def _start(study: StudyPlan) -> str:
+    if study.start_secs is not None:
+        return f"{study.start_secs:,.0f} s"
+    return "as long as compiling took here; --start_secs says otherwise"
+
+
+def _sum(column: Sequence[Any]) -> int | float | None:
+    return None if None in column else sum(column)
+
+
+def _text(value: str | int | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,138 @@
+"""Plans of whole studies: groups, hours, and one process for each model beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning import lowering, plans, study_plans, study_tables
+from t5x_ext.planning.devices import parse_topology
+from t5x_ext.planning.study_plans import Kind, ModelSize, StudySetup, StudySize
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Trainer
+
+# Heads and lengths that the attention kernel takes.
+CONFIG = network.T5Config(
+    vocab_size=384, emb_dim=64, num_heads=2, num_encoder_layers=2, num_decoder_layers=2,
+    head_dim=64, mlp_dim=128, mlp_activations=("gelu", "linear"), dropout_rate=0.1,
+    dtype="bfloat16",
+)  # fmt: skip
+SIZE = StudySize(
+    models=(
+        *[ModelSize("instruct", 6, 100)] * 9,
+        *[ModelSize("instruct", 7, 30)] * 2,
+        ModelSize("instruct", 40, 300),
+        ModelSize("plain", 5, 100),
+        ModelSize("plain", 900, 0, is_initial=True),
+    ),
+    tasks=9,
+    tasks_without_file=2,
+)
+MACHINE = "v5e:2x2"
+
+
+def make_study(experts, **mesh):
+    model = EncoderDecoderModel(module=network.Transformer(CONFIG), optimizer_def=AdamW())
+    setup = plans.Setup(
+        model, PjitPartitioner(**{"expert": 2, "data": 1, "fsdp": 2} | mesh), Trainer(),
+        lowering.Workload(4, 128, 128), decoding=lowering.Workload(20, 128, 16),
+    )  # fmt: skip
+    return StudySetup(setup, SIZE, experts)
+
+
+def test_models_go_together_that_make_about_as_many_steps():
+    first, *kinds = study_plans.make_kinds(SIZE.models, 4)
+    assert first.models == SIZE.models[-1:] and first.experts == 1
+    assert [len(kind.models) for kind in kinds] == [11, 1, 1]
+    assert [len(group) for group in kinds[0].groups] == [4, 4, 3]
+    assert kinds[0].steps_range == (6, 7)
+
+
+def test_a_group_lasts_as_long_as_its_longest_model():
+    models = [ModelSize("a", steps, prompts) for steps, prompts in ((3, 10), (2, 41), (2, 9))]
+    # Steps 3 + 2; batches of 20 prompts: 3 + 1.
+    assert Kind(tuple(models), 2).secs(10.0, 1.0, 20) == 5 * 10 + 4
+    assert Kind(tuple(models), 1).secs(10.0, 1.0, 20) == 7 * 10 + 5
+
+
+@pytest.fixture(scope="module")
+def study():
+    pytest.importorskip("libtpu")
+    lines = []
+    plan = study_plans.make_study_plan(
+        make_study("auto"), parse_topology(MACHINE), price_per_chip_hour=1.0, report=lines.append
+    )
+    assert len(lines) == 5  # one and two models a slot, six, decoding twice, the whole machine
+    return plan
+
+
+def test_auto_takes_what_the_study_can_use(study):
+    assert study.together.fits and study.slots == 2
+    assert study.together.setup.experts == 12  # eleven models of one kind, in whole slots
+    assert study.slot.setup.experts == 2
+    assert study.whole.setup.partitioner.mesh.shape == {
+        "expert": 1, "data": 1, "fsdp": 4, "model": 1,
+    }  # fmt: skip
+
+
+def test_the_step_of_many_models_costs_what_each_asks_for(study):
+    together, slot = study.together, study.slot
+    assert together.model_flops == 6 * slot.model_flops
+    for plan in (together, slot):
+        assert plan.train.totals.flops * 4 == pytest.approx(plan.model_flops, rel=0.1)
+        assert plan.train.totals.kernels > 0  # the attention kernel, in each model
+        groups = {size for _, size in plan.train.totals.collectives}
+        assert groups == {2}  # models never talk to each other
+    assert together.train.memory.params == pytest.approx(6 * slot.train.memory.params)
+    assert together.train.memory.optimizer == pytest.approx(6 * slot.train.memory.optimizer)
+
+
+def test_hours_and_dollars_follow_from_steps(study):
+    kinds = study.kinds
+    for kind in kinds:
+        plan = study.together
+        batches = max(-(-model.prompts // 20) for model in kind.models)
+        expected = kind.models[-1].steps * plan.step_secs + batches * plan.decoding_secs
+        assert study.hours(kind) == pytest.approx(expected / 3600)
+    assert study.dollars(2.0) == 2 * 4 and study.dollars(2.0, 2) == 2 * 2
+    start = study.slot.train.compile_secs + study.slot.decoding.compile_secs
+    alone = study.alone_hours(kinds[0], study.slot) * 3600
+    assert alone == pytest.approx(start + 900 * study.slot.step_secs)
+    quick = dataclasses.replace(study, start_secs=0.0).alone_hours(kinds[0], study.slot) * 3600
+    assert quick == pytest.approx(900 * study.slot.step_secs)
+    assert (
+        study.alone_hours(kinds[1], study.whole)
+        > 11 * study.alone_hours(kinds[0], study.whole) / 10
+    )
+
+
+def test_the_table_has_every_kind_and_the_whole(study):
+    text = study_tables.render(study, None)
+    assert "14 models, 9 tasks (2 have no file here" in text
+    assert (
+        "12 models: 6 in each of 2 slots of 2 devices; a model for each task takes 1 groups" in text
+    )
+    rows = [line.split() for line in text.splitlines()]
+    assert [row[:4] for row in rows if row[:1] == ["instruct"]] == [
+        ["instruct", "6", "to", "7"], ["instruct", "40", "1", "1"],
+    ]  # fmt: skip
+    record = study.as_record()
+    assert (record["models"], record["experts"], record["slots"]) == (14, 12, 2)
+    assert [kind["models"] for kind in record["kinds"]] == [1, 11, 1, 1]
+    assert record["hours"] == pytest.approx(sum(map(study.hours, study.kinds)))
+    assert record["dollars"] == pytest.approx(4 * record["hours"])
+
+
+@pytest.mark.slow
+def test_fewer_models_where_there_is_less_memory(study):
+    machine = parse_topology(MACHINE)
+    peaks = [study.slot.needed_bytes, study.together.needed_bytes]
+    each = (peaks[1] - peaks[0]) / 5
+    device = dataclasses.replace(machine.device, memory_bytes=int(peaks[0] + 2.5 * each))
+    plan = study_plans.make_study_plan(
+        make_study("auto"), dataclasses.replace(machine, device=device)
+    )
+    assert plan.together.setup.experts == 2 * 3 and plan.together.fits
