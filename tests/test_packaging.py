@@ -172,6 +172,6 @@ def test_third_party_imports_are_declared(requirements):
                 names = [node.module]
             for top in {name.split(".")[0] for name in names}:
                 own = top in PACKAGES or top in sys.stdlib_module_names
-                if not own and not declared & {canonical(d) for d in providers.get(top, [])}:
+                if not own and not declared & {canonical(d) for d in providers.get(top, [top])}:
                     undeclared.add(f"{path.relative_to(REPO)}: {top}")
     assert undeclared == set()
