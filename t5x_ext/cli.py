@@ -23,6 +23,15 @@ COMMANDS = {
 }
 
 
+# For `source <(t5x_ext completion)` in ~/.bashrc. Words after the command are completed as files.
+_BASH_COMPLETION = """_t5x_ext() {{
+    if [ "$COMP_CWORD" = 1 ]; then
+        COMPREPLY=($(compgen -W "{commands}" -- "${{COMP_WORDS[1]}}"))
+    fi
+}}
+complete -o default -F _t5x_ext t5x_ext"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatches to one command's `main(argv) -> int`, importing that command only.
 
@@ -38,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_usage())
         return 0
+    if name == "completion":
+        print(_BASH_COMPLETION.format(commands=" ".join(COMMANDS)))
+        return 0
     if name == "--version":
         print(f"t5x_ext {__version__}")
         return 0
@@ -49,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
-        ["usage: t5x_ext COMMAND ...", "", "commands:", *lines, "", "t5x_ext COMMAND --help"]
-    )
+        ["usage: t5x_ext COMMAND ...", "", "commands:", *lines, "",
+         "t5x_ext COMMAND --help         what a command takes, with an example",
+         "source <(t5x_ext completion)   completes commands in bash"]
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 
 from t5x_ext import __version__, cli
 
@@ -32,6 +33,20 @@ def test_unknown_command_names_the_nearest(capsys):
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"t5x_ext {__version__}\n"
+
+
+def test_bash_completes_commands(capsys):
+    assert cli.main(["completion"]) == 0
+    script = capsys.readouterr().out + textwrap.dedent("""
+        COMP_WORDS=(t5x_ext in); COMP_CWORD=1; _t5x_ext; echo "${COMPREPLY[@]}"
+        COMPREPLY=(); COMP_WORDS=(t5x_ext score p); COMP_CWORD=2; _t5x_ext; echo "${#COMPREPLY[@]}"
+        complete -p t5x_ext
+    """)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    words, files, registered = done.stdout.splitlines()
+    assert words.split() == ["infer", "inspect"]
+    assert files == "0"  # bash goes on to file names
+    assert registered == "complete -o default -F _t5x_ext t5x_ext"
 
 
 def test_a_command_gets_its_arguments_and_returns_its_status(tmp_path):
