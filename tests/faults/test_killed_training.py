@@ -70,10 +70,9 @@ def test_a_killed_run_goes_on_with_other_devices(
 ) -> None:
     """Eight devices, killed; four, killed; one to the end: the same examples, and their losses."""
     directory = tmp_path / "run"
-    for devices, step, phase in ((8, 4, "save"), (4, 7, "step")):
+    for devices, saved in ((8, directory / "checkpoint_2"), (4, directory / "checkpoint_6")):
         process = server.start(directory, devices=devices)
-        moment = moments(directory, step)[phase]
-        kill_at(process, moment, 0.0, lambda process=process: has_ended(process))
+        kill_at(process, saved.exists, 0.0, lambda process=process: has_ended(process))
         assert server.exit_code() == -signal.SIGKILL, log_of(directory)
     assert server.train(directory, devices=1) == 0, log_of(directory)
     resumed = [line for line in log_of(directory).splitlines() if line.startswith("resuming")]

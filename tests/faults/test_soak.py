@@ -2,7 +2,7 @@
 
 Twenty minutes, so it runs only when it is asked for; SOAK_SECS asks for another length:
 
-    python -m pytest tests/faults/test_soak.py -m soak -s
+    python -m pytest tests/faults/test_soak.py -m soak -s -o faulthandler_timeout=0
 """
 
 from __future__ import annotations
