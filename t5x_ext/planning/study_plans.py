@@ -184,7 +184,7 @@ class StudyPlan:
     def as_record(self) -> dict[str, Any]:
         """What `--json` prints of it: models by kind, each with hours and dollars."""
         size = self.study.size
-        kinds = [
+        kinds: list[dict[str, Any]] = [
             {
                 "start": kind.models[0].start,
                 "is_initial": kind.models[0].is_initial,
