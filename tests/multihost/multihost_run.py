@@ -23,7 +23,7 @@ from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.runs import Evaluation, run_training
 from t5x_ext.training import optimizers
-from t5x_ext.training.trainer import Program, Trainer
+from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 BATCH_SIZE = 16
 SIGNATURE = "what the predictions depend on"
@@ -54,7 +54,11 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the tests vary; `predictions` is a file to write after the last step."""
+    """What the tests vary.
+
+    `predictions` is a file to write after the last step; to `steps_file` each process adds the
+    number and the examples of every step.
+    """
 
     model_dir: str
     steps: int
@@ -62,6 +66,7 @@ class Settings:
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     microbatches: int = 1
     predictions: str | None = None
+    steps_file: str | None = None
     config: str = "a = 1\nc = 3"
 
 
@@ -100,6 +105,12 @@ def run(settings: Settings) -> None:
         rows=partitioner.host_rows(BATCH_SIZE),
     )
     held_out = DatasetConfig("task", LENGTHS, "validation", BATCH_SIZE)
+
+    def record(event: StepEvent) -> None:
+        if settings.steps_file:
+            with open(settings.steps_file, "a") as file:
+                file.write(json.dumps({"step": event.step, "ids": event.info.ids}) + "\n")
+
     state, _ = run_training(
         program,
         batches,
@@ -110,6 +121,7 @@ def run(settings: Settings) -> None:
         meta={},
         stats_period=1,
         evaluation=Evaluation(loss_cfg=held_out, loss_examples=examples[:21]),
+        hooks=[record],
     )
     if settings.predictions:
         decoder = Decoder(

@@ -162,6 +162,36 @@ def test_one_process_goes_on_exactly_where_two_stopped(together: Path, tmp_path:
     assert_same_numbers(logged(tmp_path), logged(together / "run"))
 
 
+def test_killed_runs_go_on_with_another_number_of_hosts(
+    processes: Processes, alone: Path, tmp_path: Path
+) -> None:
+    """Two hosts, one of them killed; one host, killed; two hosts to the end."""
+    steps = 12
+    settings = RUN | {"steps": steps, "save_period": 1, "steps_file": str(tmp_path / "steps.jsonl")}
+    for count, last_step in ((2, 2), (1, 4), (2, steps)):
+        for index in range(count):
+            processes.start(index, count, **settings)
+        if last_step < steps:
+            processes.wait_for(0, f"step {last_step}/")
+            processes.running[count - 1].kill()
+        for index in range(count):
+            ended_well = processes.status(index) == 0
+            assert ended_well == (last_step == steps), processes.output(index)
+        assert ("resuming at step" in processes.output(0)) == (last_step > 2)
+    losses = logged(tmp_path / "run")
+    assert len(losses) == steps
+    assert_same_numbers({step: losses[step] for step in range(1, 7)}, logged(alone))
+
+    seen: dict[int, set[tuple[str, ...]]] = {}
+    for line in map(json.loads, (tmp_path / "steps.jsonl").read_text().splitlines()):
+        seen.setdefault(line["step"], set()).add(tuple(line["ids"]))
+    assert all(len(variants) == 1 for variants in seen.values())
+    ids = [name for step in range(1, steps + 1) for name in min(seen[step])]
+    epochs = [sorted(ids[start : start + 90]) for start in range(0, len(ids), 90)]
+    assert len(epochs) > 2
+    assert all(epoch == sorted(f"e{index}" for index in range(90)) for epoch in epochs)
+
+
 def test_predictions_are_one_file_in_the_order_of_the_input(alone: Path, together: Path) -> None:
     expected = read_predictions(alone / "predictions.jsonl")
     rows = read_predictions(together / "predictions.jsonl")
