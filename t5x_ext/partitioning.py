@@ -174,8 +174,12 @@ class PjitPartitioner:
         return jax.make_array_from_callback(shape, self.sharding(("batch", None)), read)
 
     def put_whole(self, whole: np.ndarray) -> jax.Array:
-        """All rows [B, L], the same on every host -> one global array over the batch axes."""
-        sharding = self.sharding(("batch", None))
+        """All rows, the same on every host -> one global array over the batch axes.
+
+        Args:
+          whole: [B, L]; of models side by side [E, B, L].
+        """
+        sharding = self.sharding(("expert", "batch", None)[-whole.ndim :])
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     def param_shardings(self, axes_tree: Any, abstract: Any) -> Any:

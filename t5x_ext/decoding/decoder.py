@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from t5x_ext.data.batching import eval_batches, make_length_buckets
@@ -78,6 +80,11 @@ class Decoder:
             self.model.output_vocabulary.vocab_size,
         )
 
+    @functools.cached_property
+    def programs_together(self) -> Programs:
+        """The compiled functions of several models side by side."""
+        return dataclasses.replace(self.programs, together=True, shapes=set())
+
     @property
     def max_shapes(self) -> int:
         """The most loops that are ever compiled; `programs.shapes` has those that are."""
@@ -102,16 +109,8 @@ class Decoder:
           tokens: int32 [n, S, max_decode_length], the method's outputs of each, best first; a row
             ends with EOS where one was produced.
         """
-        weights = self.programs.prepare(model_params)
-        small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
-        queue = Queue(self.programs, weights, small_batch)
         known = np.arange(len(examples)) if numbers is None else np.asarray(numbers)
-        for indices, batch in eval_batches(examples, self.batch_size, self.buckets):
-            of_rows = np.where(indices < 0, 0, known[indices]).astype(np.int32)
-            inputs = batch["encoder_input_tokens"]
-            reached = self.programs.begin(model_params, weights, inputs, of_rows)
-            yield from queue.admit(indices, reached)
-        yield from queue.finish()
+        yield from self._decode(self.programs, model_params, [examples], known)
 
     def decode_tokens(
         self,
@@ -130,12 +129,77 @@ class Decoder:
         numbers: Sequence[int] | None = None,
     ) -> Iterator[list[tuple[int, str]]]:
         """Like `decode_tokens`, with (place in `examples`, text) pairs."""
-        vocabulary = self.model.output_vocabulary
         for indices, tokens in self.decode_tokens(model_params, examples, numbers):
-            yield [
-                (int(index), vocabulary.decode(ids_before_eos(row, vocabulary.eos_id)))
-                for index, row in zip(indices, tokens, strict=True)
-            ]
+            yield self._to_texts(indices, tokens)
+
+    def decode_texts_together(
+        self, stacked_params: Params, sets: Sequence[Sequence[Example]]
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Decodes the prompts of several models side by side, in one program.
+
+        Each model's outputs are those of `decode_texts` on it alone. It goes through its prompts in
+        batches of its own; the batches of all models run until the last row of all is done.
+
+        Args:
+          stacked_params: parameters with a leading axis E, which the mesh's `expert` axis divides.
+          sets: the prompts of each model; those of the last models may be missing.
+
+        Yields:
+          (place in all sets one after the other, text) pairs.
+        """
+        numbers = np.concatenate([np.arange(len(examples)) for examples in sets])
+        num_models = jax.tree.leaves(stacked_params)[0].shape[0]
+        sets = [*sets, *[[]] * (num_models - len(sets))]
+        outputs = self._decode(self.programs_together, stacked_params, sets, numbers)
+        for indices, tokens in outputs:
+            yield self._to_texts(indices, tokens[:, 0])
+
+    def _decode(
+        self,
+        programs: Programs,
+        model_params: Params,
+        sets: Sequence[Sequence[Example]],
+        numbers: np.ndarray,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Decodes a set of prompts a model; places and `numbers` go through all sets in turn."""
+        weights = programs.prepare(model_params)
+        small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
+        queue = Queue(programs, weights, small_batch)
+        for places, inputs in batches_side_by_side(sets, self.batch_size, self.buckets):
+            of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
+            reached = programs.begin(model_params, weights, inputs, of_rows)
+            yield from queue.admit(places, reached)
+        yield from queue.finish()
+
+    def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, str]]:
+        vocabulary = self.model.output_vocabulary
+        return [
+            (int(place), vocabulary.decode(ids_before_eos(row, vocabulary.eos_id)))
+            for place, row in zip(places, tokens, strict=True)
+        ]
+
+
+def batches_side_by_side(
+    sets: Sequence[Sequence[Example]], batch_size: int, buckets: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of several sets of prompts next to each other, each set's as `eval_batches` has them.
+
+    Yields:
+      places: int32 [E, B], counted through all sets one after the other; -1 for filler, of which
+        the batches are that a set does not have.
+      inputs: int32 [E, B, L], padded prompts.
+    """
+    starts = np.cumsum([0, *map(len, sets)])
+    own_batches = (eval_batches(examples, batch_size, buckets) for examples in sets)
+    for together in itertools.zip_longest(*own_batches):
+        present = [(index, *pair) for index, pair in enumerate(together) if pair is not None]
+        tokens = [batch["encoder_input_tokens"] for _, _, batch in present]
+        places = np.full((len(sets), batch_size), -1, np.int32)
+        inputs = np.zeros((len(sets), batch_size, max(rows.shape[1] for rows in tokens)), np.int32)
+        for (index, own_places, _), rows in zip(present, tokens, strict=True):
+            places[index] = np.where(own_places < 0, -1, own_places + starts[index])
+            inputs[index, :, : rows.shape[1]] = rows
+        yield places, inputs
 
 
 def ids_before_eos(row: np.ndarray, eos_id: int) -> list[int]:

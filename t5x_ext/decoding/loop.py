@@ -46,6 +46,7 @@ def run_loop(
     start: int,
     stop: int,
     num_valid_ids: int,
+    axis_name: str | None = None,
 ) -> tuple[Any, Any]:
     """Decodes positions from `start` to before `stop`, or until every prompt is done.
 
@@ -57,6 +58,8 @@ def run_loop(
       start: positions already decoded.
       stop: positions after this call.
       num_valid_ids: ids from this one on are padding rows of the embedding, never produced.
+      axis_name: a vmapped axis of models that decode side by side, all until the last is done; None
+        for a single model.
 
     Returns:
       The cache and the state afterwards.
@@ -64,7 +67,12 @@ def run_loop(
 
     def running(carry: tuple[jax.Array, Any, Any]) -> jax.Array:
         index, _, state = carry
-        return (index < stop) & ~jnp.all(method.is_done(state))
+        left = jnp.any(~method.is_done(state))
+        if axis_name is not None:
+            # One answer for all: with one for each, vmap would copy the whole carry at every
+            # position to keep the models that are done as they are.
+            left = jax.lax.pmax(left, axis_name)
+        return (index < stop) & left
 
     def advance(carry: tuple[jax.Array, Any, Any]) -> tuple[jax.Array, Any, Any]:
         index, cache, state = carry
@@ -114,14 +122,20 @@ def advance_rows(
     start: int,
     stop: int,
     num_valid_ids: int,
+    axis_name: str | None = None,
 ) -> Rows:
-    """Decodes positions from `start` to before `stop`; the cache grows to `stop` positions."""
+    """Decodes positions from `start` to before `stop`; the cache grows to `stop` positions.
+
+    The arguments are those of `run_loop`.
+    """
 
     def tokens_to_logits(cache: SelfCache, tokens: jax.Array, index: jax.Array):
         return incremental.step(cfg, weights, rows.memory, cache, tokens, index)
 
     cache = jax.tree.map(lambda filled: _pad(filled, -2, stop - start), rows.cache)
-    cache, state = run_loop(tokens_to_logits, method, cache, rows.state, start, stop, num_valid_ids)
+    cache, state = run_loop(
+        tokens_to_logits, method, cache, rows.state, start, stop, num_valid_ids, axis_name
+    )
     return _pin(cfg, rows._replace(cache=cache, state=state))
 
 
@@ -172,6 +186,7 @@ def decode_batch(
     max_length: int,
     num_valid_ids: int,
     method: Method | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Encodes a padded batch and decodes it in one go; prompts are numbered by their row.
 
@@ -182,6 +197,7 @@ def decode_batch(
       max_length: T, EOS included.
       num_valid_ids: ids of the output vocabulary.
       method: chooses tokens; None is greedy.
+      axis_name: see `run_loop`.
 
     Returns:
       int32 [B, T], the best (or first) output of each prompt.
@@ -191,7 +207,7 @@ def decode_batch(
     weights = incremental.prepare_weights(cfg, model_params)
     numbers = jnp.arange(len(inputs))
     rows = start_rows(cfg, model_params, weights, inputs, numbers, method, max_length)
-    rows = advance_rows(cfg, weights, rows, method, 0, max_length, num_valid_ids)
+    rows = advance_rows(cfg, weights, rows, method, 0, max_length, num_valid_ids, axis_name)
     return method.outputs(rows.state)[:, 0]
 
 

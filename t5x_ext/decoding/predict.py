@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -73,6 +74,23 @@ def predict(
             log.append(pending)
             log.finish()
     return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
+
+
+def predict_together(
+    decoder: Decoder, stacked_params: Params, sets: Sequence[Sequence[Example]]
+) -> list[list[Prediction]]:
+    """Decodes a set of examples with each of several models; see `Decoder.decode_texts_together`.
+
+    Returns:
+      For each set one row per example, in the order given, without scores.
+    """
+    batches = decoder.decode_texts_together(stacked_params, sets)
+    texts = dict(itertools.chain.from_iterable(batches))
+    place = itertools.count()
+    return [
+        [dataclasses.replace(row, prediction=texts[next(place)]) for row in to_rows(examples)]
+        for examples in sets
+    ]
 
 
 def _progress(

@@ -19,9 +19,11 @@ from t5x_ext.models.network import T5Config
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
 
+AXIS = "expert"
+
 
 class Reached(NamedTuple):
-    """What a stage leaves.
+    """What a stage leaves; of models side by side, every array leads with E.
 
     Attributes:
       rows: on the device.
@@ -36,7 +38,10 @@ class Reached(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Compiled functions over rows on the device.
+    """Compiled functions over rows on the device, of one model or of E models side by side.
+
+    Host arrays lead with E, which is 1 for a single model; parameters and rows on the device have
+    that axis only where `together`.
 
     Attributes:
       config: model shape.
@@ -44,6 +49,7 @@ class Programs:
       method: chooses tokens.
       ends: where each stage ends, in positions; the last is T.
       num_valid_ids: ids of the output vocabulary.
+      together: whether parameters have a leading axis E, which the mesh may split.
       shapes: the loops compiled so far, as text.
     """
 
@@ -52,6 +58,7 @@ class Programs:
     method: Method
     ends: tuple[int, ...]
     num_valid_ids: int
+    together: bool = False
     shapes: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def prepare(self, model_params: Params) -> DecoderWeights:
@@ -65,35 +72,42 @@ class Programs:
         inputs: np.ndarray,
         numbers: np.ndarray,
     ) -> Reached:
-        """Encodes prompts, int32 [B, L], and decodes the first stage.
+        """Encodes prompts and decodes the first stage.
 
         Args:
           model_params: parameters on the mesh.
           weights: from `prepare`.
-          inputs: padded prompts, the same on every host; a row of zeros is filler.
-          numbers: int32 [B], the prompts' numbers.
+          inputs: int32 [E, B, L], padded prompts, the same on every host; a row of zeros is filler.
+          numbers: int32 [E, B], the prompts' numbers.
         """
         self._note(0, *inputs.shape)
-        return self._begin(model_params, weights, self.partitioner.put_whole(inputs), numbers)
+        placed = self.partitioner.put_whole(self._lead(inputs))
+        return self._begin(model_params, weights, placed, self._lead(numbers))
 
     def advance(self, weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
         """Decodes rows from the end of the stage before."""
-        self._note(stage, len(rows.memory.mask), rows.memory.mask.shape[-1])
+        *leading, _, _, length = rows.memory.mask.shape
+        self._note(stage, *leading, length)
         reached = self._advance(weights, rows, stage)
         # The memory never changes: handing it through the program would copy it.
         return reached._replace(rows=reached.rows._replace(memory=rows.memory))
 
     def move(self, into: Rows, rows: Rows, sources: np.ndarray, targets: np.ndarray) -> Rows:
-        """See `loop.move_rows`; `into` is used up."""
-        return self._move(into, rows, sources, targets)
+        """See `loop.move_rows`, of each model; `into` is used up."""
+        return self._move(into, rows, self._lead(sources), self._lead(targets))
 
     def take(self, rows: Rows, places: np.ndarray) -> Rows:
-        """See `loop.take_rows`."""
-        return self._take(rows, places)
+        """See `loop.take_rows`, of each model."""
+        return self._take(rows, self._lead(places))
+
+    def _lead(self, array: np.ndarray) -> np.ndarray:
+        """[E, B, ...] -> as the compiled functions take it."""
+        return array if self.together else array[0]
 
     @functools.cached_property
     def _prepare(self) -> Any:
-        return self._jit(functools.partial(incremental.prepare_weights, self.config))
+        prepare = functools.partial(incremental.prepare_weights, self.config)
+        return self._jit(self._of_each(prepare))
 
     @functools.cached_property
     def _begin(self) -> Any:
@@ -105,12 +119,13 @@ class Programs:
             )
             return self._advance_rows(weights, rows, 0)
 
-        return self._jit(begin, out_shardings=self._reached_shardings)
+        return self._jit(self._of_each(begin), out_shardings=self._reached_shardings)
 
     @functools.cached_property
     def _advance(self) -> Any:
         def advance(weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
-            reached = self._advance_rows(weights, rows, stage)
+            one = functools.partial(self._advance_rows, stage=stage)
+            reached = self._of_each(one)(weights, rows)
             nothing: Any = None
             return reached._replace(rows=reached.rows._replace(memory=nothing))
 
@@ -119,18 +134,18 @@ class Programs:
     @functools.cached_property
     def _move(self) -> Any:
         move = functools.partial(loop.move_rows, self.config, num_rows=self.method.num_rows)
-        return self._jit(move, donate_argnums=0)
+        return self._jit(self._of_each(move), donate_argnums=0)
 
     @functools.cached_property
     def _take(self) -> Any:
-        return self._jit(
-            functools.partial(loop.take_rows, self.config, num_rows=self.method.num_rows)
-        )
+        take = functools.partial(loop.take_rows, self.config, num_rows=self.method.num_rows)
+        return self._jit(self._of_each(take))
 
     def _advance_rows(self, weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
+        axis_name = AXIS if self.together else None
         rows = loop.advance_rows(
-            self.config, weights, rows, self.method, start, stop, self.num_valid_ids
+            self.config, weights, rows, self.method, start, stop, self.num_valid_ids, axis_name
         )
         return Reached(rows, self.method.is_done(rows.state), self.method.outputs(rows.state))
 
@@ -141,6 +156,12 @@ class Programs:
         rows: Any = None
         return Reached(rows, done=whole, outputs=whole)
 
+    def _of_each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of one model's arrays as one of all models' arrays."""
+        if not self.together:
+            return function
+        return jax.vmap(function, axis_name=AXIS, spmd_axis_name=AXIS)
+
     def _jit(self, function: Callable[..., Any], **options: Any) -> Any:
         def on_mesh(*args: Any) -> Any:
             with self.partitioner.activate():
@@ -148,6 +169,7 @@ class Programs:
 
         return jax.jit(on_mesh, **options)
 
-    def _note(self, stage: int, batch_size: int, length: int) -> None:
+    def _note(self, stage: int, *shape: int) -> None:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
-        self.shapes.add(f"{batch_size} x {length}, positions {start} to {stop}")
+        shown = " x ".join(map(str, shape[-3 if self.together else -2 :]))
+        self.shapes.add(f"{shown}, positions {start} to {stop}")

@@ -9,6 +9,9 @@ runs when all its places hold live rows, or when there are no more batches. So
 
 but for one partly filled batch per stage at the end, and all rows of a batch are at the same
 position: the shapes to compile are few, and the loop is the same as for a single batch.
+
+Letters used in shapes: E models that decode side by side (1 alone), B places of a batch, S outputs
+of a prompt, T longest output.
 """
 
 from __future__ import annotations
@@ -28,13 +31,16 @@ GROWTH = 4
 def stage_ends(max_length: int, first: int | None) -> tuple[int, ...]:
     """Ends of the stages, each four times the one before: (128, 8) -> (8, 32, 128).
 
+    A last stage of fewer positions than all before it together joins the one before: each stage is
+    a program to compile.
+
     Args:
       max_length: the last stage's end.
       first: the first stage's end; None makes a single stage.
     """
     ends = []
     end = max_length if first is None else first
-    while end < max_length:
+    while 2 * end <= max_length:
         ends.append(end)
         end *= GROWTH
     return (*ends, max_length)
@@ -44,7 +50,7 @@ class Block(NamedTuple):
     """Rows on the device and what they are.
 
     Attributes:
-      numbers: int32 [B], the prompts' places in the input; -1 where a place is free.
+      numbers: int32 [E, B], the prompts' places in the input; -1 where a place is free.
       rows: on the device.
     """
 
@@ -53,22 +59,19 @@ class Block(NamedTuple):
 
     @property
     def live(self) -> np.ndarray:
-        """Places that hold a prompt."""
-        return np.flatnonzero(self.numbers >= 0)
-
-    @property
-    def free(self) -> np.ndarray:
-        """Places that do not."""
-        return np.flatnonzero(self.numbers < 0)
+        """bool [E, B], places that hold a prompt."""
+        return self.numbers >= 0
 
 
 class Queue:
     """Batches on their way through the stages.
 
+    With several models side by side, a stage runs when all places of one of them hold live rows.
+
     Args:
       programs: compiled functions.
       weights: from `Programs.prepare`.
-      small_batch: places of the batches that are run for fewer rows at the end.
+      small_batch: places, of each model, of the batches that are run for fewer rows at the end.
     """
 
     def __init__(self, programs: Programs, weights: DecoderWeights, small_batch: int):
@@ -83,7 +86,7 @@ class Queue:
         """Takes in rows that have passed `stage`.
 
         Args:
-          numbers: int32 [B], the prompts' places in the input; -1 for filler.
+          numbers: int32 [E, B], the prompts' places in the input; -1 for filler.
           reached: what the stage left.
           stage: from 0.
 
@@ -92,12 +95,14 @@ class Queue:
           outputs: int32 [n, S, T].
         """
         is_last = stage == len(self._programs.ends) - 1
-        done = np.asarray(reached.done) | is_last
+        done = np.asarray(reached.done).reshape(numbers.shape) | is_last
         finished = done & (numbers >= 0)
         if finished.any():
-            yield numbers[finished], np.asarray(reached.outputs)[finished]
+            outputs = np.asarray(reached.outputs)
+            outputs = outputs.reshape(numbers.size, *outputs.shape[-2:])
+            yield numbers[finished], outputs[finished.ravel()]
         block = Block(np.where(done, -1, numbers), reached.rows)
-        if len(block.live):
+        if block.live.any():
             yield from self._park(stage + 1, block)
 
     def finish(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -113,40 +118,38 @@ class Queue:
         if waiting is not None:
             waiting, block = self._refill(waiting, block)
             yield from self._settle(stage, waiting)
-        if len(block.live):
+        if block.live.any():
             yield from self._settle(stage, block)
 
     def _settle(self, stage: int, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if len(block.free):
-            self._waiting[stage] = block
-        else:
+        if block.live.all(axis=1).any():
             yield from self._run(stage, block)
+        else:
+            self._waiting[stage] = block
 
     def _run(self, stage: int, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         reached = self._programs.advance(self._weights, block.rows, stage)
         yield from self.admit(block.numbers, reached, stage)
 
     def _refill(self, waiting: Block, block: Block) -> tuple[Block, Block]:
-        """Moves rows into free places; the first is full, or nothing is left of the second."""
-        targets, sources = waiting.free, block.live
-        count = min(len(targets), len(sources))
-        targets, sources = targets[:count], sources[:count]
-        size = len(waiting.numbers)
-        room = (0, size - count)
-        rows = self._programs.move(
-            waiting.rows,
-            block.rows,
-            np.pad(sources, room).astype(np.int32),
-            np.pad(targets, room, constant_values=size).astype(np.int32),
-        )
+        """Moves rows into free places; for each model the first is full, or the second empty."""
         numbers, left = waiting.numbers.copy(), block.numbers.copy()
-        numbers[targets] = left[sources]
-        left[sources] = -1
+        sources = np.zeros(numbers.shape, np.int32)
+        targets = np.full(numbers.shape, numbers.shape[1], np.int32)  # beyond: nothing is moved
+        for model in range(len(numbers)):
+            free, live = np.flatnonzero(numbers[model] < 0), np.flatnonzero(left[model] >= 0)
+            count = min(len(free), len(live))
+            sources[model, :count], targets[model, :count] = live[:count], free[:count]
+            numbers[model, free[:count]] = left[model, live[:count]]
+            left[model, live[:count]] = -1
+        rows = self._programs.move(waiting.rows, block.rows, sources, targets)
         return Block(numbers, rows), Block(left, block.rows)
 
     def _shrink(self, block: Block) -> Block:
         """A smaller batch, where that holds all live rows."""
-        if len(block.live) > self._small_batch or len(block.numbers) <= self._small_batch:
+        small = self._small_batch
+        if block.live.sum(axis=1).max() > small or block.numbers.shape[1] <= small:
             return block
-        places = np.concatenate([block.live, block.free])[: self._small_batch].astype(np.int32)
-        return Block(block.numbers[places], self._programs.take(block.rows, places))
+        places = np.argsort(~block.live, axis=1, kind="stable")[:, :small].astype(np.int32)
+        numbers = np.take_along_axis(block.numbers, places, axis=1)
+        return Block(numbers, self._programs.take(block.rows, places))

@@ -5,12 +5,14 @@ Initial parameters, tokenised examples and compiled steps stay in memory from ce
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import jax
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
+from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.evaluation import predict_and_score
+from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
+from t5x_ext.metrics.scoring import score_rows
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -32,7 +36,7 @@ from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
-from t5x_ext.studies.tuning import Tuned, Tuner, make_batches
+from t5x_ext.studies.tuning import Job, Tuned, Tuner, copy_to, make_batches
 from t5x_ext.training.state import abstract_params
 
 _SAVE_INITIAL_EVERY = 500  # steps; a killed pre-finetuning goes on from there
@@ -41,6 +45,28 @@ _WAIT_SECS = 5.0
 
 def _print_now(line: str) -> None:
     print(line, flush=True)
+
+
+class _Progress:
+    """Reports one line per finished cell."""
+
+    def __init__(self, total: int, report: Callable[[str], None]):
+        self._total = total
+        self._report = report
+        self._number = 0
+        self._began = time.monotonic()
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        self._number += 1
+        scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
+        elapsed = time.monotonic() - self._began
+        left = elapsed / self._number * (self._total - self._number)
+        self._report(
+            f"[{self._number}/{self._total}] {result['cell']}: "
+            f"ROUGE-L {sum(scores) / len(scores):.1f}  "
+            f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
+            f"ETA {left / 60:.1f} min"
+        )
 
 
 @dataclasses.dataclass
@@ -86,7 +112,9 @@ class Runner:
         )
 
     def initial_params(self, name: str, seed: int) -> Params:
-        """Parameters of an initial model, on the mesh; the one asked for last is kept.
+        """Parameters of an initial model in host memory; the one asked for last is kept.
+
+        Every group copies them to the devices, which do not need them beside the tuned models.
 
         Args:
           name: the initial model's name.
@@ -94,7 +122,8 @@ class Runner:
         """
         if self._resident is None or self._resident[0] != (name, seed):
             self._resident = None  # free it first: two may not fit
-            self._resident = (name, seed), self._load_initial(self.initials[name], seed)
+            loaded = self._load_initial(self.initials[name], seed)
+            self._resident = (name, seed), copy_to(loaded, "pinned_host")
         return self._resident[1]
 
     def run(self, cells: Sequence[Cell], report: Callable[[str], None] = _print_now) -> int:
@@ -113,49 +142,75 @@ class Runner:
             self._make_initial(self.initials[name])
         # One initial model is in memory at a time, so cells that share one come together.
         todo.sort(key=self._start_of)
-        began = time.monotonic()
-        for number, result in enumerate(self._results(todo), start=1):
-            scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
-            elapsed = time.monotonic() - began
-            left = elapsed / number * (len(todo) - number)
-            report(
-                f"[{number}/{len(todo)}] {result['cell']}: "
-                f"ROUGE-L {sum(scores) / len(scores):.1f}  "
-                f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
-                f"ETA {left / 60:.1f} min"
-            )
+        progress = _Progress(len(todo), report)
+        # The device does not wait for the host between groups: the next one is prepared in one
+        # thread, and what the last one predicted is scored and written in another.
+        groups = prefetch(self._groups(todo), depth=1)
+        with contextlib.closing(groups), ThreadPoolExecutor(max_workers=1) as writer:
+            written = None
+            for (name, seed), jobs in groups:
+                tuned = self._tuner.tune(self.initial_params(name, seed), jobs)
+                clock = time.monotonic()
+                predicted = self._predict(tuned)
+                decode_secs = (time.monotonic() - clock) / len(jobs)
+                if written is not None:
+                    written.result()  # raises what went wrong
+                written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
+            if written is not None:
+                written.result()
         return len(todo)
 
-    def _results(self, todo: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-        """Results of cells that are sorted by where they start, each when it is written."""
-        for (name, seed), cells in itertools.groupby(todo, self._start_of):
-            jobs = (
-                self._tuner.prepare(
-                    cell, self.data.budget(cell.tasks, cell.arm.prompt, cell.budget, cell.seed)
-                )
-                for cell in cells
-            )
-            for group in self._tuner.group(jobs):
-                for tuned in self._tuner.tune(self.initial_params(name, seed), group):
-                    yield self._finish(tuned)
+    def _groups(self, todo: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], list[Job]]]:
+        """What to tune together, and from where; cells are sorted by where they start."""
+        for start, cells in itertools.groupby(todo, self._start_of):
+            for jobs in self._tuner.group(map(self._prepare, cells)):
+                yield start, jobs
+
+    def _prepare(self, cell: Cell) -> Job:
+        prompt = cell.arm.prompt
+        train = self.data.budget(cell.tasks, prompt, cell.budget, cell.seed)
+        return self._tuner.prepare(cell, train, self.data.test(cell.tasks, prompt))
 
     def _start_of(self, cell: Cell) -> tuple[str, int]:
         """Name and seed of the parameters that a cell starts from."""
         name = cell.arm.initial
-        return name, cell.seed if is_random(self.initials[name]) else 0
+        return name, cell.seed if self.initials[name].is_random else 0
 
-    def _finish(self, tuned: Tuned) -> dict[str, Any]:
-        """Decodes, scores and writes one cell; the result file comes last."""
-        cell, train = tuned.job.cell, tuned.job.train
-        test = self.data.test(cell.tasks, cell.arm.prompt)
-        clock = time.monotonic()
-        rows, _ = predict_and_score(self.decoder, tuned.params, test)
-        decode_secs = time.monotonic() - clock
+    def _predict(self, tuned: Tuned) -> list[list[Prediction]]:
+        """The predictions of each tuned model for its test examples."""
+        sets = [job.test for job in tuned.jobs]
+        if len(sets) == 1:
+            return [predict(self.decoder, tuned.params, sets[0])]
+        return predict_together(self.decoder, tuned.params, sets)
 
-        directory = store.cell_dir(self.study_dir, cell)
-        write_predictions(directory / "predictions.jsonl", rows)
+    def _finish(
+        self,
+        tuned: Tuned,
+        predicted: Sequence[Sequence[Prediction]],
+        decode_secs: float,
+        progress: _Progress,
+    ) -> None:
+        """Scores and writes the cells of a group; a cell's result file comes last."""
+        for job, rows, losses in zip(tuned.jobs, predicted, tuned.losses, strict=True):
+            rows = score_rows(rows)
+            seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
+            result = self._result(job, rows, losses, seconds)
+            directory = store.cell_dir(self.study_dir, job.cell)
+            write_predictions(directory / "predictions.jsonl", rows)
+            store.write_json(directory / "result.json", result)
+            progress.add(result)
+
+    def _result(
+        self,
+        job: Job,
+        rows: Sequence[Prediction],
+        losses: Sequence[float],
+        seconds: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """What a cell's result file holds."""
+        cell, train = job.cell, job.train
         counts = {name: sum(e.task == name for e in train) for name in cell.tasks}
-        result = {
+        return {
             "format": 1,
             "key": cell.key,
             "cell": str(cell),
@@ -168,20 +223,17 @@ class Runner:
             "tasks": list(cell.tasks),
             "train_examples": len(train),
             "train_examples_by_task": counts,
-            "steps": tuned.job.num_steps,
-            "train_secs": round(tuned.train_secs, 3),
-            "decode_secs": round(decode_secs, 3),
-            "train_loss": tuned.losses,
+            "steps": job.num_steps,
+            **{name: round(value, 3) for name, value in seconds.items()},
+            "train_loss": losses,
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
             "scores": {"by_task": task_scores(rows)},
         }
-        store.write_json(directory / "result.json", result)
-        return result
 
     def _load_initial(self, initial: InitialModel, seed: int) -> Params:
-        if is_random(initial):
+        if initial.is_random:
             program = self._tuner.program(self.recipe.trainer(1))
             return program.init_state(jax.random.key(seed)).params
         path = initial.path
@@ -231,7 +283,8 @@ class Runner:
         if initial.base:
             base = str(directory / "base")
             if not Path(base).is_dir():
-                save_params(base, self.initial_params(initial.base, initial.seed), {"step": 0})
+                start = self._load_initial(self.initials[initial.base], initial.seed)
+                save_params(base, start, {"step": 0})
         self._resident = None
         clock = time.monotonic()
         _print_now(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
@@ -255,11 +308,6 @@ class Runner:
             "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
         }
         save_params(str(directory / "params"), state.params, meta)
-
-
-def is_random(initial: InitialModel) -> bool:
-    """Whether it is neither given nor tuned from anything: fresh parameters for every seed."""
-    return initial.path is None and initial.base is None and initial.scope is None
 
 
 def _truncated(

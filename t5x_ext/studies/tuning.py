@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.records import Example
@@ -20,7 +19,6 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
-from t5x_ext.training.state import abstract_params
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 
@@ -31,29 +29,31 @@ class Job:
     Attributes:
       cell: the cell.
       train: its training examples; none for zero-shot.
-      batches: of these examples; None for zero-shot.
+      test: its test examples.
+      batches: of the training examples; None for zero-shot.
       num_steps: steps to make.
     """
 
     cell: Cell
     train: list[Example]
+    test: list[Example]
     batches: TrainBatches | None = None
     num_steps: int = 0
 
 
 class Tuned(NamedTuple):
-    """A tuned model.
+    """The tuned models of a group.
 
     Attributes:
-      job: what it was tuned for.
-      params: its parameters.
-      losses: first and last training loss; none for zero-shot.
-      train_secs: seconds it took; of models tuned together, each one's share.
+      jobs: what they were tuned for.
+      params: their parameters; of several models with a leading axis, which may be longer.
+      losses: first and last training loss of each; none for zero-shot.
+      train_secs: seconds that one took, as its share of the group's.
     """
 
-    job: Job
+    jobs: Sequence[Job]
     params: Params
-    losses: list[float]
+    losses: list[list[float]]
     train_secs: float
 
 
@@ -78,59 +78,53 @@ class Tuner:
         """Trainer -> its compiled functions, made once."""
         return functools.cache(functools.partial(Program, self.model, self.partitioner))
 
-    def prepare(self, cell: Cell, train: list[Example]) -> Job:
+    def prepare(self, cell: Cell, train: list[Example], test: list[Example]) -> Job:
         """Plans a cell's batches."""
         if not train:
-            return Job(cell, train)
+            return Job(cell, train, test)
         batches = make_batches(train, self.recipe, cell.seed)
         steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
-        return Job(cell, train, batches, steps)
+        return Job(cell, train, test, batches, steps)
 
     def group(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
         """Joins jobs that one program can tune together, in groups of `experts` at most.
 
-        Together go jobs whose batches have one shape and whose schedules are the same; how many
-        steps each makes does not matter. The order of the jobs is kept within a group.
+        Together go jobs whose batches have one shape, whose schedules are the same, and whose
+        numbers of steps are within a factor of two: a group takes as long as its longest. The order
+        of the jobs is kept within a group.
         """
         waiting: dict[Any, list[Job]] = {}
         for job in jobs:
             if job.batches is None or self.experts == 1:
                 yield [job]
                 continue
-            kind = self._trainer(job), tuple(job.batches.row_lengths.items())
+            lengths = tuple(job.batches.row_lengths.items())
+            kind = self._trainer(job), lengths, job.num_steps.bit_length()
             group = waiting.setdefault(kind, [])
             group.append(job)
             if len(group) == self.experts:
                 yield waiting.pop(kind)
         yield from waiting.values()
 
-    def tune(self, initial: Params, group: Sequence[Job]) -> Iterator[Tuned]:
-        """Tunes a group from the same parameters, which are kept.
-
-        Yields:
-          One result per job, in the group's order.
-        """
+    def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
+        """Tunes a group from the same parameters, which are kept, wherever they are."""
         clock = time.monotonic()
         if group[0].batches is None:
-            yield Tuned(group[0], initial, [], 0.0)
-        elif len(group) == 1:
-            params, losses = self._tune_alone(initial, group[0])
-            jax.block_until_ready(params)
-            yield Tuned(group[0], params, losses, time.monotonic() - clock)
+            return Tuned(group, copy_to(initial, "device"), [[]], 0.0)
+        if len(group) == 1:
+            params, loss = self._tune_alone(initial, group[0])
+            losses = [loss]
         else:
-            stacked, all_losses = self._tune_together(initial, group)
-            jax.block_until_ready(stacked)
-            share = (time.monotonic() - clock) / len(group)
-            for index, job in enumerate(group):
-                yield Tuned(job, self._take(stacked, index), all_losses[index], share)
+            params, losses = self._tune_together(initial, group)
+        jax.block_until_ready(params)
+        return Tuned(group, params, losses, (time.monotonic() - clock) / len(group))
 
     def _trainer(self, job: Job) -> Trainer:
         return self.recipe.trainer(job.num_steps)
 
     def _tune_alone(self, initial: Params, job: Job) -> tuple[Params, list[float]]:
         program = self.program(self._trainer(job))
-        # The step consumes its state; the initial parameters are needed again.
-        state = program.state_from_params(jax.tree.map(jnp.copy, initial))
+        state = program.state_from_params(copy_to(initial, "device"))
         ends: dict[int, jax.Array] = {}
 
         def keep_loss(event: Any) -> None:
@@ -146,11 +140,12 @@ class Tuner:
     def _tune_together(
         self, initial: Params, group: Sequence[Job]
     ) -> tuple[Params, list[list[float]]]:
+        experts = self._expert_program(self._trainer(group[0]), self._program_size(len(group)))
         batches = [job.batches for job in group if job.batches is not None]  # zero-shot: alone
         with contextlib.ExitStack() as stack:
             return train_experts(
-                self._expert_program(self._trainer(group[0]), self._program_size(len(group))),
-                initial,
+                experts,
+                experts.start(copy_to(initial, "device")),
                 [stack.enter_context(contextlib.closing(each)) for each in batches],
                 [job.num_steps for job in group],
                 [jax.random.key(job.cell.seed) for job in group],
@@ -167,16 +162,12 @@ class Tuner:
         make = lambda trainer, size: ExpertProgram(self.program(trainer), size)  # noqa: E731
         return functools.cache(make)
 
-    @functools.cached_property
-    def _take(self) -> Any:
-        """(stacked parameters, index) -> one model's parameters, laid out as any model's."""
-        wanted = abstract_params(self.model, self.partitioner)
-        layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
 
-        def take(stacked: Params, index: int) -> Params:
-            return jax.tree.map(lambda x: x[index], stacked)
-
-        return jax.jit(take, out_shardings=layout)
+def copy_to(model_params: Params, memory: str) -> Params:
+    """Copies parameters to the devices' memory, 'device', or their hosts', 'pinned_host'."""
+    layout = jax.tree.map(lambda x: x.sharding.with_memory_kind(memory), model_params)
+    # Not an alias: what is on the device is consumed by the first step.
+    return jax.device_put(model_params, layout, may_alias=False)
 
 
 def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:

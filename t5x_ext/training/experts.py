@@ -56,23 +56,16 @@ class ExpertProgram:
         together = jax.vmap(one, spmd_axis_name=AXIS)
         return jax.jit(together, donate_argnums=0, out_shardings=(self._layout(), None))
 
-    def start(self, model_params: Params) -> TrainState:
-        """E copies of the parameters, each with an empty optimizer; the parameters are kept."""
+    @functools.cached_property
+    def start(self) -> Callable[[Params], TrainState]:
+        """Parameters -> E copies of them, each with an empty optimizer; those given are kept."""
         optimizer = self.program.optimizer
 
         def spread(params: Params) -> TrainState:
             one = TrainState(jnp.int32(0), params, optimizer.init(params))
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_experts, *x.shape)), one)
 
-        return jax.jit(spread, out_shardings=self._layout())(model_params)
-
-    def put(self, arrays: Sequence[np.ndarray]) -> jax.Array:
-        """One array [B, L] per expert -> one global array [E, B, L]."""
-        stacked = np.stack(arrays)
-        batch = self.program.partitioner.spec(("batch",))[0]
-        spec = PartitionSpec(AXIS, batch, *(None,) * (stacked.ndim - 2))
-        sharding = NamedSharding(self.program.partitioner.mesh, spec)
-        return jax.make_array_from_callback(stacked.shape, sharding, lambda index: stacked[index])
+        return jax.jit(spread, out_shardings=self._layout())
 
     def _layout(self) -> TrainState:
         program = self.program
@@ -82,7 +75,7 @@ class ExpertProgram:
 
 def train_experts(
     experts: ExpertProgram,
-    model_params: Params,
+    state: TrainState,
     batches: Sequence[Batches],
     num_steps: Sequence[int],
     keys: Sequence[jax.Array],
@@ -91,7 +84,7 @@ def train_experts(
 
     Args:
       experts: compiled functions.
-      model_params: where all start; kept.
+      state: of all, from `experts.start`; consumed.
       batches: of each expert, all of one shape; each gives the whole global batch on every host.
         There may be fewer than `experts.num_experts`: the rest of the program idles.
       num_steps: steps of each expert, 1 or more.
@@ -103,7 +96,7 @@ def train_experts(
     idle = experts.num_experts - len(batches)
     ends = np.array([*num_steps, *[0] * idle])
     all_keys = jnp.stack([*keys, *[keys[0]] * idle])
-    state = experts.start(model_params)
+    partitioner = experts.program.partitioner
     current: list[dict[str, np.ndarray]] = []
     losses: dict[int, jax.Array] = {}
     for step in range(1, int(ends.max()) + 1):
@@ -113,7 +106,10 @@ def train_experts(
             for index, (own, end) in enumerate(zip(batches, num_steps, strict=True))
         ]
         shown = [*current, *current[:1] * idle]
-        placed = {name: experts.put([rows[name] for rows in shown]) for name in current[0]}
+        placed = {
+            name: partitioner.put_whole(np.stack([rows[name] for rows in shown]))
+            for name in current[0]
+        }
         state, metrics = experts.train_step(state, placed, all_keys, step <= ends)
         if step == 1 or step in num_steps:
             losses[step] = metrics["loss"]

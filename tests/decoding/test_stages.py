@@ -80,7 +80,8 @@ def decode(decoder: Decoder, weights: Params, examples: list[Example], numbers=N
 
 def test_stages_grow_fourfold() -> None:
     assert stage_ends(128, 8) == (8, 32, 128)
-    assert stage_ends(129, 8) == (8, 32, 128, 129)
+    assert stage_ends(255, 8) == (8, 32, 255)
+    assert stage_ends(256, 8) == (8, 32, 128, 256)
     assert stage_ends(5, 8) == (5,)
     assert stage_ends(128, None) == (128,)
 

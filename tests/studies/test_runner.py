@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,37 @@ def bundled_test_tasks() -> list[str]:
     return listed.read_text().split()
 
 
-def start(directory: Path, study: str, *flags: str) -> subprocess.Popen:
+# The command, which kills itself when it has written so many results.
+KILLED = """
+import os, signal, sys
+from t5x_ext import study
+from t5x_ext.studies import store
+
+left, write_json = int(sys.argv.pop(1)), store.write_json
+
+def write_and_count(path, value):
+    global left
+    write_json(path, value)
+    left -= path.name == "result.json"
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store.write_json = write_and_count
+sys.exit(study.main())
+"""
+
+
+def start(
+    directory: Path, study: str, *flags: str, killed_after: int | None = None
+) -> subprocess.Popen:
     config = directory / "small.gin"
     config.write_text(GIN + f"TASKS = {tuple(bundled_test_tasks()[:2])!r}\n")
     env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     env.pop("SUPERNI_DIR", None)
+    program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "t5x_ext.study"]
     return subprocess.Popen(
         [
-            sys.executable, "-m", "t5x_ext.study", f"--gin_file={config}",
+            sys.executable, *program, f"--gin_file={config}",
             f"--gin.MODEL_DIR='{directory / study}'", *flags,
         ],
         cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -110,29 +132,25 @@ def test_models_tuned_together_score_as_those_tuned_alone(unbroken) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_with_the_same_scores(unbroken) -> None:
+@pytest.mark.parametrize("experts", [1, 4])
+def test_a_killed_study_goes_on_with_the_same_scores(unbroken, experts: int) -> None:
+    """Killed after the third result: with experts, between the results of a group of two."""
     whole, _ = unbroken
-    directory = whole.parent
-    process = start(directory, "killed")
-    deadline = time.monotonic() + 240
-    while len(results(directory / "killed")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept = results(directory / "killed")
-    assert 2 <= len(kept) < 7
-    stamps = {
-        key: (directory / "killed/cells" / key / "result.json").stat().st_mtime_ns for key in kept
+    directory, name = whole.parent, f"killed_{experts}"
+    flag = f"--gin.EXPERTS={experts}"
+    process = start(directory, name, flag, killed_after=3)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    kept = results(directory / name)
+    assert len(kept) == 3
+    assert sorted(result["budget"] for result in kept.values()) == ["n0", "n0", "n10"]
+    written = [directory / name / "cells" / key / "result.json" for key in kept]
+    stamps = [path.stat().st_mtime_ns for path in written]
+    assert "7 cells, 3 finished before, 4 to run" in finish(start(directory, name, flag))
+    assert [path.stat().st_mtime_ns for path in written] == stamps
+    assert {key: result["scores"] for key, result in results(directory / name).items()} == {
+        key: result["scores"] for key, result in results(whole).items()
     }
-    out = finish(start(directory, "killed"))
-    assert f"7 cells, {len(kept)} finished before" in out
-    for key, stamp in stamps.items():
-        assert (directory / "killed/cells" / key / "result.json").stat().st_mtime_ns == stamp
-
-    def scores(study_dir: Path) -> dict:
-        return {key: result["scores"] for key, result in results(study_dir).items()}
-
-    assert scores(directory / "killed") == scores(whole)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_side_by_side_equals_alone(alone: list, axes: dict | None) -> None:
     initial = mesh_program.init_state(jax.random.key(7)).params
     params, losses = train_experts(
         experts,
-        initial,
+        experts.start(initial),
         [batches(seed) for seed in range(3)],
         STEPS,
         [jax.random.key(seed) for seed in range(3)],

@@ -1,0 +1,126 @@
+"""Models that decode side by side give the tokens that each gives alone."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_ext.data.records import Example
+from t5x_ext.decoding import Beam, Greedy, Method, Sampling
+from t5x_ext.decoding.decoder import Decoder, batches_side_by_side
+from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models.params import Params
+from t5x_ext.partitioning import PjitPartitioner
+
+CONFIG = network.T5Config(
+    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
+    head_dim=8, mlp_dim=32, mlp_activations=("gelu", "linear"),
+)  # fmt: skip
+METHODS = {
+    "greedy": Greedy(),
+    "sampling": Sampling(num_samples=2, top_p=0.95, seed=1),
+    "t5x": Beam(num_beams=3),
+}
+SIZES = (23, 5, 40)  # prompts of each model
+
+
+class Vocabulary:
+    vocab_size = 64
+    eos_id = 1
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+MODEL = EncoderDecoderModel(network.Transformer(CONFIG), Vocabulary(), Vocabulary())
+
+
+def make_weights(seed: int) -> Params:
+    """Some models end most rows at once, others go on: EOS is the likelier the larger the seed."""
+    made = params.init_params(network.param_specs(CONFIG), jax.random.key(seed))
+    kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
+    made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(1.0 + 0.4 * seed)
+    return made
+
+
+def make_examples(seed: int, count: int) -> list[Example]:
+    rng = np.random.default_rng(seed)
+
+    def one(index: int) -> Example:
+        tokens = np.append(rng.integers(3, 64, rng.integers(2, 40 * (seed + 1))), 1)
+        return Example(f"e{index}", "t", "c", tokens.astype(np.int32), (), "", (), False)
+
+    return [one(index) for index in range(count)]
+
+
+WEIGHTS = [make_weights(seed) for seed in range(3)]
+SETS = [make_examples(seed, count) for seed, count in enumerate(SIZES)]
+
+
+def make_decoder(method: Method, axes: dict[str, int] | None) -> Decoder:
+    mesh = PjitPartitioner(devices=None if axes else jax.devices()[:1], **(axes or {}))
+    return Decoder(MODEL, mesh, 8, 128, 20, method, first_stage=4)
+
+
+@functools.cache
+def alone(name: str) -> list[str]:
+    """The texts of all sets, one model after the other."""
+    decoder = make_decoder(METHODS[name], None)
+    texts = []
+    for weights, examples in zip(WEIGHTS, SETS, strict=True):
+        found = dict(pair for pairs in decoder.decode_texts(weights, examples) for pair in pairs)
+        texts += [found[index] for index in range(len(examples))]
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("greedy", None),
+        ("greedy", dict(expert=4, data=2)),
+        ("sampling", dict(expert=4, data=1, model=2)),
+        ("t5x", dict(expert=2, fsdp=2, model=2)),
+    ],
+)
+def test_side_by_side_equals_alone(name: str, axes: dict[str, int] | None) -> None:
+    decoder = make_decoder(METHODS[name], axes)
+    models = [*WEIGHTS, WEIGHTS[0]]  # the fourth has no prompts
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    pairs = [pair for pairs in decoder.decode_texts_together(stacked, SETS) for pair in pairs]
+    assert sorted(place for place, _ in pairs) == list(range(sum(SIZES)))  # each once
+    assert [text for _, text in sorted(pairs)] == alone(name)
+    lengths = [len(text.split()) for text in alone(name)]
+    assert min(lengths) < 4 and max(lengths) > 16  # all stages had rows to decode
+    assert any("positions 4 to 16" in shape for shape in decoder.programs_together.shapes)
+
+
+def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
+    """One answer for all: the loop's condition is a scalar, and nothing is selected by it."""
+    decoder = make_decoder(Greedy(), None)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *WEIGHTS)
+    programs = decoder.programs_together
+    weights = programs.prepare(stacked)
+    inputs = jnp.ones((3, 8, 64), jnp.int32)
+    traced = programs._begin.trace(stacked, weights, inputs, jnp.zeros((3, 8), jnp.int32))
+    loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
+    assert [loop.params["cond_jaxpr"].out_avals[0].shape for loop in loops] == [()]
+
+
+def test_batches_of_several_sets_are_those_of_each() -> None:
+    buckets = (32, 64, 128)
+    batches = list(batches_side_by_side([*SETS, []], 8, buckets))
+    assert [places.shape for places, _ in batches] == [(4, 8)] * 5
+    seen = np.concatenate([places[places >= 0] for places, _ in batches])
+    assert sorted(seen) == list(range(sum(SIZES)))
+    everything = [example for examples in SETS for example in examples]
+    for places, inputs in batches:
+        assert inputs.shape[2] in buckets
+        assert not inputs[places < 0].any()
+        for place, row in zip(places[places >= 0], inputs[places >= 0], strict=True):
+            tokens = everything[place].inputs
+            assert (row[: len(tokens)] == tokens).all() and not row[len(tokens) :].any()
+    assert (batches[1][0][1] == -1).all()  # the second set has one batch
