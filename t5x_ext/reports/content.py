@@ -130,6 +130,17 @@ def _scores(findings: Findings, settings: list[str]) -> list[Block]:
         )
     if study.leaked_tasks:
         blocks.append(Paragraph(_leak_text(study), warning=True))
+    diverged = [cell for cell in study.cells if cell.diverged]
+    if diverged:
+        places = ", ".join(sorted({f"{cell.arm} {cell.budget}" for cell in diverged}))
+        blocks.append(
+            Paragraph(
+                f"{len(diverged)} of {len(study.cells)} models diverged (their training loss is no "
+                f"finite number), in {places}. They are part of all scores as they are; a recipe "
+                "with a lower learning rate tunes all cells anew.",
+                warning=True,
+            )
+        )
     blocks.append(
         score_chart(
             study,

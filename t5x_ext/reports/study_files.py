@@ -63,6 +63,7 @@ class Cell:
     leaked_tasks: tuple[str, ...]
     truncated_by_task: dict[str, tuple[int, int]]  # rows cut in train, in test
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
+    diverged: bool  # its loss stopped being a finite number
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def _cell(directory: Path) -> Cell:
         leaked_tasks=tuple(fields.get("leaked_tasks", list, [])),
         truncated_by_task={task: _pair(fields, task) for task in truncated},
         short_tasks=fields.get("short_tasks", dict, {}),
+        diverged=None in fields.get("train_loss", list, []),
     )
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ class _Progress:
             f"ROUGE-L {sum(scores) / len(scores):.1f}  "
             f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
             f"ETA {left / 60:.1f} min"
+            f"{'  diverged: its loss is no finite number' if None in result['train_loss'] else ''}"
         )
 
 
@@ -153,6 +155,7 @@ class Runner:
                 clock = time.monotonic()
                 predicted = self._predict(tuned)
                 decode_secs = (time.monotonic() - clock) / len(jobs)
+                tuned = tuned._replace(params={})  # the next group needs the devices' memory
                 if written is not None:
                     written.result()  # raises what went wrong
                 written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
@@ -225,7 +228,8 @@ class Runner:
             "train_examples_by_task": counts,
             "steps": job.num_steps,
             **{name: round(value, 3) for name, value in seconds.items()},
-            "train_loss": losses,
+            # None where it is no finite number, as in a model that has diverged.
+            "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),

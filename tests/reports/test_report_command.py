@@ -168,6 +168,13 @@ def test_notes_name_leaks_short_tasks_and_truncation(study_dir, edit_cell):
     assert r"| task0\_made\_up | ql.def\_pos2 | 3 of 4 | 5 |" in text
 
 
+def test_models_that_diverged_are_counted(study_dir, edit_cell):
+    edit_cell(study_dir, "stl-n100-0-0", train_loss=[3.0, None])
+    report.write_report(study_dir)
+    text = (study_dir / "report" / "report.md").read_text()
+    assert "1 of 74 models diverged" in text and "in stl n100" in text
+
+
 def test_unfinished_study_says_so(study_dir, capsys):
     (study_dir / "cells" / "stl-n10-0-3" / "result.json").unlink()
     assert report.main([str(study_dir)]) == 0
