@@ -61,12 +61,16 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
     workload = dataclasses.replace(workload, rows=rows)
     num_ids = config.vocab_size  # a few beyond the vocabulary's change nothing that costs
 
+    axis_name = AXIS if experts > 1 else None
+
     def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
         with partitioner.activate():
-            return decode_batch(config, model_params, inputs, workload.target_length, num_ids)
+            return decode_batch(
+                config, model_params, inputs, workload.target_length, num_ids, axis_name=axis_name
+            )
 
     if experts > 1:
-        decode = jax.vmap(decode, spmd_axis_name=AXIS)
+        decode = jax.vmap(decode, axis_name=AXIS, spmd_axis_name=AXIS)
     params = stack(program.abstract_params(), experts)
     inputs = stack(abstract_batch(workload, partitioner)["encoder_input_tokens"], experts)
     return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, inputs)
