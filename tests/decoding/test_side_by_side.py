@@ -63,7 +63,7 @@ SETS = [make_examples(seed, count) for seed, count in enumerate(SIZES)]
 
 def make_decoder(method: Method, axes: dict[str, int] | None) -> Decoder:
     mesh = PjitPartitioner(devices=None if axes else jax.devices()[:1], **(axes or {}))
-    return Decoder(MODEL, mesh, 8, 128, 20, method, first_stage=4)
+    return Decoder(MODEL, mesh, 8, 128, 40, method, first_stage=4)
 
 
 @functools.cache

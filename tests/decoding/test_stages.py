@@ -28,7 +28,7 @@ CONFIG = network.T5Config(
     mlp_dim=32,
     mlp_activations=("gelu", "linear"),
 )
-LENGTH = 20
+LENGTH = 40
 FIRST = 4
 METHODS = {
     "greedy": Greedy(),
