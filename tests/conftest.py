@@ -34,14 +34,28 @@ def superni_dir() -> Path:
     return path
 
 
+def _registered() -> tuple[dict, dict, dict]:
+    registry = gin.config._REGISTRY
+    tree = copy.deepcopy(registry._selector_tree)
+    return tree, dict(registry._selector_map), dict(gin.config._INVERSE_REGISTRY)
+
+
+_REGISTERED_AT_FIRST = _registered()
+
+
+def _forget_gin() -> None:
+    tree, selectors, inverse = _REGISTERED_AT_FIRST
+    gin.clear_config()
+    registry = gin.config._REGISTRY
+    registry._selector_tree, registry._selector_map = copy.deepcopy(tree), dict(selectors)
+    gin.config._INVERSE_REGISTRY.clear()
+    gin.config._INVERSE_REGISTRY.update(inverse)
+    gin.config._RENAMED_SELECTORS.clear()
+
+
 @pytest.fixture(autouse=True)
 def _own_gin_registry():
     """gin keeps what it registers for the life of the process, which for a command is one run."""
-    registry = gin.config._REGISTRY
-    tree = copy.deepcopy(registry._selector_tree)
-    selectors, inverse = dict(registry._selector_map), dict(gin.config._INVERSE_REGISTRY)
+    _forget_gin()  # of fixtures that serve a whole file, too
     yield
-    gin.clear_config()
-    registry._selector_tree, registry._selector_map = tree, selectors
-    gin.config._INVERSE_REGISTRY.clear()
-    gin.config._INVERSE_REGISTRY.update(inverse)
+    _forget_gin()
