@@ -44,7 +44,11 @@ TPU_ENVIRONMENT = {
 }
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-_OUT_OF_MEMORY = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+# Arguments and results alone, or with temporaries.
+_OUT_OF_MEMORY = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM")
+_EXCEEDED = re.compile(
+    r"of ([\d.]+)([KMGT]?) hbm\. Exceeded hbm capacity by ([\d.]+)([KMGT]?)\.", re.IGNORECASE
+)
 
 
 class OutOfMemory(Exception):
@@ -193,8 +197,11 @@ def compile_decoding(
 
 def parse_out_of_memory(message: str) -> int | None:
     """Bytes needed according to the compiler's message, None if it says something else."""
-    match = _OUT_OF_MEMORY.search(message)
-    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+    match = _OUT_OF_MEMORY.search(message) or _EXCEEDED.search(message)
+    if match is None:
+        return None
+    parts = iter(match.groups())
+    return sum(int(float(number) * _UNITS[unit]) for number, unit in zip(parts, parts, strict=True))
 
 
 def measure_peak(lowered: jax.stages.Lowered, platform: str) -> int:

@@ -80,3 +80,14 @@ def test_memory_is_what_the_compiler_allows():
         assert needed == 2 * 4 * 2**35
         available = DEVICES[name].memory_bytes / 2**30
         assert f"exceeds available HBM ({available:.2f}G)" in str(caught.value)
+
+
+def test_memory_that_is_short_by_little_is_read_to_the_megabyte():
+    """What libtpu 0.0.51 says where only the last step of compilation finds too little."""
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of "
+        "memory in memory space hbm. Used 15.76G of 15.75G hbm. Exceeded hbm capacity by 13.70M.\n"
+    )
+    needed = compiling.parse_out_of_memory(message)
+    assert needed == DEVICES["v5e"].memory_bytes + int(13.70 * 2**20)
+    assert compiling.parse_out_of_memory("INTERNAL: something else") is None
