@@ -26,10 +26,9 @@ def score_chart(study: Study, grid: ScoreGrid, caption: str, alt: str) -> Chart:
         marks = [mark for each in lines.values() for line in each for mark in line.marks]
         if not marks:
             continue
-        y_range = (
-            max(0.0, 10 * math.floor(min(mark.low for mark in marks) / 10)),
-            max(10.0, 10 * math.ceil(max(mark.high for mark in marks) / 10)),
-        )
+        top = max(10.0, 10 * math.ceil(max(mark.high for mark in marks) / 10))
+        bottom = max(0.0, 10 * math.floor(min(mark.low for mark in marks) / 10))
+        y_range = min(bottom, top - 10), top  # all scores may be the same
         for setting, drawn in lines.items():
             if drawn:
                 axis = _axis(grid, setting)

@@ -175,6 +175,17 @@ def test_models_that_diverged_are_counted(study_dir, edit_cell):
     assert "1 of 74 models diverged" in text and "in stl n100" in text
 
 
+@pytest.mark.parametrize("score", [0.0, 50.0, 100.0])
+def test_scores_that_are_all_the_same_have_a_figure(study_dir, score):
+    for path in (study_dir / "cells").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        for task in result["scores"]["by_task"].values():
+            task["rougeL"] = score
+        path.write_text(json.dumps(result))
+    report.write_report(study_dir)
+    assert "Score against budget" in (study_dir / "report" / "index.html").read_text()
+
+
 def test_unfinished_study_says_so(study_dir, capsys):
     (study_dir / "cells" / "stl-n10-0-3" / "result.json").unlink()
     assert report.main([str(study_dir)]) == 0
