@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +145,18 @@ class Runner:
         # One initial model is in memory at a time, so cells that share one come together.
         todo.sort(key=self._start_of)
         progress = _Progress(len(todo), report)
-        # The device does not wait for the host between groups: the next one is prepared in one
-        # thread, and what the last one predicted is scored and written in another.
-        groups = prefetch(self._groups(todo), depth=1)
-        with contextlib.closing(groups), ThreadPoolExecutor(max_workers=1) as writer:
+        # The device does not wait for the host between groups: the next one is prepared and its
+        # step compiled, and what the last one predicted is scored and written, in other threads.
+        with (
+            ThreadPoolExecutor(max_workers=1) as compiler,
+            ThreadPoolExecutor(max_workers=1) as writer,
+            contextlib.closing(prefetch(self._groups(todo, compiler), depth=1)) as groups,
+        ):
             written = None
-            for (name, seed), jobs in groups:
-                tuned = self._tuner.tune(self.initial_params(name, seed), jobs)
+            for (name, seed), jobs, compiled in groups:
+                initial = self.initial_params(name, seed)
+                compiled.result()
+                tuned = self._tuner.tune(initial, jobs)
                 clock = time.monotonic()
                 predicted = self._predict(tuned)
                 decode_secs = (time.monotonic() - clock) / len(jobs)
@@ -163,11 +168,18 @@ class Runner:
                 written.result()
         return len(todo)
 
-    def _groups(self, todo: Sequence[Cell]) -> Iterator[tuple[tuple[str, int], list[Job]]]:
-        """What to tune together, and from where; cells are sorted by where they start."""
+    def _groups(
+        self, todo: Sequence[Cell], compiler: Executor
+    ) -> Iterator[tuple[tuple[str, int], list[Job], Future[None]]]:
+        """From where, what to tune together, and when its step is compiled.
+
+        Args:
+          todo: cells, sorted by where they start.
+          compiler: compiles the steps.
+        """
         for start, cells in itertools.groupby(todo, self._start_of):
             for jobs in self._tuner.group(map(self._prepare, cells)):
-                yield start, jobs
+                yield start, jobs, compiler.submit(self._tuner.compile, jobs)
 
     def _prepare(self, cell: Cell) -> Job:
         prompt = cell.arm.prompt

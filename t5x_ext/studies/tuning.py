@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.lowering import stack
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -89,22 +92,53 @@ class Tuner:
     def group(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
         """Joins jobs that one program can tune together, in groups of `experts` at most.
 
-        Together go jobs whose batches have one shape, whose schedules are the same, and whose
-        numbers of steps are within a factor of two: a group takes as long as its longest. The order
-        of the jobs is kept within a group.
+        Together go jobs whose batches have one shape and whose schedules are the same. A group
+        takes as long as its longest, so those that make equally many steps go first, as soon as
+        there are enough; the others come at the end, sorted by their steps.
         """
-        waiting: dict[Any, list[Job]] = {}
+        waiting: dict[Any, dict[int, list[Job]]] = {}
         for job in jobs:
             if job.batches is None or self.experts == 1:
                 yield [job]
                 continue
-            lengths = tuple(job.batches.row_lengths.items())
-            kind = self._trainer(job), lengths, job.num_steps.bit_length()
-            group = waiting.setdefault(kind, [])
-            group.append(job)
-            if len(group) == self.experts:
-                yield waiting.pop(kind)
-        yield from waiting.values()
+            kind = self._trainer(job), tuple(job.batches.row_lengths.items())
+            by_steps = waiting.setdefault(kind, {})
+            by_steps.setdefault(job.num_steps, []).append(job)
+            if len(by_steps[job.num_steps]) == self.experts:
+                yield by_steps.pop(job.num_steps)
+        for by_steps in waiting.values():
+            left = [job for steps in sorted(by_steps, reverse=True) for job in by_steps[steps]]
+            for start in range(0, len(left), self.experts):
+                yield left[start : start + self.experts]
+
+    def compile(self, group: Sequence[Job]) -> None:
+        """Compiles the step of a group, if none like it was compiled; `tune` then finds it there.
+
+        For a thread beside the one that tunes: the step of a large model compiles for minutes.
+        """
+        job = group[0]
+        if job.batches is None:
+            return
+        program, key = self.program(self._trainer(job)), jax.random.key(0)
+        batch, info = job.batches.make(0, 0)
+        state = program.abstract_state()
+        step: Any
+        if len(group) == 1:
+            step = program.train_step
+            placed = {
+                name: self.partitioner.put_rows(rows, info.num_rows) for name, rows in batch.items()
+            }
+            lowered = step.lower(state, placed, key)
+        else:
+            experts = self._experts(group)
+            step, size = experts.train_step, experts.num_experts
+            placed = {
+                name: self.partitioner.put_whole(np.stack([rows] * size))
+                for name, rows in batch.items()
+            }
+            keys, active = jnp.stack([key] * size), np.ones(size, bool)
+            lowered = step.lower(stack(state, size), placed, keys, active)
+        lowered.compile()
 
     def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
         """Tunes a group from the same parameters, which are kept, wherever they are."""
@@ -140,22 +174,22 @@ class Tuner:
     def _tune_together(
         self, initial: Params, group: Sequence[Job]
     ) -> tuple[Params, list[list[float]]]:
-        experts = self._expert_program(self._trainer(group[0]), self._program_size(len(group)))
+        experts = self._experts(group)
         batches = [job.batches for job in group if job.batches is not None]  # zero-shot: alone
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as closing:
             return train_experts(
                 experts,
                 experts.start(copy_to(initial, "device")),
-                [stack.enter_context(contextlib.closing(each)) for each in batches],
+                [closing.enter_context(contextlib.closing(each)) for each in batches],
                 [job.num_steps for job in group],
                 [jax.random.key(job.cell.seed) for job in group],
             )
 
-    def _program_size(self, count: int) -> int:
-        """Experts of the program for a group: a power of two, so that few are compiled."""
+    def _experts(self, group: Sequence[Job]) -> ExpertProgram:
+        """The program for a group: of a power of two of experts, so that few are compiled."""
         axis = self.partitioner.mesh.shape["expert"]
-        size = min(1 << (count - 1).bit_length(), self.experts)
-        return -(-size // axis) * axis
+        size = min(1 << (len(group) - 1).bit_length(), self.experts)
+        return self._expert_program(self._trainer(group[0]), -(-size // axis) * axis)
 
     @functools.cached_property
     def _expert_program(self) -> Any:

@@ -14,7 +14,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
-from t5x_ext.studies.tuning import Job, Tuner
+from t5x_ext.studies.tuning import Job, Tuner, copy_to
 from t5x_ext.training.optimizers import AdamW
 
 CONFIG = network.T5Config(
@@ -23,8 +23,8 @@ CONFIG = network.T5Config(
 )  # fmt: skip
 RECIPE = Recipe({"inputs": 32, "targets": 16}, batch_size=4, epochs=2, learning_rate=1e-3)
 ARM = Arm("stl", "STL", "start", "tk.def", ("n10",))
-TRAIN = {"a": 13, "b": 28, "c": 20, "zero": 0, "long": 60}  # examples of each cell
-TEST = {"a": 5, "b": 21, "c": 9, "zero": 3, "long": 8}
+TRAIN = {"a": 13, "b": 28, "c": 20, "zero": 0, "d": 40, "e": 9}  # examples of each cell
+TEST = {"a": 5, "b": 21, "c": 9, "zero": 3, "d": 8, "e": 2}
 
 
 class Vocabulary:
@@ -92,14 +92,43 @@ def alone() -> dict[str, tuple]:
     return run(make_tuner(1))
 
 
-def test_groups_take_cells_of_like_length() -> None:
-    groups = list(make_tuner(4).group(make_jobs(make_tuner(4))))
-    assert [[job.cell.key for job in group] for group in groups] == [
-        ["zero"],
-        ["a", "b", "c"],
-        ["long"],
+def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
+    tuner = make_tuner(2)
+    sizes = {"a": 13, "b": 60, "c": 28, "d": 16, "zero": 0, "e": 40, "f": 13}
+    jobs = [
+        tuner.prepare(Cell(name, ARM, "n10", 0, (name,)), make_examples(0, count), [])
+        for name, count in sizes.items()
     ]
-    assert [job.num_steps for job in groups[1]] == [8, 14, 10]
+    groups = [[(job.cell.key, job.num_steps) for job in group] for group in tuner.group(jobs)]
+    assert groups == [
+        [("a", 8), ("d", 8)],  # as soon as there are two
+        [("zero", 0)],
+        [("b", 30), ("e", 20)],
+        [("c", 14), ("f", 8)],
+    ]
+
+
+@pytest.mark.parametrize("axes", [{}, dict(expert=2, fsdp=2, data=2)])
+@pytest.mark.parametrize("experts", [1, 2])
+def test_a_step_compiled_ahead_is_not_compiled_again(
+    experts: int, axes: dict[str, int], caplog
+) -> None:
+    tuner = make_tuner(experts, **axes)
+    initial = tuner.program(RECIPE.trainer(1)).init_state(jax.random.key(7)).params
+    groups = list(tuner.group(make_jobs(tuner)))
+    with jax.log_compiles():
+        for group in groups:
+            tuner.compile(group)
+        ahead = steps_compiled(caplog)
+        for group in groups:
+            tuner.tune(copy_to(initial, "pinned_host"), group)
+    # In pairs: one program for two, and one for the cell that is left.
+    assert steps_compiled(caplog) == ahead == experts
+
+
+def steps_compiled(caplog) -> int:
+    finished = [r.getMessage() for r in caplog.records if "XLA compilation" in r.getMessage()]
+    return sum("sharded_step" in text or "jit(one)" in text for text in finished)
 
 
 @pytest.mark.parametrize("axes", [{}, dict(expert=2, data=2, model=2), dict(expert=4, fsdp=2)])
