@@ -114,7 +114,9 @@ def num_batches(model: ModelSize, rows: int) -> int:
 
 
 def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
-    """Models in the groups of `t5x_ext.studies.tuning`, initial models first.
+    """Models in groups about as those of `t5x_ext.studies.tuning`, initial models first.
+
+    The study joins models of equal steps first, and then the rest by their steps.
 
     Args:
       models: all models.
