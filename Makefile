@@ -15,11 +15,12 @@ RUN_DIR := runs/quickstart
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint audit clean
+.PHONY: help quickstart test test-long lint audit clean
 
 help:
 	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
-	@echo "make test        run the whole test suite"
+	@echo "make test        run the test suite (about a quarter of an hour on 2 cores)"
+	@echo "make test-long   run what that leaves out: a test takes minutes"
 	@echo "make lint        run ruff and mypy"
 	@echo "make audit       look up known vulnerabilities of the tested versions (needs pypi.org)"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
@@ -43,6 +44,9 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-long: $(STAMP)
+	@$(VENV)/bin/python -m pytest -m long
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m ruff check .

@@ -25,6 +25,18 @@ _CACHE = tempfile.TemporaryDirectory(prefix="t5x_ext_tests_")
 os.environ.setdefault("T5X_EXT_CACHE", _CACHE.name)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests that run only when their marker is asked for."""
+    left_out = [
+        item
+        for item in items
+        for name in ("long", "soak")
+        if item.get_closest_marker(name) and name not in config.getoption("markexpr")
+    ]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def superni_dir() -> Path:
     """The real SuperNI subset, or a skip that says which directory was looked for."""

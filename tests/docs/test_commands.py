@@ -180,7 +180,7 @@ def run_page(page: str, directory: Path) -> None:
             assert output.strip() == f"{command.output}\n@@ status {number}", command.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_readme(clone: Path) -> None:
     save_tiny_models(clone / "downloads")
     (clone / "my_task.jsonl").write_text(
@@ -191,7 +191,7 @@ def test_readme(clone: Path) -> None:
     assert (clone / "exported" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quickstart(clone: Path) -> None:
     run_page("docs/quickstart.md", clone)
     predictions = clone / "runs" / "cities" / "test" / "predictions.jsonl"

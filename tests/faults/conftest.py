@@ -22,15 +22,3 @@ def unbroken(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("unbroken") / "run"
     assert server.train(directory) == 0, log_of(directory)
     return directory
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes twenty minutes; runs with `-m soak` only")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("soak")]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)

@@ -44,7 +44,7 @@ def take_sample() -> Sample:
     return Sample(pages * 4096 / 1e6, len(jax.live_arrays()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory in /proc")
 def test_memory_is_flat_over_2000_steps(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -162,6 +162,7 @@ def test_one_process_goes_on_exactly_where_two_stopped(together: Path, tmp_path:
     assert_same_numbers(logged(tmp_path), logged(together / "run"))
 
 
+@pytest.mark.long
 def test_killed_runs_go_on_with_another_number_of_hosts(
     processes: Processes, alone: Path, tmp_path: Path
 ) -> None:

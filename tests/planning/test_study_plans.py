@@ -126,7 +126,7 @@ def test_the_table_has_every_kind_and_the_whole(study):
     assert record["dollars"] == pytest.approx(4 * record["hours"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fewer_models_where_there_is_less_memory(study):
     machine = parse_topology(MACHINE)
     one, two = study.slot.needed_bytes, study.together.needed_bytes

@@ -35,7 +35,7 @@ def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
     assert (totals.unknown_loops, totals.kernels_without_cost) == (0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_64_models_of_the_papers_study_train_at_once_on_256_chips():
     pytest.importorskip("libtpu")
     flags, _ = gin_utils.parse_flags(
