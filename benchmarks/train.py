@@ -6,8 +6,6 @@
 Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU every round
 runs one step of each contender in turn, and a ratio compares steps of one round, so what else the
 machine does hits all alike. Figures are medians over rounds; tokens are those that are not padding.
-Much of a step's time can be the kernel's, which clears the pages of each step's memory anew; glibc
-asks for large ones with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment, for all alike.
 
 On a GPU the contenders run one after the other, and model FLOPs are those of the matrix products,
 nothing recomputed, padding included.
@@ -58,7 +56,6 @@ def our_config(size: dict[str, int], dtype: str) -> T5Config:
         dtype=dtype,
         mlp_activations=("gelu", "linear"),
         dropout_rate=0.0,
-        scan_layers=dtype != "float32",  # written out where a CPU runs them
     )
 
 
