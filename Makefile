@@ -22,7 +22,7 @@ help:
 	@echo "make test        run the test suite (about a quarter of an hour on 2 cores)"
 	@echo "make test-long   run what that leaves out: a test takes minutes"
 	@echo "make lint        run ruff and mypy"
-	@echo "make audit       look up known vulnerabilities of the tested versions (needs pypi.org)"
+	@echo "make audit       look up known vulnerabilities of the tested versions (needs the network)"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
 
 $(STAMP): setup.py constraints.txt
@@ -52,8 +52,8 @@ lint: $(STAMP)
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 
-# Asks pypi.org about every version in constraints.txt; pip-audit has an environment of its own, so
-# that its dependencies cannot change what is tested.
+# Asks the Python package index about every version in constraints.txt; pip-audit has an environment
+# of its own, so that its dependencies cannot change what is tested.
 audit: $(STAMP)
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet "pip-audit>=2.9,<3"

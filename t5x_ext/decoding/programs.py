@@ -18,8 +18,7 @@ from t5x_ext.models.incremental import DecoderWeights
 from t5x_ext.models.network import T5Config
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
-
-AXIS = "expert"
+from t5x_ext.training.experts import AXIS
 
 
 class Reached(NamedTuple):

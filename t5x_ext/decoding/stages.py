@@ -5,7 +5,7 @@ encoded and decoded up to the end of the first stage. Rows that have ended by th
 the others are parked, and take the places of finished rows in what waits for the next stage. That
 runs when all its places hold live rows, or when there are no more batches. So
 
-    positions computed for a row <= 4 x its own, or the first stage's,
+    positions computed for a row < 8 x its own, or the first stage's,
 
 but for one partly filled batch per stage at the end, and all rows of a batch are at the same
 position: the shapes to compile are few, and the loop is the same as for a single batch.
