@@ -1,0 +1,150 @@
+"""The parameters that cells start from: given, random, or tuned here before the first cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from t5x_ext.checkpoints import load_params, save_params
+from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
+from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
+from t5x_ext.models.params import Params
+from t5x_ext.runs import run_training
+from t5x_ext.studies import store
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.recipes import InitialModel
+from t5x_ext.studies.task_data import TaskData
+from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
+
+_SAVE_EVERY = 500  # steps; a killed pre-finetuning goes on from there
+_WAIT_SECS = 5.0
+
+
+@dataclasses.dataclass
+class InitialModels:
+    """The initial models of a study.
+
+    Attributes:
+      by_name: how each is stated.
+      keys: their keys by name.
+      tuner: has the model, the mesh and the compiled steps.
+      data: the study's examples.
+      study_dir: where those that are made are kept.
+    """
+
+    by_name: Mapping[str, InitialModel]
+    keys: Mapping[str, str]
+    tuner: Tuner
+    data: TaskData
+    study_dir: Path
+
+    def __post_init__(self) -> None:
+        self._resident: tuple[tuple[str, int], Params] | None = None
+
+    def make(self, name: str) -> None:
+        """Tunes an initial model unless it is given, random, or made before.
+
+        Where another process is making it, this one waits.
+        """
+        initial = self.by_name[name]
+        if initial.base:
+            self.make(initial.base)
+        if initial.scope is None:
+            return
+        made = self._made_params(initial)
+        waiting = False
+        while not made.is_dir():
+            try:
+                lock = DirectoryLock(made.parent)
+            except DirectoryInUse as error:
+                if not waiting:
+                    print(f"waiting for initial model {name}: {error}", file=sys.stderr)
+                waiting = True
+                time.sleep(_WAIT_SECS)
+                continue
+            try:
+                if not made.is_dir():
+                    self._tune(initial, made.parent)
+            finally:
+                lock.release()
+
+    def start_of(self, cell: Cell) -> tuple[str, int]:
+        """What `params` takes for the parameters that a cell starts from."""
+        name = cell.arm.initial
+        return name, cell.seed if self.by_name[name].is_random else 0
+
+    def params(self, name: str, seed: int) -> Params:
+        """Parameters of an initial model in host memory; those asked for last are kept.
+
+        Every group copies them to the devices, which do not need them beside the tuned models.
+
+        Args:
+          name: the initial model's name.
+          seed: of random parameters; others are the same for every seed.
+        """
+        if self._resident is None or self._resident[0] != (name, seed):
+            self._resident = None  # free them first: two may not fit
+            loaded = self._load(self.by_name[name], seed)
+            self._resident = (name, seed), copy_to(loaded, "pinned_host")
+        return self._resident[1]
+
+    def _load(self, initial: InitialModel, seed: int) -> Params:
+        program = self.tuner.program(self.tuner.recipe.trainer(1))
+        if initial.is_random:
+            return program.init_state(jax.random.key(seed)).params
+        path = initial.path
+        if path is None and initial.scope is None:
+            assert initial.base is not None  # or it would be random
+            return self._load(self.by_name[initial.base], seed)
+        return load_params(path or str(self._made_params(initial)), program.abstract_params())
+
+    def _made_params(self, initial: InitialModel) -> Path:
+        return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"
+
+    def _tune(self, initial: InitialModel, directory: Path) -> None:
+        """Trains an initial model in its own resumable run and saves its parameters."""
+        recipe = initial.recipe
+        assert initial.scope is not None  # what makes it one to be trained
+        train = self.data.scope(
+            initial.scope, initial.prompt, initial.budget, recipe.task_feature_lengths
+        )
+        batches = make_batches(train, recipe, initial.seed)
+        steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
+        base = self._save_base(initial, directory)
+        clock = time.monotonic()
+        print(f"initial model {initial.name}: {len(train)} examples, {steps} steps", flush=True)
+        state, done = run_training(
+            self.tuner.program(recipe.trainer(steps)),
+            batches,
+            str(directory / "train"),
+            lambda start: start + steps,
+            CheckpointConfig(
+                restore=base and RestoreCheckpointConfig(base),
+                save=SaveCheckpointConfig(_SAVE_EVERY, keep=2),
+            ),
+            initial.seed,
+            meta={"initial": initial.name},
+        )
+        if not done:
+            raise SystemExit(0)  # SIGTERM: everything is saved, the same command goes on
+        meta = {
+            "step": 0,
+            "initial": initial.name,
+            "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
+        }
+        save_params(str(directory / "params"), state.params, meta)
+
+    def _save_base(self, initial: InitialModel, directory: Path) -> str | None:
+        """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""
+        if initial.base is None:
+            return None
+        path = directory / "base"
+        if not path.is_dir():
+            params = self._load(self.by_name[initial.base], initial.seed)
+            save_params(str(path), params, {"step": 0})
+        return str(path)
