@@ -10,8 +10,10 @@ from typing import Any
 
 from t5x_ext.planning import fitting
 from t5x_ext.planning.devices import Machine
+from t5x_ext.planning.groups import make_groups
 from t5x_ext.planning.plans import Plan, Setup, add_decoding, make_plan
 from t5x_ext.planning.proposals import divides, spread_mesh
+from t5x_ext.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,14 @@ class ModelSize:
       steps: train steps; 0 where nothing is tuned. An upper bound where rows are packed.
       prompts: prompts that are decoded with it.
       is_initial: whether others start from it; it is tuned alone.
+      trainer: its schedule; only models with equal ones are tuned together.
     """
 
     start: str
     steps: int
     prompts: int
     is_initial: bool = False
+    trainer: Trainer = Trainer()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,23 +73,18 @@ class StudySetup:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Models that share groups: of one start, with steps within a factor of two.
+    """Groups of one start whose models make steps within a factor of two: a row of the table.
 
     Attributes:
-      models: in the order in which groups are filled.
-      experts: models in a full group.
+      groups: models that are in the machine at the same time.
     """
 
-    models: tuple[ModelSize, ...]
-    experts: int
+    groups: tuple[tuple[ModelSize, ...], ...]
 
     @property
-    def groups(self) -> list[tuple[ModelSize, ...]]:
-        """Models that are in the machine at the same time."""
-        return [
-            self.models[first : first + self.experts]
-            for first in range(0, len(self.models), self.experts)
-        ]
+    def models(self) -> list[ModelSize]:
+        """The models of all groups."""
+        return [model for group in self.groups for model in group]
 
     @property
     def steps_range(self) -> tuple[int, int]:
@@ -103,29 +102,31 @@ class Kind:
         """
         return sum(
             max(model.steps for model in group) * step_secs
-            + max(num_batches(model, rows) for model in group) * decoding_secs
+            + max(-(-model.prompts // rows) for model in group) * decoding_secs
             for group in self.groups
         )
 
 
-def num_batches(model: ModelSize, rows: int) -> int:
-    """Batches of a model's prompts."""
-    return -(-model.prompts // rows)
-
-
 def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
-    """Models in groups about as those of `t5x_ext.studies.tuning`, initial models first.
+    """Models in the groups that the study makes of them, initial models first.
 
-    The study joins models of equal steps first, and then the rest by their steps.
+    The study keeps models apart whose examples pad to other lengths as well; that is known only
+    once they are tokenised.
 
     Args:
       models: all models.
       experts: tuned together at most.
     """
-    kinds: dict[Any, list[ModelSize]] = defaultdict(list)
-    for model in models:
-        kinds[not model.is_initial, model.start, model.steps.bit_length()].append(model)
-    return [Kind(tuple(kinds[key]), 1 if not key[0] else experts) for key in sorted(kinds)]
+    kinds: dict[Any, list[tuple[ModelSize, ...]]] = defaultdict(list)
+    for group in make_groups(
+        models,
+        experts,
+        lambda model: model.steps,
+        lambda model: (model.is_initial, model.start, model.trainer),
+    ):
+        first = group[0]
+        kinds[not first.is_initial, first.start, first.steps.bit_length()].append(tuple(group))
+    return [Kind(tuple(kinds[key])) for key in sorted(kinds)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ class StudyPlan:
         start = self.start_secs
         if start is None:
             start = plan.train.compile_secs + plan.decoding.compile_secs
-        singles = Kind(kind.models, experts=1)
+        singles = Kind(tuple((model,) for model in kind.models))
         return (len(kind.models) * start + singles.secs(*times)) / 3600
 
     def dollars(self, hours: float | None, devices: int | None = None) -> float | None:
@@ -242,7 +243,8 @@ def make_study_plan(
         return make_plan(some, machine, price_per_chip_hour)
 
     if study.experts == fitting.AUTO:
-        most = max(len(kind.models) for kind in make_kinds(study.size.models, 1))
+        models = study.size.models  # in groups as large as can be:
+        most = max(len(group) for kind in make_kinds(models, len(models)) for group in kind.groups)
         per_slot = max(1, fitting.most_per_slot(
             lambda number: plan_of(number).needed_bytes, machine.device.memory_bytes,
             -(-most // slots),

@@ -47,7 +47,7 @@ def _head(study: StudyPlan) -> str:
             (
                 "at once",
                 f"{experts} models: {experts // study.slots} in each of {study.slots} slots of "
-                f"{slot} devices; a model for each task takes {groups} groups",
+                f"{slot} devices; a model for each task takes at least {groups} groups",
             ),
         ]
     )

@@ -82,7 +82,7 @@ class _Counts:
         prompts = sum(self._split(name, "test")[1] for name in names)
         steps = 0 if budget == ZERO_SHOT else self._steps(names, "test", budget, recipe)
         start = f"{initial.name}, seed {seed}" if initial.is_random else initial.name
-        return ModelSize(start, steps, prompts)
+        return ModelSize(start, steps, prompts, trainer=recipe.trainer(steps))
 
     def initial(self, initial: InitialModel) -> ModelSize:
         """An initial model that the study makes; nothing is decoded with it."""

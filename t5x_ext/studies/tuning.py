@@ -18,6 +18,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.groups import make_groups
 from t5x_ext.planning.lowering import stack
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
@@ -90,26 +91,8 @@ class Tuner:
         return Job(cell, train, test, batches, steps)
 
     def group(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
-        """Joins jobs that one program can tune together, in groups of `experts` at most.
-
-        Together go jobs whose batches have one shape and whose schedules are the same. A group
-        takes as long as its longest, so those that make equally many steps go first, as soon as
-        there are enough; the others come at the end, sorted by their steps.
-        """
-        waiting: dict[Any, dict[int, list[Job]]] = {}
-        for job in jobs:
-            if job.batches is None or self.experts == 1:
-                yield [job]
-                continue
-            kind = self._trainer(job), tuple(job.batches.row_lengths.items())
-            by_steps = waiting.setdefault(kind, {})
-            by_steps.setdefault(job.num_steps, []).append(job)
-            if len(by_steps[job.num_steps]) == self.experts:
-                yield by_steps.pop(job.num_steps)
-        for by_steps in waiting.values():
-            left = [job for steps in sorted(by_steps, reverse=True) for job in by_steps[steps]]
-            for start in range(0, len(left), self.experts):
-                yield left[start : start + self.experts]
+        """Joins jobs that start from the same parameters: see `make_groups`."""
+        return make_groups(jobs, self.experts, lambda job: job.num_steps, self._shared)
 
     def compile(self, group: Sequence[Job]) -> None:
         """Compiles the step of a group, if none like it was compiled; `tune` then finds it there.
@@ -152,6 +135,11 @@ class Tuner:
             params, losses = self._tune_together(initial, group)
         jax.block_until_ready(params)
         return Tuned(group, params, losses, (time.monotonic() - clock) / len(group))
+
+    def _shared(self, job: Job) -> tuple[Trainer, tuple[tuple[str, int], ...]]:
+        """Schedule and shape of the batches: what jobs of one program have in common."""
+        assert job.batches is not None  # zero-shot: alone
+        return self._trainer(job), tuple(job.batches.row_lengths.items())
 
     def _trainer(self, job: Job) -> Trainer:
         return self.recipe.trainer(job.num_steps)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 import mixtures
 from mixtures.budgets import parse_budget
 from t5x_ext.configs import SuperNIConfig
-from t5x_ext.planning.study_plans import StudySize
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.study_plans import StudySize, make_kinds
 from t5x_ext.studies.arms import Arm, paper_arms
+from t5x_ext.studies.cells import make_cells
 from t5x_ext.studies.recipes import InitialModel, Recipe
+from t5x_ext.studies.runner import Runner
 from t5x_ext.studies.sizes import study_size
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import make_batches
+from t5x_ext.training.optimizers import AdamW
 
 GIVEN = [InitialModel(name, path="given") for name in ("instruct", "pretrained")]
 PLAIN = InitialModel("plain", base="pretrained", scope="pretune", budget="n10")
@@ -92,3 +99,41 @@ def test_random_parameters_are_shared_by_the_cells_of_one_seed():
     tasks = mixtures.release.Release(mixtures.release.BUNDLED_SUITE).names("test")[:3]
     size = study_size([arm], [InitialModel("random")], Recipe(), (0, 1), tasks, SuperNIConfig())
     assert sorted({model.start for model in size.models}) == ["random, seed 0", "random, seed 1"]
+
+
+@pytest.mark.parametrize("factors", ["constant", "constant * cosine_decay"])
+def test_the_groups_of_a_plan_are_those_of_the_study(tmp_path, factors):
+    vocabulary = mixtures.vocabularies.bundled_vocabulary()
+    mixtures.configure(vocabulary=vocabulary)
+    lengths = {"inputs": 64, "targets": 16}  # too few for batches of different shapes
+    recipe = Recipe(lengths, batch_size=8, epochs=3, factors=factors)
+    arms = [
+        Arm("stl", "STL", "instruct", "ql.def_pos2", ["n0", "n10", "p1", "all"]),
+        Arm("stl_random", "STL", "random", "ql.def_pos2", ["n20", "all"]),
+        Arm("mtl", "MTL", "instruct", "ql.def_pos2", ["n0", "n10"]),
+    ]
+    initials = [*GIVEN, InitialModel("random")]
+    data = TaskData(lengths)
+    tasks = data.check_tasks(None)[:9]
+    size = study_size(arms, initials, recipe, (0, 1), tasks, SuperNIConfig())
+    planned = [
+        (group[0].start, *(model.steps for model in group))
+        for kind in make_kinds(size.models, 4)
+        for group in kind.groups
+    ]
+
+    config = network.T5Config(
+        vocab_size=vocabulary.vocab_size, emb_dim=8, num_heads=1, num_encoder_layers=1,
+        num_decoder_layers=1, head_dim=8, mlp_dim=8,
+    )  # fmt: skip
+    model = EncoderDecoderModel(network.Transformer(config), vocabulary, vocabulary, AdamW())
+    by_name = {initial.name: initial for initial in initials}
+    keys = {name: name for name in by_name}
+    cells = make_cells(arms, dict.fromkeys(tasks, ""), (0, 1), keys, {}, str)
+    runner = Runner(model, PjitPartitioner(), recipe, 8, data, tmp_path, by_name, keys, experts=4)
+    made = [
+        (f"{name}, seed {seed}" if name == "random" else name, *(job.num_steps for job in group))
+        for (name, seed), group in runner.groups(cells)
+    ]
+    assert sorted(made) == sorted(planned)
+    assert {len(steps) for _, *steps in made} >= {1, 4}

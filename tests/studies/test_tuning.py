@@ -94,7 +94,7 @@ def alone() -> dict[str, tuple]:
 
 def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
     tuner = make_tuner(2)
-    sizes = {"a": 13, "b": 60, "c": 28, "d": 16, "zero": 0, "e": 40, "f": 13}
+    sizes = {"a": 13, "b": 60, "c": 28, "d": 16, "zero": 0, "e": 40, "f": 13, "g": 5}
     jobs = [
         tuner.prepare(Cell(name, ARM, "n10", 0, (name,)), make_examples(0, count), [])
         for name, count in sizes.items()
@@ -103,8 +103,9 @@ def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
     assert groups == [
         [("a", 8), ("d", 8)],  # as soon as there are two
         [("zero", 0)],
-        [("b", 30), ("e", 20)],
         [("c", 14), ("f", 8)],
+        [("b", 30), ("e", 20)],
+        [("g", 4)],  # too few to wait for the others
     ]
 
 
