@@ -37,21 +37,24 @@ class Workload:
 
 def lower_train_step(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:
     """The train step, ready to be compiled for the devices of the program's partitioner."""
-    partitioner = program.partitioner
-    partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
-    everywhere = partitioner.sharding(())
+    program.partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
+    step: Any = program.train_step if experts == 1 else ExpertProgram(program, experts).train_step
+    return step.lower(*train_arguments(program, workload, experts))
+
+
+def train_arguments(program: Program, workload: Workload, experts: int) -> tuple[Any, ...]:
+    """What training gives to the train step, as shapes, dtypes and shardings.
+
+    A step that is compiled for these is not compiled again when training comes to it.
+    """
+    state = stack(program.abstract_state(), experts)
+    batch = stack(abstract_batch(workload, program.partitioner), experts)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state, batch = program.abstract_state(), abstract_batch(workload, partitioner)
     if experts == 1:
-        alone: Any = program.train_step
-        return alone.lower(state, batch, jax.ShapeDtypeStruct((), key.dtype, sharding=everywhere))
-    together: Any = ExpertProgram(program, experts).train_step
-    return together.lower(
-        stack(state, experts),
-        stack(batch, experts),
-        jax.ShapeDtypeStruct((experts,), key.dtype, sharding=everywhere),
-        jax.ShapeDtypeStruct((experts,), jnp.bool_, sharding=everywhere),
-    )
+        return state, batch, key
+    keys = jax.ShapeDtypeStruct((experts,), key.dtype)
+    active = jax.ShapeDtypeStruct((experts,), jnp.bool_)
+    return state, batch, keys, active
 
 
 def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:

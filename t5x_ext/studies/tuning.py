@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.records import Example
@@ -19,7 +17,7 @@ from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups
-from t5x_ext.planning.lowering import stack
+from t5x_ext.planning.lowering import Workload, train_arguments
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -102,26 +100,16 @@ class Tuner:
         job = group[0]
         if job.batches is None:
             return
-        program, key = self.program(self._trainer(job)), jax.random.key(0)
-        batch, info = job.batches.make(0, 0)
-        state = program.abstract_state()
+        lengths = job.batches.row_lengths["inputs"], job.batches.row_lengths["targets"]
+        workload = Workload(self.recipe.batch_size, *lengths, self.recipe.pack)
+        program = self.program(self._trainer(job))
         step: Any
         if len(group) == 1:
-            step = program.train_step
-            placed = {
-                name: self.partitioner.put_rows(rows, info.num_rows) for name, rows in batch.items()
-            }
-            lowered = step.lower(state, placed, key)
+            step, size = program.train_step, 1
         else:
             experts = self._experts(group)
             step, size = experts.train_step, experts.num_experts
-            placed = {
-                name: self.partitioner.put_whole(np.stack([rows] * size))
-                for name, rows in batch.items()
-            }
-            keys, active = jnp.stack([key] * size), np.ones(size, bool)
-            lowered = step.lower(stack(state, size), placed, keys, active)
-        lowered.compile()
+        step.lower(*train_arguments(program, workload, size)).compile()
 
     def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
         """Tunes a group from the same parameters, which are kept, wherever they are."""
