@@ -92,19 +92,21 @@ class Kind:
         steps = [model.steps for model in self.models]
         return min(steps), max(steps)
 
-    def secs(self, step_secs: float, decoding_secs: float, rows: int) -> float:
-        """Seconds of all groups, one after the other; each lasts as long as its longest model.
 
-        Args:
-          step_secs: of a train step of a group.
-          decoding_secs: of decoding one batch of each of its models' prompts.
-          rows: prompts in a batch of one model.
-        """
-        return sum(
-            max(model.steps for model in group) * step_secs
-            + max(-(-model.prompts // rows) for model in group) * decoding_secs
-            for group in self.groups
-        )
+def group_secs(
+    group: Sequence[ModelSize], step_secs: float, decoding_secs: float, rows: int
+) -> float:
+    """Seconds of tuning and decoding a group: it lasts as long as its longest model.
+
+    Args:
+      group: its models.
+      step_secs: of a train step of the group.
+      decoding_secs: of decoding one batch of each of its models' prompts.
+      rows: prompts in a batch of one model.
+    """
+    steps = max(model.steps for model in group)
+    batches = max(-(-model.prompts // rows) for model in group)
+    return steps * step_secs + batches * decoding_secs
 
 
 def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
@@ -159,9 +161,14 @@ class StudyPlan:
         return make_kinds(self.study.size.models, self.together.setup.experts)
 
     def hours(self, kind: Kind) -> float | None:
-        """Hours of the machine for one kind, in groups."""
-        times = _times(self.together)
-        return times and kind.secs(*times) / 3600
+        """Hours of the machine for one kind, in groups; a model alone takes a slot's time."""
+        alone, together = _times(self.slot), _times(self.together)
+        if not (alone and together):
+            return None
+        secs = (
+            group_secs(group, *(alone if len(group) == 1 else together)) for group in kind.groups
+        )
+        return sum(secs) / 3600
 
     def alone_hours(self, kind: Kind, plan: Plan | None) -> float | None:
         """Hours for one kind with a process for each model, one after the other.
@@ -176,8 +183,7 @@ class StudyPlan:
         start = self.start_secs
         if start is None:
             start = plan.train.compile_secs + plan.decoding.compile_secs
-        singles = Kind(tuple((model,) for model in kind.models))
-        return (len(kind.models) * start + singles.secs(*times)) / 3600
+        return sum(start + group_secs([model], *times) for model in kind.models) / 3600
 
     def dollars(self, hours: float | None, devices: int | None = None) -> float | None:
         """What so many hours of so many devices cost; None takes the machine's."""
@@ -282,7 +288,7 @@ def _slots(setup: Setup) -> int:
 
 
 def _times(plan: Plan) -> tuple[float, float, int] | None:
-    """What `Kind.secs` takes; None where it is not known."""
+    """What `group_secs` takes; None where it is not known."""
     if plan.step_secs is None or plan.decoding_secs is None:
         return None
     return plan.step_secs, plan.decoding_secs, plan.setup.decoding.rows

@@ -10,7 +10,7 @@ from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import lowering, plans, study_plans, study_tables
 from t5x_ext.planning.devices import parse_topology
-from t5x_ext.planning.study_plans import Kind, ModelSize, StudySetup, StudySize
+from t5x_ext.planning.study_plans import ModelSize, StudySetup, StudySize
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Trainer
 
@@ -52,10 +52,9 @@ def test_a_kind_is_of_one_start_and_about_as_many_steps():
 
 
 def test_a_group_lasts_as_long_as_its_longest_model():
-    models = [ModelSize("a", steps, prompts) for steps, prompts in ((3, 10), (2, 41), (2, 9))]
-    # Steps 3 + 2; batches of 20 prompts: 3 + 1.
-    assert Kind((tuple(models[:2]), tuple(models[2:]))).secs(10.0, 1.0, 20) == 5 * 10 + 4
-    assert Kind(tuple((model,) for model in models)).secs(10.0, 1.0, 20) == 7 * 10 + 5
+    group = [ModelSize("a", 3, 10), ModelSize("a", 2, 41)]
+    assert study_plans.group_secs(group, 10.0, 1.0, rows=20) == 3 * 10 + 3
+    assert study_plans.group_secs(group[:1], 10.0, 1.0, rows=20) == 3 * 10 + 1
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_the_step_of_many_models_costs_what_each_asks_for(study):
 def test_hours_and_dollars_follow_from_steps(study):
     kinds = study.kinds
     for kind in kinds:
-        plan = study.together
+        plan = study.together if len(kind.models) > 1 else study.slot
         batches = max(-(-model.prompts // 20) for model in kind.models)
         expected = kind.models[0].steps * plan.step_secs + batches * plan.decoding_secs
         assert study.hours(kind) == pytest.approx(expected / 3600)
