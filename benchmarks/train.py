@@ -3,9 +3,10 @@
     python benchmarks/train.py [--rounds 5]     # size small, fp32, on the CPU
     python benchmarks/train.py --device gpu     # size XL, bf16 over fp32 parameters, on one GPU
 
-Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU every round
-runs one step of each contender in turn, and a ratio compares steps of one round, so what else the
-machine does hits all alike. Figures are medians over rounds; tokens are those that are not padding.
+Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU each
+contender has a process of its own; every round runs one step of each in turn, and a ratio compares
+steps of one round, so what else the machine does hits all alike. Figures are medians over rounds;
+tokens are those that are not padding. "memory kept" has KEEP_MEMORY set.
 
 On a GPU the contenders run one after the other, and model FLOPs are those of the matrix products,
 nothing recomputed, padding included.
@@ -16,10 +17,12 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import jax
@@ -36,16 +39,28 @@ SMALL = dict(emb_dim=512, num_heads=6, num_encoder_layers=8, num_decoder_layers=
 XL = dict(emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=5120)
 
 
+# What `startup.keep_freed_memory` does for our process, in words for another's.
+KEEP_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=34359738368"
+}
+
+# Runs the train step on the batch of that number, to its end.
+Step = Callable[[int], None]
+
+
 class Contender(NamedTuple):
     """Something that trains.
 
     Attributes:
-        step: runs the train step on the batch of that number, to its end.
-        tokens: tokens in the batch of that number, without padding.
+        make: prepares it, in the process that will run it.
+        tokens: tokens in each batch, without padding.
+        environment: variables of its process.
     """
 
-    step: Callable[[int], None]
-    tokens: Callable[[int], int]
+    make: Callable[[], Step]
+    tokens: Sequence[int]
+    environment: dict[str, str] = {}
 
 
 def our_config(size: dict[str, int], dtype: str) -> T5Config:
@@ -56,17 +71,19 @@ def our_config(size: dict[str, int], dtype: str) -> T5Config:
         dtype=dtype,
         mlp_activations=("gelu", "linear"),
         dropout_rate=0.0,
+        scan_layers=dtype != "float32",  # as docs/gpu.md has it for CPUs
     )
 
 
-def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") -> Contender:
+def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") -> Step:
     """Our train step, on one device."""
-    from t5x_ext import schedules
+    from t5x_ext import schedules, startup
     from t5x_ext.models import EncoderDecoderModel, network
     from t5x_ext.partitioning import PjitPartitioner
     from t5x_ext.training.optimizers import AdamW
     from t5x_ext.training.trainer import Program, Trainer
 
+    startup.keep_freed_memory()  # as our commands do
     model = EncoderDecoderModel(network.Transformer(our_config(size, dtype)), optimizer_def=AdamW())
     rate = schedules.create_learning_rate_scheduler("constant", LEARNING_RATE)
     program = Program(
@@ -84,28 +101,21 @@ def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") 
         state, _ = program.train_step(state, placed, key)
         jax.block_until_ready(state)
 
-    def tokens(number: int) -> int:
-        batch = batches[number % len(batches)]
-        encoder, decoder = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-        return int((encoder > 0).sum() + (decoder > 0).sum())
-
-    return Contender(step, tokens)
+    return step
 
 
 def hugging_face(
     size: dict[str, int],
     batches: Sequence[Sequence[Example]],
     lengths: dict[str, int] | None,
-    fused: bool,
     device: str = "cpu",
-) -> Contender:
-    """T5ForConditionalGeneration as a plain torch loop; on a GPU with bf16 autocast.
+) -> Step:
+    """T5ForConditionalGeneration as a torch loop with fused AdamW; on a GPU with bf16 autocast.
 
     Args:
         size: the model, in T5X's words.
         batches: examples of each batch.
         lengths: pads all batches to these; None pads each to its longest, as its collators do.
-        fused: whether AdamW updates all parameters in one call.
         device: 'cpu' or 'cuda'.
     """
     import torch
@@ -120,7 +130,7 @@ def hugging_face(
     with torch.device(device):
         # Its best attention (`sdpa`) is its default.
         model = transformers.T5ForConditionalGeneration(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0, fused=fused)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0, fused=True)
 
     def pad(rows: Sequence[np.ndarray], length: int | None, filler: int) -> Any:
         padded = np.full((len(rows), length or max(map(len, rows))), filler, np.int64)
@@ -143,11 +153,7 @@ def hugging_face(
         if device != "cpu":
             torch.cuda.synchronize()
 
-    def tokens(number: int) -> int:
-        examples = batches[number % len(batches)]
-        return sum(len(e.inputs) + len(e.targets[0]) for e in examples)
-
-    return Contender(step, tokens)
+    return step
 
 
 def random_examples(count: int, lengths: dict[str, int], full: bool = False) -> list[Example]:
@@ -210,36 +216,85 @@ def make_features(
     return [batches.make(0, step)[0] for step in range(max(1, count - 1))]
 
 
+def our_contender(size: dict[str, int], batches: Sequence[dict]) -> Contender:
+    """Our step on these batches, on the CPU."""
+    tokens = [
+        int(
+            sum(
+                (batch[name] > 0).sum()
+                for name in ("encoder_input_tokens", "decoder_target_tokens")
+            )
+        )
+        for batch in batches
+    ]
+    return Contender(functools.partial(ours, size, batches), tokens)
+
+
+def their_contenders(
+    size: dict[str, int], batches: Sequence[Sequence[Example]], lengths: dict[str, int] | None
+) -> dict[str, Contender]:
+    """Transformers' steps on these batches, on the CPU."""
+    tokens = [sum(len(e.inputs) + len(e.targets[0]) for e in batch) for batch in batches]
+    fused = Contender(functools.partial(hugging_face, size, batches, lengths), tokens)
+    kept = fused._replace(environment=KEEP_MEMORY)
+    return {"HF": fused, "HF, memory kept": kept}
+
+
+def serve(connection: Connection, make: Callable[[], Step]) -> None:
+    """Runs steps in a process of its own: numbers in, seconds out, until None."""
+    jax.config.update("jax_platforms", "cpu")
+    step = make()
+    step(0)  # compiles and allocates
+    connection.send("ready")
+    for number in iter(connection.recv, None):
+        clock = time.perf_counter()
+        step(number)
+        connection.send(time.perf_counter() - clock)
+
+
 def race(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender's step in each round, after one step to compile and allocate."""
-    for contender in contenders.values():
-        contender.step(0)
+    """Seconds of each contender's step in each round."""
+    spawn = multiprocessing.get_context("spawn")
+    connections: dict[str, Connection] = {}
+    for name, contender in contenders.items():
+        connections[name], far_end = spawn.Pipe()
+        before = dict(os.environ)
+        os.environ.update(contender.environment)
+        spawn.Process(target=serve, args=(far_end, contender.make), daemon=True).start()
+        os.environ.clear()
+        os.environ.update(before)
+        far_end.close()
+        connections[name].recv()
     secs: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(1, rounds + 1):
-        for name, contender in contenders.items():
-            clock = time.perf_counter()
-            contender.step(number)
-            secs[name].append(time.perf_counter() - clock)
+        for name, connection in connections.items():
+            connection.send(number)
+            secs[name].append(connection.recv())
+    for connection in connections.values():
+        connection.send(None)
     return secs
 
 
 def tell(title: str, contenders: dict[str, Contender], rounds: int) -> None:
-    """Races the contenders and prints a line for each; the first is ours."""
+    """Races the contenders and prints a line for each, and ratios to the others."""
     secs = race(contenders, rounds)
     rates = {
-        name: [contender.tokens(number) / s for number, s in enumerate(secs[name], start=1)]
+        name: [
+            contender.tokens[number % len(contender.tokens)] / spent
+            for number, spent in enumerate(secs[name], start=1)
+        ]
         for name, contender in contenders.items()
     }
     print(f"\n{title}")
     for name in contenders:
         speed = f"{statistics.median(rates[name]):8.0f} tokens/s"
-        print(f"  {name:12s} {statistics.median(secs[name]):7.2f} s/step {speed}")
-    first, *others = contenders
-    best = max(others, key=lambda name: statistics.median(rates[name]))
-    ratios = [a / b for a, b in zip(rates[first], rates[best], strict=True)]
-    quarters = statistics.quantiles(ratios, n=4)
-    spread = f"middle half of the rounds: {quarters[0]:.2f} to {quarters[2]:.2f}"
-    print(f"  ratio to {best}: {statistics.median(ratios):.2f}x in tokens/s ({spread})", flush=True)
+        print(f"  {name:22s} {statistics.median(secs[name]):7.2f} s/step {speed}")
+    for other in list(contenders)[1:]:
+        ratios = [a / b for a, b in zip(rates["ours"], rates[other], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        ratio = f"{statistics.median(ratios):.2f}x in tokens/s"
+        spread = f"middle half of the rounds: {low:.2f} to {high:.2f}"
+        print(f"  ours to {other}: {ratio} ({spread})", flush=True)
 
 
 def compare_padded(rows: int, inputs: int, targets: int, rounds: int) -> None:
@@ -247,9 +302,8 @@ def compare_padded(rows: int, inputs: int, targets: int, rounds: int) -> None:
     examples = random_examples(rows, lengths)
     features = make_features(examples, rows, lengths, pack=False)
     contenders = {
-        "ours": ours(SMALL, features),
-        "HF": hugging_face(SMALL, [examples], lengths, fused=False),
-        "HF fused": hugging_face(SMALL, [examples], lengths, fused=True),
+        "ours": our_contender(SMALL, features),
+        **their_contenders(SMALL, [examples], lengths),
     }
     tell(f"{rows} x {inputs}/{targets}, padded, the same rows", contenders, rounds)
 
@@ -267,9 +321,8 @@ def compare_superni(batch_size: int, rounds: int) -> None:
     features = make_features(examples, rows, lengths, pack=True)
     padded = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     contenders = {
-        "ours": ours(SMALL, features),
-        "HF": hugging_face(SMALL, padded, None, fused=False),
-        "HF fused": hugging_face(SMALL, padded, None, fused=True),
+        "ours": our_contender(SMALL, features),
+        **their_contenders(SMALL, padded, None),
     }
     title = (
         f"prompts of {mean['inputs']:.0f} and targets of {mean['targets']:.0f} tokens in the mean: "
@@ -293,16 +346,20 @@ def measure_gpu(rows: int, rounds: int) -> None:
     examples = random_examples(rows, lengths, full=True)
     features = make_features(examples, rows, lengths, pack=False)
     print(f"XL, {rows} x 1024/128, bf16, {kind}: {flops / 1e12:.1f} TFLOP a step")
+    tokens = sum(len(e.inputs) + len(e.targets[0]) for e in examples)
     for name, make in {
-        "HF fused": functools.partial(hugging_face, XL, [examples], lengths, True, "cuda"),
+        "HF": functools.partial(hugging_face, XL, [examples], lengths, "cuda"),
         "ours": functools.partial(ours, XL, features, "bfloat16"),
     }.items():
-        contender = make()
-        secs = statistics.median(race({name: contender}, rounds)[name])
+        step = make()
+        step(0)  # compiles and allocates
+        clock = time.perf_counter()
+        for number in range(1, rounds + 1):
+            step(number)
+        secs = (time.perf_counter() - clock) / rounds
         mfu = f"MFU {flops / secs / peak:.1%}" if peak else "peak of this GPU is not known"
-        speed = f"{contender.tokens(0) / secs:8.0f} tokens/s"
-        print(f"  {name:12s} {secs:7.3f} s/step {speed}  {mfu}", flush=True)
-        del contender
+        print(f"  {name:12s} {secs:7.3f} s/step {tokens / secs:8.0f} tokens/s  {mfu}", flush=True)
+        del step
         gc.collect()
         torch.cuda.empty_cache()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_the_cache_can_be_switched_off_or_be_jaxs_own(tmp_path: Path) -> None:
 
 DETERMINISTIC = """
 import os
+import platform
 from t5x_ext import startup
 startup.make_deterministic()
 import jax
@@ -115,3 +117,41 @@ def test_help_names_the_flags(capsys) -> None:
         train.main(["--help"])
     shown = capsys.readouterr().out
     assert "--compilation_cache_dir" in shown and "--coordinator_address" in shown
+
+
+MEASURE = """
+import resource, jax
+import jax.numpy as jnp
+from t5x_ext import startup
+
+{before}
+step = jax.jit(lambda x: jnp.sum(jax.lax.optimization_barrier(x + 1) @ x[0]))
+x = jnp.ones((4096, 4096))  # 64 MiB
+for _ in range(40):  # blocks find their places
+    step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(before: str = "", **environment: str) -> int:
+    """Pages that the system cleared for five steps with temporary arrays of 64 MiB."""
+    command = [sys.executable, "-c", MEASURE.format(before=before)]
+    environment = {"JAX_PLATFORMS": "cpu", **environment}
+    done = subprocess.run(
+        command, env=environment, cwd=REPO, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_steps_on_the_cpu_find_their_memory_again() -> None:
+    assert page_faults() > 10_000
+    assert page_faults("startup.keep_freed_memory()") < 1_000
+
+
+def test_settings_of_the_allocator_in_the_environment_stay() -> None:
+    asked = page_faults("startup.keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="100000")
+    assert asked > 10_000

@@ -112,13 +112,31 @@ def dot_product_attention(
     """
     logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
-        # The barrier splits the bias's gradient by layer. XLA's CPU compiler otherwise sums over
-        # all layers and rows in one loop, number by number with long strides.
-        logits = logits + jax.lax.optimization_barrier(bias)
+        logits = add_bias(logits, bias)
     if mask is not None:
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+
+
+@jax.custom_vjp
+def add_bias(logits: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias that all rows share: [B, H, Q, K] + [1, H, Q, K], float32 both."""
+    return logits + bias
+
+
+def _add_bias_forward(logits: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return add_bias(logits, bias), None
+
+
+def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # A product with ones, where autodiff has a sum: XLA's CPU compiler merges the sums of all
+    # layers into one loop, which goes through them number by number with long strides.
+    ones = jnp.ones(gradient.shape[0], gradient.dtype)
+    return gradient, jnp.einsum("b,bhqk->hqk", ones, gradient, precision="highest")[None]
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def relative_position_buckets(

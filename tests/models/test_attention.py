@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_ext.models import attention, flash_attention
+from t5x_ext.models import attention, flash_attention, layers
 from t5x_ext.models.attention import Pattern, make_attend
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.compiling import describe_devices
@@ -143,3 +145,18 @@ def test_dropping_keys_equals_dropping_attention_weights() -> None:
     whole = Pattern(jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8), jnp.int32))
     ours = make_attend(whole, HEADS, HEAD_DIM, 0.0)(query, key, dropped, None)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_gradient_of_the_bias_is_its_sum_over_rows() -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    logits = jax.random.normal(keys[0], (5, 2, 7, 9))
+    bias = jax.random.normal(keys[1], (1, 2, 7, 9))
+    weights = jax.random.normal(keys[2], logits.shape)
+
+    def loss(add: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+        return lambda logits, bias: jnp.sum(weights * jnp.tanh(add(logits, bias)))
+
+    ours = jax.grad(loss(layers.add_bias), argnums=(0, 1))(logits, bias)
+    plain = jax.grad(loss(jnp.add), argnums=(0, 1))(logits, bias)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
