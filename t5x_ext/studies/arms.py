@@ -43,6 +43,17 @@ class Arm:
             raise ConfigError(f"Arm {self.name}: budgets is empty; allowed: at least one")
         object.__setattr__(self, "budgets", tuple(str(budget) for budget in self.budgets))
 
+    def runs(self, seeds: Sequence[int]) -> list[tuple[str, int]]:
+        """Budget and seed of every run on the same tasks.
+
+        Zero-shot scores do not depend on the seed: that budget is run with the first only.
+        """
+        return [
+            (budget, seed)
+            for budget in self.budgets
+            for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
+        ]
+
 
 # The paper states 961 models without listing them. With these budgets the arms make 119 x 8 STL
 # models, 8 MTL models and the baseline's own pre-finetuning: 961.

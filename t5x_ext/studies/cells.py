@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.studies.arms import ZERO_SHOT, Arm
+from t5x_ext.studies.arms import Arm
 
 # Raise it when a change of the code changes results; finished cells then no longer count.
 RESULT_VERSION = 1
@@ -72,7 +72,7 @@ def make_cells(
     seeds: Sequence[int],
     initial_keys: Mapping[str, str],
     common: Mapping[str, Any],
-    describe_prompt: Any,
+    describe_prompt: Callable[[str], str],
 ) -> list[Cell]:
     """Every cell of the grid once, in an order that keeps shared things together.
 
@@ -121,9 +121,7 @@ def make_cells(
         for names, setting in groups
         for arm in arms
         if arm.setting == setting
-        for budget in arm.budgets
-        # Zero-shot scores do not depend on the seed.
-        for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
+        for budget, seed in arm.runs(seeds)
     ]
     by_key: dict[str, Cell] = {}
     for cell in cells:

@@ -47,8 +47,7 @@ def study_size(
         counts.cell(by_name[arm.initial], group, budget, recipe, seed)
         for arm in arms
         for group in ([(name,) for name in names] if arm.setting == "STL" else [names])
-        for budget in arm.budgets
-        for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
+        for budget, seed in arm.runs(seeds)
     ]
     models += [counts.initial(by_name[name]) for name in _made(arms, by_name)]
     missing = set(names) & set(counts.store.missing("test"))
