@@ -124,7 +124,7 @@ class InitialModels:
             str(directory / "train"),
             lambda start: start + steps,
             CheckpointConfig(
-                restore=base and RestoreCheckpointConfig(base),
+                restore=RestoreCheckpointConfig(base) if base else None,
                 save=SaveCheckpointConfig(_SAVE_EVERY, keep=2),
             ),
             initial.seed,

@@ -64,7 +64,7 @@ class Recipe:
         return Trainer(self.num_microbatches, schedule)
 
 
-@functools.lru_cache
+@functools.cache
 def _schedule(factors: str, peak: float, warmup_steps: int, decay_steps: int) -> LearningRateFn:
     """One function object per schedule, so that equal trainers compare equal."""
     return create_learning_rate_scheduler(

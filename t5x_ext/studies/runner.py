@@ -5,6 +5,7 @@ Initial parameters, tokenised examples and compiled steps stay in memory from ce
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -186,7 +187,7 @@ class Runner:
     ) -> dict[str, Any]:
         """What a cell's result file holds."""
         cell, train = job.cell, job.train
-        counts = {name: sum(e.task == name for e in train) for name in cell.tasks}
+        counts = collections.Counter(example.task for example in train)
         return {
             "format": 1,
             "key": cell.key,
@@ -199,7 +200,7 @@ class Runner:
             "seed": cell.seed,
             "tasks": list(cell.tasks),
             "train_examples": len(train),
-            "train_examples_by_task": counts,
+            "train_examples_by_task": {name: counts[name] for name in cell.tasks},
             "steps": job.num_steps,
             **{name: round(value, 3) for name, value in seconds.items()},
             # None where it is no finite number, as in a model that has diverged.
@@ -215,11 +216,10 @@ def _truncated(
     tasks: Sequence[str], train: Sequence[Example], test: Sequence[Prediction]
 ) -> dict[str, list[int]]:
     """{task: [cut training prompts, cut test prompts]}, for tasks that have any."""
-    counts = {
-        name: [
-            sum(example.truncated for example in train if example.task == name),
-            sum(row.truncated for row in test if row.task == name),
-        ]
+    cut_train = collections.Counter(example.task for example in train if example.truncated)
+    cut_test = collections.Counter(row.task for row in test if row.truncated)
+    return {
+        name: [cut_train[name], cut_test[name]]
         for name in tasks
+        if cut_train[name] or cut_test[name]
     }
-    return {name: pair for name, pair in counts.items() if any(pair)}

@@ -169,8 +169,8 @@ class Tuner:
 
     @functools.cached_property
     def _expert_program(self) -> Any:
-        make = lambda trainer, size: ExpertProgram(self.program(trainer), size)  # noqa: E731
-        return functools.cache(make)
+        """Trainer and size -> the compiled functions of so many experts, made once."""
+        return functools.cache(lambda trainer, size: ExpertProgram(self.program(trainer), size))
 
 
 def copy_to(model_params: Params, memory: str) -> Params:
