@@ -119,9 +119,9 @@ def parse_topology(name: str) -> Machine:
         raise ConfigError(f"--topology: {name!r}; allowed: {', '.join(_examples(tpus))}")
     device = tpus[kind]
     slices = _SLICES[device.torus_axes]
-    if not re.fullmatch(r"\d+(x\d+)+", shape) or len(shape.split("x")) != device.torus_axes:
-        raise ConfigError(f"--topology: {name!r}; allowed: {kind}: with one of {', '.join(slices)}")
-    if device.torus_axes == 2 and shape not in slices:
+    is_shape = re.fullmatch(r"\d+(x\d+)+", shape) and shape.count("x") + 1 == device.torus_axes
+    # Of three axes there are more than those listed; libtpu knows them.
+    if not is_shape or (device.torus_axes == 2 and shape not in slices):
         raise ConfigError(f"--topology: {name!r}; allowed: {kind}: with one of {', '.join(slices)}")
     return Machine(device, _num_chips(shape), name)
 

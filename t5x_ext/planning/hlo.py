@@ -92,8 +92,7 @@ class Instruction:
 class Computation:
     """Instructions by name, in the order in which they run where the module is scheduled."""
 
-    def __init__(self, name: str, instructions: dict[str, Instruction]) -> None:
-        self.name = name
+    def __init__(self, instructions: dict[str, Instruction]) -> None:
         self.instructions = instructions
 
     def __getitem__(self, name: str) -> Instruction:
@@ -157,7 +156,7 @@ def parse(text: str) -> Module:
                 name, instructions = match.group(2), {}
                 entry = name if match.group(1) else entry
         elif line.startswith("}"):
-            computations[name], name = Computation(name, instructions), None
+            computations[name], name = Computation(instructions), None
         else:
             match = _INSTRUCTION.match(line)
             if match:

@@ -24,12 +24,10 @@ class Change:
     Attributes:
       settings: flags to give, such as --gin.NUM_MICROBATCHES=2.
       setup: the changed run, laid over the machine's devices.
-      machine: what it would run on.
     """
 
     settings: tuple[str, ...]
     setup: Setup
-    machine: Machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
                 settings.append(f"--gin.EXPERTS={mesh.expert}")
                 changed = dataclasses.replace(changed, experts=mesh.expert)
         if settings and divides(changed.on(machine)):
-            yield Change(tuple(settings), changed.on(machine), machine)
+            yield Change(tuple(settings), changed.on(machine))
 
 
 def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:

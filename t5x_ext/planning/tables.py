@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from t5x_ext.models.params import count_params
 from t5x_ext.planning import compiling
-from t5x_ext.planning.compiling import Compiled
 from t5x_ext.planning.devices import GIB, PRICE_SOURCE
 from t5x_ext.planning.plans import Plan
 from t5x_ext.planning.proposals import Proposal
@@ -28,7 +27,7 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     """
     parts = [head(plan), memory(plan)]
     if plan.train and plan.train.totals:
-        parts += [_costs(plan, plan.train), _time(plan)]
+        parts += [_costs(plan), _time(plan)]
     parts.append(verdict(plan, proposals))
     return "\n\n".join(parts)
 
@@ -77,8 +76,8 @@ def memory(plan: Plan) -> str:
     return align(rows)
 
 
-def _costs(plan: Plan, compiled: Compiled) -> str:
-    totals = compiled.totals
+def _costs(plan: Plan) -> str:
+    totals = plan.train.totals
     per_device = plan.model_flops / plan.machine.count
     rows = [
         ("a train step on each device", ""),
