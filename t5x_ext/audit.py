@@ -216,9 +216,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_json, as_text = json.dumps(result), audit_text.render(result)
         if args.out:
             out = Path(args.out)
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "audit.json").write_text(as_json + "\n", encoding="utf-8")
-            (out / "audit.txt").write_text(as_text + "\n", encoding="utf-8")
+            with errors.writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+                (out / "audit.json").write_text(as_json + "\n", encoding="utf-8")
+                (out / "audit.txt").write_text(as_text + "\n", encoding="utf-8")
         print(as_json if args.json else as_text)
 
     return errors.exit_status(call)

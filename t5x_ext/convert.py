@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from t5x_ext.checkpoints import hugging_face, open_source, t5x_layout, tensorstores, trees, writing
-from t5x_ext.checkpoints.directories import first_line
+from t5x_ext.checkpoints.directories import reason
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError, exit_status
 from t5x_ext.models import network
@@ -147,7 +147,9 @@ def _one_line(source: Source, destination: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{source.path} to {destination}: {first_line(error)}") from error
+        file = getattr(error, "filename", None)
+        why = f"{file}: {reason(error)}" if file else reason(error)
+        raise ConfigError(f"{source.path} to {destination}: {why}") from error
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 _MAX_CHARACTERS = 1200
 # What a disk may do to any command at any time.
@@ -66,6 +68,26 @@ def allow_only(field: str, value: object, allowed: object, advice: str) -> None:
     """
     if value != allowed:
         raise ConfigError(f"{field}: {value!r}; allowed: {allowed!r}: {advice}")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file, or directory, that its body writes, where that fails.
+
+    The operating system's own error does not: a full disk is noticed at a write, which knows a
+    number only.
+
+    Args:
+        path: What is written.
+
+    Raises:
+        ConfigError: If it cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"{os.fspath(path)}: cannot be written ({why})") from None
 
 
 def exit_status(call: Callable[[], object]) -> int:

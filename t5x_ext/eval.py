@@ -9,6 +9,7 @@ from pathlib import Path
 
 from t5x_ext import gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.errors import writing
 from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -89,7 +90,9 @@ def _evaluate_one(
         print("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
     if multihost.is_primary():
         write_predictions(path, rows)
-        (directory / f"scores{suffix}.json").write_text(json.dumps(scores, indent=1) + "\n")
+        summary = directory / f"scores{suffix}.json"
+        with writing(summary):
+            summary.write_text(json.dumps(scores, indent=1) + "\n")
     print(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
         print(f"{name:>12} {value:6.2f}")

@@ -101,10 +101,14 @@ def summarize_gin_config(model_dir: str, summary_writer: Any | None, step: int) 
         return
     text = operative_config()
     directory = epath.Path(model_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / f"{CONFIG_FILE}.{os.getpid()}.tmp"
-    unfinished.write_text(text)
-    unfinished.replace(directory / CONFIG_FILE)
+    with errors.writing(directory / CONFIG_FILE):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_text(text)
+            unfinished.replace(directory / CONFIG_FILE)
+        finally:
+            unfinished.unlink(missing_ok=True)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": gin.markdown(text)})
         summary_writer.flush()

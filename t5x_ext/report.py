@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, writing
 
 
 def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[s
     findings = content.find(read_study(study_dir), targets)
     study, grid = findings.study, findings.grids["rougeL"]
     out = Path(study_dir) / "report"
-    try:
+    with writing(out):
         out.mkdir(exist_ok=True)
         csv_files.write_results(out / "results.csv", study)
         csv_files.write_summary(out / "summary.csv", study, findings.grids)
@@ -52,8 +52,6 @@ def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[s
         document = content.build_document(findings)
         (out / "report.md").write_text(markdown.render(document), encoding="utf-8")
         (out / "index.html").write_text(html.render(document, out), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written ({error.strerror})") from None
     return content.summary(findings) | {"page": str(out / "index.html")}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_ext.errors import ConfigError, allow_only
+from t5x_ext.errors import ConfigError, allow_only, writing
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS
@@ -120,7 +120,8 @@ class JSONLogger:
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Appends the scores and writes the predictions."""
-        with (self._directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self._directory / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             for task, scores in task_scores(rows).items():
                 file.write(json.dumps({"step": step, "task": task, **scores}) + "\n")
         kept = rows[: self._write_n_results]

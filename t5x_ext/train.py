@@ -14,7 +14,7 @@ from mixtures.vocabularies import save_tokenizer
 from t5x_ext import gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, writing
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
@@ -154,7 +154,9 @@ def train(
     def write_down() -> None:
         summarize_config_fn(model_dir, None, 0)
         if multihost.is_primary():
-            save_tokenizer(model.output_vocabulary, os.path.join(model_dir, "tokenizer"))
+            directory = os.path.join(model_dir, "tokenizer")
+            with writing(directory):
+                save_tokenizer(model.output_vocabulary, directory)
 
     with jax.default_prng_impl("unsafe_rbg" if use_hardware_rng else "threefry2x32"):
         _, finished = run_training(

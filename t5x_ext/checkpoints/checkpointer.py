@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from t5x_ext.checkpoints.directories import (
     first_line,
     in_agreement,
     read_newest,
+    reason,
     saved_steps,
     write_manifest,
 )
@@ -227,14 +226,11 @@ class Checkpointer:
                     f"{what} (the directory was unmounted, moved or deleted); its checkpoints are"
                     " where it is now; the same command goes on from the last once it is back"
                 ) from error
-            code = re.search(r"os_error_code='(\d+)'", str(error))
-            number = int(code[1]) if code else getattr(error, "errno", None)
-            why = os.strerror(number) if number else first_line(error)
             steps = saved_steps(self._dir)
             kept = checkpoint_dir(self._dir, steps[0]).name if steps else "none"
             raise ConfigError(
-                f"{what} ({why}); the last good checkpoint is {kept}; the same command goes on"
-                " from it once there is room"
+                f"{what} ({reason(error)}); the last good checkpoint is {kept}; the same command"
+                " goes on from it once there is room"
             ) from error
 
     def _is_in_place(self) -> bool:

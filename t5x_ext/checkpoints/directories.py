@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -116,15 +118,19 @@ def read_newest(
             continue
         if damaged:
             names = ", ".join(path.name for path in damaged)
-            logger.warning(
-                "%s: %s cannot be read (%s); using %s",
-                model_dir, names, first_line(first_error), path.name,
-            )  # fmt: skip
+            why = first_line(first_error)
+            _warn_once(f"{model_dir}: {names} cannot be read ({why}); using {path.name}")
         return result, damaged
     raise ConfigError(
         f"{model_dir}: none of {len(damaged)} checkpoints can be read; the newest,"
         f" {damaged[0].name}: {first_line(first_error)}"
     )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A command opens a MODEL_DIR more than once: to look what is there, and to read it."""
+    logger.warning(message)
 
 
 def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
@@ -153,6 +159,13 @@ def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
         return result
 
     return read_together
+
+
+def reason(error: Exception) -> str:
+    """Why files could not be written, in one line; TensorStore says it at the end of a page."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(code[1]) if code else getattr(error, "errno", None)
+    return os.strerror(number) if number else first_line(error)
 
 
 def first_line(error: Any) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, writing
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,14 @@ def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) 
     """Writes rows in the order given; the file appears whole or not at all."""
     target = Path(path)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(row.to_json() + "\n" for row in rows)
-        temporary.replace(target)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(row.to_json() + "\n" for row in rows)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class PredictionLog:
@@ -134,11 +135,12 @@ class PredictionLog:
         self._partial = self.path.with_name(self.path.name + ".partial")
         header = json.dumps({"signature": signature, "rows": len(self._rows)})
         self._done, kept_bytes = self._read_partial(header)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("ab")
-        self._file.truncate(kept_bytes)
-        if not kept_bytes:
-            self._write_line(header)
+        with writing(self._partial):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("ab")
+            self._file.truncate(kept_bytes)
+            if not kept_bytes:
+                self._write_line(header)
 
     def _read_partial(self, header: str) -> tuple[dict[int, str], int]:
         """What an earlier run left: {row index: text}, and how many bytes of the file are sound."""
@@ -176,11 +178,12 @@ class PredictionLog:
 
     def append(self, predictions: Iterable[tuple[int, str]]) -> None:
         """Adds (row index, predicted text) pairs and hands them to the operating system."""
-        for index, text in predictions:
-            self._done[index] = text
-            entry = {"index": index, "prediction": text}
-            self._write_line(json.dumps(entry))
-        self._file.flush()
+        with writing(self._partial):
+            for index, text in predictions:
+                self._done[index] = text
+                entry = {"index": index, "prediction": text}
+                self._write_line(json.dumps(entry))
+            self._file.flush()
 
     def finish(self) -> list[Prediction]:
         """Writes the predictions file in input order, removes the partial one, returns the rows.
@@ -199,7 +202,8 @@ class PredictionLog:
 
     def close(self) -> None:
         """Closes the partial file and keeps it; a later run with the same signature goes on."""
-        self._file.close()
+        with writing(self._partial):  # what `append` could not write is tried once more
+            self._file.close()
 
     def __enter__(self) -> PredictionLog:
         return self

@@ -17,16 +17,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, writing
 from t5x_ext.studies.cells import Cell
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def cell_dir(study_dir: Path, cell: Cell) -> Path:

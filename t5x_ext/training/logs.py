@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, writing
 from t5x_ext.training.events import EventFile
 from t5x_ext.training.wandb_runs import WandbRun
 
@@ -42,12 +42,13 @@ class MetricLog:
             wandb_project: Project of Weights & Biases; None for none.
         """
         directory = Path(model_dir)
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / METRICS_FILE
-        if path.exists():
-            _drop_after(path, start_step)
-        self._jsonl = path.open("a", encoding="utf-8")
-        self._events = EventFile(directory, start_step)
+        with writing(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _drop_after(path, start_step)
+            self._jsonl = path.open("a", encoding="utf-8")
+            self._events = EventFile(directory, start_step)
         self._wandb = WandbRun(directory, wandb_project) if wandb_project else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

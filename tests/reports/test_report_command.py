@@ -262,3 +262,11 @@ def test_report_needs_neither_jax_nor_tensorflow():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_full_disk_is_named(study_dir, capsys):
+    (study_dir / "report").mkdir()
+    (study_dir / "report" / "results.csv").symlink_to("/dev/full")
+    assert report.main([str(study_dir)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: {study_dir / 'report'}: cannot be written (No space left on device)\n"
