@@ -145,10 +145,13 @@ def restore_each(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
-    from t5x_ext.checkpoints import fingerprint, load_meta, load_params, selection
-    from t5x_ext.data import datasets
+    from t5x_ext.checkpoints import load, open_source, selection
 
     paths = selection.select(restore_cfg)
+    for path in paths:
+        open_source(path)  # a wrong path is refused before the data, whose imports take long
+    from t5x_ext.data import datasets
+
     datasets.set_context(superni_cfg, model.output_vocabulary)
     examples = first_of_each_task(datasets.load_flat(dataset_cfg), num_examples)
     if not examples:
@@ -162,10 +165,10 @@ def restore_each(
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
     for path in paths:
-        params = load_params(path, abstract_params, restore_cfg.dtype)
+        params, source = load(path, abstract_params, restore_cfg.dtype)
         signature = json.dumps(
             {
-                "weights": fingerprint(path),
+                "weights": source.digest,
                 "prompts": prompts.hexdigest(),
                 "model": dataclasses.asdict(model.config),
                 "vocabulary": model.output_vocabulary.fingerprint,
@@ -175,6 +178,5 @@ def restore_each(
             }
         )
         multihost.check_same({"weights, prompts and settings": signature})
-        step = load_meta(path).get("step", 0)
-        yield Session(program, decoder, params, step, examples, dataset_cfg, signature)
+        yield Session(program, decoder, params, source.step, examples, dataset_cfg, signature)
         del params  # before the next checkpoint comes in

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from t5x_ext import multihost
-from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load_meta, load_params, selection
+from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
@@ -184,10 +184,9 @@ def _start(
         count = params.count_params(program.model.specs)
         _say(f"starting from random parameters ({count:,}), seed {random_seed}")
         return program.init_state(jax.random.key(random_seed)), _Carried(0)
-    initial = load_params(path, abstract.params)
-    step = load_meta(path).get("step", 0)
-    _say(f"starting from {path} (step {step}): parameters only, a new optimizer")
-    return program.state_from_params(initial, step), _Carried(step)
+    initial, source = load(path, abstract.params)
+    _say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
+    return program.state_from_params(initial, source.step), _Carried(source.step)
 
 
 def _say(line: str) -> None:

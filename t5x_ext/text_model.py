@@ -21,7 +21,7 @@ import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext.checkpoints import hugging_face, t5x_layout, trees, writing
-from t5x_ext.checkpoints.params import hash_params, load_params, open_source
+from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Greedy, Method
@@ -102,7 +102,7 @@ class Model:
         described = _described(config, vocabulary)
         described.check_vocabulary()
         wanted = abstract_params(described, partitioner)
-        params = load_params(path, wanted, dtype)
+        params, source = load(path, wanted, dtype)
         return cls(config, params, vocabulary, partitioner, source.path, source.step, source.meta)
 
     def generate(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -44,9 +45,11 @@ TRAIN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _bundled_data(monkeypatch) -> None:
-    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+@pytest.fixture(autouse=True, scope="module")
+def _bundled_data() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("SUPERNI_DIR", raising=False)
+        yield
 
 
 def losses(model_dir: Path) -> dict[int, float]:
@@ -128,6 +131,25 @@ def test_eval_and_infer_write_the_same_predictions(unbroken: Path, tmp_path: Pat
     by_task = [task["rougeL"] for task in written["by_task"].values()]
     assert written["over_tasks"]["rougeL"] == pytest.approx(sum(by_task) / len(by_task))
     assert f"{len(rows)} predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["eval", "infer"])
+def test_a_wrong_checkpoint_is_refused_before_tensorflow_is_loaded(
+    command: str, tmp_path: Path
+) -> None:
+    code = f"import sys; from t5x_ext import {command} as command; status = command.main()\n"
+    code += "assert not {'seqio', 'tensorflow'} & set(sys.modules); sys.exit(status)"
+    flags = [
+        *MODEL,
+        f"--gin_file=runs/{command}.gin",
+        f"--gin.CHECKPOINT_PATH='{tmp_path / 'gone'}'",
+        f"--gin.{command.upper()}_OUTPUT_DIR='{tmp_path / 'out'}'",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"error: checkpoint '{tmp_path / 'gone'}': no such directory\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     Checkpointer            a run's own checkpoints: MODEL_DIR/checkpoint_<step>/
     save_params/load_params parameters alone, for a new start (INITIAL_CHECKPOINT_PATH)
+    load                    the same, and what the checkpoint says of itself
     open_source             any checkpoint (ours, Hugging Face's, T5X's) as tensors read in slices
     fingerprint             a short hash that names a set of initial weights
     hash_values             a hash of every value of a checkpoint, optimizer included
@@ -17,6 +18,7 @@ from t5x_ext.checkpoints.checkpointer import Checkpointer, Restored
 from t5x_ext.checkpoints.params import (
     fingerprint,
     hash_values,
+    load,
     load_meta,
     load_params,
     open_source,
@@ -30,6 +32,7 @@ __all__ = [
     "Restored",
     "fingerprint",
     "hash_values",
+    "load",
     "load_meta",
     "load_params",
     "open_source",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -85,8 +85,19 @@ def open_source(path: str) -> Source:
     return _read_from(path, lambda source: source)
 
 
-def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
+class Loaded(NamedTuple):
+    """Parameters, and the checkpoint that they were read from."""
+
+    params: PyTree
+    source: Source
+
+
+def load(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> Loaded:
     """Reads parameters straight into their placement; each process reads what its devices hold.
+
+    Of a MODEL_DIR, the newest checkpoint whose values can be read. `open_source` reads no value,
+    and may open a newer one that is damaged: what is said of the parameters, such as their step,
+    has to come from the source that is returned.
 
     With `wanted`, all processes of a run have to call it.
 
@@ -98,21 +109,26 @@ def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = Non
         dtype: Dtype for floating-point parameters instead ("float32", "bfloat16").
 
     Returns:
-        The parameters, in the structure of `wanted`.
+        The parameters, in the structure of `wanted`, and where they are from.
 
     Raises:
         ConfigError: If there is no checkpoint, or it is damaged, or it holds other tensors.
     """
     trees.check_dtype(dtype, "RestoreCheckpointConfig.dtype")
 
-    def read(source: Source) -> PyTree:
-        return _read_params(source, wanted, dtype)
+    def read(source: Source) -> Loaded:
+        return Loaded(_read_params(source, wanted, dtype), source)
 
     return _read_from(path, read, together=wanted is not None)
 
 
+def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
+    """The parameters that `load` reads."""
+    return load(path, wanted, dtype).params
+
+
 def load_meta(path: str) -> dict[str, Any]:
-    """Reads the `meta` of the checkpoint that `load_params` would choose for the same path."""
+    """Reads the `meta` of the checkpoint that `open_source` opens."""
     return dict(open_source(path).meta)
 
 

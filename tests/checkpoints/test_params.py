@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_ext.checkpoints import Checkpointer, fingerprint, load_meta, load_params, save_params
+from t5x_ext.checkpoints import (
+    Checkpointer,
+    fingerprint,
+    load,
+    load_meta,
+    load_params,
+    open_source,
+    save_params,
+)
 from t5x_ext.errors import ConfigError
 
 
@@ -61,12 +69,27 @@ def test_a_damaged_newest_checkpoint_is_passed_over_but_left_in_place(tmp_path, 
     make_run(tmp_path, [1, 2])
     shutil.rmtree(tmp_path / "checkpoint_2" / "state")
     assert_same(load_params(str(tmp_path), jax.eval_shape(make_params)), make_params(1))
-    assert len(caplog.records) == 1
     assert load_meta(str(tmp_path)) == {"at": 1}
+    assert len(caplog.records) == 1
     assert (tmp_path / "checkpoint_2").is_dir()
     shutil.rmtree(tmp_path / "checkpoint_1" / "state" / "d")
     with pytest.raises(ConfigError, match="checkpoint_1 cannot be read"):
         load_params(str(tmp_path / "checkpoint_1"), jax.eval_shape(make_params))
+
+
+def test_parameters_and_what_is_said_of_them_are_of_one_checkpoint(tmp_path):
+    """Values that cannot be unpacked are noticed when they are read, not before."""
+    values = [{"kernel": jax.random.normal(jax.random.key(step), (64, 64))} for step in range(3)]
+    with Checkpointer(str(tmp_path)) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, {"params": values[step]}, {}, {"step": step}, force=True)
+    files = [path for path in (tmp_path / "checkpoint_2").rglob("d/*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes().replace(bytes.fromhex("28b52ffd"), b"zstd"))
+    assert open_source(str(tmp_path)).step == 2
+    loaded = load(str(tmp_path))
+    assert_same(loaded.params, jax.tree.map(np.asarray, values[1]))
+    assert loaded.source.step == 1
 
 
 def test_without_a_wanted_tree_everything_is_read_to_the_host(tmp_path):
