@@ -13,6 +13,7 @@ the test track.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -103,9 +104,7 @@ def _open_source(
 ) -> tuple[tuple[str, ...], _ReadRows]:
     """The splits of a source, and a function that reads one."""
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise DataError(f"data file '{source}' not found; allowed: a .jsonl or .json file")
+        path = _existing(source, "a .jsonl or .json file")
         if path.suffix == ".json":
             return SPLITS, lambda context, split: _read_task_split(path, context, split)
         source = _files_of_splits(path)
@@ -123,9 +122,7 @@ def _open_source(
 def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
     """Reads a file when it is called; rows from Python are checked at once."""
     if isinstance(rows_or_file, str | os.PathLike):
-        path = Path(rows_or_file).expanduser()
-        if not path.is_file():
-            raise DataError(f"data file '{rows_or_file}' not found; allowed: a .jsonl file")
+        path = _existing(rows_or_file, "a .jsonl file")
         return lambda: read_jsonl(path)
     found = []
     for index, value in enumerate(rows_or_file):
@@ -137,6 +134,16 @@ def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
         found.append(value)
     checked = _checked(found, f"task '{name}'")
     return lambda: checked
+
+
+def _existing(file: str | os.PathLike[str], allowed: str) -> Path:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise DataError(f"data file '{file}' not found{hint}; allowed: {allowed}")
+    return path
 
 
 def _within_budget(found: Sequence[Row], budget: str, context: Context) -> list[Row]:

@@ -189,8 +189,12 @@ def parse_json(text: str, where: str, allowed: str) -> Any:
         return json.loads(text, object_pairs_hook=make_object)
     except DataError:
         raise
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} " if "\n" in text else ""  # else `where` has it
+        why = f"{error.msg}: {line}column {error.colno}"
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}); allowed: {allowed}") from None
+        why = str(error)
+    raise DataError(f"{where}: not JSON ({why}); allowed: {allowed}")
 
 
 class _Fields:

@@ -87,7 +87,7 @@ def run_training(
       meta: JSON kept with every checkpoint.
       stats_period: steps between progress lines and logged metrics.
       evaluation: what to evaluate.
-      on_start: called once the directory is this run's own.
+      on_start: called once the directory is this run's own and the start has been restored.
       hooks: called after every step, before saving; where one answers True, the run ends. With
         several processes all have to answer the same.
       actions: see `training.actions.BaseAction`.
@@ -112,8 +112,8 @@ def run_training(
         return interrupted
 
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
-        on_start()
         state, carried = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
+        on_start()
         first, last = int(state.step), last_step(carried.initial_step)
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         meta = meta | {

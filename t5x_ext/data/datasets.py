@@ -36,11 +36,13 @@ def load(cfg: DatasetConfig) -> list[Member]:
     """Loads and tokenises the examples a config asks for, task by task.
 
     Raises:
-      ConfigError: a task was registered with another vocabulary than the model's; see also
-        `load_mixture`.
+      ConfigError: there is no such split, or a task was registered with another vocabulary than
+        the model's; see also `load_mixture`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
     name = resolve(cfg)
+    if not has_split(cfg):
+        raise ConfigError(f"{cfg.mixture_or_task_name}: no split {cfg.split!r}; {_splits_of(cfg)}")
     _check_vocabularies(name)
     lengths = cfg.task_feature_lengths or _UNLIMITED
     return load_mixture(name, cfg.split, lengths, cfg.use_cached)
@@ -59,6 +61,12 @@ def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConf
 def has_split(cfg: DatasetConfig) -> bool:
     """Whether the data of a config has the split it names."""
     return cfg.split in seqio.get_mixture_or_task(resolve(cfg)).splits
+
+
+def _splits_of(cfg: DatasetConfig) -> str:
+    allowed = ", ".join(sorted(seqio.get_mixture_or_task(resolve(cfg)).splits))
+    own, is_own, _ = cfg.mixture_or_task_name.rpartition(".jsonl")
+    return f"allowed: {allowed}" + (f"; it would be {own}.{cfg.split}.jsonl" if is_own else "")
 
 
 def resolve(cfg: DatasetConfig) -> str:

@@ -152,7 +152,7 @@ def test_budgets_hold_for_each_task_of_a_file_and_nest(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not JSON"),
+        ("{", r"line 2: not JSON \(Expecting property name .*: column 2\)"),
         ("[]", "line 2: not an object"),
         ('{"input": "a", "input": "b"}', "line 2: key 'input' occurs 2 times in one object"),
         (LINE | {"output": []}, r"line 2: field 'output': \[\]; allowed: a string or a list"),

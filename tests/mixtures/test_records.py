@@ -132,8 +132,8 @@ def test_repeated_id(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not JSON (Expecting value: line 1 column 1"),
-        (b'{"Definition": [', "not JSON (Expecting value: line 1 column 17"),
+        (b"", "not JSON (Expecting value: column 1)"),
+        (b'{"Definition": [', "not JSON (Expecting value: column 17)"),
         (b"[]", "the file is a list; allowed: one JSON object"),
         (b"null", "the file is null; allowed: one JSON object"),
         (b'{"Definition": ["\xff"]}', "not UTF-8 at byte 17; allowed: UTF-8 text"),
