@@ -133,10 +133,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("out", metavar="OUT.model", help="the SentencePiece file to write")
     parser.add_argument(
-        "--data_dir", help="release directory; default: $SUPERNI_DIR, else the bundled suite"
+        "--data_dir",
+        metavar="DIR",
+        help="task files (default: $SUPERNI_DIR, else the bundled suite)",
     )
     parser.add_argument(
-        "--vocab_size", type=int, default=4000, help="number of pieces (default: %(default)s)"
+        "--vocab_size",
+        type=int,
+        default=4000,
+        metavar="N",
+        help="number of pieces (default: %(default)s)",
     )
     flags = parser.parse_args(argv)
     try:

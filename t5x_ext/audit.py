@@ -196,10 +196,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--mixture", action="append", default=[], metavar="NAME",
-        help="what MIXTURE_OR_TASK_NAME takes; repeat it for several")  # fmt: skip
-    add("--data_dir", metavar="DIR", help="default: $SUPERNI_DIR, else the bundled suite")
-    add("--vocabulary", metavar="PATH", help="SentencePiece file or model directory; else bundled")
-    add("--limits", metavar="LIST", help="tokens to try, such as 512,1024 or 512/64,1024/128")
+        help="a scope, task, file or SeqIO name; repeat it for several")  # fmt: skip
+    add(
+        "--data_dir",
+        metavar="DIR",
+        help="task files (default: $SUPERNI_DIR, else the bundled suite)",
+    )
+    add(
+        "--vocabulary",
+        metavar="PATH",
+        help="SentencePiece file or model directory (default: the bundled one)",
+    )
+    add(
+        "--limits",
+        metavar="LIST",
+        help="tokens of inputs, or inputs/targets, to try: 512,1024 or 512/64,1024/128",
+    )
     add("--json", action="store_true", help="print one JSON object instead")
     add("--out", metavar="DIR", help="also write audit.json and audit.txt there")
     return parser

@@ -63,6 +63,7 @@ def _usage() -> str:
     return "\n".join(
         ["usage: t5x_ext COMMAND ...", "", "commands:", *lines, "",
          "t5x_ext COMMAND --help         what a command takes, with an example",
+         "t5x_ext --version              the version",
          "source <(t5x_ext completion)   completes commands in bash"]
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ import argparse
 import functools
 import importlib
 import inspect
+import itertools
 import linecache
 import os
 import sys
@@ -266,22 +267,26 @@ def _parser(command: Callable[..., Any], gin_file: str, with_help: bool) -> argp
 
 
 def _epilog(name: str, gin_file: str) -> str:
-    """Lists the macros that a shipped run file leaves open, with their comments there."""
-    bindings = list(read_file(gin_file, [str(_PACKAGES), str(_SHIPPED)]).bindings())
+    """A shipped run file's first comment, and the macros it leaves open with theirs."""
+    source = read_file(gin_file, [str(_PACKAGES), str(_SHIPPED)])
+    bindings = list(source.bindings())
     macros = {item.name: item for item in bindings if item.is_macro}
-    lines = [f"macros that must be set with {gin_file}:"]
+    lines = [f"{source.path}:"]
+    for line in itertools.takewhile(lambda line: line[0] == "#", linecache.getlines(source.path)):
+        lines.append(f" {line[1:]}".rstrip())
+    lines += ["", "macros that must be set with it:"]
     used = {s.name for item in bindings for s in symbols(item.value) if isinstance(s, Macro)}
     for macro in sorted(used - set(macros) - set(checks.REQUIRED_NAMES)):
         lines.append(f"  {macro:<24}by one more gin file, or on the command line")
-    example = f"--gin_file={gin_file}"
+    example = [f"--gin_file={gin_file}"]
     if "MODEL" in used - set(macros):
-        example = f"--gin_file=models/t5_1_1_small.gin {example}"
+        example.insert(0, "--gin_file=models/t5_1_1_small.gin")
     for item in macros.values():
         if item.is_required:
             path, _, line = item.place.rpartition(":")
             comment = linecache.getline(path, int(line)).partition("#")[2].strip()
             lines.append(f"  {item.name:<24}{comment}".rstrip())
-            example += f" --gin.{item.name}=..."
+            example.append(f"--gin.{item.name}=...")
     lines += ["", "example (strings keep their quotes: --gin.MODEL_DIR='\"runs/model\"'):"]
-    lines.append(f"  t5x_ext {name} {example}")
+    lines.append(f"  t5x_ext {name} " + " \\\n      ".join(example))
     return "\n".join(lines)

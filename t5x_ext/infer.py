@@ -101,7 +101,9 @@ def _rows(session: Session, mode: str, path: Path, checkpoint_period: int) -> li
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shard_id", type=int, metavar="I", help="wins over infer.shard_id")
+    parser.add_argument(
+        "--shard_id", type=int, metavar="I", help="decode part I, from 0, of infer.num_shards"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

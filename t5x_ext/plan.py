@@ -139,15 +139,17 @@ def _parser() -> argparse.ArgumentParser:
     machine = parser.add_mutually_exclusive_group(required=True)
     machine.add_argument("--topology", metavar="NAME", help="a TPU slice, such as v5e:4x4")
     machine.add_argument("--devices", metavar="NxNAME", help="GPUs of one node, such as 8xH200")
-    add("--price_per_chip_hour", type=float, metavar="DOLLARS", help="not the built-in price")
+    add(
+        "--price_per_chip_hour", type=float, metavar="DOLLARS", help="instead of the built-in price"
+    )
     add("--start_secs", type=float, metavar="SECONDS",
-        help="of a study: what a process of its own takes before its first step "
+        help="of a study: how long a process takes to start, where each model has its own "
         "(default: as long as compiling takes here)")  # fmt: skip
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
     add("--proposals", type=int, default=_PROPOSALS, metavar="N",
-        help="changes to find where it does not fit (default: %(default)s, 0: none)")  # fmt: skip
+        help="propose N changes where the run does not fit (default: %(default)s)")  # fmt: skip
     add("--max_compiles", type=int, default=_MAX_COMPILES, metavar="N",
-        help="changes to try for them (default: %(default)s)")  # fmt: skip
+        help="compile N changes at most to find them (default: %(default)s)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object instead")
     return parser
 

@@ -2,7 +2,8 @@
 
     python -m t5x_ext.score predictions.jsonl --by task,category
 
-The scores are a pure function of the file; a malformed line is refused with its number and field.
+The same file gives the same scores, intervals included. A malformed line is refused with its number
+and field.
 """
 
 from __future__ import annotations
@@ -91,10 +92,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("predictions", help="predictions file (JSONL) written by infer or a study")
-    parser.add_argument("--by", default="", help="task, category or both: task,category")
+    parser.add_argument(
+        "predictions", help="predictions file (JSONL) written by eval, infer or a study"
+    )
+    parser.add_argument(
+        "--by", default="", metavar="FIELDS", help="also by task, category or both: task,category"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.add_argument("--out", help="write the predictions with a score per row to this file")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the predictions with a score per row to this file"
+    )
     return parser
 
 

@@ -227,7 +227,9 @@ def _cost(made: Path) -> dict[str, float]:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts of the cells")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="run part I, from 1, of N parts of the cells"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

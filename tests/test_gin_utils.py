@@ -465,4 +465,4 @@ def test_help_lists_what_must_be_set(project):
     assert "MODEL_DIR where checkpoints go" in lines and "TRAIN_STEPS" in lines
     assert "MODEL by one more gin file, or on the command line" in lines
     assert not any(line.startswith("MODULE") for line in lines)
-    assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in lines[-1]
+    assert lines[-2:] == ["--gin.MODEL_DIR=... \\", "--gin.TRAIN_STEPS=..."]
