@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import mixtures
 from mixtures.errors import DataError
 from mixtures.names import find_scope
 from mixtures.own_data import read_jsonl
 from mixtures.release import Release
+from t5x_ext import audit
+from t5x_ext.configs import DatasetConfig
+from t5x_ext.data import datasets
 
 TASKS = int(os.environ.get("TASKS", "10000"))
+
+
+@pytest.fixture(autouse=True)
+def _default_data() -> Iterator[None]:
+    yield
+    mixtures.configure()
 
 
 def make_release(directory: Path, count: int) -> None:
@@ -31,7 +43,7 @@ def make_release(directory: Path, count: int) -> None:
             "Definition": ["Copy."],
             "Positive Examples": [],
             "Negative Examples": [],
-            "Instances": [{"id": f"{name}-0", "input": "a", "output": ["a"]}],
+            "Instances": [{"id": f"{name}-0", "input": f"say {number}", "output": ["a"]}],
         }
         (directory / "tasks" / f"{name}.json").write_text(json.dumps(task))
     (lists / "train_tasks.txt").write_text("\n".join(names[: count // 2]))
@@ -53,6 +65,33 @@ def test_very_many_tiny_tasks_are_all_there(tmp_path: Path) -> None:
     print(f"\n{TASKS} tasks in {seconds:.1f} s")
     # About 0.1 ms a task on an idle machine.
     assert seconds < 10 + TASKS / 500
+
+
+def test_very_many_tiny_tasks_are_read_and_audited_and_a_bad_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    count = TASKS // 5
+    make_release(tmp_path, count)
+    mixtures.configure(data_dir=str(tmp_path))
+    lengths = {"inputs": 64, "targets": 16}
+    cfg = DatasetConfig("pretune", lengths, "train", 16, prompt="tk.def")
+    audited = ["--mixture=pretune", f"--data_dir={tmp_path}", "--json"]
+    path = tmp_path / "tasks" / f"task{count // 4:06d}.json"
+    sound = path.read_text()
+
+    path.write_text(sound.replace('["a"]', "[]"))
+    message = f"{path}: field 'Instances[0].output': empty list; allowed: a list of 1 or more"
+    with pytest.raises(DataError, match=re.escape(message)):
+        datasets.load(cfg)
+    assert audit.main(audited) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+    path.write_text(sound)
+    ids = [example.id for member in datasets.load(cfg) for example in member.examples]
+    assert ids == [f"task{number:06d}-0" for number in range(count // 2)]
+    assert audit.main(audited) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["tasks"]) == count // 2 and found["shared_inputs"] == []
 
 
 def test_a_repeated_id_is_found_among_many_rows(tmp_path: Path) -> None:
