@@ -83,6 +83,16 @@ command("occurs 2 times", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/repeated.js
 command("RANDOM_SEED", *WHOLE, "--gin.DETERMINISTIC=True", "--gin.RANDOM_SEED=None")
 command("holds no checkpoint", "inspect", "{tmp}")
 command("do not match the model", *WHOLE, "--gin.INITIAL_CHECKPOINT_PATH='{tmp}/checkpoints/hf'")
+command(
+    ": cannot be written (",
+    "infer",
+    "--gin_file=models/t5_1_1_tiny.gin",
+    "--gin_file=runs/infer.gin",
+    "--gin.CHECKPOINT_PATH='{tmp}/checkpoints/own'",
+    "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+    "--gin.TASK_FEATURE_LENGTHS=None",
+    "--gin.INFER_OUTPUT_DIR='{tmp}/rows.jsonl/predictions'",
+)
 command("cannot be written to", *WHOLE, "--gin.MODEL_DIR='{tmp}/rows.jsonl/run'")
 
 
