@@ -29,7 +29,7 @@ $(STAMP): setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found on PATH; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@echo "[setup 1/3] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@echo "[setup 2/3] installing the tested set from constraints.txt (about 1 GB, a few minutes)"
+	@echo "[setup 2/3] installing the tested set from constraints.txt (downloads about 1 GB, takes a few minutes)"
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
 	@echo "[setup 3/3] checking that the installed versions agree"
 	@$(VENV)/bin/python -m pip check --disable-pip-version-check

@@ -3,7 +3,7 @@
     python docs/examples/tune_my_jsonl.py runs/kinds
 
 Writes the rows, then the run: runs/kinds holds its checkpoint, metrics and vocabulary, and
-docs/examples/generate.py can use it. Twenty seconds on two CPU cores.
+docs/examples/generate.py can use it. Half a minute on two CPU cores.
 """
 
 from __future__ import annotations
