@@ -139,9 +139,9 @@ def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
 def _existing(file: str | os.PathLike[str], allowed: str) -> Path:
     path = Path(file).expanduser()
     if not path.is_file():
-        beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        beside = [other.stem for other in path.parent.glob(f"*{path.suffix}")]
+        near = difflib.get_close_matches(path.stem, beside, n=1)
+        hint = f" (did you mean '{near[0]}{path.suffix}'?)" if near else ""
         raise DataError(f"data file '{file}' not found{hint}; allowed: {allowed}")
     return path
 

@@ -178,6 +178,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
     assert train.main([*TRAIN, f"--gin.MODEL_DIR='{tmp_path / 'run'}'", *arguments]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1] and lines[-1].startswith("error: ")
+    assert not (tmp_path / "run" / "config.gin").exists()
 
 
 @pytest.mark.slow
@@ -208,6 +209,12 @@ def test_a_single_file_of_ones_own_trains_without_held_out_data(tmp_path: Path, 
     assert train.main([*arguments, f"--gin.MODEL_DIR='{model_dir}'", "--gin.TRAIN_EPOCHS=2"]) == 0
     assert "mine.jsonl: no validation split" in capsys.readouterr().out
     assert losses(model_dir)
+    arguments = [*MODEL, "--gin_file=runs/eval.gin", f"--gin.MIXTURE_OR_TASK_NAME='{own}'"]
+    arguments += [f"--gin.CHECKPOINT_PATH='{model_dir}'", f"--gin.EVAL_OUTPUT_DIR='{tmp_path}'"]
+    assert eval_script.main(arguments) == 1
+    (*_, line) = capsys.readouterr().err.splitlines()
+    assert f"{own}: no split 'test'; allowed: train; it would be" in line
+    assert line.endswith(f"{tmp_path}/mine.test.jsonl")
 
 
 def test_a_task_with_another_vocabulary_is_refused(tmp_path: Path, capsys) -> None:

@@ -16,13 +16,11 @@ def select(restore: RestoreCheckpointConfig) -> list[str]:
     where the newest is damaged.
 
     Raises:
-      ConfigError: a path is not there, or does not fit the mode.
+      ConfigError: a path does not fit the mode.
     """
     chosen = []
     for path in restore.paths:
         directory = epath.Path(path).expanduser().absolute()
-        if not directory.exists():
-            raise ConfigError(f"checkpoint {path!r}: no such directory")
         steps = saved_steps(directory)
         if restore.mode == "specific" and steps:
             raise ConfigError(

@@ -181,6 +181,7 @@ def test_wrong_registrations_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no row"):
         read_jsonl(tmp_path / "empty.jsonl")
     mixtures.register("taken_name", [LINE])
+    (tmp_path / "now.jsonl").touch()
     for call, message in (
         (lambda: mixtures.register("taken_name", [LINE]), "'taken_name' is registered already"),
         (lambda: mixtures.register("a/b", [LINE]), "name 'a/b'; allowed: letters"),
@@ -189,7 +190,7 @@ def test_wrong_registrations_are_refused(tmp_path):
         (lambda: mixtures.register("x2", [LINE], budget="few"), "budget 'few'"),
         (lambda: mixtures.register("x3", {"dev": [LINE]}), "split 'dev'; allowed: train"),
         (lambda: mixtures.register("x4", [{"input": "a"}]), "task 'x4': row 0: field 'output'"),
-        (lambda: mixtures.register("x5", tmp_path / "no.jsonl"), "data file .* not found"),
+        (lambda: mixtures.register("x5", tmp_path / "other.jsonl"), "data file .* not found; "),
         (
             lambda: mixtures.register("x6", [Row("t", "", "1", "d", "i", (), (), ())]),
             r"task 'x6': row 0: field 'references': \(\); allowed: one or more strings",
@@ -200,7 +201,10 @@ def test_wrong_registrations_are_refused(tmp_path):
             ),
             "task 'x7': row 0: field 'example explanation': missing",
         ),
-        (lambda: mixtures.resolve(str(tmp_path / "no.jsonl")), "data file .* not found"),
+        (
+            lambda: mixtures.resolve(str(tmp_path / "no.jsonl")),
+            r"data file .* not found \(did you mean 'now.jsonl'\?\)",
+        ),
     ):
         with pytest.raises(DataError, match=message) as caught:
             call()
