@@ -66,14 +66,14 @@ def _to_dict(group: aggregate.Group) -> dict[str, object]:
 
 def _table(title: str, groups: dict[str, dict]) -> str:
     width = max(len(title), *(len(name) for name in groups))
-    head = f"{title:<{width}}  {'n':>6}" + "".join(f"  {_TITLES[m]:>22}" for m in METRICS)
+    head = f"{title:<{width}}  {'n':>6}" + "".join(f"  {_TITLES[m]:>23}" for m in METRICS)
     lines = [head, "-" * len(head)]
     for name, group in groups.items():
         cells = (
             "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**group["means"][metric])
             for metric in METRICS
         )
-        row = f"{name:<{width}}  {group['n']:>6}" + "".join(f"  {cell:>22}" for cell in cells)
+        row = f"{name:<{width}}  {group['n']:>6}" + "".join(f"  {cell:>23}" for cell in cells)
         lines.append(row)
     return "\n".join(lines)
 
