@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)
     "tensorstore>=0.1.80,<0.2",  # reads and writes arrays of checkpoints piece by piece
     "msgpack>=1.0,<2",  # the index of T5X's checkpoints
+    "filelock>=3.16,<5",  # JAX bounds the kept compilations with it, and keeps none without
     "ml_dtypes>=0.5,<0.7",  # bfloat16 for NumPy
     "numpy>=2.0,<3",  # the floor of jax 0.10
     "seqio>=0.0.20,<0.1",  # our names hook its registries, which only 0.0.20 was checked for

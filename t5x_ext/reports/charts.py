@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from t5x_ext.reports.document import Chart, Line, Mark, Panel
-from t5x_ext.reports.looks import SETTING_TITLES, BudgetAxis, budget_axis, looks_of
+from t5x_ext.reports.looks import BudgetAxis, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
-from t5x_ext.reports.study_files import SETTINGS, Study
+from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Study
 
 ALL_TASKS = ""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5x_ext.metrics.aggregate import Interval
 from t5x_ext.reports.score_grid import Point, ScoreGrid
-from t5x_ext.reports.study_files import SETTINGS, Arm, Study
+from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Arm, Study
 
 # With fewer tasks, resampling them says too little: four of four positive has p = 1/16.
 MIN_TASKS = 5
@@ -139,7 +139,7 @@ def _sentence(comparison: Comparison) -> str:
         "to conclude anything, from",
     }[comparison.verdict]
     return (
-        f"{comparison.arm.setting}, {budgets_phrase(comparison.budgets)}: "
+        f"{SETTING_TITLES[comparison.arm.setting]}, {budgets_phrase(comparison.budgets)}: "
         f"“{comparison.arm.label}” {found} “{comparison.baseline.label}” (95 % interval "
         f"{signed(difference.low)} to {signed(difference.high)}; {comparison.tasks} tasks, "
         f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''})."

@@ -220,6 +220,11 @@ def _notes(study: Study) -> list[Block]:
         leaks or Paragraph(no_leak),
         short or Paragraph("Every task had as many training rows as each budget asked for."),
         cut or Paragraph("No prompt was longer than the length limit."),
+        Paragraph(
+            "Each starting model was tuned once, and all models at one learning rate. The "
+            "intervals hold the spread of tasks, subsets and order, but not the luck of a start, "
+            "and another rate may suit another start better."
+        ),
     ]
 
 

@@ -15,8 +15,6 @@ from t5x_ext.reports.study_files import Study
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-SETTING_TITLES = {"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}
-
 
 @dataclass(frozen=True)
 class Look:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from t5x_ext.reports.comparisons import Comparison, budget_text, budgets_phrase
-from t5x_ext.reports.looks import SETTING_TITLES, BudgetAxis, Look, budget_axis, looks_of
+from t5x_ext.reports.looks import BudgetAxis, Look, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
-from t5x_ext.reports.study_files import SETTINGS, Arm, Study
+from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Arm, Study
 
 _INK, _FAINT = "#222b36", "#d9dee5"
 _STYLE: dict[Any, Any] = {

@@ -21,6 +21,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.scoring import METRICS
 
 SETTINGS = ("STL", "MTL")
+SETTING_TITLES = {"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}
 ZERO_SHOT = "n0"
 
 
