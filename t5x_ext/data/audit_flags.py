@@ -38,7 +38,7 @@ class Flag:
 
     Attributes:
         kind: a key of KINDS.
-        subject: the task, pair of tasks or source it is about.
+        subject: the task, tasks (the first of them) or source it is about.
         text: the finding, in one line.
         weight: for ordering among flags of one kind; larger is worse.
     """
@@ -58,12 +58,12 @@ def find_flags(
     flags = [flag for task in tasks for flag in _task_flags(task)]
     for shared in shared_inputs:
         if shared.tested_and_trained:
-            text = f"{shared.tested_and_trained} inputs tested in one and trained on in the other"
-            subject = " and ".join(shared.tasks)
+            text = f"{shared.tested_and_trained} inputs tested in one and trained on in another"
+            subject = first_names(shared.tasks)
             flags.append(Flag("shared inputs", subject, text, shared.tested_and_trained))
     for same in shared_sources:
         names = same.train_tasks + same.test_tasks
-        text = f"train: {_some(same.train_tasks)}; test: {_some(same.test_tasks)}"
+        text = f"train: {first_names(same.train_tasks)}; test: {first_names(same.test_tasks)}"
         flags.append(Flag("same source", same.source, text, len(names)))
     order = list(KINDS)
     return sorted(flags, key=lambda flag: (order.index(flag.kind), -flag.weight))
@@ -134,7 +134,8 @@ def percent(share: float) -> str:
     return f"{100 * share:.{0 if share == 0 or share >= 0.1 else 1}f}%"
 
 
-def _some(names: Sequence[str], count: int = 3) -> str:
+def first_names(names: Sequence[str], count: int = 3) -> str:
+    """Some names as a line shows them: the first ones, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
 

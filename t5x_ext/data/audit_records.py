@@ -138,15 +138,19 @@ class TaskAudit:
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """Two tasks that ask about the same inputs, case and punctuation aside.
+    """Two or more tasks that ask about the same inputs, case and punctuation aside.
+
+    An input counts once, for all the tasks that have it: what two tasks share with a third is told
+    apart from what they share alone. A count per pair would grow with the square of the tasks.
 
     Attributes:
-        tasks: their names.
-        inputs: distinct inputs that both have.
-        tested_and_trained: how many of these are a test row of one and a train row of the other.
+        tasks: their names, the audited ones first.
+        inputs: distinct inputs that all of these tasks have, and no other task.
+        tested_and_trained: how many of these are a test row of one and a train row of another, one
+            of the two audited.
     """
 
-    tasks: tuple[str, str]
+    tasks: tuple[str, ...]
     inputs: int
     tested_and_trained: int
 

@@ -10,11 +10,13 @@ from typing import Any
 import seqio
 
 import mixtures
+from mixtures.errors import warn_once
 from mixtures.names import PREFIX, find_scope, parse_name
 from mixtures.prompts import get_prompt
 from mixtures.records import Row, rows
 from mixtures.splits import TRACKS, split_instances
 from mixtures.tasks import task_rows
+from t5x_ext.data.audit_flags import first_names
 from t5x_ext.data.audit_records import TaskRows
 from t5x_ext.data.examples import load_mixture
 
@@ -36,14 +38,24 @@ def load_rows(name: str) -> list[TaskRows]:
 
 
 def load_others(names: Collection[str]) -> list[TaskRows]:
-    """All tasks of the data directory but those named, with all their training rows."""
+    """All tasks of the data directory but those named, with all their training rows.
+
+    Those without any are told in one line; a task that is audited gets a flag instead.
+    """
     store = mixtures.current_context().store
-    return [
+    others = [
         _superni_rows(task, track, "ql.io", "all")
         for track in TRACKS
         for task in store.names(track)
         if task not in names
     ]
+    untrained = [task.name for task in others if not task.train]
+    if untrained:
+        warn_once(
+            f"no training rows in {len(untrained)} of the {len(others)} tasks that are not "
+            f"audited: {first_names(untrained)}"
+        )
+    return others
 
 
 def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:
@@ -56,7 +68,8 @@ def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:
         track=track,
         sources=record.sources,
         render=get_prompt(prompt).render,
-        train=tuple(task_rows(context, task, track, "train", budget)),
+        # The budget would log a line for every task without any.
+        train=tuple(task_rows(context, task, track, "train", budget)) if splits.train else (),
         validation=tuple(rows(record, splits.validation)),
         test=tuple(rows(record, splits.test)),
         leaked=splits.leaked,

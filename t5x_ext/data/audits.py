@@ -10,7 +10,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 
@@ -171,31 +170,32 @@ def count_repeated(task: TaskRows, key: Callable[[str], str] = str) -> int:
 
 
 def shared_inputs(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[SharedInputs]:
-    """Pairs of tasks with inputs in common, those with trained test rows first.
+    """Groups of tasks with inputs in common, those with most trained test rows first.
+
+    The groups together name no more tasks than there are rows.
 
     Args:
         tasks: tasks to compare, each once.
-        audited: names of tasks; a pair without any of them is left out.
+        audited: names of tasks; a group without any of them is left out.
     """
+    chosen = set(audited)
     # input -> task -> splits in which the task has it
     places: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for task in tasks:
         for split in ("train", "validation", "test"):
             for row in getattr(task, split):
                 places[fold(row.input)][task.name].add(split)
-    inputs: Counter[tuple[str, str]] = Counter()
-    leaks: Counter[tuple[str, str]] = Counter()
+    inputs: Counter[tuple[str, ...]] = Counter()
+    leaks: Counter[tuple[str, ...]] = Counter()
     for splits in places.values():
-        for first, second in combinations(splits, 2):
-            if first not in audited and second not in audited:
-                continue
-            pair = (first, second)
-            inputs[pair] += 1
-            leaks[pair] += any(
-                "test" in splits[tested] and "train" in splits[trained]
-                for tested, trained in (pair, pair[::-1])
-            )
-    found = [SharedInputs(pair, count, leaks[pair]) for pair, count in inputs.items()]
+        if len(splits) == 1 or chosen.isdisjoint(splits):
+            continue
+        tested = {name for name in splits if "test" in splits[name]}
+        trained = {name for name in splits if "train" in splits[name]}
+        group = tuple(sorted(splits, key=lambda name: name not in chosen))
+        inputs[group] += 1
+        leaks[group] += _differ(tested & chosen, trained) or _differ(tested, trained & chosen)
+    found = [SharedInputs(group, count, leaks[group]) for group, count in inputs.items()]
     return sorted(found, key=lambda shared: (-shared.tested_and_trained, -shared.inputs))
 
 
@@ -225,6 +225,11 @@ def fold(text: str) -> str:
     """`text` without case, punctuation and white space differences."""
     words = re.sub(r"[^\w\s]|_", "", text.casefold()).split()
     return " ".join(words) if words else text  # a text of punctuation alone is kept as it is
+
+
+def _differ(tested: set[str], trained: set[str]) -> bool:
+    """Whether a task of one set and another task of the other can be picked."""
+    return bool(tested and trained) and len(tested | trained) > 1
 
 
 def _source_keys(sources: Iterable[str]) -> set[str]:

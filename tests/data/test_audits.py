@@ -17,6 +17,7 @@ from mixtures.prompts import get_prompt
 from mixtures.records import Example, Row
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary, bundled_vocabulary
 from t5x_ext import audit
+from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data import audit_flags, audit_records, audit_rows, audits
 from t5x_ext.data.examples import load_examples
 
@@ -188,6 +189,70 @@ def test_shared_inputs_and_sources_between_tasks():
         audit_records.SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
     ]
     assert audits.shared_sources([first, second], {"first"}) == []
+
+
+def write_release(directory: Path, train: list[str], test: list[str]) -> None:
+    """Tasks of one row each, all with the same input; those of the test list have none to train."""
+    lists = directory / "splits" / "default"
+    lists.mkdir(parents=True)
+    (directory / "tasks").mkdir()
+    for track, names in (("train", train), ("test", test)):
+        (lists / f"{track}_tasks.txt").write_text("\n".join(names))
+    for name in train + test:
+        row = {"id": f"{name}-0", "input": "yes", "output": ["a"]}
+        fields = {"Categories": ["c"], "Definition": ["d"], "Instances": [row]}
+        examples = {"Positive Examples": [], "Negative Examples": []}
+        (directory / "tasks" / f"{name}.json").write_text(json.dumps(fields | examples))
+
+
+def test_one_input_in_very_many_tasks_is_told_once(tmp_path, capsys, caplog):
+    # Counted per pair of tasks, this would be 1.5 million findings.
+    names = [f"task{number:04d}" for number in range(2000)]
+    write_release(tmp_path, train=names[:1000], test=names[1000:])
+    arguments = ["--mixture=held_in", f"--data_dir={tmp_path}", f"--out={tmp_path / 'out'}"]
+    assert audit.main(arguments) == 0
+    result = json.loads((tmp_path / "out" / "audit.json").read_text())
+    (shared,) = result["shared_inputs"]
+    assert shared["tasks"] == names[1000:] + names[:1000]
+    assert (shared["inputs"], shared["tested_and_trained"]) == (1, 1)
+    (flag,) = [flag for flag in result["flags"] if flag["kind"] == "shared inputs"]
+    assert flag["subject"] == "task1000, task1001, task1002 and 1997 more"
+    assert f"{flag['subject']}  1 inputs tested in one" in capsys.readouterr().out
+    # The tasks that are audited have flags for that; nothing is logged of them.
+    assert sum(flag["kind"] == "no training rows" for flag in result["flags"]) == 1000
+    assert not [message for message in caplog.messages if "training" in message]
+
+
+def test_other_tasks_without_training_rows_are_told_in_one_line(tmp_path, caplog):
+    write_release(tmp_path, train=["a", "b"], test=["e", "f", "g", "h", "i"])
+    settings = SuperNIConfig(data_dir=str(tmp_path))
+    result = audit.audit(audit.Settings(mixtures=("a",), superni=settings))
+    assert [found["name"] for found in result["tasks"]] == ["a"]
+    assert [message for message in caplog.messages if "training" in message] == [
+        "no training rows in 5 of the 6 tasks that are not audited: e, f, g and 2 more"
+    ]
+
+
+def test_inputs_of_several_tasks_count_once_for_all_of_them():
+    tested = task("tested", test=[row(0, "a"), row(1, "b"), row(2, "c")])
+    trained = task("trained", train=[row(0, "a"), row(1, "b")])
+    third = task("third", train=[row(0, "a")], test=[row(1, "c")])
+    tasks = [tested, trained, third]
+    assert audits.shared_inputs(tasks, {"tested"}) == [
+        audit_records.SharedInputs(("tested", "trained", "third"), 1, 1),
+        audit_records.SharedInputs(("tested", "trained"), 1, 1),
+        audit_records.SharedInputs(("tested", "third"), 1, 0),
+    ]
+    # "a" is tested in one task and trained on in another, but neither is `bystander`.
+    bystander = task("bystander", validation=[row(0, "a")])
+    assert audits.shared_inputs([*tasks, bystander], {"bystander"}) == [
+        audit_records.SharedInputs(("bystander", "tested", "trained", "third"), 1, 0)
+    ]
+    # One task that tests what it trains on itself is a leak of its own, not a shared input.
+    repeated = task("repeated", train=[row(0, "z")], test=[row(1, "z")])
+    elsewhere = task("elsewhere", validation=[row(0, "z")])
+    (found,) = audits.shared_inputs([repeated, elsewhere], {"repeated"})
+    assert found.tested_and_trained == 0
 
 
 def test_flags_come_by_kind_and_then_by_weight():
