@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -148,6 +149,8 @@ def run_training(
         finite.check(state.params)
         save_state(StepEvent(int(state.step), state, {}, None), force=True)
         log.close()
+    if save is not None:
+        _say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
     return state, not interrupted
 
 

@@ -16,8 +16,11 @@ REPO = Path(__file__).resolve().parents[1]
 # devices let the mesh tests run in the same process as the rest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile far more than they compute, so the compiler does not optimise.
+# On a busy machine a device's thread may start late; XLA ends the process after 40 s of waiting.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Compiled programs and trained vocabularies are kept for the commands of one test run only.
