@@ -22,8 +22,9 @@ STEPS = 10
 EVERY = 2  # steps between saves, and between evaluations
 EXAMPLES = 20
 TASK = "task141_animal_and_vehicle_tagging"
-# Every file of the run is smaller, apart from those of a checkpoint.
-CHECKPOINT_BYTES = 400_000
+# Every file of the run is smaller (tokenizer.json has 343,709), but some of a checkpoint are not:
+# how TensorStore spreads one over files differs from save to save.
+CHECKPOINT_BYTES = 345_000
 ARGUMENTS = [
     "--gin_file=models/t5_1_1_tiny.gin",
     "--gin_file=runs/train.gin",

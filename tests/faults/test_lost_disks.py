@@ -36,7 +36,7 @@ def the_error(directory: Path) -> str:
     ("max_file_bytes", "message"),
     [
         (50_000, "File too large"),  # the log fits, the tokenizer does not
-        (CHECKPOINT_BYTES, f"step {EVERY} cannot be saved (File too large); the last good "),
+        (CHECKPOINT_BYTES, " cannot be saved (File too large); the last good "),
     ],
 )
 def test_files_that_cannot_grow_end_the_run(
