@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -56,7 +57,14 @@ class SmallDisk:
     def forbid_writing(self) -> None:
         """Shows it read-only, until `detach`, to whoever does not have a file open already."""
         self.attach()
-        _mount("-o", "remount,bind,ro", str(self.path))
+        for attempt in range(100):
+            try:
+                _mount("-o", "remount,bind,ro", str(self.path))
+                return
+            except subprocess.CalledProcessError:  # busy: a file was opened in between
+                if attempt == 99:
+                    raise
+                time.sleep(0.02)
 
     def detach(self) -> None:
         """Takes away what was attached last, under whoever uses it."""
