@@ -21,7 +21,7 @@ help:
 	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
 	@echo "make test        run the test suite (about a quarter of an hour on 2 cores)"
 	@echo "make test-long   run what that leaves out: a test takes minutes"
-	@echo "make lint        run ruff and mypy"
+	@echo "make lint        run ruff (rules and format) and mypy"
 	@echo "make audit       look up known vulnerabilities of the tested versions (needs the network)"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
 
@@ -50,6 +50,7 @@ test-long: $(STAMP)
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
 	@$(VENV)/bin/python -m mypy
 
 # Asks the Python package index about every version in constraints.txt; pip-audit has an environment

@@ -78,10 +78,15 @@ def main() -> None:
     parser.add_argument("--no-verify", action="store_true", help="do not compare the results")
     args = parser.parse_args()
     config = T5Config(
-        vocab_size=32128, emb_dim=1024, num_heads=16, num_encoder_layers=args.layers,
-        num_decoder_layers=args.layers, head_dim=64, mlp_dim=2816,
+        vocab_size=32128,
+        emb_dim=1024,
+        num_heads=16,
+        num_encoder_layers=args.layers,
+        num_decoder_layers=args.layers,
+        head_dim=64,
+        mlp_dim=2816,
         mlp_activations=("gelu", "linear"),
-    )  # fmt: skip
+    )
     source = make_source(config)
     sizes = {name: 4 * math.prod(tensor.shape) for name, tensor in source.tensors.items()}
     stacked = max(sizes.values()) / GB

@@ -45,15 +45,27 @@ from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
 
-SMALL = dict(vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
-             num_heads=6, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-             decoder_start_token_id=0)  # fmt: skip
+SMALL = dict(
+    vocab_size=32128,
+    d_model=512,
+    d_kv=64,
+    d_ff=1024,
+    num_layers=8,
+    num_decoder_layers=8,
+    num_heads=6,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    decoder_start_token_id=0,
+)
 FIXED = {
     "greedy16": (16, Greedy(min_length=63), {}),
     "greedy64": (64, Greedy(min_length=63), {}),
-    "beam16": (16, Beam(num_beams=4, length_penalty=1.0, style="hf", min_length=63),
-               {"num_beams": 4}),
-}  # fmt: skip
+    "beam16": (
+        16,
+        Beam(num_beams=4, length_penalty=1.0, style="hf", min_length=63),
+        {"num_beams": 4},
+    ),
+}
 QUEUE_SIZE, QUEUE_BATCH, QUEUE_LIMIT = 256, 16, 128
 # English text in T5's vocabulary.
 CHARACTERS_PER_TOKEN = 4.2

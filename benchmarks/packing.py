@@ -26,8 +26,10 @@ def make_examples(count: int) -> list[Example]:
 
     def one(index: int) -> Example:
         inputs, targets = rng.normal(400, 150), rng.normal(40, 15)
-        tokens = [np.full(int(np.clip(n, 5, m)), 7, np.int32) for n, m in
-                  ((inputs, LENGTHS["inputs"]), (targets, LENGTHS["targets"]))]
+        tokens = [
+            np.full(int(np.clip(n, 5, m)), 7, np.int32)
+            for n, m in ((inputs, LENGTHS["inputs"]), (targets, LENGTHS["targets"]))
+        ]
         return Example(str(index), "task", "", tokens[0], (tokens[1],), "", ("",), False)
 
     return [one(index) for index in range(count)]

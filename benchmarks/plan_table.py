@@ -24,9 +24,19 @@ BATCH_SIZE = 128
 GIB = 2**30
 
 _COLUMNS = (
-    "model", "slice", "fsdp x model", "remat, microbatches", "peak", "of", "TFLOP a chip",
-    "operations", "step", "MFU", "1,000 steps", "compiled in",
-)  # fmt: skip
+    "model",
+    "slice",
+    "fsdp x model",
+    "remat, microbatches",
+    "peak",
+    "of",
+    "TFLOP a chip",
+    "operations",
+    "step",
+    "MFU",
+    "1,000 steps",
+    "compiled in",
+)
 
 
 def plan(model: str, name: str) -> dict[str, Any]:
@@ -36,12 +46,22 @@ def plan(model: str, name: str) -> dict[str, Any]:
         chips *= int(side)
     fsdp = min(chips, BATCH_SIZE)  # a row cannot be split but by `model`
     command = [
-        sys.executable, "-m", "t5x_ext.plan", "--json", "--proposals=1", f"--topology={name}",
-        f"--gin_file=models/t5_1_1_{model}.gin", "--gin_file=runs/plan.gin",
-        "--gin_file=optimizers/adafactor.gin", "--gin_file=meshes/fsdp.gin",
-        f"--gin.BATCH_SIZE={BATCH_SIZE}", "--gin.PACK=True", '--gin.REMAT_POLICY="minimal"',
-        f"--gin.FSDP={fsdp}", f"--gin.partitioning.PjitPartitioner.model={chips // fsdp}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "t5x_ext.plan",
+        "--json",
+        "--proposals=1",
+        f"--topology={name}",
+        f"--gin_file=models/t5_1_1_{model}.gin",
+        "--gin_file=runs/plan.gin",
+        "--gin_file=optimizers/adafactor.gin",
+        "--gin_file=meshes/fsdp.gin",
+        f"--gin.BATCH_SIZE={BATCH_SIZE}",
+        "--gin.PACK=True",
+        '--gin.REMAT_POLICY="minimal"',
+        f"--gin.FSDP={fsdp}",
+        f"--gin.partitioning.PjitPartitioner.model={chips // fsdp}",
+    ]
     clock = time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     record = json.loads(done.stdout)

@@ -121,11 +121,18 @@ def hugging_face(
     import transformers
 
     config = transformers.T5Config(
-        vocab_size=VOCAB_SIZE, d_model=size["emb_dim"], d_kv=64, d_ff=size["mlp_dim"],
-        num_layers=size["num_encoder_layers"], num_decoder_layers=size["num_decoder_layers"],
-        num_heads=size["num_heads"], feed_forward_proj="gated-gelu", dropout_rate=0.0,
-        tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCAB_SIZE,
+        d_model=size["emb_dim"],
+        d_kv=64,
+        d_ff=size["mlp_dim"],
+        num_layers=size["num_encoder_layers"],
+        num_decoder_layers=size["num_decoder_layers"],
+        num_heads=size["num_heads"],
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
     with torch.device(device):
         # Its best attention (`sdpa`) is its default.
         model = transformers.T5ForConditionalGeneration(config).train()

@@ -27,8 +27,13 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
         {
             "mixtures": None,
             "mixtures.vocabularies": [
-                "ByteVocabulary", "SentencePieceVocabulary", "bundled_vocabulary",
-                "byt5_vocabulary", "mt5_vocabulary", "open_vocabulary", "save_tokenizer",
+                "ByteVocabulary",
+                "SentencePieceVocabulary",
+                "bundled_vocabulary",
+                "byt5_vocabulary",
+                "mt5_vocabulary",
+                "open_vocabulary",
+                "save_tokenizer",
                 "t5_vocabulary",
             ],
             "mixtures.train_vocabulary": ["train_vocabulary", "trained_vocabulary"],
@@ -59,7 +64,9 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.models": None,
             "t5x_ext.models.network": ["T5Config", "Transformer"],
             "t5x_ext.partitioning": [
-                "PjitPartitioner", "ModelBasedPjitPartitioner", "standard_logical_axis_rules",
+                "PjitPartitioner",
+                "ModelBasedPjitPartitioner",
+                "standard_logical_axis_rules",
             ],
             "t5x_ext.training.adafactor": ["Adafactor", "standard_logical_factor_rules"],
             "t5x_ext.training.optimizers": None,
@@ -86,7 +93,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
         "Commands use these by themselves.",
         {"t5x_ext.multihost": None},
     ),
-]  # fmt: skip
+]
 
 _WITH_METHODS = {"t5x_ext.Model"}
 

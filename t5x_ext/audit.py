@@ -195,8 +195,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--mixture", action="append", default=[], metavar="NAME",
-        help="a scope, task, file or SeqIO name; repeat it for several")  # fmt: skip
+    add(
+        "--mixture",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a scope, task, file or SeqIO name; repeat it for several",
+    )
     add(
         "--data_dir",
         metavar="DIR",

@@ -61,11 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
-        ["usage: t5x_ext COMMAND ...", "", "commands:", *lines, "",
-         "t5x_ext COMMAND --help         what a command takes, with an example",
-         "t5x_ext --version              the version",
-         "source <(t5x_ext completion)   completes commands in bash"]
-    )  # fmt: skip
+        [
+            "usage: t5x_ext COMMAND ...",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "t5x_ext COMMAND --help         what a command takes, with an example",
+            "t5x_ext --version              the version",
+            "source <(t5x_ext completion)   completes commands in bash",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -64,14 +64,18 @@ class DatasetConfig:
 
     def __post_init__(self, use_custom_packing_ops: bool, use_memory_cache: bool) -> None:
         allow_only(
-            "DatasetConfig.use_custom_packing_ops", use_custom_packing_ops, False,
+            "DatasetConfig.use_custom_packing_ops",
+            use_custom_packing_ops,
+            False,
             "packing is done without TensorFlow here; take the line out",
-        )  # fmt: skip
+        )
         allow_only(
-            "DatasetConfig.use_memory_cache", use_memory_cache, True,
+            "DatasetConfig.use_memory_cache",
+            use_memory_cache,
+            True,
             "held-out examples are kept as tokens, about 6 kB each; seqio.Evaluator.num_examples "
             "takes fewer of them",
-        )  # fmt: skip
+        )
         if self.batch_size < 1:
             raise ConfigError(f"DatasetConfig.batch_size: {self.batch_size}; allowed: 1 and more")
         if self.task_feature_lengths is None:
@@ -163,9 +167,11 @@ class SaveCheckpointConfig:
         del save_dataset
         name = getattr(checkpointer_cls, "__name__", "Checkpointer")
         allow_only(
-            "SaveCheckpointConfig.checkpointer_cls", name, "Checkpointer",
+            "SaveCheckpointConfig.checkpointer_cls",
+            name,
+            "Checkpointer",
             "a run keeps its newest checkpoints; set `keep` and choose by metrics.jsonl",
-        )  # fmt: skip
+        )
 
 
 @dataclasses.dataclass(frozen=True)

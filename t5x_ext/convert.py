@@ -222,24 +222,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="SRC", help="the checkpoint, or a MODEL_DIR")
     parser.add_argument("destination", metavar="DST", help="directory to create")
     parser.add_argument(
-        "--from", dest="source_kind", default="auto", choices=(*KINDS, "auto"),
+        "--from",
+        dest="source_kind",
+        default="auto",
+        choices=(*KINDS, "auto"),
         help="refuse SRC unless it is of this kind (default: auto, any)",
-    )  # fmt: skip
+    )
     parser.add_argument("--to", required=True, choices=KINDS, help="what to write")
     parser.add_argument("--dtype", choices=trees.DTYPES, help="cast all tensors; default: keep")
     parser.add_argument(
-        "--scan_layers", action="store_true",
+        "--scan_layers",
+        action="store_true",
         help="with --to t5x: for examples/scalable_t5 instead of examples/t5",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--gin_file",
         metavar="FILE",
         help="model file, such as models/t5_1_1_xl.gin: SRC has to fit it, DST states it",
     )
     parser.add_argument(
-        "--verify", action=argparse.BooleanOptionalAction, default=True,
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
         help="compare the result with SRC, which reads both again (default: yes)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 

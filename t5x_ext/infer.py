@@ -85,9 +85,7 @@ def _rows(session: Session, mode: str, path: Path, checkpoint_period: int) -> li
     """Writes one checkpoint's file and returns its rows; see `infer`."""
     decoder, weights, examples = session.decoder, session.params, session.examples
     if mode == "predict":
-        return predict(
-            decoder, weights, examples, path, session.signature, True, checkpoint_period
-        )
+        return predict(decoder, weights, examples, path, session.signature, True, checkpoint_period)
     scorer = Scorer(
         decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length
     )

@@ -142,14 +142,28 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--price_per_chip_hour", type=float, metavar="DOLLARS", help="instead of the built-in price"
     )
-    add("--start_secs", type=float, metavar="SECONDS",
+    add(
+        "--start_secs",
+        type=float,
+        metavar="SECONDS",
         help="of a study: how long a process takes to start, where each model has its own "
-        "(default: as long as compiling takes here)")  # fmt: skip
+        "(default: as long as compiling takes here)",
+    )
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
-    add("--proposals", type=int, default=_PROPOSALS, metavar="N",
-        help="propose N changes where the run does not fit (default: %(default)s)")  # fmt: skip
-    add("--max_compiles", type=int, default=_MAX_COMPILES, metavar="N",
-        help="compile N changes at most to find them (default: %(default)s)")  # fmt: skip
+    add(
+        "--proposals",
+        type=int,
+        default=_PROPOSALS,
+        metavar="N",
+        help="propose N changes where the run does not fit (default: %(default)s)",
+    )
+    add(
+        "--max_compiles",
+        type=int,
+        default=_MAX_COMPILES,
+        metavar="N",
+        help="compile N changes at most to find them (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print one JSON object instead")
     return parser
 

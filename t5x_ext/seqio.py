@@ -51,9 +51,11 @@ class Evaluator:
 
     def __post_init__(self, use_memory_cache: bool) -> None:
         allow_only(
-            "seqio.Evaluator.use_memory_cache", use_memory_cache, True,
+            "seqio.Evaluator.use_memory_cache",
+            use_memory_cache,
+            True,
             "examples are kept as tokens, about 6 kB each; num_examples takes fewer of them",
-        )  # fmt: skip
+        )
 
     def loggers(self, output_dir: str) -> list[Logger]:
         """Makes the loggers."""

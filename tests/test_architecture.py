@@ -15,20 +15,50 @@ LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics", "multihos
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.
 STAGES = [
-    "data", "models", "training", "checkpoints", "decoding", "planning", "text_model", "seqio",
-    "evaluation", "runs", "reports", "studies",
-]  # fmt: skip
+    "data",
+    "models",
+    "training",
+    "checkpoints",
+    "decoding",
+    "planning",
+    "text_model",
+    "seqio",
+    "evaluation",
+    "runs",
+    "reports",
+    "studies",
+]
 GIN = {"gin_utils", "gin_strict", "startup"}
 COMMANDS = {
-    "train", "eval", "infer", "study", "report", "score", "audit", "plan", "convert", "inspect",
+    "train",
+    "eval",
+    "infer",
+    "study",
+    "report",
+    "score",
+    "audit",
+    "plan",
+    "convert",
+    "inspect",
     "cli",
-}  # fmt: skip
+}
 NO_TENSORFLOW = [
-    "t5x_ext.models", "t5x_ext.training.trainer", "t5x_ext.decoding.predict",
-    "t5x_ext.checkpoints", "t5x_ext.metrics.scoring", "t5x_ext.reports.study_files",
-    "t5x_ext.data.batching", "t5x_ext.configs", "t5x_ext.studies", "t5x_ext.train", "t5x_ext.study",
-    "mixtures", "mixtures.prompts", "mixtures.vocabularies", "mixtures.truncation",
-]  # fmt: skip
+    "t5x_ext.models",
+    "t5x_ext.training.trainer",
+    "t5x_ext.decoding.predict",
+    "t5x_ext.checkpoints",
+    "t5x_ext.metrics.scoring",
+    "t5x_ext.reports.study_files",
+    "t5x_ext.data.batching",
+    "t5x_ext.configs",
+    "t5x_ext.studies",
+    "t5x_ext.train",
+    "t5x_ext.study",
+    "mixtures",
+    "mixtures.prompts",
+    "mixtures.vocabularies",
+    "mixtures.truncation",
+]
 
 
 def imports_of(path: Path) -> set[str]:

@@ -20,9 +20,14 @@ from t5x_ext.models.params import init_params
 
 REPO = Path(__file__).resolve().parents[1]
 SHAPE = {
-    "vocab_size": 40, "emb_dim": 12, "num_heads": 3, "num_encoder_layers": 2,
-    "num_decoder_layers": 3, "head_dim": 4, "mlp_dim": 20,
-}  # fmt: skip
+    "vocab_size": 40,
+    "emb_dim": 12,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 3,
+    "head_dim": 4,
+    "mlp_dim": 20,
+}
 GATED = T5Config(**SHAPE, mlp_activations=("gelu", "linear"))
 TIED = T5Config(**SHAPE, mlp_activations=("relu",), logits_via_embedding=True)
 
@@ -71,15 +76,25 @@ def test_a_round_trip_through_all_layouts_changes_no_byte(tmp_path, capsys, conf
 def test_the_summary_says_what_was_done(tmp_path, capsys):
     make(tmp_path / "ours", step=9)
     status, out, err = run(
-        capsys, "--to", "t5x", "--from", "t5x_ext", "--dtype", "bfloat16", "--json",
-        tmp_path / "ours", tmp_path / "checkpoint_9",
-    )  # fmt: skip
+        capsys,
+        "--to",
+        "t5x",
+        "--from",
+        "t5x_ext",
+        "--dtype",
+        "bfloat16",
+        "--json",
+        tmp_path / "ours",
+        tmp_path / "checkpoint_9",
+    )
     assert status == 0
     summary = json.loads(out)
     assert summary["source"] == {
-        "path": str(tmp_path / "ours"), "kind": "t5x_ext", "step": 9,
+        "path": str(tmp_path / "ours"),
+        "kind": "t5x_ext",
+        "step": 9,
         "sha256": fingerprint(str(tmp_path / "ours")),
-    }  # fmt: skip
+    }
     assert (summary["tensors"], summary["parameters"]) == (29, 9540)
     assert (summary["bytes"], summary["verified"]) == (2 * 9540, True)
     assert T5Config(**summary["config"]) == GATED

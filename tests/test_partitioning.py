@@ -22,17 +22,18 @@ from t5x_ext.training import optimizers
 from t5x_ext.training.trainer import Program, Trainer
 
 SIZES = {
-    "xl": dict(emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24,
-               mlp_dim=5120),
-    "xxl": dict(emb_dim=4096, num_heads=64, num_encoder_layers=24, num_decoder_layers=24,
-                mlp_dim=10240),
-}  # fmt: skip
+    "xl": dict(
+        emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=5120
+    ),
+    "xxl": dict(
+        emb_dim=4096, num_heads=64, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=10240
+    ),
+}
 
 
 def make_model(optimizer: Any = None, **changes: Any) -> EncoderDecoderModel:
     """T5 1.1 small, or what the changes make of it."""
-    shape = dict(emb_dim=512, num_heads=8, num_encoder_layers=8, num_decoder_layers=8,
-                 mlp_dim=1024)  # fmt: skip
+    shape = dict(emb_dim=512, num_heads=8, num_encoder_layers=8, num_decoder_layers=8, mlp_dim=1024)
     config = network.T5Config(
         **({"vocab_size": 32128, "mlp_activations": ("gelu", "linear")} | shape | changes)
     )

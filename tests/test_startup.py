@@ -87,14 +87,17 @@ except startup.ConfigError as error:
 def test_deterministic_sets_xlas_flag_while_xla_still_reads_it() -> None:
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run(
-        [sys.executable, "-c", DETERMINISTIC], cwd=REPO, env=environment, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", DETERMINISTIC],
+        cwd=REPO,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     flag = "--xla_gpu_deterministic_ops=true"
     assert done.stdout.splitlines() == [
         f"6 --xla_backend_optimization_level=0 {flag}",
-        "DETERMINISTIC: JAX has been used in this process already; start it with "
-        f"XLA_FLAGS={flag}",
+        f"DETERMINISTIC: JAX has been used in this process already; start it with XLA_FLAGS={flag}",
     ]
 
 

@@ -118,13 +118,14 @@ def test_finetuning_starts_from_the_parameters_and_counts_on(unbroken, tmp_path,
 def test_eval_and_infer_write_the_same_predictions(unbroken: Path, tmp_path: Path, capsys) -> None:
     common = [*MODEL, f"--gin.CHECKPOINT_PATH='{unbroken}'", "--gin.SPLIT='validation'"]
     scored = tmp_path / "eval"
-    assert eval_script.main(
-        [*common, "--gin_file=runs/eval.gin", f"--gin.EVAL_OUTPUT_DIR='{scored}'"]
-    ) == 0
+    assert (
+        eval_script.main([*common, "--gin_file=runs/eval.gin", f"--gin.EVAL_OUTPUT_DIR='{scored}'"])
+        == 0
+    )
     plain = tmp_path / "infer"
-    assert infer.main(
-        [*common, "--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{plain}'"]
-    ) == 0
+    assert (
+        infer.main([*common, "--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{plain}'"]) == 0
+    )
     rows = read_predictions(scored / "predictions.jsonl")
     assert score_rows(read_predictions(plain / "predictions.jsonl")) == rows
     written = json.loads((scored / "scores.json").read_text())
@@ -184,9 +185,13 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "t5x_ext.train", *TRAIN, f"--gin.MODEL_DIR='{tmp_path}'",
+        sys.executable,
+        "-m",
+        "t5x_ext.train",
+        *TRAIN,
+        f"--gin.MODEL_DIR='{tmp_path}'",
         "--gin.TRAIN_STEPS=100000",
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
     metrics = tmp_path / "metrics.jsonl"

@@ -22,8 +22,10 @@ def main() -> None:
         score, low, high = (float(row[name]) for name in ("rougeL", "rougeL_low", "rougeL_high"))
         # Text that a spreadsheet would take for a formula begins with an apostrophe.
         label = row["label"].removeprefix("'")
-        print(f"{row['setting']}  {label}  {float(row['labels_per_task']):.0f} labels a task: "
-              f"ROUGE-L {score:.1f} [{low:.1f}, {high:.1f}]")  # fmt: skip
+        print(
+            f"{row['setting']}  {label}  {float(row['labels_per_task']):.0f} labels a task: "
+            f"ROUGE-L {score:.1f} [{low:.1f}, {high:.1f}]"
+        )
 
 
 if __name__ == "__main__":

@@ -94,17 +94,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             record = release.task(name)
             positions = {instance.id: place for place, instance in enumerate(record.instances)}
             for instance in getattr(split_instances(record, self.builder_config.name), split):
-                yield key, {
-                    "task": record.name,
-                    "category": record.category,
-                    "id": instance.id,
-                    "definition": record.definition,
-                    "input": instance.input,
-                    "references": list(instance.references),
-                    "position": positions[instance.id],
-                    **_columns(POSITIVES, record.positive_examples),
-                    **_columns(NEGATIVES, record.negative_examples),
-                }
+                yield (
+                    key,
+                    {
+                        "task": record.name,
+                        "category": record.category,
+                        "id": instance.id,
+                        "definition": record.definition,
+                        "input": instance.input,
+                        "references": list(instance.references),
+                        "position": positions[instance.id],
+                        **_columns(POSITIVES, record.positive_examples),
+                        **_columns(NEGATIVES, record.negative_examples),
+                    },
+                )
                 key += 1
 
 

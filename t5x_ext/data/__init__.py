@@ -1,11 +1,11 @@
 """From SeqIO tasks to batches of token arrays.
 
-    examples.py   a SeqIO task or mixture -> Example records; imports TensorFlow
-    datasets.py   what a configuration asks for, through examples.py
-    audit*.py     what is wrong or noteworthy in the data, through mixtures
-    records.py    the records that travel between the stages; NumPy only, like all below
-    packing.py    which example goes into which row of a batch
-    epochs.py     the plan of a training epoch: order, mixture, references, rows
-    batching.py   training and evaluation batches, and the position in the data
-    prefetching.py  the next batches, made ahead in a thread
+examples.py   a SeqIO task or mixture -> Example records; imports TensorFlow
+datasets.py   what a configuration asks for, through examples.py
+audit*.py     what is wrong or noteworthy in the data, through mixtures
+records.py    the records that travel between the stages; NumPy only, like all below
+packing.py    which example goes into which row of a batch
+epochs.py     the plan of a training epoch: order, mixture, references, rows
+batching.py   training and evaluation batches, and the position in the data
+prefetching.py  the next batches, made ahead in a thread
 """

@@ -132,8 +132,11 @@ class TrainBatches:
         # Entries are sorted by row, so this host's are neighbours.
         first, last = np.searchsorted(whole.rows, self._rows)
         batch = build_batch(
-            [example.inputs for example in examples[first:last]], targets[first:last],
-            whole.part(*self._rows), self._row_lengths["inputs"], self._row_lengths["targets"],
+            [example.inputs for example in examples[first:last]],
+            targets[first:last],
+            whole.part(*self._rows),
+            self._row_lengths["inputs"],
+            self._row_lengths["targets"],
             packed=self._pack,
         )
         num_tokens = sum(len(example.inputs) for example in examples) + sum(map(len, targets))
@@ -225,17 +228,24 @@ def eval_batches(
         layout = lay_out(rows, input_lengths[chosen], target_lengths[chosen]).part(0, batch_size)
         indices = np.full(batch_size, -1, np.int32)
         indices[: len(chosen)] = chosen
-        yield indices, build_batch(
-            [examples[index].inputs for index in chosen], [targets[index] for index in chosen],
-            layout, input_length, target_length, packed=False,
+        yield (
+            indices,
+            build_batch(
+                [examples[index].inputs for index in chosen],
+                [targets[index] for index in chosen],
+                layout,
+                input_length,
+                target_length,
+                packed=False,
+            ),
         )
 
 
 def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -> tuple[int, ...]:
     """Lengths up to `limit`, so many for each doubling of `smallest`, evenly spaced in between.
 
-        400, per_doubling 1 -> 64, 128, 256, 400
-        400, per_doubling 2 -> 64, 96, 128, 192, 256, 384, 400
+    400, per_doubling 1 -> 64, 128, 256, 400
+    400, per_doubling 2 -> 64, 96, 128, 192, 256, 384, 400
     """
     buckets = []
     while smallest < limit:

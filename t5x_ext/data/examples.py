@@ -74,9 +74,16 @@ def load_examples(
 
 # What _to_example looks at; only `inputs` and `targets` must be there.
 _COLUMNS = (
-    "id", "task", "category", "inputs", "targets", "inputs_pretokenized", "targets_pretokenized",
-    "references", "truncated",
-)  # fmt: skip
+    "id",
+    "task",
+    "category",
+    "inputs",
+    "targets",
+    "inputs_pretokenized",
+    "targets_pretokenized",
+    "references",
+    "truncated",
+)
 _ROWS_PER_BATCH = 64
 
 
@@ -139,7 +146,10 @@ def _read_task(
     # Stochastic preprocessors take their seeds from here: the same examples at every load.
     tf.random.set_seed(0)
     dataset = task.get_dataset(
-        sequence_length=dict(lengths), split=split, shuffle=False, num_epochs=1,
+        sequence_length=dict(lengths),
+        split=split,
+        shuffle=False,
+        num_epochs=1,
         use_cached=use_cached,
     )
     return [

@@ -42,9 +42,12 @@ def own_metrics(
 def _metrics_of(task: seqio.Task, cfg: DatasetConfig, texts: Sequence[str]) -> dict[str, float]:
     assert cfg.task_feature_lengths is not None  # they were decoded by them
     dataset = task.get_dataset(
-        sequence_length=dict(cfg.task_feature_lengths), split=cfg.split, shuffle=False,
-        num_epochs=1, use_cached=cfg.use_cached,
-    )  # fmt: skip
+        sequence_length=dict(cfg.task_feature_lengths),
+        split=cfg.split,
+        shuffle=False,
+        num_epochs=1,
+        use_cached=cfg.use_cached,
+    )
     targets, outputs = [], []
     for text, example in zip(texts, dataset.take(len(texts)).as_numpy_iterator(), strict=True):
         target = _target_text(task, example)

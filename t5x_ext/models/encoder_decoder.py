@@ -43,9 +43,11 @@ class EncoderDecoderModel:
 
     def __post_init__(self, feature_converter_cls: Any) -> None:
         allow_only(
-            "EncoderDecoderModel.feature_converter_cls", feature_converter_cls, None,
+            "EncoderDecoderModel.feature_converter_cls",
+            feature_converter_cls,
+            None,
             "features are made from a task's 'inputs' and 'targets'; preprocess in the task",
-        )  # fmt: skip
+        )
         losses.check_normalizing_factor(self.loss_normalizing_factor)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")

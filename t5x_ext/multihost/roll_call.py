@@ -210,9 +210,7 @@ def call_roll(
     return Peers(0, names, peers, silence_secs)
 
 
-def _join(
-    address: str, index: int, count: int, timeout_secs: float, silence_secs: float
-) -> Peers:
+def _join(address: str, index: int, count: int, timeout_secs: float, silence_secs: float) -> Peers:
     host, _, port = address.rpartition(":")
     nobody = ConfigError(
         f"process 0 is missing: nobody answered at {address} within {timeout_secs:g} s "

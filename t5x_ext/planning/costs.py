@@ -16,21 +16,46 @@ import numpy as np
 from t5x_ext.planning.hlo import HBM, Computation, Instruction, Module
 
 _FREE = {
-    "add-dependency", "after-all", "async-update", "bitcast", "constant", "domain",
-    "get-tuple-element", "opt-barrier", "optimization-barrier", "parameter", "partition-id",
-    "replica-id", "reshape", "tuple",
-    "call", "conditional", "while",  # what they run is counted, not they
-}  # fmt: skip
+    "add-dependency",
+    "after-all",
+    "async-update",
+    "bitcast",
+    "constant",
+    "domain",
+    "get-tuple-element",
+    "opt-barrier",
+    "optimization-barrier",
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "reshape",
+    "tuple",
+    "call",
+    "conditional",
+    "while",  # what they run is counted, not they
+}
 # Custom calls that move nothing: they name buffers for the compiler.
 _FREE_TARGETS = {
-    "AllocateBuffer", "ConcatBitcast", "PinToDevice", "SPMDFullToShardShape",
-    "SPMDShardToFullShape", "Sharding", "X64Combine", "X64SplitHigh", "X64SplitLow",
-}  # fmt: skip
+    "AllocateBuffer",
+    "ConcatBitcast",
+    "PinToDevice",
+    "SPMDFullToShardShape",
+    "SPMDShardToFullShape",
+    "Sharding",
+    "X64Combine",
+    "X64SplitHigh",
+    "X64SplitLow",
+}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 COLLECTIVES = {
-    "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute",
-    "ragged-all-to-all", "reduce-scatter",
-}  # fmt: skip
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+}
 
 _KERNEL = '"tpu_custom_call"'
 _KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^}]*"flops":"(\d+)"')

@@ -148,5 +148,7 @@ def _num_chips(shape: str) -> int:
 
 
 def _examples(tpus: dict[str, Device]) -> list[str]:
-    return [f"{name}:{_SLICES[tpu.torus_axes][3 if tpu.torus_axes == 2 else 2]}"
-            for name, tpu in tpus.items()]  # fmt: skip
+    return [
+        f"{name}:{_SLICES[tpu.torus_axes][3 if tpu.torus_axes == 2 else 2]}"
+        for name, tpu in tpus.items()
+    ]

@@ -23,8 +23,14 @@ _MAX_DEPTH = 100
 
 _KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SAME = {
-    "bitcast", "convert", "copy", "copy-done", "opt-barrier", "optimization-barrier", "reshape",
-}  # fmt: skip
+    "bitcast",
+    "convert",
+    "copy",
+    "copy-done",
+    "opt-barrier",
+    "optimization-barrier",
+    "reshape",
+}
 _ARITHMETIC: dict[str, Callable[..., int]] = {
     "add": operator.add,
     "subtract": operator.sub,

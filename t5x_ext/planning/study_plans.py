@@ -251,10 +251,14 @@ def make_study_plan(
     if study.experts == fitting.AUTO:
         models = study.size.models  # in groups as large as can be:
         most = max(len(group) for kind in make_kinds(models, len(models)) for group in kind.groups)
-        per_slot = max(1, fitting.most_per_slot(
-            lambda number: plan_of(number).needed_bytes, machine.device.memory_bytes,
-            -(-most // slots),
-        ))  # fmt: skip
+        per_slot = max(
+            1,
+            fitting.most_per_slot(
+                lambda number: plan_of(number).needed_bytes,
+                machine.device.memory_bytes,
+                -(-most // slots),
+            ),
+        )
         while per_slot > 1 and not plan_of(per_slot).fits:
             per_slot -= 1
     else:

@@ -58,9 +58,17 @@ def _kinds(study: StudyPlan) -> str:
     slot = count // study.slots
     header = [
         ("", "", "", "", "in groups", "", "a process each, dollars on", ""),
-        ("tuned from", "steps", "models", "groups", "hours", "dollars",
-         f"{slot} devices", f"all {count}"),
-    ]  # fmt: skip
+        (
+            "tuned from",
+            "steps",
+            "models",
+            "groups",
+            "hours",
+            "dollars",
+            f"{slot} devices",
+            f"all {count}",
+        ),
+    ]
     values = [_values(study, kind, slot) for kind in study.kinds]
     totals = [_sum(column) for column in zip(*(row[2:] for row in values), strict=True)]
     cheapest = [min((cost for cost in row[5:] if cost is not None), default=None) for row in values]

@@ -94,8 +94,10 @@ class EarlyStoppingAction(BaseAction):
         if any(self._is_better(before, now) for before, now in pairs):
             return False
         shown = ", ".join(f"{value:.4g}" for value in self._history)
-        print(f"{self._task}/{self._metric} no longer improves ({shown}): ending the run",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{self._task}/{self._metric} no longer improves ({shown}): ending the run",
+            file=sys.stderr,
+        )
         return True
 
     def _is_better(self, before: float, now: float) -> bool:
@@ -107,8 +109,9 @@ def _find(metrics_by_task: MetricsByTask, task: str, metric: str) -> float | Non
     value = metrics_by_task.get(task, {}).get(metric)
     if value is None:
         there = [f"{t}/{m}" for t, values in metrics_by_task.items() for m in values]
-        print(f"action on {task}/{metric} not run: there is {', '.join(there[:12])}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"action on {task}/{metric} not run: there is {', '.join(there[:12])}", file=sys.stderr
+        )
     return value
 
 

@@ -93,9 +93,7 @@ class ProgressLine:
     which compiles; rates are those since the last line.
     """
 
-    def __init__(
-        self, total_steps: int, start_step: int = 0, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None) -> None:
         """Starts counting.
 
         Args:
@@ -115,9 +113,12 @@ class ProgressLine:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total_steps, initial=start_step, unit="step", file=self._stream,
+                total=total_steps,
+                initial=start_step,
+                unit="step",
+                file=self._stream,
                 bar_format="{l_bar}{bar:20}| {n_fmt}/{total_fmt}{postfix}",
-            )  # fmt: skip
+            )
 
     def count(self, step: int, tokens: int, slots: int) -> None:
         """Counts a finished step.

@@ -19,9 +19,14 @@ from t5x_ext.models.params import ParamSpec, path_name
 
 # No two sizes are equal, and the stacks differ in depth.
 SIZES: dict[str, Any] = dict(
-    vocab_size=50, emb_dim=12, num_heads=3, head_dim=5, mlp_dim=20,
-    num_encoder_layers=2, num_decoder_layers=3,
-)  # fmt: skip
+    vocab_size=50,
+    emb_dim=12,
+    num_heads=3,
+    head_dim=5,
+    mlp_dim=20,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+)
 T5_1_0 = T5Config(**SIZES, mlp_activations=("relu",), logits_via_embedding=True)
 T5_1_1 = T5Config(**SIZES, mlp_activations=("gelu", "linear"), dropout_rate=0.0)
 

@@ -16,9 +16,14 @@ import tensorstore as ts
 from t5x_ext.models.network import T5Config
 
 SHAPE = {
-    "vocab_size": 24, "emb_dim": 6, "num_heads": 3, "num_encoder_layers": 2,
-    "num_decoder_layers": 3, "head_dim": 4, "mlp_dim": 10,
-}  # fmt: skip
+    "vocab_size": 24,
+    "emb_dim": 6,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 3,
+    "head_dim": 4,
+    "mlp_dim": 10,
+}
 GATED = T5Config(**SHAPE, mlp_activations=("gelu", "linear"))
 TIED = T5Config(**SHAPE, mlp_activations=("relu",), logits_via_embedding=True)
 
@@ -29,11 +34,18 @@ _ATTENTION = {"query": "in", "key": "in", "value": "in", "out": "out"}
 def layer_shapes(stack: str, gated: bool, split_heads: bool) -> dict[str, tuple[int, ...]]:
     """Parameters of one layer of T5X's networks."""
     into, out = ((_D, _H, _C), (_H, _C, _D)) if split_heads else ((_D, _H * _C), (_H * _C, _D))
-    attentions = ("attention",) if stack == "encoder" else (
-        "self_attention", "encoder_decoder_attention")  # fmt: skip
-    norms = ("pre_attention_layer_norm", "pre_mlp_layer_norm") if stack == "encoder" else (
-        "pre_self_attention_layer_norm", "pre_cross_attention_layer_norm", "pre_mlp_layer_norm",
-    )  # fmt: skip
+    attentions = (
+        ("attention",) if stack == "encoder" else ("self_attention", "encoder_decoder_attention")
+    )
+    norms = (
+        ("pre_attention_layer_norm", "pre_mlp_layer_norm")
+        if stack == "encoder"
+        else (
+            "pre_self_attention_layer_norm",
+            "pre_cross_attention_layer_norm",
+            "pre_mlp_layer_norm",
+        )
+    )
     shapes = {f"{norm}/scale": (_D,) for norm in norms}
     for attention in attentions:
         for name, kind in _ATTENTION.items():

@@ -71,7 +71,8 @@ ONE_FILE = {
         rf"1 missing: {WO}; 1 unknown: {WO}s",
     ),
     "additional tensor": (
-        change_arrays(lambda a: a.update(adapter=a[WO])), "1 unknown: adapter",
+        change_arrays(lambda a: a.update(adapter=a[WO])),
+        "1 unknown: adapter",
     ),
     "missing layer norm": (
         change_arrays(lambda a: a.pop("decoder.final_layer_norm.weight")),
@@ -86,10 +87,12 @@ ONE_FILE = {
         f"differ in dtype: .*block.0.* is float32, {WO} is bfloat16",
     ),
     "wrong d_ff": (
-        change_config(d_ff=21), r"15 of another shape: .*wi_0.* is \[20, 12\].* \[d_ff=21, d_mod",
+        change_config(d_ff=21),
+        r"15 of another shape: .*wi_0.* is \[20, 12\].* \[d_ff=21, d_mod",
     ),
     "wrong number of heads": (
-        change_config(num_heads=4), r"k.weight is \[15, 12\].* needs \[num_heads \* d_kv=20, d_mo",
+        change_config(num_heads=4),
+        r"k.weight is \[15, 12\].* needs \[num_heads \* d_kv=20, d_mo",
     ),
     "wrong vocabulary": (
         change_config(vocab_size=48),
@@ -104,7 +107,8 @@ ONE_FILE = {
         "'tie_word_embeddings': True} means an output tied .* lm_head.weight differs",
     ),
     "head, but scaled": (
-        change_config(scale_decoder_outputs=True), "'scale_decoder_outputs': True} means an output",
+        change_config(scale_decoder_outputs=True),
+        "'scale_decoder_outputs': True} means an output",
     ),
     "other buckets": (
         change_config(relative_attention_num_buckets=64),
@@ -116,10 +120,12 @@ ONE_FILE = {
     ),
     "other epsilon": (change_config(layer_norm_epsilon=1e-5), "epsilon is 1e-05; allowed: 1e-06"),
     "exact gelu": (
-        change_config(feed_forward_proj="gelu"), "feed_forward_proj is 'gelu'; allowed: relu",
+        change_config(feed_forward_proj="gelu"),
+        "feed_forward_proj is 'gelu'; allowed: relu",
     ),
     "activations that disagree": (
-        change_config(dense_act_fn="relu"), "dense_act_fn is 'relu', but .* means 'gelu_new'",
+        change_config(dense_act_fn="relu"),
+        "dense_act_fn is 'relu', but .* means 'gelu_new'",
     ),
     "dropout": (change_config(dropout_rate=1.5), r"dropout_rate is 1.5; allowed: .* \[0, 1\)"),
     "umt5": (change_config(model_type="umt5"), "'umt5' is not supported .*table in every"),
@@ -128,7 +134,7 @@ ONE_FILE = {
     "config that is no JSON": (write_file("config.json", "{"), "config.json: is not JSON"),
     "config that is a list": (write_file("config.json", "[]"), "is not a JSON object"),
     "no weights": (remove_file("model.safetensors"), "holds no weights; allowed: model.saf"),
-}  # fmt: skip
+}
 SEVERAL_FILES = {
     "truncated shard": (truncate_shard, r"model-00002-of-\d+.safetensors: is truncated: \d+ bytes"),
     "missing shard": (

@@ -268,14 +268,17 @@ def age(index: dict) -> None:
     ("edit", "message"),
     [
         (drop, "1 missing in the checkpoint: decoder/layers_1/mlp/wo/kernel"),
-        (rename, "1 missing in the checkpoint: encoder/layers_0/mlp/wo/kernel; 1 not in the model:"
-                 " encoder/layers_0/mlp/wo_2/kernel"),
+        (
+            rename,
+            "1 missing in the checkpoint: encoder/layers_0/mlp/wo/kernel; 1 not in the model:"
+            " encoder/layers_0/mlp/wo_2/kernel",
+        ),
         (add, "holds flax_mutables/cache; known are target/..., state/step"),
         (reshape, r"encoder/encoder_norm/scale \(saved \(5,\), wanted \(6,\)\)"),
         (halve, "target/encoder/encoder_norm/scale is float16; allowed: float32, bfloat16"),
         (age, r"version 1; allowed: \(2, 3\)"),
     ],
-)  # fmt: skip
+)
 def test_other_models_are_refused_by_name(tmp_path, edit, message):
     path = tmp_path / "checkpoint_1"
     write_checkpoint(path, make_t5(GATED))

@@ -28,9 +28,14 @@ from t5x_ext.models.network import T5Config, param_specs
 from t5x_ext.models.params import init_params
 
 CONFIG = T5Config(
-    vocab_size=32, emb_dim=8, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, head_dim=4,
+    vocab_size=32,
+    emb_dim=8,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=4,
     mlp_dim=16,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +130,13 @@ def test_zeros_are_written_and_missing_chunks_are_not_zeros(tmp_path):
     write_params(open_source(str(tmp_path / "zeros")), str(tmp_path / "copy"))
     assert_same(load_params(str(tmp_path / "copy")), zeros)
     write = tensorstores.create_array(
-        epath.Path(tmp_path), "half", (4, 4), np.dtype("float32"), (2, 4),
+        epath.Path(tmp_path),
+        "half",
+        (4, 4),
+        np.dtype("float32"),
+        (2, 4),
         compressor={"id": "gzip"},
-    )  # fmt: skip
+    )
     write((slice(0, 2),), np.ones((2, 4), np.float32))
     half = tensorstores.open_arrays(epath.Path(tmp_path), {"half": "half"})["half"]
     assert half.read((slice(0, 2), slice(None))).sum() == 8

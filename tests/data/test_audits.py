@@ -48,9 +48,13 @@ def row(index: int, text: str = "q", target: str = "yes", definition: str = "", 
 def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audit_records.TaskRows:
     parts = {"train": (), "validation": (), "test": ()} | splits
     return audit_records.TaskRows(
-        name=name, category="c", track=track, sources=sources,
-        render=get_prompt("ql.def_pos2").render, **{k: tuple(v) for k, v in parts.items()},
-    )  # fmt: skip
+        name=name,
+        category="c",
+        track=track,
+        sources=sources,
+        render=get_prompt("ql.def_pos2").render,
+        **{k: tuple(v) for k, v in parts.items()},
+    )
 
 
 def measure(
@@ -162,10 +166,16 @@ def t5_like(tmp_path_factory) -> SentencePieceVocabulary:
 def test_what_sentencepiece_does_to_braces_quotes_and_symbols(t5_like):
     texts = ["a {b}", "a “b”", "a ½ b", "a\u00a0b", "a\nb", "a  b"]
     assert [t5_like.decode(t5_like.encode(text)) for text in texts] == [
-        "a  ⁇ b ⁇ ", "a “b”", "a 1⁄2 b", "a b", "a b", "a b",
-    ]  # fmt: skip
-    measured = measure(task(test=[row(i, text, text) for i, text in enumerate(texts)]),
-                       vocabulary=t5_like)  # fmt: skip
+        "a  ⁇ b ⁇ ",
+        "a “b”",
+        "a 1⁄2 b",
+        "a b",
+        "a b",
+        "a b",
+    ]
+    measured = measure(
+        task(test=[row(i, text, text) for i, text in enumerate(texts)]), vocabulary=t5_like
+    )
     assert (measured.unknown_targets, sorted(measured.unknown_characters)[-2:]) == (1, ["{", "}"])
     assert (measured.rewritten_prompts, measured.rewritten_targets) == (2, 2)
     assert sorted(measured.rewritten_characters) == ["\u00a0", "½"]

@@ -99,8 +99,13 @@ def test_lengths_count_eos(add_task):
 
 def test_every_reference_becomes_a_target_in_the_tasks_own_tokens(add_task):
     row = {
-        "inputs": "q", "targets": "two", "references": ["one", "two", "longer than six"],
-        "id": "x-1", "task": "real", "category": "Cat", "truncated": 1,
+        "inputs": "q",
+        "targets": "two",
+        "references": ["one", "two", "longer than six"],
+        "id": "x-1",
+        "task": "real",
+        "category": "Cat",
+        "truncated": 1,
     }
     add_task("many", [row])
     (example,) = load_examples("many", "train", LENGTHS)

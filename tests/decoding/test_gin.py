@@ -22,11 +22,15 @@ RUN = [
 ]
 FILES = {
     "greedy": ([], Greedy()),
-    "sampling": (["TEMPERATURE = 0.5", "TOP_K = 9"],
-                 Sampling(temperature=0.5, top_k=9, top_p=0.95)),
-    "beam": (["BEAM_STYLE = 'hf'", "NUM_BEAMS = 2", "EARLY_STOPPING = True"],
-             Beam(num_beams=2, style="hf", early_stopping=True)),
-}  # fmt: skip
+    "sampling": (
+        ["TEMPERATURE = 0.5", "TOP_K = 9"],
+        Sampling(temperature=0.5, top_k=9, top_p=0.95),
+    ),
+    "beam": (
+        ["BEAM_STYLE = 'hf'", "NUM_BEAMS = 2", "EARLY_STOPPING = True"],
+        Beam(num_beams=2, style="hf", early_stopping=True),
+    ),
+}
 UPSTREAM = """
 from __gin__ import dynamic_registration
 from t5x_ext import models

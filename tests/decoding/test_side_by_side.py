@@ -17,9 +17,15 @@ from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
 
 CONFIG = network.T5Config(
-    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
-    head_dim=8, mlp_dim=32, mlp_activations=("gelu", "linear"),
-)  # fmt: skip
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+)
 METHODS = {
     "greedy": Greedy(),
     "sampling": Sampling(num_samples=2, top_p=0.95, seed=1),

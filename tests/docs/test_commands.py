@@ -26,9 +26,14 @@ from t5x_ext.partitioning import PjitPartitioner
 PAGES = ("README.md", "docs/quickstart.md", "docs/your_own_tasks.md")
 
 TINY = {
-    "vocab_size": 896, "emb_dim": 16, "num_heads": 2, "num_encoder_layers": 1,
-    "num_decoder_layers": 1, "head_dim": 8, "mlp_dim": 32,
-}  # fmt: skip
+    "vocab_size": 896,
+    "emb_dim": 16,
+    "num_heads": 2,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "head_dim": 8,
+    "mlp_dim": 32,
+}
 SMALL_STUDY = 'FLAGS="--gin_file=docs/examples/tiny_study.gin"'
 SHORT_RUN = (
     """--gin.TASK_FEATURE_LENGTHS="{'inputs': 96, 'targets': 16}" --gin.TRAIN_STEPS=2"""

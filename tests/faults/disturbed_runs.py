@@ -124,11 +124,14 @@ def check_equal(directory: Path, unbroken: Path) -> None:
     assert metrics_of(directory) == metrics_of(unbroken)
     last = f"checkpoint_{STEPS}"
     for part in ("data", "meta"):
-        kept = [json.loads((d / last / part / "metadata").read_text()) for d in
-                (directory, unbroken)]  # fmt: skip
+        kept = [
+            json.loads((d / last / part / "metadata").read_text()) for d in (directory, unbroken)
+        ]
         if part == "meta":  # it has the config's text, with the directory in it
-            kept = [json.dumps(k).replace(str(d), "") for k, d in
-                    zip(kept, (directory, unbroken), strict=True)]  # fmt: skip
+            kept = [
+                json.dumps(k).replace(str(d), "")
+                for k, d in zip(kept, (directory, unbroken), strict=True)
+            ]
         assert kept[0] == kept[1]
     jax.tree.map(
         np.testing.assert_array_equal,

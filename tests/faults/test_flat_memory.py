@@ -71,11 +71,12 @@ def test_memory_is_flat_over_2000_steps(tmp_path: Path) -> None:
         meta={},
         stats_period=10,
         evaluation=Evaluation(
-            period=50, loss_cfg=DatasetConfig("task", LENGTHS, "validation", 8),
+            period=50,
+            loss_cfg=DatasetConfig("task", LENGTHS, "validation", 8),
             loss_examples=examples[:40],
         ),
         hooks=[watch],
-    )  # fmt: skip
+    )
     print(f"\n{samples}")
     later = [sample for step, sample in samples.items() if step >= WARM]
     assert len(later) == 7

@@ -41,10 +41,18 @@ LINES = [
     {"instruction": "Sum.", "input": "1 2", "output": "3", "id": "x", "task": "sums"},
 ]
 PREDICTIONS = [
-    {"task": "t", "category": "c", "id": f"{i}", "inputs": "in", "references": ["a", "b"],
-     "prediction": "a", "truncated": False, "score": {"rougeL": 1.0}}
+    {
+        "task": "t",
+        "category": "c",
+        "id": f"{i}",
+        "inputs": "in",
+        "references": ["a", "b"],
+        "prediction": "a",
+        "truncated": False,
+        "score": {"rougeL": 1.0},
+    }
     for i in range(3)
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

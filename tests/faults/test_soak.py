@@ -163,8 +163,11 @@ def test_a_disturbed_study_scores_as_one_left_alone(
         studies += 1
         totals += study.done
         shutil.rmtree(study.directory)
-    faults = ", ".join(f"{count} {what}" for what, count in sorted(totals.items()) if what not in
-                       ("kill", "term", "starts"))  # fmt: skip
+    faults = ", ".join(
+        f"{count} {what}"
+        for what, count in sorted(totals.items())
+        if what not in ("kill", "term", "starts")
+    )
     print(
         f"\nsoak: {time.monotonic() - began:.0f} s, {studies} studies, {totals['kill']} SIGKILL, "
         f"{totals['term']} SIGTERM, {totals['starts']} starts, faults: {faults or 'none'}; "

@@ -21,9 +21,13 @@ print("known")
 def run(code: str) -> subprocess.CompletedProcess[str]:
     environment = {key: text for key, text in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env=environment,
-    )  # fmt: skip
+    )
 
 
 def is_native_log(line: str) -> bool:

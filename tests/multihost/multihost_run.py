@@ -1,6 +1,6 @@
 """A small training run with predictions, as a program that several processes can share.
 
-    python multihost_run.py '{"model_dir": ..., "steps": 6, "session": {...}}'
+python multihost_run.py '{"model_dir": ..., "steps": 6, "session": {...}}'
 """
 
 from __future__ import annotations

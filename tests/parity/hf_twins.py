@@ -21,14 +21,40 @@ from t5x_ext.models.params import Params
 # deep as its decoder; in mT5-small and LM-adapted small models heads * d_kv is not d_model.
 FAMILIES: dict[str, dict[str, Any]] = {
     "t5_1_0": dict(vocab_size=96, d_model=32, d_kv=8, d_ff=80, num_layers=2, num_heads=5),
-    "t5_1_1": dict(vocab_size=104, d_model=24, d_kv=10, d_ff=40, num_layers=1, num_heads=3,
-                   num_decoder_layers=3, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
-    "lm_adapt": dict(vocab_size=112, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=6,
-                     feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5_1_1": dict(
+        vocab_size=104,
+        d_model=24,
+        d_kv=10,
+        d_ff=40,
+        num_layers=1,
+        num_heads=3,
+        num_decoder_layers=3,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    ),
+    "lm_adapt": dict(
+        vocab_size=112,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=6,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    ),
     "mt5": dict(vocab_size=250, d_model=32, d_kv=16, d_ff=56, num_layers=2, num_heads=3),
-    "byt5": dict(vocab_size=384, d_model=40, d_kv=8, d_ff=72, num_layers=3, num_decoder_layers=1,
-                 num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
-}  # fmt: skip
+    "byt5": dict(
+        vocab_size=384,
+        d_model=40,
+        d_kv=8,
+        d_ff=72,
+        num_layers=3,
+        num_decoder_layers=1,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,10 +72,12 @@ def lengths(rows: np.ndarray) -> np.ndarray:
     [
         ({}, {}),
         ({"min_length": 5}, {"min_new_tokens": 5}),
-        ({"forced_prefix": (7,), "forced_eos": True},
-         {"forced_bos_token_id": 7, "forced_eos_token_id": EOS}),
+        (
+            {"forced_prefix": (7,), "forced_eos": True},
+            {"forced_bos_token_id": 7, "forced_eos_token_id": EOS},
+        ),
     ],
-)  # fmt: skip
+)
 def test_greedy(twin, inputs, fields, settings) -> None:
     expected = generate(twin, inputs, **settings)
     assert len(set(lengths(expected))) > 2

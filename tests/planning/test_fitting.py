@@ -14,9 +14,14 @@ from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
 
 CONFIG = network.T5Config(
-    vocab_size=256, emb_dim=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
-    head_dim=16, mlp_dim=64,
-)  # fmt: skip
+    vocab_size=256,
+    emb_dim=32,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=16,
+    mlp_dim=64,
+)
 MODEL = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=AdamW())
 WORKLOAD = Workload(4, 32, 16)
 

@@ -92,9 +92,14 @@ def test_fsdp_divides_parameters_and_optimizer(size):
 
 def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
     cfg = network.T5Config(
-        vocab_size=7, emb_dim=2, num_heads=1, num_encoder_layers=1, num_decoder_layers=1,
-        head_dim=3, mlp_dim=5,
-    )  # fmt: skip
+        vocab_size=7,
+        emb_dim=2,
+        num_heads=1,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=3,
+        mlp_dim=5,
+    )
     # One row, 2 input and 1 target positions; multiply-adds:
     encoder = 2 * (4 * 6 + 2 * 10) + 2 * (2 * 2 * 3)  # projections, feed-forward, attention
     decoder = (4 * 6 + 2 * 10) + 2 * 3 + (2 * 6 + 2 * 2 * 6) + 2 * 2 * 3
@@ -219,8 +224,11 @@ def test_json_for_a_tpu_slice(capsys):
     cfg_flops = record["decoding"]["flops"]
     assert cfg_flops > 0 and record["decoding"]["unknown_loops"] == 0
     assert record["decoding_batch"] == {
-        "rows": 8, "input_length": 64, "target_length": 16, "pack": False,
-    }  # fmt: skip
+        "rows": 8,
+        "input_length": 64,
+        "target_length": 16,
+        "pack": False,
+    }
     assert record["proposals"] == []
     assert all(math.isfinite(record[name]) for name in ("step_secs", "tokens_per_sec"))
 
@@ -265,14 +273,21 @@ def read_setup():
 
 def test_a_runs_own_gin_files_do(read_setup):
     setup = read_setup(
-        "--gin_file=models/t5_1_1_xl.gin", "--gin_file=runs/finetune.gin",
-        "--gin_file=meshes/fsdp.gin", "--gin.FSDP=8", "--gin.PjitPartitioner.model=2",
-        "--gin.MODEL_DIR=''", "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+        "--gin_file=models/t5_1_1_xl.gin",
+        "--gin_file=runs/finetune.gin",
+        "--gin_file=meshes/fsdp.gin",
+        "--gin.FSDP=8",
+        "--gin.PjitPartitioner.model=2",
+        "--gin.MODEL_DIR=''",
+        "--gin.MIXTURE_OR_TASK_NAME='held_in'",
         "--gin.INITIAL_CHECKPOINT_PATH=''",
         '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
-        "--gin.INFER_EVAL=@infer_eval/utils.DatasetConfig()", "--gin.PACK=True",
-        "--gin.NUM_MICROBATCHES=4", "--gin.REMAT_POLICY='full'", "--gin.TRAIN_STEPS_RELATIVE=70",
-    )  # fmt: skip
+        "--gin.INFER_EVAL=@infer_eval/utils.DatasetConfig()",
+        "--gin.PACK=True",
+        "--gin.NUM_MICROBATCHES=4",
+        "--gin.REMAT_POLICY='full'",
+        "--gin.TRAIN_STEPS_RELATIVE=70",
+    )
     assert setup.workload == lowering.Workload(32, 9, 5, pack=True)
     assert setup.decoding == lowering.Workload(32, 9, 5)
     assert (setup.num_steps, setup.num_microbatches) == (70, 4)
@@ -285,18 +300,24 @@ def test_a_study_is_planned_as_a_whole(read_setup):
     assert study.size.tuned > 100 and study.experts == 1
     assert study.setup.decoding.rows > 0 and study.setup.decoding.pack is False
     more = read_setup(
-        "--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''", "--gin.EXPERTS=8",
+        "--gin_file=studies/quickstart.gin",
+        "--gin.MODEL_DIR=''",
+        "--gin.EXPERTS=8",
         f"--gin.{study.setup.microbatches_name}=2",
-    )  # fmt: skip
+    )
     assert more.setup.num_microbatches == 2 * study.setup.num_microbatches
     assert more.experts == 8
 
 
 def test_the_papers_study_has_961_models_though_files_are_missing(read_setup, superni_dir):
     study = read_setup(
-        "--gin_file=studies/paper.gin", "--gin.MODEL_DIR=''", "--gin.TK_INSTRUCT_PATH=''",
-        "--gin.LM_ADAPT_PATH=''", "--gin.FSDP=4", f"--gin.DATA_DIR='{superni_dir}'",
-    )  # fmt: skip
+        "--gin_file=studies/paper.gin",
+        "--gin.MODEL_DIR=''",
+        "--gin.TK_INSTRUCT_PATH=''",
+        "--gin.LM_ADAPT_PATH=''",
+        "--gin.FSDP=4",
+        f"--gin.DATA_DIR='{superni_dir}'",
+    )
     size = study.size
     assert (size.tuned, size.tasks, size.tasks_without_file) == (961, 119, 19)
     assert sum(model.is_initial for model in size.models) == 1

@@ -16,10 +16,17 @@ from t5x_ext.training.trainer import Trainer
 
 # Heads and lengths that the attention kernel takes.
 CONFIG = network.T5Config(
-    vocab_size=384, emb_dim=64, num_heads=2, num_encoder_layers=2, num_decoder_layers=2,
-    head_dim=64, mlp_dim=128, mlp_activations=("gelu", "linear"), dropout_rate=0.1,
+    vocab_size=384,
+    emb_dim=64,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=64,
+    mlp_dim=128,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.1,
     dtype="bfloat16",
-)  # fmt: skip
+)
 SIZE = StudySize(
     models=(
         *[ModelSize("instruct", 6, 100)] * 2,
@@ -37,9 +44,12 @@ MACHINE = "v5e:2x2"
 def make_study(experts, **mesh):
     model = EncoderDecoderModel(module=network.Transformer(CONFIG), optimizer_def=AdamW())
     setup = plans.Setup(
-        model, PjitPartitioner(**{"expert": 2, "data": 1, "fsdp": 2} | mesh), Trainer(),
-        lowering.Workload(4, 128, 128), decoding=lowering.Workload(20, 128, 16),
-    )  # fmt: skip
+        model,
+        PjitPartitioner(**{"expert": 2, "data": 1, "fsdp": 2} | mesh),
+        Trainer(),
+        lowering.Workload(4, 128, 128),
+        decoding=lowering.Workload(20, 128, 16),
+    )
     return StudySetup(setup, SIZE, experts)
 
 
@@ -73,8 +83,11 @@ def test_auto_takes_what_the_study_can_use(study):
     assert study.together.setup.experts == 4  # three models of one kind, in whole slots
     assert study.slot.setup.experts == 2
     assert study.whole.setup.partitioner.mesh.shape == {
-        "expert": 1, "data": 1, "fsdp": 4, "model": 1,
-    }  # fmt: skip
+        "expert": 1,
+        "data": 1,
+        "fsdp": 4,
+        "model": 1,
+    }
 
 
 def test_the_step_of_many_models_costs_what_each_asks_for(study):
@@ -117,8 +130,9 @@ def test_the_table_has_every_kind_and_the_whole(study):
     )
     rows = [line.split() for line in text.splitlines()]
     assert [row[:4] for row in rows if row[:1] == ["instruct"]] == [
-        ["instruct", "6", "to", "7"], ["instruct", "40", "1", "1"],
-    ]  # fmt: skip
+        ["instruct", "6", "to", "7"],
+        ["instruct", "40", "1", "1"],
+    ]
     record = study.as_record()
     assert (record["models"], record["experts"], record["slots"]) == (6, 4, 2)
     assert [kind["models"] for kind in record["kinds"]] == [1, 3, 1, 1]

@@ -19,12 +19,18 @@ def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
     flags, _ = gin_utils.parse_flags(
         plan_command._parser(),
         [
-            "--gin_file=models/t5_1_1_xl.gin", "--gin_file=runs/plan.gin",
-            "--gin_file=optimizers/adafactor.gin", "--gin_file=meshes/fsdp.gin", "--gin.FSDP=16",
-            "--gin.BATCH_SIZE=128", "--gin.PACK=True", "--gin.REMAT_POLICY='minimal'",
-            "--gin.NUM_MICROBATCHES=2", "--topology=v5e:4x4",
+            "--gin_file=models/t5_1_1_xl.gin",
+            "--gin_file=runs/plan.gin",
+            "--gin_file=optimizers/adafactor.gin",
+            "--gin_file=meshes/fsdp.gin",
+            "--gin.FSDP=16",
+            "--gin.BATCH_SIZE=128",
+            "--gin.PACK=True",
+            "--gin.REMAT_POLICY='minimal'",
+            "--gin.NUM_MICROBATCHES=2",
+            "--topology=v5e:4x4",
         ],
-    )  # fmt: skip
+    )
     setup = plan_command._setup(flags, decodes=False)
     plan = plans.make_plan(setup, parse_topology("v5e:4x4"))
     totals = plan.train.totals
@@ -41,11 +47,15 @@ def test_64_models_of_the_papers_study_train_at_once_on_256_chips():
     flags, _ = gin_utils.parse_flags(
         plan_command._parser(),
         [
-            "--gin_file=studies/paper.gin", "--gin.FSDP=4", "--gin.MODEL_DIR=''",
-            "--gin.TK_INSTRUCT_PATH=''", "--gin.LM_ADAPT_PATH=''",
-            f"--gin.DATA_DIR='{BUNDLED_SUITE}'", "--topology=v5e:16x16",
+            "--gin_file=studies/paper.gin",
+            "--gin.FSDP=4",
+            "--gin.MODEL_DIR=''",
+            "--gin.TK_INSTRUCT_PATH=''",
+            "--gin.LM_ADAPT_PATH=''",
+            f"--gin.DATA_DIR='{BUNDLED_SUITE}'",
+            "--topology=v5e:16x16",
         ],
-    )  # fmt: skip
+    )
     study = plan_command._setup(flags, decodes=False)
     setup = dataclasses.replace(study.setup, experts=64, decoding=None)
     plan = plans.make_plan(setup, parse_topology("v5e:16x16"))

@@ -73,10 +73,17 @@ document.body.append(out);
 def chromium(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Loads the page with flags; returns its output and the browser's log."""
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-        "--enable-logging=stderr", "--virtual-time-budget=3000",
-        f"--user-data-dir={page.parent / 'profile'}", *flags, page.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=3000",
+        f"--user-data-dir={page.parent / 'profile'}",
+        *flags,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 

@@ -42,11 +42,13 @@ def simulated(seed: int, tasks: int = 20, noise: float = 2.0, slopes: float = 0.
     gains = rng.normal(1, slopes, size=tasks)
     return curve_of(
         [
-            CEILING - gains * (CEILING - true_score(n)) + (levels - levels.mean())
+            CEILING
+            - gains * (CEILING - true_score(n))
+            + (levels - levels.mean())
             + rng.normal(0, noise, size=(1, tasks))
             for n in LABELS
         ]
-    )  # fmt: skip
+    )
 
 
 def exact(tasks: int = 6, labels=LABELS, score=true_score):

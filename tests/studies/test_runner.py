@@ -67,11 +67,18 @@ def start(
     program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "t5x_ext.study"]
     return subprocess.Popen(
         [
-            sys.executable, *program, f"--gin_file={config}",
-            f"--gin.MODEL_DIR='{directory / study}'", *flags,
+            sys.executable,
+            *program,
+            f"--gin_file={config}",
+            f"--gin.MODEL_DIR='{directory / study}'",
+            *flags,
         ],
-        cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=REPO,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:

@@ -63,8 +63,9 @@ def test_initial_models_that_are_made_count():
     release = mixtures.release.Release(mixtures.release.data_dir())
     tasks = release.names("test")[:2]
     recipe = Recipe(batch_size=16, epochs=2)
-    without = study_size(paper_arms(only=["stl"]), [*GIVEN, PLAIN], recipe, (0,), tasks,
-                         SuperNIConfig())  # fmt: skip
+    without = study_size(
+        paper_arms(only=["stl"]), [*GIVEN, PLAIN], recipe, (0,), tasks, SuperNIConfig()
+    )
     arms = paper_arms(only=["stl", "stl_baseline_1"])
     size = study_size(arms, [*GIVEN, PLAIN], recipe, (0,), tasks, SuperNIConfig())
     assert size.tuned - without.tuned == 2 + 1  # two tasks, and one to start them from
@@ -84,10 +85,19 @@ def test_tasks_without_a_file_count_as_the_mean_of_the_others(tmp_path):
     for name in names[2:]:
         (tmp_path / "release" / "tasks" / f"{name}.json").unlink()
     arm = Arm("stl", "STL", "instruct", "ql.def_pos2", ["all"])
-    size = study_size([arm], GIVEN, Recipe(batch_size=16, epochs=2), (0,), None,
-                      SuperNIConfig(data_dir=str(tmp_path / "release")))  # fmt: skip
-    assert (size.tuned, size.tasks, size.tasks_without_file) == (len(names), len(names),
-                                                                 len(names) - 2)  # fmt: skip
+    size = study_size(
+        [arm],
+        GIVEN,
+        Recipe(batch_size=16, epochs=2),
+        (0,),
+        None,
+        SuperNIConfig(data_dir=str(tmp_path / "release")),
+    )
+    assert (size.tuned, size.tasks, size.tasks_without_file) == (
+        len(names),
+        len(names),
+        len(names) - 2,
+    )
     present, absent = size.models[:2], size.models[2:]
     assert len(set(absent)) == 1
     assert absent[0].prompts == 100
@@ -123,9 +133,14 @@ def test_the_groups_of_a_plan_are_those_of_the_study(tmp_path, factors):
     ]
 
     config = network.T5Config(
-        vocab_size=vocabulary.vocab_size, emb_dim=8, num_heads=1, num_encoder_layers=1,
-        num_decoder_layers=1, head_dim=8, mlp_dim=8,
-    )  # fmt: skip
+        vocab_size=vocabulary.vocab_size,
+        emb_dim=8,
+        num_heads=1,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=8,
+        mlp_dim=8,
+    )
     model = EncoderDecoderModel(network.Transformer(config), vocabulary, vocabulary, AdamW())
     by_name = {initial.name: initial for initial in initials}
     keys = {name: name for name in by_name}

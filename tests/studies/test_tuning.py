@@ -18,9 +18,16 @@ from t5x_ext.studies.tuning import Job, Tuner, copy_to
 from t5x_ext.training.optimizers import AdamW
 
 CONFIG = network.T5Config(
-    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
-    head_dim=8, mlp_dim=32, mlp_activations=("gelu", "linear"), dropout_rate=0.1,
-)  # fmt: skip
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.1,
+)
 RECIPE = Recipe({"inputs": 32, "targets": 16}, batch_size=4, epochs=2, learning_rate=1e-3)
 ARM = Arm("stl", "STL", "start", "tk.def", ("n10",))
 TRAIN = {"a": 13, "b": 28, "c": 20, "zero": 0, "d": 40, "e": 9}  # examples of each cell

@@ -201,9 +201,16 @@ def test_create_asks_at_once_or_in_the_queue(cloud) -> None:
     assert cloud.calls() == [
         [*tpu, "a", *v5e],
         [*tpu, "b", *v5e],
-        [*queue, "create", "q", *v4, "--node-id=q", "--runtime-version=tpu-ubuntu2204-base",
-         "--valid-until-duration=6h"],
-    ]  # fmt: skip
+        [
+            *queue,
+            "create",
+            "q",
+            *v4,
+            "--node-id=q",
+            "--runtime-version=tpu-ubuntu2204-base",
+            "--valid-until-duration=6h",
+        ],
+    ]
 
 
 def test_delete_takes_the_named_ones_only(cloud) -> None:

@@ -16,9 +16,16 @@ from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 CONFIG = network.T5Config(
-    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=2, num_decoder_layers=2,
-    head_dim=8, mlp_dim=32, mlp_activations=("gelu", "linear"), dropout_rate=0.1,
-)  # fmt: skip
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=8,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.1,
+)
 MODEL = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=AdamW())
 TRAINER = Trainer(learning_rate_fn=create_learning_rate_scheduler("constant", 1e-2))
 STEPS = [6, 2, 9]
@@ -28,17 +35,25 @@ def batches(seed: int) -> TrainBatches:
     rng = np.random.default_rng(seed)
     examples = [
         Example(
-            id=f"{seed}-{i}", task="t", category="c",
+            id=f"{seed}-{i}",
+            task="t",
+            category="c",
             inputs=rng.integers(2, 64, rng.integers(9, 20)).astype(np.int32),
             targets=(rng.integers(2, 64, rng.integers(2, 8)).astype(np.int32),),
-            inputs_pretokenized="", references=("",), truncated=False,
+            inputs_pretokenized="",
+            references=("",),
+            truncated=False,
         )
         for i in range(10 + 3 * seed)
-    ]  # fmt: skip
+    ]
     return TrainBatches(
-        [("t", examples, 1.0)], batch_size=4, lengths={"inputs": 32, "targets": 16}, pack=False,
-        seed=seed, length_buckets={"inputs": (32,), "targets": (16,)},
-    )  # fmt: skip
+        [("t", examples, 1.0)],
+        batch_size=4,
+        lengths={"inputs": 32, "targets": 16},
+        pack=False,
+        seed=seed,
+        length_buckets={"inputs": (32,), "targets": (16,)},
+    )
 
 
 def program(partitioner: PjitPartitioner) -> Program:
@@ -54,9 +69,13 @@ def alone() -> list:
         losses = []
         state = single.state_from_params(MODEL.init_params(jax.random.key(7)))
         state = train_loop(
-            single, state, batches(seed), steps, jax.random.key(seed),
+            single,
+            state,
+            batches(seed),
+            steps,
+            jax.random.key(seed),
             [lambda event, losses=losses: losses.append(float(event.metrics["loss"])) and None],
-        )  # fmt: skip
+        )
         results.append((jax.tree.map(np.asarray, state.params), [losses[0], losses[-1]]))
     return results
 

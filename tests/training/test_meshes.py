@@ -40,8 +40,13 @@ MODEL = EncoderDecoderModel(
     optimizer_def=AdamW(),
 )
 # The mesh axis that splits each logical axis of a parameter, as docs and gin files promise it.
-SPLIT_BY = {"embed": "fsdp", "joined_kv": "model", "heads": "model", "mlp": "model",
-            "vocab": "model"}  # fmt: skip
+SPLIT_BY = {
+    "embed": "fsdp",
+    "joined_kv": "model",
+    "heads": "model",
+    "mlp": "model",
+    "vocab": "model",
+}
 MESHES = {
     "8x1x1": dict(data=8),
     "1x8x1": dict(fsdp=8),

@@ -96,9 +96,12 @@ def test_adafactor_momentum_and_weight_decay() -> None:
     param = RNG.normal(size=(4,)).astype(np.float32)
     grads = [RNG.normal(size=(4,)).astype(np.float32) for _ in range(2)]
     definition = Adafactor(
-        beta1=0.9, weight_decay_rate=0.5, weight_decay_rate_lr_exponent=1.0,
-        multiply_by_parameter_scale=False, clipping_threshold=None,
-    )  # fmt: skip
+        beta1=0.9,
+        weight_decay_rate=0.5,
+        weight_decay_rate_lr_exponent=1.0,
+        multiply_by_parameter_scale=False,
+        clipping_threshold=None,
+    )
     got, _ = updates_of(definition, ("embed",), param, grads)
     w, v, m = param.astype(np.float64), np.zeros(4), np.zeros(4)
     for t, g in enumerate(grads, start=1):

@@ -40,8 +40,16 @@ _VERSION = "version"
 _STATISTICS = "state/param_states/"  # an optimizer's: passed over
 _PLACEHOLDER = "PLACEHOLDER://"
 # First parts of the paths of the files that hold parameters, or say which there are.
-_WEIGHTS = (INDEX, orbax_trees.METADATA, "target.", "optimizer.target.", "_optimizer.target.",
-            "manifest.ocdbt", "d", "ocdbt.process_")  # fmt: skip
+_WEIGHTS = (
+    INDEX,
+    orbax_trees.METADATA,
+    "target.",
+    "optimizer.target.",
+    "_optimizer.target.",
+    "manifest.ocdbt",
+    "d",
+    "ocdbt.process_",
+)
 _ENDS_HASHED = 1 << 16  # there are hundreds of files, each of one compressed array
 
 
