@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.batching import eval_batches, make_length_buckets
+from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
@@ -58,15 +58,17 @@ def evaluate_loss(
       model_params: parameters on the program's mesh.
       examples: held-out examples; the first reference of each is the target.
       cfg: gives batch size and lengths, which are set.
-      max_batches: stop after so many; None takes all.
+      max_batches: batches to take, of the examples that `first_of_all_tasks` picks for them; None
+        takes all.
     """
     assert cfg.task_feature_lengths is not None
     buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
     target_length = cfg.task_feature_lengths["targets"]
     batch_size = program.partitioner.round_up_batch(cfg.batch_size)
+    if max_batches is not None:
+        examples = first_of_all_tasks(examples, max_batches * batch_size)
     batches = eval_batches(examples, batch_size, buckets, target_length)
-    taken = itertools.islice(batches, max_batches)
-    return program.evaluate(model_params, (batch for _, batch in taken))
+    return program.evaluate(model_params, (batch for _, batch in batches))
 
 
 def predict_and_score(
@@ -112,6 +114,25 @@ def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[E
     for example in examples:
         seen[example.task] += 1
         if count is None or seen[example.task] <= count:
+            kept.append(example)
+    return kept
+
+
+def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]:
+    """The first examples of every task, in proportion to the tasks' sizes, in the order given.
+
+    Of a single task these are its first `count` examples, as in T5X. Data of several tasks lie
+    there task by task, so that their first examples would speak for one or two tasks alone.
+    Batches are sorted by length, so a sample has to be taken before they are made, not of them.
+    """
+    if len(examples) <= count:
+        return list(examples)
+    sizes = Counter(example.task for example in examples)
+    left = dict(zip(sizes, share_out(count, list(sizes.values())), strict=True))
+    kept = []
+    for example in examples:
+        if left[example.task]:
+            left[example.task] -= 1
             kept.append(example)
     return kept
 
