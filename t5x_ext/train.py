@@ -71,8 +71,8 @@ def train(
       total_steps: TRAIN_STEPS, those already in the initial checkpoint included.
       relative_steps: TRAIN_STEPS_RELATIVE, on top of the initial checkpoint.
       total_epochs: TRAIN_EPOCHS over the training data.
-      eval_steps: batches per loss evaluation, of the first examples of every held-out task; None takes
-        all.
+      eval_steps: batches per loss evaluation, of the first examples of every held-out task; None
+        takes all.
       eval_period: steps between evaluations; None or 0 evaluates at the end only.
       stats_period: steps between progress lines and logged metrics; None takes 100.
       random_seed: RANDOM_SEED of initial values, dropout and data. None draws one, which is
