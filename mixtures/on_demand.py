@@ -17,16 +17,15 @@ from collections.abc import Callable, KeysView
 from typing import TYPE_CHECKING, Any
 
 from mixtures.errors import DataError
-from mixtures.names import PREFIX
 
-# SeqIO and the modules that need it are imported inside the functions: `install` may be called
-# while one of them is being imported.
+# SeqIO is imported inside the functions: this module is also used where SeqIO is not needed.
 if TYPE_CHECKING:
     import seqio
 
 Maker = Callable[[str], "seqio.Task"]
 
 _makers: dict[str, Maker] = {}
+_makers_by_prefix: dict[str, Maker] = {}
 _built: set[str] = set()
 
 
@@ -67,6 +66,11 @@ def add_task(name: str, make: Maker) -> None:
     if is_known(name):
         raise DataError(f"SeqIO name '{name}' is registered already; allowed: a new name")
     _makers[name] = make
+
+
+def add_prefix(prefix: str, make: Maker) -> None:
+    """Builds every task whose name begins with `prefix` by `make` when it is asked for."""
+    _makers_by_prefix[prefix] = make
 
 
 def is_known(name: str) -> bool:
@@ -111,8 +115,7 @@ def renew(mixture: seqio.Mixture) -> None:
 
 
 def _maker(name: str) -> Maker | None:
-    if name.startswith(PREFIX):
-        from mixtures.tasks import make_superni_task
-
-        return make_superni_task
+    for prefix, make in _makers_by_prefix.items():
+        if name.startswith(prefix):
+            return make
     return _makers.get(name)

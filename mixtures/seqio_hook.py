@@ -21,6 +21,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from mixtures import on_demand
+from mixtures.names import PREFIX
+
 # "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them.
 _NATIVE_LOG = re.compile(
     rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following"
@@ -38,8 +41,16 @@ def watch() -> None:
 def _register() -> None:
     devices = importlib.import_module("mixtures.devices")
     devices.hide_accelerators()
-    on_demand = importlib.import_module("mixtures.on_demand")
     on_demand.install()
+    on_demand.add_prefix(PREFIX, _make_superni_task)
+
+
+def _make_superni_task(name: str) -> Any:
+    # Imported when it is called: `_register` runs while some module is being imported, which may be
+    # one that mixtures.tasks needs.
+    from mixtures.tasks import make_superni_task
+
+    return make_superni_task(name)
 
 
 class _Watcher(importlib.abc.MetaPathFinder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_a_stage_imports_only_what_comes_before(part: str) -> None:
     for path in files_of(part):
         used = {part_of(m) for m in imports_of(path) if m.startswith("t5x_ext.")}
         assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Wherever in the file the import is; a package's `__init__` may import what lies inside it."""
+    files = [path for package in ("t5x_ext", "mixtures") for path in (REPO / package).rglob("*.py")]
+    names = {".".join(path.relative_to(REPO).with_suffix("").parts): path for path in files}
+    graph = {name: imports_of(path) & names.keys() for name, path in names.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_mixtures_never_imports_t5x_ext() -> None:
