@@ -29,7 +29,8 @@ LogicalAxisRules = tuple[tuple[str, Any], ...]
 def standard_logical_axis_rules() -> LogicalAxisRules:
     """Logical axis -> mesh axis, a tuple of mesh axes, or None (not split).
 
-    A mesh axis is used at most once in an array; a later rule that would reuse one is skipped.
+    A mesh axis is used at most once in an array; a later rule that would reuse one is skipped. An
+    axis may have several rules: the first that fits counts, see `PjitPartitioner.spec`.
     """
     return (
         ("expert", "expert"),
@@ -126,21 +127,28 @@ class PjitPartitioner:
         return -(-batch_size // self.num_batch_shards) * self.num_batch_shards
 
     def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
-        """Logical axes of an array -> mesh axes, each mesh axis used at most once."""
-        rules = dict(self.logical_axis_rules or standard_logical_axis_rules())
-        used: set[str] = set()
-        entries: list[Any] = []
+        """Logical axes of an array -> mesh axes, each mesh axis used at most once.
+
+        As in T5X, the rules are gone through in their order, whatever that of the array's axes: an
+        axis takes the first rule for it whose mesh axes are all still free, and is not split where
+        there is none.
+        """
+        rules = tuple(self.logical_axis_rules or standard_logical_axis_rules())
+        known = {axis for axis, _ in rules}
         for axis in axes:
-            if axis is not None and axis not in rules:
+            if axis is not None and axis not in known:
                 raise ConfigError(
-                    f"logical_axis_rules: no rule for axis {axis!r}; known: {', '.join(rules)}"
+                    f"logical_axis_rules: no rule for axis {axis!r}; known: "
+                    f"{', '.join(dict.fromkeys(axis for axis, _ in rules))}"
                 )
-            target = rules.get(axis) if axis is not None else None
-            names = (target,) if isinstance(target, str) else tuple(target or ())
-            names = tuple(n for n in names if n not in used)
-            used.update(names)
-            entries.append(names[0] if len(names) == 1 else (names or None))
-        return PartitionSpec(*entries)
+        taken: dict[str, Any] = {}
+        used: set[str] = set()
+        for axis, target in rules:
+            names = _names(target)
+            if axis in axes and axis not in taken and not names & used:
+                taken[axis] = target
+                used |= names
+        return PartitionSpec(*(_entry(taken.get(axis)) for axis in axes))
 
     def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
         """The sharding of an array with these logical axes."""
@@ -273,6 +281,13 @@ def gather(param: jax.Array, axes: Sequence[str], is_looked_up: bool = False) ->
 def _names(entry: Any) -> set[str]:
     """Mesh axes of one entry of a PartitionSpec."""
     return {entry} if isinstance(entry, str) else set(entry or ())
+
+
+def _entry(target: Any) -> Any:
+    """A rule's mesh axes as an entry of a PartitionSpec, which has no tuples of one or none."""
+    if target is None or isinstance(target, str):
+        return target
+    return tuple(target) if len(target) > 1 else (target[0] if target else None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

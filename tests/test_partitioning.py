@@ -196,3 +196,30 @@ def test_ready_mesh_is_that_of_its_machine_and_holds_its_models(name, monkeypatc
         # Gradients are as large as the parameters; a quarter is for activations.
         held = bytes_per_device(state) + bytes_per_device(state.params)
         assert held < 0.75 * machine.device.memory_bytes, (size, held / 2**30)
+
+
+@pytest.mark.parametrize(
+    ("rules", "axes", "expected"),
+    [
+        # T5X's own list for activations and parameters in two dimensions.
+        ([("mlp", "model"), ("embed", "model"), ("embed", "data")], ("embed", "mlp"), "data model"),
+        ([("mlp", "model"), ("embed", "model"), ("embed", "data")], ("embed",), "model"),
+        # The rules' order counts, not the array's.
+        ([("vocab", "model"), ("embed", "model")], ("embed", "vocab"), "- model"),
+        # A rule for several mesh axes fits as a whole or not at all.
+        ([("embed", "fsdp"), ("batch", ("data", "fsdp"))], ("batch", "embed"), "- fsdp"),
+        ([("embed", "fsdp"), ("batch", ("data", "fsdp")), ("batch", "data")], ("batch", "embed"),
+         "data fsdp"),
+        # The first rule that fits counts, also where it says not to split.
+        ([("heads", None), ("heads", "model")], ("heads",), "-"),
+    ],
+)  # fmt: skip
+def test_an_axis_takes_its_first_rule_that_fits(rules, axes, expected: str) -> None:
+    spec = PjitPartitioner(logical_axis_rules=rules).spec(axes)
+    assert " ".join(entry or "-" for entry in spec) == expected
+
+
+def test_an_axis_without_a_rule_is_refused_with_the_known_ones() -> None:
+    partitioner = PjitPartitioner(logical_axis_rules=[("embed", "model"), ("embed", None)])
+    with pytest.raises(ConfigError, match="no rule for axis 'mlp'; known: embed$"):
+        partitioner.spec(("embed", "mlp"))
