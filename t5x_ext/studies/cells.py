@@ -11,6 +11,7 @@ from typing import Any
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.studies.arms import Arm
+from t5x_ext.training.optimizers import Optax
 
 # Raise it when a change of the code changes results; finished cells then no longer count.
 RESULT_VERSION = 1
@@ -48,18 +49,23 @@ def digest(determinants: Any) -> str:
 def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} cannot be part of a cell's key")
+    raise ConfigError(
+        f"{value!r} cannot be part of a cell's key; allowed: numbers, strings and lists of them"
+    )
 
 
 def describe_model(model: EncoderDecoderModel) -> dict[str, Any]:
     """What of a model determines results; how it is computed does not."""
+    optimizer = model.optimizer_def
     config = dataclasses.asdict(model.config)
     del config["remat_policy"], config["attention"], config["scan_layers"]
     return {
         "config": config,
         "vocabulary": model.output_vocabulary.fingerprint,
-        "optimizer": type(model.optimizer_def).__name__,
-        "optimizer_settings": dataclasses.asdict(model.optimizer_def),
+        "optimizer": type(optimizer).__name__,
+        "optimizer_settings": (
+            optimizer.describe() if isinstance(optimizer, Optax) else dataclasses.asdict(optimizer)
+        ),
         "z_loss": model.z_loss,
         "label_smoothing": model.label_smoothing,
         "loss_normalizing_factor": model.loss_normalizing_factor,

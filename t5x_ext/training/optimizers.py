@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import optax
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models.params import Params
-from t5x_ext.training.adafactor import Adafactor
+from t5x_ext.training.adafactor import Adafactor, HParamMap
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 __all__ = [
     "AdamW",
     "Adafactor",
+    "HParamMap",
     "Optax",
     "Optimizer",
     "adabelief",
@@ -94,14 +97,32 @@ class Optax:
 
     Attributes:
       transformation: what optax made.
+      name: of the optax function that made it; '' where that is not known.
+      settings: the arguments it was called with, by name.
     """
 
     transformation: optax.GradientTransformation
+    name: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def build(self, axes: Params) -> Optimizer:
         """The transformation; `update` ignores `learning_rate`."""
         del axes
         return optax.with_extra_args_support(self.transformation)
+
+    def describe(self) -> dict[str, Any]:
+        """What tells it from another one, for a study.
+
+        Raises:
+          ConfigError: a chain, which does not say what it is made of.
+        """
+        if not self.name:
+            raise ConfigError(
+                "optimizer_def: optimizers.chain does not say what it is made of, so a study could "
+                "not tell its cells from another chain's; allowed: AdamW, Adafactor, or one optax "
+                "function (optimizers.adam, ...)"
+            )
+        return {"function": self.name, **self.settings}
 
 
 def wrap_optax_optimizer(
@@ -111,7 +132,8 @@ def wrap_optax_optimizer(
 
     @functools.wraps(make)
     def made(*args: Any, **kwargs: Any) -> Optax:
-        return Optax(make(*args, **kwargs))
+        bound = inspect.signature(make).bind(*args, **kwargs)
+        return Optax(make(*args, **kwargs), make.__name__, bound.arguments)
 
     return made
 

@@ -109,7 +109,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / denominator, grads)
         learning_rate = learning_rate_fn(state.step)
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=learning_rate
+            grads, state.opt_state, state.params, learning_rate=learning_rate, step=state.step
         )
         params = optax.apply_updates(state.params, updates)
         grad_squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import optax
 import pytest
 
 from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.studies import Arm, InitialModel, Recipe, paper_arms, store
-from t5x_ext.studies.cells import digest, make_cells
+from t5x_ext.studies.cells import describe_model, digest, make_cells
+from t5x_ext.training import optimizers
 
 ARMS = (
     Arm("stl", "STL", "instruct", "tk.def", ("n10", "n100")),
@@ -117,3 +120,41 @@ def test_recipe_shares_a_trainer_unless_the_schedule_decays() -> None:
     assert float(rate(10)) < 1e-7
     with pytest.raises(ConfigError, match="Recipe.epochs: 0; allowed: 1 and more"):
         Recipe(epochs=0)
+
+
+def described(optimizer) -> str:
+    class Vocabulary:
+        fingerprint = "v"
+
+    config = network.T5Config(vocab_size=8)
+    model = EncoderDecoderModel(
+        network.Transformer(config), output_vocabulary=Vocabulary(), optimizer_def=optimizer
+    )
+    return digest(describe_model(model))
+
+
+def test_a_study_tells_optax_optimizers_by_function_and_settings() -> None:
+    keys = {
+        described(optimizer)
+        for optimizer in (
+            optimizers.adam(1e-3),
+            optimizers.adam(learning_rate=1e-3, b1=0.8),
+            optimizers.adam(2e-3),
+            optimizers.lion(1e-3),
+            optimizers.Adafactor(clipping_threshold=optimizers.HParamMap([(".*", 0.5)])),
+        )
+    }
+    assert len(keys) == 5
+    assert described(optimizers.adam(1e-3)) == described(optimizers.adam(learning_rate=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (optimizers.chain([optax.clip(1.0)]), "optimizers.chain does not say what it is made of"),
+        (optimizers.sgd(lambda step: 0.1), "cannot be part of a cell's key; allowed: numbers"),
+    ],
+)
+def test_an_optimizer_that_a_study_cannot_tell_is_refused(optimizer, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        described(optimizer)
