@@ -55,8 +55,9 @@ def train(
     """Trains a model and leaves checkpoints, metrics and the config in MODEL_DIR.
 
     A run that finds checkpoints in MODEL_DIR resumes from the newest, data position included;
-    otherwise it starts from `checkpoint_cfg.restore.path`, or at random. Exactly one of
-    `total_steps`, `relative_steps` and `total_epochs` says when it ends.
+    otherwise it starts from `checkpoint_cfg.restore.path`, or at random. One of `total_steps`,
+    `relative_steps` and `total_epochs` says when it ends; `relative_steps` wins over `total_steps`,
+    which T5X's finetune.gin requires in any case.
 
     Args:
       model: the model, its vocabularies and its optimizer.
@@ -107,6 +108,8 @@ def train(
         )
     partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
     model.check_vocabulary()
+    if relative_steps is not None:
+        total_steps = None
     limits = {
         "TRAIN_STEPS": total_steps,
         "TRAIN_STEPS_RELATIVE": relative_steps,
@@ -196,7 +199,7 @@ def _draw_seed(model_dir: str) -> int:
     from t5x_ext.checkpoints.directories import saved_steps
 
     has_saved = saved_steps(epath.Path(model_dir).expanduser().absolute())
-    seed = load_meta(model_dir)["random_seed"] if has_saved else None
+    seed = load_meta(model_dir).get("random_seed") if has_saved else None
     if seed is None:
         seed = multihost.gather(secrets.randbits(31))[0]
         if multihost.is_primary():
