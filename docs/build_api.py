@@ -52,7 +52,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.score": ["summarise"],
             "t5x_ext.audit": ["Settings", "audit"],
             "t5x_ext.convert": ["convert"],
-            "t5x_ext.inspect": ["inspect"],
+            "t5x_ext.inspect_checkpoint": ["inspect"],
         },
     ),
     (

@@ -23,6 +23,7 @@ import gin
 
 from t5x_ext import errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.terminal import Parser, command, note, show, show_json
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ def _progress(items: Sequence[T]) -> Iterator[T]:
     for number, item in enumerate(items, start=1):
         yield item
         if number % _TASKS_A_LINE == 0 or number == len(items):
-            print(f"audit: {number}/{len(items)} tasks", file=sys.stderr)
+            note(f"audit: {number}/{len(items)} tasks")
 
 
 def _macro(name: str) -> Any:
@@ -183,16 +184,12 @@ def _parse_limits(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(dict.fromkeys(limits))
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext audit",
+def _parser() -> Parser:
+    parser = Parser(
+        "audit",
+        __doc__,
         usage="t5x_ext audit (--gin_file=FILE [--gin.NAME=VALUE ...] | --mixture NAME) [options]",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[gin_utils.gin_flags()],
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
@@ -222,24 +219,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
+    from t5x_ext.data import audit_text
 
-    def call() -> None:
-        from t5x_ext.data import audit_text
-
-        result = audit(_settings(flags, args))
-        as_json, as_text = json.dumps(result), audit_text.render(result)
-        if args.out:
-            out = Path(args.out)
-            with errors.writing(out):
-                out.mkdir(parents=True, exist_ok=True)
-                (out / "audit.json").write_text(as_json + "\n", encoding="utf-8")
-                (out / "audit.txt").write_text(as_text + "\n", encoding="utf-8")
-        print(as_json if args.json else as_text)
-
-    return errors.exit_status(call)
+    result = audit(_settings(flags, args))
+    text = audit_text.render(result)
+    if args.out:
+        out = Path(args.out)
+        with errors.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "audit.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+            (out / "audit.txt").write_text(text + "\n", encoding="utf-8")
+    if args.json:
+        show_json(result)
+    else:
+        show(*text.split("\n"))
 
 
 if __name__ == "__main__":

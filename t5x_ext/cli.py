@@ -1,4 +1,7 @@
-"""The console script: `t5x_ext COMMAND ...` is `python -m t5x_ext.COMMAND ...`."""
+"""The console script: `t5x_ext COMMAND ...` is `python -m t5x_ext.COMMAND ...`.
+
+Only `inspect` has another module: see `module_of`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 
 from t5x_ext import __version__
 from t5x_ext.errors import nearest
+from t5x_ext.terminal import command, note, show
 
 COMMANDS = {
     "train": "train or finetune a model",
@@ -22,6 +26,10 @@ COMMANDS = {
     "inspect": "show what a checkpoint of any layout holds",
 }
 
+# `python t5x_ext/train.py` puts this directory first on Python's path, where a file inspect.py
+# would stand in for the standard library's module.
+_MODULES = {"inspect": "inspect_checkpoint"}
+
 
 # For `source <(t5x_ext completion)` in ~/.bashrc. Words after the command are completed as files.
 _BASH_COMPLETION = """_t5x_ext() {{
@@ -32,6 +40,12 @@ _BASH_COMPLETION = """_t5x_ext() {{
 complete -o default -F _t5x_ext t5x_ext"""
 
 
+def module_of(name: str) -> str:
+    """The module that `python -m` takes for a command: 'train' -> 't5x_ext.train'."""
+    return f"t5x_ext.{_MODULES.get(name, name)}"
+
+
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatches to one command's `main(argv) -> int`, importing that command only.
 
@@ -43,35 +57,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if name in COMMANDS:
-        return importlib.import_module(f"t5x_ext.{name}").main(rest)
+        return importlib.import_module(module_of(name)).main(rest)
     if name in ("-h", "--help"):
-        print(_usage())
+        show(*_usage())
         return 0
     if name == "completion":
-        print(_BASH_COMPLETION.format(commands=" ".join(COMMANDS)))
+        show(*_BASH_COMPLETION.format(commands=" ".join(COMMANDS)).split("\n"))
         return 0
     if name == "--version":
-        print(f"t5x_ext {__version__}")
+        show(f"t5x_ext {__version__}")
         return 0
     problem = f"unknown command '{name}'{nearest(name, COMMANDS)}" if name else "no command given"
-    print(f"error: {problem} (t5x_ext --help lists them)", file=sys.stderr)
+    note(f"error: {problem} (t5x_ext --help lists them)")
     return 2
 
 
-def _usage() -> str:
+def _usage() -> list[str]:
     lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: t5x_ext COMMAND ...",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "t5x_ext COMMAND --help         what a command takes, with an example",
-            "t5x_ext --version              the version",
-            "source <(t5x_ext completion)   completes commands in bash",
-        ]
-    )
+    return [
+        "usage: t5x_ext COMMAND ...",
+        "",
+        "commands:",
+        *lines,
+        "",
+        "t5x_ext COMMAND --help         what a command takes, with an example",
+        "t5x_ext --version              the version",
+        "source <(t5x_ext completion)   completes commands in bash",
+    ]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -27,8 +26,9 @@ from etils import epath
 from t5x_ext.checkpoints import hugging_face, open_source, t5x_layout, tensorstores, trees, writing
 from t5x_ext.checkpoints.directories import reason
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
-from t5x_ext.errors import ConfigError, exit_status
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
+from t5x_ext.terminal import Parser, command, note, show, show_json
 
 KINDS = ("hf", "t5x", "t5x_ext")
 
@@ -169,7 +169,7 @@ def _shown(source: Source, doing: str) -> Iterator[Source]:
             seen.add(name)
             shape = list(source.tensors[name].shape)
             count = f"{len(seen)}/{len(source.tensors)}"
-            print(f"{doing} {count}  {name} {shape} {values.dtype}", file=sys.stderr, flush=True)
+            note(f"{doing} {count}  {name} {shape} {values.dtype}")
 
     yield _watched(source, print_line)
 
@@ -196,11 +196,11 @@ def _read_config(gin_file: str) -> network.T5Config:
     return gin.get_configurable(network.T5Config)()
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _lines(summary: dict[str, Any]) -> list[str]:
     source, destination = summary["source"], summary["destination"]
     config = summary["config"] or {"config": "not stated"}
     checked = "every tensor compared" if summary["verified"] else "not compared"
-    lines = [
+    return [
         f"{source['path']} ({source['kind']}, step {source['step']})",
         f"-> {destination['path']} ({destination['kind']}), {checked}",
         f"{summary['tensors']} tensors, {summary['parameters']:,} parameters,"
@@ -208,17 +208,10 @@ def _text(summary: dict[str, Any]) -> str:
         f"source sha256 {source['sha256']}",
         ", ".join(f"{name} {value}" for name, value in config.items()),
     ]
-    return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext convert",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC", help="the checkpoint, or a MODEL_DIR")
     parser.add_argument("destination", metavar="DST", help="directory to create")
     parser.add_argument(
@@ -250,24 +243,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
-
-    def run() -> None:
-        summary = convert(
-            args.source,
-            args.destination,
-            args.to,
-            args.source_kind,
-            dtype=args.dtype,
-            scan_layers=args.scan_layers,
-            config=_read_config(args.gin_file) if args.gin_file else None,
-            verify=args.verify,
-        )
-        print(json.dumps(summary) if args.json else _text(summary))
-
-    return exit_status(run)
+    summary = convert(
+        args.source,
+        args.destination,
+        args.to,
+        args.source_kind,
+        dtype=args.dtype,
+        scan_layers=args.scan_layers,
+        config=_read_config(args.gin_file) if args.gin_file else None,
+        verify=args.verify,
+    )
+    if args.json:
+        show_json(summary)
+    else:
+        show(*_lines(summary))
 
 
 if __name__ == "__main__":

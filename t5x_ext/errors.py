@@ -1,17 +1,13 @@
-"""The exception for mistakes a user can correct, and how commands report it."""
+"""The exception for mistakes a user can correct."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import os
-import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 _MAX_CHARACTERS = 1200
-# What a disk may do to any command at any time.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ESTALE}
 
 
 class ConfigError(ValueError):
@@ -25,14 +21,17 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        if not message.isprintable():
-            message = "".join(
-                character if character.isprintable() else repr(character)[1:-1]
-                for character in message
-            )
+        message = printable(message)
         if len(message) > _MAX_CHARACTERS:
             message = f"{message[: _MAX_CHARACTERS // 2]} ... {message[-_MAX_CHARACTERS // 2 :]}"
         super().__init__(message)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey or cannot show escaped: 'a\\x1b[2Jb', 'a\\nb'."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
@@ -88,38 +87,3 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"{os.fspath(path)}: cannot be written ({why})") from None
-
-
-def exit_status(call: Callable[[], object]) -> int:
-    """Runs a command and turns the errors users can correct into one line on stderr.
-
-    Args:
-        call: The command.
-
-    Returns:
-        The exit status: 0, or 1 after a `ConfigError` or `mixtures.errors.DataError` or when a
-        disk is full or may not be written, or 130 after Ctrl-C. Other exceptions are defects and
-        pass through with their traceback.
-    """
-    try:
-        call()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:
-        # What gin raises instead, to say in which call, has neither number nor file name.
-        cause = error if error.errno is not None else error.__context__
-        if not isinstance(cause, OSError) or cause.errno not in _DISK_ERRORS:
-            raise
-        print(f"error: {cause.filename or 'a file'}: {cause.strerror}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        # Importing mixtures imports TensorFlow, but no DataError exists before that import.
-        data_errors = sys.modules.get("mixtures.errors")
-        known = (ConfigError, data_errors.DataError) if data_errors else (ConfigError,)
-        if not isinstance(error, known):
-            raise
-        # Gin adds lines on the call in which the error came up.
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 1
-    return 0

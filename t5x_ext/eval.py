@@ -16,6 +16,7 @@ from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, make_evaluator
+from t5x_ext.terminal import show
 
 
 def evaluate(
@@ -87,18 +88,18 @@ def _evaluate_one(
         "own_metrics": own,
     }
     if split_policy == "paper":
-        print("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
+        show("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
     if multihost.is_primary():
         write_predictions(path, rows)
         summary = directory / f"scores{suffix}.json"
         with writing(summary):
             summary.write_text(json.dumps(scores, indent=1) + "\n")
-    print(f"step {session.step}: {len(rows)} predictions -> {path}")
+    show(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
-        print(f"{name:>12} {value:6.2f}")
+        show(f"{name:>12} {value:6.2f}")
     for task, values in own.items():
         for name, value in values.items():
-            print(f"{task} {name} {value:.4g}")
+            show(f"{task} {name} {value:.4g}")
     return rows
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from t5x_ext import errors, multihost, startup
+from t5x_ext import errors, multihost, startup, terminal
 from t5x_ext.gin_strict import binding, checks
 from t5x_ext.gin_strict.source import Macro, read_bindings, read_file, symbols
 
@@ -162,11 +162,11 @@ def run(
     startup.add_flags(parser)
     if add_flags:
         add_flags(parser)
-    flags, others = parse_flags(parser, argv)
-    if not flags.files and not flags.bindings:
-        parser.error(f"give a gin file, for example --gin_file={gin_file}")
 
     def call() -> None:
+        flags, others = parse_flags(parser, argv)
+        if not flags.files and not flags.bindings:
+            parser.error(f"give a gin file, for example --gin_file={gin_file}")
         process_flags = startup.take_flags(others)
         given = {name: value for name, value in vars(others).items() if value is not None}
         parse(flags.files, flags.bindings, flags.search_paths, command, tuple(given))
@@ -174,7 +174,7 @@ def run(
             multihost.check_same({"config": operative_config()})
             binding.register(command)(**given)
 
-    return errors.exit_status(call)
+    return terminal.exit_status(call)
 
 
 class GinFlags(NamedTuple):
@@ -236,10 +236,17 @@ def _importable(command: Callable[..., Any]) -> Callable[..., Any]:
     `python -m t5x_ext.train` runs the module as __main__, while gin files import t5x_ext.train: two
     modules with two functions. Only the imported one's is ever configured and called.
     """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if command.__module__ != "__main__" or spec is None:
+    if command.__module__ != "__main__":
         return command
-    return getattr(importlib.import_module(spec.name), command.__name__)
+    main = sys.modules["__main__"]
+    spec, path = getattr(main, "__spec__", None), Path(getattr(main, "__file__", "")).resolve()
+    if spec is not None:
+        name = spec.name
+    elif path.parent == _PACKAGES / "t5x_ext":  # `python t5x_ext/train.py`
+        name = f"t5x_ext.{path.stem}"
+    else:
+        return command
+    return getattr(importlib.import_module(name), command.__name__)
 
 
 def _rewrite(argument: str, parser: argparse.ArgumentParser) -> str:
@@ -255,14 +262,12 @@ def _rewrite(argument: str, parser: argparse.ArgumentParser) -> str:
 def _parser(command: Callable[..., Any], gin_file: str, with_help: bool) -> argparse.ArgumentParser:
     name = command.__module__.rpartition(".")[2]
     summary = (inspect.getdoc(command) or "").split("\n\n")[0]
-    return argparse.ArgumentParser(
-        prog=f"t5x_ext {name}",
+    return terminal.Parser(
+        name,
+        summary,
         usage=f"t5x_ext {name} --gin_file=FILE [--gin.NAME=VALUE ...] [options]",
-        description=summary,
         epilog=_epilog(name, gin_file) if with_help else None,
         parents=[gin_flags()],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
 
 

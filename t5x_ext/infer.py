@@ -17,6 +17,7 @@ from t5x_ext.evaluation import Session, restore_each
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.terminal import show
 
 
 def infer(
@@ -77,7 +78,7 @@ def infer(
         stem = "scores" if mode == "score" else "predictions"
         path = Path(output_dir) / f"{stem}{step}.jsonl{shard}"
         rows = _rows(session, mode, path, checkpoint_period)
-        print(f"{len(rows)} {stem} -> {path}")
+        show(f"{len(rows)} {stem} -> {path}")
         del session  # frees its parameters before the next are read
 
 

@@ -10,9 +10,7 @@ minutes on two cores.
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +27,7 @@ from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
 from t5x_ext.planning.study_plans import StudySetup
+from t5x_ext.terminal import Parser, command, note, show, show_json
 from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
 
@@ -120,20 +119,16 @@ def _bound_to(command: Callable[..., None]) -> dict[str, Any]:
 
 
 def _report(line: str) -> None:
-    print(f"plan: {line}", file=sys.stderr, flush=True)
+    note(f"plan: {line}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext plan",
+def _parser() -> Parser:
+    parser = Parser(
+        "plan",
+        __doc__,
         usage="t5x_ext plan --gin_file=FILE [--gin.NAME=VALUE ...] "
         "(--topology NAME | --devices NxNAME) [options]",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[gin_utils.gin_flags()],
-        allow_abbrev=False,
     )
     add = parser.add_argument
     machine = parser.add_mutually_exclusive_group(required=True)
@@ -176,33 +171,31 @@ def _use_virtual_devices(machine: Machine) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status: 0 also where the run does not fit."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
-
-    def call() -> None:
-        topology = args.topology
-        machine = parse_topology(topology) if topology else parse_devices(args.devices)
-        _use_virtual_devices(machine)
-        setup = _setup(flags, args.decode)
-        price = args.price_per_chip_hour
-        if isinstance(setup, StudySetup):
-            study = study_plans.make_study_plan(setup, machine, price, args.start_secs, _report)
-            plan = study.together
-        else:
-            study = None
-            _report(f"compiling for {machine.name}")
-            plan = plans.make_plan(setup, machine, price)
-        found = None
-        if not plan.fits and args.proposals:
-            found = proposals.find_proposals(plan, args.proposals, args.max_compiles, _report)
-        if args.json:
-            record = plan.as_record() | {"proposals": _records(found)}
-            print(json.dumps(record | {"study": study and study.as_record()}))
-        else:
-            print(study_tables.render(study, found) if study else tables.render(plan, found))
-
-    return errors.exit_status(call)
+    topology = args.topology
+    machine = parse_topology(topology) if topology else parse_devices(args.devices)
+    _use_virtual_devices(machine)
+    setup = _setup(flags, args.decode)
+    price = args.price_per_chip_hour
+    if isinstance(setup, StudySetup):
+        study = study_plans.make_study_plan(setup, machine, price, args.start_secs, _report)
+        plan = study.together
+    else:
+        study = None
+        _report(f"compiling for {machine.name}")
+        plan = plans.make_plan(setup, machine, price)
+    found = None
+    if not plan.fits and args.proposals:
+        found = proposals.find_proposals(plan, args.proposals, args.max_compiles, _report)
+    if args.json:
+        record = plan.as_record() | {"proposals": _records(found)}
+        show_json(record | {"study": study and study.as_record()})
+        return
+    text = study_tables.render(study, found) if study else tables.render(plan, found)
+    show(*text.split("\n"))
 
 
 def _records(found: Sequence[proposals.Proposal] | None) -> list[dict[str, Any]]:

@@ -10,13 +10,13 @@ differences and categories as PNG and SVG. Cells that have not finished are left
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError, writing
+from t5x_ext.errors import writing
+from t5x_ext.terminal import Parser, command, show, show_json
 
 
 def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, Any]:
@@ -55,14 +55,8 @@ def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[s
     return content.summary(findings) | {"page": str(out / "index.html")}
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext report",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("report", __doc__)
     parser.add_argument("study_dir", metavar="STUDY_DIR", help="directory written by t5x_ext.study")
     parser.add_argument(
         "--target",
@@ -83,23 +77,19 @@ def _score(text: str) -> float:
     return score
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
-    try:
-        findings = write_report(args.study_dir, args.target)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    findings = write_report(args.study_dir, args.target)
     if args.json:
-        print(json.dumps(findings))
-    else:
-        claim = findings["claim"]
-        print(f"{claim['verdict']}: {claim['meaning']}", *claim["sentences"], sep="\n  ")
-        missing = findings["missing_scores"]
-        unfinished = f", scores still missing: {missing}" if missing else ""
-        print(f"{findings['finished_cells']} cells{unfinished} -> {findings['page']}")
-    return 0
+        show_json(findings)
+        return
+    claim = findings["claim"]
+    show(f"{claim['verdict']}: {claim['meaning']}", *(f"  {line}" for line in claim["sentences"]))
+    missing = findings["missing_scores"]
+    unfinished = f", scores still missing: {missing}" if missing else ""
+    show(f"{findings['finished_cells']} cells{unfinished} -> {findings['page']}")
 
 
 if __name__ == "__main__":

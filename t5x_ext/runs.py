@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import params
+from t5x_ext.terminal import note, show
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
@@ -194,7 +194,7 @@ def _start(
 
 def _say(line: str) -> None:
     if multihost.is_primary():
-        print(line, flush=True)
+        show(line)
 
 
 class _Log:
@@ -302,7 +302,7 @@ class _Evaluator:
         self._log.write(step, group, values)
         if multihost.is_primary():
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"step {step}  {group}  {shown}", file=sys.stderr)
+            note(f"step {step}  {group}  {shown}")
 
 
 def _ask(

@@ -8,17 +8,16 @@ and field.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, printable
 from t5x_ext.metrics import aggregate
 from t5x_ext.metrics.predictions import read_predictions, write_predictions
 from t5x_ext.metrics.scoring import METRICS, score_rows
+from t5x_ext.terminal import Parser, command, show, show_json
 
 _FIELDS = ("task", "category")
 _TITLES = {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "exact_match": "exact match"}
@@ -64,8 +63,9 @@ def _to_dict(group: aggregate.Group) -> dict[str, object]:
     return {"n": group.n, "means": {name: asdict(mean) for name, mean in group.means.items()}}
 
 
-def _table(title: str, groups: dict[str, dict]) -> str:
-    width = max(len(title), *(len(name) for name in groups))
+def _table(title: str, groups: dict[str, dict]) -> list[str]:
+    groups = {printable(name): group for name, group in groups.items()}
+    width = max(map(len, [title, *groups]))
     head = f"{title:<{width}}  {'n':>6}" + "".join(f"  {_TITLES[m]:>23}" for m in METRICS)
     lines = [head, "-" * len(head)]
     for name, group in groups.items():
@@ -75,23 +75,17 @@ def _table(title: str, groups: dict[str, dict]) -> str:
         )
         row = f"{name:<{width}}  {group['n']:>6}" + "".join(f"  {cell:>23}" for cell in cells)
         lines.append(row)
-    return "\n".join(lines)
+    return [*lines, ""]
 
 
-def _text(summary: dict[str, Any], by: Sequence[str]) -> str:
-    tables = [_table(field, summary[f"by_{field}"]) for field in by]
-    tables.append(_table("mean over", summary["overall"]))
-    return "\n\n".join(tables) + "\n\npercent; in brackets 95 % bootstrap intervals"
+def _lines(summary: dict[str, Any], by: Sequence[str]) -> list[str]:
+    tables = [line for field in by for line in _table(field, summary[f"by_{field}"])]
+    tables += _table("mean over", summary["overall"])
+    return [*tables, "percent; in brackets 95 % bootstrap intervals"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext score",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("score", __doc__)
     parser.add_argument(
         "predictions", help="predictions file (JSONL) written by eval, infer or a study"
     )
@@ -105,17 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
-    try:
-        by = _by(args.by)
-        summary = summarise(args.predictions, by, args.out)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary) if args.json else _text(summary, by))
-    return 0
+    by = _by(args.by)
+    summary = summarise(args.predictions, by, args.out)
+    if args.json:
+        show_json(summary)
+    else:
+        show(*_lines(summary, by))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from t5x_ext.errors import ConfigError, allow_only, writing
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.terminal import note
 from t5x_ext.training.events import EventFile
 
 __all__ = [
@@ -87,7 +87,7 @@ class PyLoggingLogger:
         """Prints a line a task."""
         for task, scores in task_scores(rows).items():
             shown = "  ".join(f"{metric} {scores[metric]:.2f}" for metric in METRICS)
-            print(f"step {step}  {task}  {shown}", file=sys.stderr)
+            note(f"step {step}  {task}  {shown}")
 
 
 class TensorBoardLogger:

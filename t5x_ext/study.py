@@ -19,6 +19,7 @@ from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.recipes import InitialModel, Recipe
+from t5x_ext.terminal import show
 from t5x_ext.training.trainer import Program
 
 
@@ -89,7 +90,7 @@ def study(
         cells = store.deal(plan.cells, shard)
         if isinstance(experts, str):  # fitting.AUTO
             experts = _choose_experts(model, partitioner, recipe, cells)
-            print(f"EXPERTS: as many as fit: {experts}")
+            show(f"EXPERTS: as many as fit: {experts}")
         runner = Runner(
             model=model,
             partitioner=partitioner,
@@ -108,13 +109,13 @@ def study(
         lock.release()
     left = [cell for cell in plan.cells if not store.is_finished(directory, cell)]
     if left:
-        print(
+        show(
             f"{len(left)} cells are left to other shards; when they are done: "
             f"python -m t5x_ext.report {study_dir}"
         )
         return
     write_report(directory)
-    print(f"report -> {directory / 'report' / 'index.html'}")
+    show(f"report -> {directory / 'report' / 'index.html'}")
 
 
 def _choose_experts(

@@ -19,6 +19,7 @@ from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
+from t5x_ext.terminal import show
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
 from t5x_ext.training.actions import MetricsByTask
@@ -179,7 +180,7 @@ def train(
             wandb_project=wandb_project,
         )
     if not finished and multihost.is_primary():
-        print("stopped by SIGTERM with everything saved; the same command resumes")
+        show("stopped by SIGTERM with everything saved; the same command resumes")
 
 
 def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
@@ -203,7 +204,7 @@ def _draw_seed(model_dir: str) -> int:
     if seed is None:
         seed = multihost.gather(secrets.randbits(31))[0]
         if multihost.is_primary():
-            print(f"random_seed: {seed}, drawn for this run", flush=True)
+            show(f"random_seed: {seed}, drawn for this run")
     gin_utils.set_argument(train, "random_seed", seed)
     return seed
 
@@ -218,7 +219,7 @@ def _load(
     if cfg is None:
         return None, []
     if not datasets.has_split(cfg):
-        print(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
+        show(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
         return None, []
     examples = first_of_each_task(datasets.load_flat(cfg), num_examples)
     return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])

@@ -12,7 +12,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 
-LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics", "multihost"}
+LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics", "multihost", "terminal"}
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.
 STAGES = [
@@ -40,7 +40,7 @@ COMMANDS = {
     "audit",
     "plan",
     "convert",
-    "inspect",
+    "inspect_checkpoint",
     "cli",
 }
 NO_TENSORFLOW = [

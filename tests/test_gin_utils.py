@@ -363,7 +363,7 @@ def test_a_file_without_dynamic_registration_and_a_method_may_be_configured(pars
 
 
 def test_gin_errors_while_running_are_one_line(parse, capsys):
-    from t5x_ext.errors import exit_status
+    from t5x_ext.terminal import exit_status
 
     parse(bindings=[*SET, "train.mode = 'fast'"])
     assert exit_status(call) == 1

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
-from nltk.stem.porter import PorterStemmer
 from rouge_score import tokenize as rouge_tokenize
 
 
@@ -28,16 +27,19 @@ class _CachedStemmer:
     """The Porter stemmer behind a memory of words, in the form `rouge_score` calls it."""
 
     def __init__(self) -> None:
+        # nltk imports scipy.stats, more than a second that `--help` and the models do not need.
+        from nltk.stem.porter import PorterStemmer
+
         self.stem = lru_cache(maxsize=1 << 17)(PorterStemmer().stem)
 
 
-_STEMMER = _CachedStemmer()
+_stemmer = cache(_CachedStemmer)
 
 
 @lru_cache(maxsize=1 << 15)
 def tokens(text: str) -> tuple[str, ...]:
     """Lower-cased, stemmed words of `text`: `"The dogs ran"` -> `("the", "dog", "ran")`."""
-    return tuple(rouge_tokenize.tokenize(text, _STEMMER))
+    return tuple(rouge_tokenize.tokenize(text, _stemmer()))
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:

@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5x_ext.errors import ConfigError, exit_status
+from t5x_ext.errors import ConfigError
 from t5x_ext.multihost.roll_call import Peers, call_roll
+from t5x_ext.terminal import exit_status
 
 __all__ = ["check_same", "gather", "is_primary", "package_versions", "session"]
 
@@ -167,14 +168,14 @@ def _place(
         raise ConfigError(f"{', '.join(given)}: given without {missing}; set all three, or none")
     if not 0 <= index < count:
         raise ConfigError(f"process_index: {index}; allowed: 0 to {count - 1} (process_count - 1)")
-    if not address.rpartition(":")[2].isdigit():
+    if not address.rpartition(":")[2].isdecimal():
         raise ConfigError(f"coordinator_address: {address!r}; allowed: host:port")
     return address, count, index
 
 
 def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
-    if text is not None and not text.isdigit():
+    if text is not None and not text.isdecimal():
         raise ConfigError(f"{variable}={text!r}; allowed: a number from 0 up")
     return None if text is None else int(text)
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from t5x_ext.errors import ConfigError
+from t5x_ext.terminal import note
 
 _HELLO_SECS = 10.0  # what a stranger that connects and says nothing may cost
 _RETRY_SECS = 0.2
@@ -139,7 +140,7 @@ class Peers:
     def _end(self, reason: str) -> NoReturn:
         _last_word.acquire()
         # The line comes first: JAX may be about to end this process in its own way.
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        note(f"error: {reason}")
         self._tell(reason)
         _exit(1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
+from t5x_ext.terminal import note, show
 
 _SAVE_EVERY = 500  # steps; a killed pre-finetuning goes on from there
 _WAIT_SECS = 5.0
@@ -63,7 +63,7 @@ class InitialModels:
                 lock = DirectoryLock(made.parent)
             except DirectoryInUse as error:
                 if not waiting:
-                    print(f"waiting for initial model {name}: {error}", file=sys.stderr)
+                    note(f"waiting for initial model {name}: {error}")
                 waiting = True
                 time.sleep(_WAIT_SECS)
                 continue
@@ -117,7 +117,7 @@ class InitialModels:
         steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
         base = self._save_base(initial, directory)
         clock = time.monotonic()
-        print(f"initial model {initial.name}: {len(train)} examples, {steps} steps", flush=True)
+        show(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
         state, done = run_training(
             self.tuner.program(recipe.trainer(steps)),
             batches,

@@ -32,6 +32,7 @@ from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Job, Tuned, Tuner
+from t5x_ext.terminal import show
 
 
 class _Progress:
@@ -47,13 +48,12 @@ class _Progress:
         scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
         elapsed = time.monotonic() - self._began
         left = elapsed / self._number * (self._total - self._number)
-        print(
+        show(
             f"[{self._number}/{self._total}] {result['cell']}: "
             f"ROUGE-L {sum(scores) / len(scores):.1f}  "
             f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
             f"ETA {left / 60:.1f} min"
-            f"{'  diverged: its loss is no finite number' if None in result['train_loss'] else ''}",
-            flush=True,
+            f"{'  diverged: its loss is no finite number' if None in result['train_loss'] else ''}"
         )
 
 
@@ -105,7 +105,7 @@ class Runner:
         """Runs those of this shard's cells that have no result yet."""
         todo = [cell for cell in cells if not store.is_finished(self.study_dir, cell)]
         finished = len(cells) - len(todo)
-        print(f"{len(cells)} cells, {finished} finished before, {len(todo)} to run", flush=True)
+        show(f"{len(cells)} cells, {finished} finished before, {len(todo)} to run")
         for name in dict.fromkeys(cell.arm.initial for cell in todo):
             self._initials.make(name)
         progress = _Progress(len(todo))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_ext.errors import ConfigError
+from t5x_ext.terminal import note
 
 MODES = ("TRAIN", "TRAIN_EVAL", "INFER_EVAL")
 
@@ -42,7 +42,7 @@ class TerminateOnNanAction(BaseAction):
         value = _find(metrics_by_task, self._task, self._metric)
         if value is None or math.isfinite(value):
             return False
-        print(f"{self._task}/{self._metric} is {value}: ending the run", file=sys.stderr)
+        note(f"{self._task}/{self._metric} is {value}: ending the run")
         return True
 
 
@@ -94,10 +94,7 @@ class EarlyStoppingAction(BaseAction):
         if any(self._is_better(before, now) for before, now in pairs):
             return False
         shown = ", ".join(f"{value:.4g}" for value in self._history)
-        print(
-            f"{self._task}/{self._metric} no longer improves ({shown}): ending the run",
-            file=sys.stderr,
-        )
+        note(f"{self._task}/{self._metric} no longer improves ({shown}): ending the run")
         return True
 
     def _is_better(self, before: float, now: float) -> bool:
@@ -109,9 +106,7 @@ def _find(metrics_by_task: MetricsByTask, task: str, metric: str) -> float | Non
     value = metrics_by_task.get(task, {}).get(metric)
     if value is None:
         there = [f"{t}/{m}" for t, values in metrics_by_task.items() for m in values]
-        print(
-            f"action on {task}/{metric} not run: there is {', '.join(there[:12])}", file=sys.stderr
-        )
+        note(f"action on {task}/{metric} not run: there is {', '.join(there[:12])}")
     return value
 
 

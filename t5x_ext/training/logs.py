@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from t5x_ext.errors import ConfigError, writing
+from t5x_ext.terminal import note
 from t5x_ext.training.events import EventFile
 from t5x_ext.training.wandb_runs import WandbRun
 
@@ -165,8 +166,7 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts))
         else:
-            print(f"step {self._step}/{self._total}", *parts, sep="  ", file=self._stream)
-            self._stream.flush()
+            note("  ".join([f"step {self._step}/{self._total}", *parts]), stream=self._stream)
         self._clock, self._clock_step = now, self._step
         self._tokens = self._slots = self._timed_tokens = 0
         return rates

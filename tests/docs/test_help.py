@@ -11,10 +11,10 @@ import sys
 import pytest
 from pages import REPO
 
-from t5x_ext.cli import COMMANDS
+from t5x_ext.cli import COMMANDS, module_of
 
 MODULES = [
-    *(f"t5x_ext.{name}" for name in COMMANDS),
+    *map(module_of, COMMANDS),
     "mixtures.train_vocabulary",
     "mixtures.super_natural_instructions",
 ]
@@ -66,7 +66,7 @@ def commands_on(page: str) -> list[tuple[str, str]]:
     text = re.sub(r"\\\n", " ", (REPO / page).read_text())
     calls = re.findall(r"python -m ((?:t5x_ext|mixtures)\.\w+)([^`\n]*)", text)
     short = re.findall(r"`t5x_ext ([a-z]+)([^`\n]*)", text)
-    return calls + [(f"t5x_ext.{name}", rest) for name, rest in short]
+    return calls + [(module_of(name), rest) for name, rest in short]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from disturbed_runs import STEPS, Server, log_of
 
-from t5x_ext import inspect
+from t5x_ext import inspect_checkpoint
 
 
 def hash_of(model_dir: Path, capsys: pytest.CaptureFixture) -> str:
     capsys.readouterr()
-    assert inspect.main(["--values", "--json", str(model_dir)]) == 0
+    assert inspect_checkpoint.main(["--values", "--json", str(model_dir)]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["step"] == STEPS
     return summary["values_sha256"]

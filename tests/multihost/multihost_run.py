@@ -18,10 +18,10 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
-from t5x_ext.errors import exit_status
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.runs import Evaluation, run_training
+from t5x_ext.terminal import exit_status
 from t5x_ext.training import optimizers
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 

@@ -20,7 +20,7 @@ REPO = Path(__file__).resolve().parents[2]
 HOST = socket.gethostname()
 MEMBER = """
 import sys, time
-from t5x_ext.errors import exit_status
+from t5x_ext.terminal import exit_status
 from t5x_ext.multihost.roll_call import call_roll
 
 def run():

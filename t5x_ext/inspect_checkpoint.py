@@ -1,6 +1,7 @@
 """Shows what a checkpoint holds, on any host: kind, step, config and every tensor.
 
-    python -m t5x_ext.inspect runs/mine
+    t5x_ext inspect runs/mine
+    python -m t5x_ext.inspect_checkpoint runs/mine
 
 CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No values are read
 (except for --values), no accelerator is touched and no model has to be named.
@@ -8,16 +9,14 @@ CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No va
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from t5x_ext.checkpoints import hash_values, open_source
-from t5x_ext.errors import exit_status
+from t5x_ext.terminal import Parser, command, show, show_json
 
 
 def inspect(path: str) -> dict[str, Any]:
@@ -48,35 +47,27 @@ def inspect(path: str) -> dict[str, Any]:
     }
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _lines(summary: dict[str, Any]) -> list[str]:
     config = summary["config"] or {"config": "not stated"}
     width = max(map(len, summary["tensors"]))
     tensors = (
         f"  {name:<{width}}  {tensor['dtype']:<8}  {tensor['shape']}"
         for name, tensor in summary["tensors"].items()
     )
-    return "\n".join(
-        [
-            f"{summary['path']}: {summary['kind']}, step {summary['step']}",
-            f"sha256 {summary['sha256']}",
-            *([f"values sha256 {summary['values_sha256']}"] if "values_sha256" in summary else []),
-            f"tokenizer {summary['tokenizer'] or 'none'}",
-            ", ".join(f"{name} {value}" for name, value in config.items()),
-            *tensors,
-            f"{len(summary['tensors'])} tensors, {summary['parameters']:,} parameters,"
-            f" {summary['bytes']:,} bytes",
-        ]
-    )
+    return [
+        f"{summary['path']}: {summary['kind']}, step {summary['step']}",
+        f"sha256 {summary['sha256']}",
+        *([f"values sha256 {summary['values_sha256']}"] if "values_sha256" in summary else []),
+        f"tokenizer {summary['tokenizer'] or 'none'}",
+        ", ".join(f"{name} {value}" for name, value in config.items()),
+        *tensors,
+        f"{len(summary['tensors'])} tensors, {summary['parameters']:,} parameters,"
+        f" {summary['bytes']:,} bytes",
+    ]
 
 
-def _parser() -> argparse.ArgumentParser:
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="t5x_ext inspect",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("inspect", __doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a MODEL_DIR")
     parser.add_argument(
         "--values",
@@ -87,17 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
-
-    def run() -> None:
-        summary = inspect(args.checkpoint)
-        if args.values:
-            summary["values_sha256"] = hash_values(args.checkpoint)
-        print(json.dumps(summary) if args.json else _text(summary))
-
-    return exit_status(run)
+    summary = inspect(args.checkpoint)
+    if args.values:
+        summary["values_sha256"] = hash_values(args.checkpoint)
+    if args.json:
+        show_json(summary)
+    else:
+        show(*_lines(summary))
 
 
 if __name__ == "__main__":
