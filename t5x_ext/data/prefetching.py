@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,33 +17,15 @@ def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
 
     Order is kept, and an error in the source is raised at its place. A consumer that stops early
     (`close`, or dropping the iterator) never waits for the thread, which ends after the item it
-    is making: a finaliser may run in any thread, where waiting could deadlock.
+    is making: a finaliser may run in any thread, where waiting could deadlock. The interpreter
+    does wait for it before it exits: a thread that it has to cut off inside native code, as it does
+    with daemons, aborts the whole process ("terminate called ... exception not rethrown").
     """
-    items: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def work() -> None:
-        error = None
-        try:
-            for item in source:
-                items.put((item, None))
-                if stopped.is_set():
-                    return
-        except BaseException as raised:
-            error = raised
-        items.put((_END, error))
-
-    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     try:
-        while True:
-            item, error = items.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            yield item
+        ahead = deque(executor.submit(next, source, _END) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not _END:
+            ahead.append(executor.submit(next, source, _END))
+            yield item  # type: ignore[misc]  # not _END
     finally:
-        stopped.set()
-        # A full queue would hold the thread for ever; one free place lets it see the event.
-        while not items.empty():
-            items.get_nowait()
+        executor.shutdown(wait=False, cancel_futures=True)
