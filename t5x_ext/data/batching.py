@@ -24,6 +24,7 @@ from t5x_ext.errors import ConfigError
 Batch = dict[str, np.ndarray]
 
 _NO_TOKENS = np.zeros(0, np.int32)
+_ONE_PADDING = np.zeros(1, np.int32)
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,11 @@ class TrainBatches:
         # Entries are sorted by row, so this host's are neighbours.
         first, last = np.searchsorted(whole.rows, self._rows)
         batch = build_batch(
-            [example.inputs for example in examples[first:last]],
+            [encoder_tokens(example) for example in examples[first:last]],
             targets[first:last],
             whole.part(*self._rows),
             self._row_lengths["inputs"],
             self._row_lengths["targets"],
-            packed=self._pack,
         )
         num_tokens = sum(len(example.inputs) for example in examples) + sum(map(len, targets))
         positions = self._batch_size * sum(self._row_lengths.values())
@@ -209,13 +209,14 @@ def eval_batches(
 
     Yields:
         indices: int32 [B], position in `examples` of each row, -1 for rows that are filler.
-        batch: see build_batch; without segment ids and positions.
+        batch: see build_batch.
 
     Raises:
         ConfigError: an example is longer than the largest bucket or than target_length.
     """
     targets = [example.targets[0] if example.targets else _NO_TOKENS for example in examples]
-    input_lengths = np.array([len(example.inputs) for example in examples], np.int64)
+    inputs = [encoder_tokens(example) for example in examples]
+    input_lengths = np.array([len(tokens) for tokens in inputs], np.int64)
     target_lengths = np.array([len(tokens) for tokens in targets], np.int64)
     longest_target = int(target_lengths.max(initial=1))
     target_length = target_length or -(-longest_target // 32) * 32
@@ -231,12 +232,11 @@ def eval_batches(
         yield (
             indices,
             build_batch(
-                [examples[index].inputs for index in chosen],
+                [inputs[index] for index in chosen],
                 [targets[index] for index in chosen],
                 layout,
                 input_length,
                 target_length,
-                packed=False,
             ),
         )
 
@@ -261,9 +261,11 @@ def build_batch(
     layout: Layout,
     input_length: int,
     target_length: int,
-    packed: bool,
 ) -> Batch:
     """Writes tokens into rows.
+
+    What is padding is said by the segment ids and loss weights, never by a token's value: some
+    vocabularies have a piece with id 0.
 
     Args:
         inputs: encoder tokens of each entry of the layout.
@@ -271,12 +273,12 @@ def build_batch(
         layout: places in B = layout.num_rows rows.
         input_length: L of the encoder.
         target_length: L of the decoder.
-        packed: whether to add segment ids and positions.
 
     Returns:
         encoder_input_tokens, decoder_input_tokens, decoder_target_tokens: int32 [B, L], padding 0.
         decoder_loss_weights: float32 [B, L], 1 on every target token.
-        If packed, {encoder,decoder}_segment_ids (from 1, padding 0) and _positions: int32 [B, L].
+        {encoder,decoder}_segment_ids: int32 [B, L], from 1 in every row, padding 0.
+        {encoder,decoder}_positions: int32 [B, L], from 0 in every segment, padding 0.
         Decoder inputs are the targets shifted right within their segment, starting with 0.
     """
     batch = {}
@@ -294,9 +296,8 @@ def build_batch(
                 "decoder_target_tokens": tokens,
                 "decoder_loss_weights": np.ones(len(tokens), np.float32),
             }
-        if packed:
-            features[f"{side}_segment_ids"] = np.repeat(layout.segments, counts)
-            features[f"{side}_positions"] = positions
+        features[f"{side}_segment_ids"] = np.repeat(layout.segments, counts)
+        features[f"{side}_positions"] = positions
         # One flat index per token writes all rows of a feature at once.
         places = np.repeat(layout.rows * length + starts, counts) + positions
         for name, values in features.items():
@@ -305,6 +306,15 @@ def build_batch(
             array[places] = values
             batch[name] = array.reshape(layout.num_rows, length)
     return batch
+
+
+def encoder_tokens(example: Example) -> np.ndarray:
+    """The encoder's side of an example; where that is empty, one padding token in its segment.
+
+    Its targets would otherwise find no key of their segment in the row, and attention would average
+    over all there are: those of other examples. That one token gives what a row of padding gives.
+    """
+    return example.inputs if len(example.inputs) else _ONE_PADDING
 
 
 def _multiples(step: int, limit: int) -> tuple[int, ...]:

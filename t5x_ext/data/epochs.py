@@ -61,7 +61,8 @@ class EpochPlanner:
                     f"training data: example {example.id!r} of {example.task} has no target; "
                     "allowed: at least one"
                 )
-        self.input_lengths = np.array([len(ex.inputs) for ex in self.examples])
+        # An empty input takes up one position; see batching.encoder_tokens.
+        self.input_lengths = np.array([max(len(ex.inputs), 1) for ex in self.examples])
         self.target_lengths = np.array([len(t) for ex in self.examples for t in ex.targets])
         self._num_targets = np.array([len(ex.targets) for ex in self.examples])
         # The targets of example i are at _first_target[i].. in target_lengths.

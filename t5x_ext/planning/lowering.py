@@ -26,7 +26,7 @@ class Workload:
       rows: global.
       input_length: encoder positions.
       target_length: decoder positions.
-      pack: whether rows hold several examples, with segment ids and positions.
+      pack: whether rows hold several examples.
     """
 
     rows: int
@@ -117,9 +117,8 @@ def abstract_batch(
         "decoder_target_tokens": jnp.int32,
         "decoder_loss_weights": jnp.float32,
     }
-    if workload.pack:
-        for side in ("encoder", "decoder"):
-            dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
+    for side in ("encoder", "decoder"):
+        dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
     lengths = {"encoder": workload.input_length, "decoder": workload.target_length}
     return {
         name: jax.ShapeDtypeStruct(

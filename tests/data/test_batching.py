@@ -62,7 +62,7 @@ def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
     targets = [np.array(tokens, np.int32) for tokens in ([5, 1], [0, 6, 1], [8, 1])]
     lengths = [np.array([len(tokens) for tokens in side]) for side in (inputs, targets)]
     layout = lay_out(np.zeros(3, np.int64), *lengths)
-    batch = build_batch(inputs, targets, layout, 8, 9, packed=True)
+    batch = build_batch(inputs, targets, layout, 8, 9)
     expected = {
         "encoder_input_tokens": [4, 0, 9, 1, 7, 1, 0, 0],
         "encoder_segment_ids": [1, 1, 1, 1, 3, 3, 0, 0],
@@ -156,7 +156,7 @@ def test_unpacked_rows_are_as_long_as_the_smallest_bucket():
     batch, _ = next(make_batches(examples, batch_size=2, pack=False))
     assert batch["encoder_input_tokens"].shape == (2, 64)
     assert batch["decoder_target_tokens"].shape == (2, 16)
-    assert "encoder_segment_ids" not in batch
+    assert batch["encoder_segment_ids"].sum(axis=1).tolist() in ([33, 2], [2, 33])
     buckets = {"inputs": (8, 40, 64), "targets": (2, 4)}
     batch, _ = next(make_batches(examples, batch_size=2, pack=False, length_buckets=buckets))
     assert batch["encoder_input_tokens"].shape == (2, 40)

@@ -1,0 +1,76 @@
+"""Padding is what the batch says it is: a token with id 0, or an empty side, is data like any."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_ext.data.batching import TrainBatches, eval_batches
+from t5x_ext.data.records import Example
+from t5x_ext.models import EncoderDecoderModel, network
+
+CONFIG = network.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    mlp_dim=32,
+    dropout_rate=0.0,
+)
+LENGTHS = {"inputs": 32, "targets": 24}
+MODEL = EncoderDecoderModel(network.Transformer(CONFIG))
+WEIGHTS = MODEL.init_params(jax.random.key(0))
+
+compiled = jax.jit(lambda batch: MODEL.loss_sums(WEIGHTS, batch, None))
+
+
+def make_example(name: str, inputs, targets) -> Example:
+    arrays = np.array(inputs, np.int32), (np.array(targets, np.int32),)
+    return Example(name, "task", "", *arrays, "", ("x",), False)
+
+
+ODD = {
+    "zero in the input": make_example("a", [5, 0, 0, 9, 1], [7, 8, 1]),
+    "zero in the target": make_example("b", [11, 12, 1], [4, 0, 6, 1]),
+    "zero at the ends": make_example("c", [0, 13, 0], [0, 5, 0]),
+    "no input": make_example("d", [], [9, 9, 14, 1]),
+}
+
+
+def sums_of(examples, pack: bool):
+    batches = TrainBatches([("task", examples, 1.0)], len(examples), LENGTHS, pack, seed=0)
+    return compiled(batches.make(0, 0)[0])
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_odd_example_has_one_loss_packed_unpacked_and_evaluated(what):
+    others = [make_example(f"e{i}", [20 + i, 30, 1], [40 + i, 1]) for i in range(3)]
+    alone = sums_of([ODD[what]], pack=False)
+    rest = sums_of(others, pack=False)
+    together = sums_of([*others, ODD[what]], pack=True)
+    _, batch = next(eval_batches([ODD[what]], 1, (32,), 24))
+    assert float(alone.weight) == len(ODD[what].targets[0])
+    for found, expected in ((together.loss - rest.loss, alone.loss), (compiled(batch), alone)):
+        np.testing.assert_allclose(np.array(found), np.array(expected), rtol=2e-5)
+
+
+def test_an_empty_input_is_read_as_a_row_of_padding_is():
+    batch, _ = TrainBatches([("t", [ODD["no input"]], 1.0)], 1, LENGTHS, False, 0).make(0, 0)
+    padding = {name: rows for name, rows in batch.items() if not name.startswith("encoder")}
+    padding["encoder_input_tokens"] = np.zeros((1, 32), np.int32)
+    np.testing.assert_allclose(compiled(batch).loss, compiled(padding).loss, rtol=1e-6)
+
+
+def test_without_zeros_inside_nothing_changes():
+    """To the bit: what segment ids say is then what tokens greater than 0 say."""
+    examples = [make_example(f"e{i}", range(3, 9 + i), range(20, 23 + i)) for i in range(6)]
+    batch, _ = TrainBatches([("t", examples, 1.0)], 8, LENGTHS, False, 0).make(0, 0)
+    tokens_only = {
+        name: rows for name, rows in batch.items() if name.endswith(("tokens", "weights"))
+    }
+    assert len(tokens_only) == 4 < len(batch)
+    grad = jax.jit(jax.value_and_grad(lambda weights, b: MODEL.loss_sums(weights, b, None).loss))
+    jax.tree.map(np.testing.assert_array_equal, grad(WEIGHTS, batch), grad(WEIGHTS, tokens_only))
