@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import gin
 
-from t5x_ext import errors, gin_utils
+from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
@@ -175,10 +176,13 @@ def _parse_limits(text: str) -> tuple[tuple[int, int], ...]:
     for part in text.split(","):
         inputs, slash, targets = part.strip().partition("/")
         lengths = (inputs, targets if slash else "128")
-        if not all(length.isdecimal() and int(length) > 1 for length in lengths):
+        if not all(
+            re.fullmatch("[0-9]{1,7}", length) and 2 <= int(length) <= bounds.MAX_TOKENS
+            for length in lengths
+        ):
             raise errors.ConfigError(
                 f"--limits: '{part}'; allowed: tokens of inputs, or inputs/targets, such as "
-                "512,1024/128; 2 and more each"
+                f"512,1024/128; 2 to {bounds.MAX_TOKENS:,} each"
             )
         limits.append((int(lengths[0]), int(lengths[1])))
     return tuple(dict.fromkeys(limits))

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.schedules import create_learning_rate_scheduler
 
@@ -76,16 +77,11 @@ class DatasetConfig:
             "held-out examples are kept as tokens, about 6 kB each; seqio.Evaluator.num_examples "
             "takes fewer of them",
         )
-        if self.batch_size < 1:
-            raise ConfigError(f"DatasetConfig.batch_size: {self.batch_size}; allowed: 1 and more")
-        if self.task_feature_lengths is None:
-            return
-        lengths = dict(self.task_feature_lengths)
-        if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 2:
-            raise ConfigError(
-                f"TASK_FEATURE_LENGTHS: {lengths}; allowed: 'inputs' and 'targets', 2 tokens or "
-                "more each (the last is EOS)"
-            )
+        bounds.check_int("DatasetConfig.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        if self.seed is not None:
+            bounds.check_seed("DatasetConfig.seed", self.seed)
+        if self.task_feature_lengths is not None:
+            bounds.check_lengths("TASK_FEATURE_LENGTHS", self.task_feature_lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +104,9 @@ class SuperNIConfig:
     budget_seed: int = 0
     trim: str = "keep_question"
     missing: str = "report"
+
+    def __post_init__(self) -> None:
+        bounds.check_seed("SuperNIConfig.budget_seed", self.budget_seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +164,9 @@ class SaveCheckpointConfig:
 
     def __post_init__(self, save_dataset: bool, checkpointer_cls: Any) -> None:
         del save_dataset
+        for field in ("period", "keep"):
+            if getattr(self, field) is not None:
+                bounds.check_int(f"SaveCheckpointConfig.{field}", getattr(self, field), 1)
         name = getattr(checkpointer_cls, "__name__", "Checkpointer")
         allow_only(
             "SaveCheckpointConfig.checkpointer_cls",

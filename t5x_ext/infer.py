@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from t5x_ext import gin_utils, multihost
+from t5x_ext import bounds, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
 from t5x_ext.decoding.predict import predict
@@ -63,8 +63,8 @@ def infer(
             f"infer.shard_id: {shard_id}, with num_shards {num_shards}; allowed: 0 and more, below "
             "num_shards"
         )
-    if checkpoint_period < 1:
-        raise ConfigError(f"infer.checkpoint_period: {checkpoint_period}; allowed: 1 and more")
+    bounds.check_int("infer.checkpoint_period", checkpoint_period, 1)
+    bounds.check_int("infer.num_shards", num_shards, 1)
     if shard_id == 0:
         summarize_config_fn(output_dir, None, 0)
     shard = f"-{shard_id:05}-of-{num_shards:05}" if num_shards > 1 else ""
@@ -101,7 +101,10 @@ def _rows(session: Session, mode: str, path: Path, checkpoint_period: int) -> li
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--shard_id", type=int, metavar="I", help="decode part I, from 0, of infer.num_shards"
+        "--shard_id",
+        type=bounds.int_flag(0),
+        metavar="I",
+        help="decode part I, from 0, of infer.num_shards",
     )
 
 

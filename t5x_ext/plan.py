@@ -19,7 +19,7 @@ from typing import Any
 import gin
 import jax
 
-from t5x_ext import errors, gin_utils
+from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import plans, proposals, study_plans, study_tables, tables
@@ -135,11 +135,14 @@ def _parser() -> Parser:
     machine.add_argument("--topology", metavar="NAME", help="a TPU slice, such as v5e:4x4")
     machine.add_argument("--devices", metavar="NxNAME", help="GPUs of one node, such as 8xH200")
     add(
-        "--price_per_chip_hour", type=float, metavar="DOLLARS", help="instead of the built-in price"
+        "--price_per_chip_hour",
+        type=bounds.real_flag(0),
+        metavar="DOLLARS",
+        help="instead of the built-in price",
     )
     add(
         "--start_secs",
-        type=float,
+        type=bounds.real_flag(0),
         metavar="SECONDS",
         help="of a study: how long a process takes to start, where each model has its own "
         "(default: as long as compiling takes here)",
@@ -147,14 +150,14 @@ def _parser() -> Parser:
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
     add(
         "--proposals",
-        type=int,
+        type=bounds.int_flag(0, 100),
         default=_PROPOSALS,
         metavar="N",
         help="propose N changes where the run does not fit (default: %(default)s)",
     )
     add(
         "--max_compiles",
-        type=int,
+        type=bounds.int_flag(0, 1000),
         default=_MAX_COMPILES,
         metavar="N",
         help="compile N changes at most to find them (default: %(default)s)",

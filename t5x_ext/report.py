@@ -9,12 +9,12 @@ differences and categories as PNG and SVG. Cells that have not finished are left
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from t5x_ext.bounds import real_flag
 from t5x_ext.errors import writing
 from t5x_ext.terminal import Parser, command, show, show_json
 
@@ -61,20 +61,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--target",
         metavar="SCORE",
-        type=_score,
+        type=real_flag(0, 100),
         action="append",
         default=[],
         help="how many labels for this ROUGE-L score, 0 to 100; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     return parser
-
-
-def _score(text: str) -> float:
-    score = float(text)
-    if not 0 <= score <= 100:  # not a number is refused too
-        raise argparse.ArgumentTypeError(f"{text}; allowed: 0 to 100")
-    return score
 
 
 @command

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
@@ -59,8 +60,14 @@ def create_learning_rate_scheduler(
       A function from step (int or int32 array) to a float32 learning rate.
 
     Raises:
-      ConfigError: a factor is unknown.
+      ConfigError: a factor is unknown, or a number not finite or out of range.
     """
+    for field, value, low in (
+        ("base_learning_rate", base_learning_rate, 0),
+        ("decay_factor", decay_factor, 0),
+        ("min_learning_rate", min_learning_rate, 0),
+    ):
+        bounds.check_real(f"create_learning_rate_scheduler.{field}", value, low)
     names = [name.strip() for name in factors.split("*") if name.strip()]
     for name in names:
         if name not in FACTORS:

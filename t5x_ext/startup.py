@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t5x_ext import multihost
+from t5x_ext.bounds import int_flag, real_flag
 from t5x_ext.errors import ConfigError
 
 _DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
@@ -39,11 +40,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="allowed as in T5X; the next three flags, or a cluster's environment, suffice",
     )
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--process_count", type=int, metavar="N", help="processes of this run")
-    group.add_argument("--process_index", type=int, metavar="I", help="this process, from 0")
+    group.add_argument(
+        "--process_count", type=int_flag(1, 1 << 20), metavar="N", help="processes of this run"
+    )
+    group.add_argument(
+        "--process_index", type=int_flag(0, 1 << 20), metavar="I", help="this process, from 0"
+    )
     group.add_argument(
         "--initialization_timeout",
-        type=float,
+        type=real_flag(0, 1e6),
         default=300,
         metavar="SECONDS",
         help="how long to wait for the last process to start (default: 300)",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_ext import gin_utils
+from t5x_ext import bounds, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
@@ -66,6 +66,9 @@ def study(
     for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.mesh.shape["expert"])
+    bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
+    for seed in seeds:
+        bounds.check_seed("SEEDS", seed)
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):

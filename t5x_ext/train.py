@@ -11,7 +11,7 @@ from types import MappingProxyType
 import jax
 
 from mixtures.vocabularies import save_tokenizer
-from t5x_ext import gin_utils, multihost, startup
+from t5x_ext import bounds, gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError, writing
@@ -121,6 +121,12 @@ def train(
         raise ConfigError(
             f"train: set exactly one of {', '.join(limits)}; set are: {', '.join(given) or 'none'}"
         )
+    if random_seed is not None:
+        bounds.check_seed("RANDOM_SEED", random_seed)
+    periods = {"EVAL_STEPS": eval_steps, "EVAL_PERIOD": eval_period, "stats_period": stats_period}
+    for name, number in (limits | periods).items():
+        if number is not None:
+            bounds.check_int(name, number, 0)
     # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training

@@ -12,7 +12,16 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 
-LEAVES = {"errors", "configs", "schedules", "partitioning", "metrics", "multihost", "terminal"}
+LEAVES = {
+    "errors",
+    "configs",
+    "schedules",
+    "partitioning",
+    "metrics",
+    "multihost",
+    "terminal",
+    "bounds",
+}
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.
 STAGES = [

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.decoding.methods import EOS_ID, Method
+from t5x_ext import bounds
+from t5x_ext.decoding.methods import EOS_ID, MAX_OUTPUTS, Method
 
 STYLES = ("t5x", "hf")
 
@@ -68,8 +69,8 @@ class Beam(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_beams < 1:
-            raise self.error("num_beams", "at least 1")
+        bounds.check_int("Beam.num_beams", self.num_beams, 1, MAX_OUTPUTS)
+        bounds.check_real("Beam.length_penalty", self.length_penalty, -100, 100)
         if self.style not in STYLES:
             raise self.error("style", ", ".join(STYLES))
         if self.early_stopping not in (False, True, "never"):

@@ -14,10 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
 EOS_ID = 1
 PAD_ID = 0
+MAX_OUTPUTS = 1 << 12  # samples or beams of one prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,9 @@ class Method(abc.ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "forced_prefix", tuple(self.forced_prefix))
-        if self.min_length < 0:
-            raise self.error("min_length", "at least 0")
-        if any(token < 0 for token in self.forced_prefix):
-            raise self.error("forced_prefix", "token ids")
+        bounds.check_int(f"{type(self).__name__}.min_length", self.min_length, 0)
+        for token in self.forced_prefix:
+            bounds.check_int(f"{type(self).__name__}.forced_prefix", token, 0, 2**31 - 1)
 
     def error(self, field: str, allowed: str) -> ConfigError:
         """The error for a field's value."""

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.decoding.methods import EOS_ID, PAD_ID, Method, first_argmax
+from t5x_ext import bounds
+from t5x_ext.decoding.methods import EOS_ID, MAX_OUTPUTS, PAD_ID, Method, first_argmax
 
 
 class Samples(NamedTuple):
@@ -91,14 +92,15 @@ class Sampling(Greedy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise self.error("temperature", "more than 0; Greedy takes the most probable token")
-        if self.top_k < 0:
-            raise self.error("top_k", "at least 0; 0 keeps all")
-        if not 0 < self.top_p <= 1:
+        # Beyond, logits / temperature is infinite or all alike in float32.
+        hint = "; Greedy takes the most probable token"
+        bounds.check_real("Sampling.temperature", self.temperature, 1e-6, 1e6, hint)
+        bounds.check_int("Sampling.top_k", self.top_k, 0)
+        bounds.check_real("Sampling.top_p", self.top_p, 0, 1)
+        if self.top_p == 0:
             raise self.error("top_p", "above 0, at most 1")
-        if self.num_samples < 1:
-            raise self.error("num_samples", "at least 1")
+        bounds.check_int("Sampling.num_samples", self.num_samples, 1, MAX_OUTPUTS)
+        bounds.check_seed("Sampling.seed", self.seed)
 
     @property
     def num_rows(self) -> int:

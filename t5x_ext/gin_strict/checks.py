@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import gin
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.gin_strict import hints
 from t5x_ext.gin_strict.binding import Bound, Entry
@@ -44,6 +46,8 @@ def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collectio
     _check_macro_cycles(bindings)
     _check_scopes(bindings)
     _check_required_macros(bindings)
+    for binding in bindings:
+        _check_numbers(binding, binding.value)
 
 
 def _check_repeated(file: Source) -> None:
@@ -90,6 +94,19 @@ def _check_macro_use(
                     f"{nearest(binding.name, known)}"
                 )
             _logger.info("%s: %s is set, but this run does not use it", binding.place, binding.name)
+
+
+def _check_numbers(binding: Binding, value: Any) -> None:
+    """Refuses numbers that no setting takes, wherever they stand in a value."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(binding, item)
+    elif isinstance(value, float):
+        bounds.check_real(f"{binding.place}: {binding.name}", value, -math.inf)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        bounds.check_int(f"{binding.place}: {binding.name}", value, -bounds.INT64, bounds.INT64)
 
 
 def _on_command_line(binding: Binding) -> bool:

@@ -10,6 +10,10 @@ from t5x_ext.errors import ConfigError, nearest
 
 GIB = 2**30
 
+# JAX makes a virtual device, with memory and a thread of its own, for every GPU of a plan.
+MAX_GPUS = 1024
+MAX_CHIPS = 8960  # a pod of v5p, the largest
+
 # Where `Device.price_per_hour` comes from.
 PRICE_SOURCE = (
     "approximate US prices on demand of mid 2025 (TPUs at Google Cloud, GPUs at AWS EC2), not "
@@ -119,7 +123,11 @@ def parse_topology(name: str) -> Machine:
         raise ConfigError(f"--topology: {name!r}; allowed: {', '.join(_examples(tpus))}")
     device = tpus[kind]
     slices = _SLICES[device.torus_axes]
-    is_shape = re.fullmatch(r"\d+(x\d+)+", shape) and shape.count("x") + 1 == device.torus_axes
+    is_shape = (
+        re.fullmatch(r"[0-9]{1,4}(x[0-9]{1,4})+", shape)
+        and shape.count("x") + 1 == device.torus_axes
+        and 1 <= _num_chips(shape) <= MAX_CHIPS
+    )
     # Of three axes there are more than those listed; libtpu knows them.
     if not is_shape or (device.torus_axes == 2 and shape not in slices):
         raise ConfigError(f"--topology: {name!r}; allowed: {kind}: with one of {', '.join(slices)}")
@@ -132,10 +140,13 @@ def parse_devices(text: str) -> Machine:
     Raises:
       ConfigError: there is no such chip, or the number is missing.
     """
-    match = re.fullmatch(r"(\d+)x([\w-]+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})x([\w-]+)", text)
     gpus = [device.name for device in DEVICES.values() if not device.torus_axes]
-    if not match or int(match.group(1)) < 1:
-        raise ConfigError(f"--devices: {text!r}; allowed: a number, x and one of {', '.join(gpus)}")
+    if not match or not 1 <= int(match.group(1)) <= MAX_GPUS:
+        raise ConfigError(
+            f"--devices: {text!r}; allowed: a number up to {MAX_GPUS:,}, x and one of "
+            f"{', '.join(gpus)}"
+        )
     count, kind = int(match.group(1)), match.group(2)
     if kind not in gpus:
         hint = "; a TPU goes with --topology" if kind in DEVICES else nearest(kind, gpus)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training.trainer import Trainer
@@ -43,11 +44,14 @@ class Recipe:
     num_microbatches: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("batch_size", "epochs", "num_microbatches"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"Recipe.{field}: {getattr(self, field)}; allowed: 1 and more")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"Recipe.steps: {self.steps}; allowed: None, 1 and more")
+        bounds.check_lengths("Recipe.task_feature_lengths", self.task_feature_lengths)
+        bounds.check_int("Recipe.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        for field, low in (("epochs", 1), ("num_microbatches", 1), ("min_steps", 0)):
+            bounds.check_int(f"Recipe.{field}", getattr(self, field), low)
+        bounds.check_int("Recipe.warmup_steps", self.warmup_steps, 0)
+        if self.steps is not None:
+            bounds.check_int("Recipe.steps", self.steps, 1)
+        bounds.check_real("Recipe.learning_rate", self.learning_rate, 0)
 
     def num_steps(self, steps_for_epochs: int) -> int:
         """Steps of a run whose `epochs` take `steps_for_epochs`."""
@@ -104,6 +108,7 @@ class InitialModel:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        bounds.check_seed(f"InitialModel {self.name}: seed", self.seed)
         if self.path and (self.scope or self.base):
             raise ConfigError(
                 f"InitialModel {self.name}: set either path, or base and scope, not both"

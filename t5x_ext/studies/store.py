@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,12 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
     """
     if shard is None:
         return 0, 1
-    number, slash, count = shard.partition("/")
-    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+    # isdigit() is true of '²' as well.
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
         raise ConfigError(f"--shard={shard}: allowed: I/N with 1 <= I <= N, for example 1/4")
-    return int(number) - 1, int(count)
+    return number - 1, count
 
 
 def deal(cells: list[Cell], shard: str | None) -> list[Cell]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from t5x_ext.errors import ConfigError
+from t5x_ext import bounds
 from t5x_ext.models import EncoderDecoderModel, losses, params
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -55,10 +55,9 @@ class Trainer:
     skip_nonfinite_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.skip_nonfinite_steps < 0:
-            raise ConfigError(
-                f"Trainer.skip_nonfinite_steps: {self.skip_nonfinite_steps}; allowed: 0 and more"
-            )
+        bounds.check_int("Trainer.skip_nonfinite_steps", self.skip_nonfinite_steps, 0)
+        if self.num_microbatches is not None:
+            bounds.check_int("Trainer.num_microbatches", self.num_microbatches, 1)
 
 
 @dataclasses.dataclass(frozen=True)

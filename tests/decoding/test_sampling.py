@@ -118,10 +118,10 @@ def test_eos_is_not_drawn_before_the_least_length() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0.0}, "Sampling.temperature: 0.0; allowed: more than 0; Greedy takes"),
-        ({"top_k": -1}, "Sampling.top_k: -1; allowed: at least 0"),
+        ({"temperature": 0.0}, "Sampling.temperature: 0.0; allowed: 1e-06 to 1e.06; Greedy takes"),
+        ({"top_k": -1}, "Sampling.top_k: -1; allowed: 0 and more"),
         ({"top_p": 0.0}, "Sampling.top_p: 0.0; allowed: above 0, at most 1"),
-        ({"num_samples": 0}, "Sampling.num_samples: 0; allowed: at least 1"),
+        ({"num_samples": 0}, "Sampling.num_samples: 0; allowed: 1 to 4,096"),
     ],
 )
 def test_settings_that_cannot_be_are_named(fields, message) -> None:

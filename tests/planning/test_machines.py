@@ -53,7 +53,7 @@ def test_unknown_topologies_name_what_is_allowed(name, allowed):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("H200", "allowed: a number, x and one of A100"),
+        ("H200", "allowed: a number up to 1,024, x and one of A100"),
         ("0xH200", "allowed: a number"),
         ("8xH20", "did you mean 'H200'"),
         ("8xv5e", "a TPU goes with --topology"),

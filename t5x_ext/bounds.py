@@ -1,0 +1,120 @@
+"""Numbers that users give: whole or finite, and in range, checked before anything is built on them.
+
+One place for gin values, flags and arguments in Python. NaN passes every comparison that is written
+as a refusal (`if value < 0`), and integers beyond 64 bits fail far from where they were set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import numbers
+import re
+from collections.abc import Callable
+from typing import Any
+
+from t5x_ext.errors import ConfigError
+
+INT64 = 2**63 - 1
+MAX_ROWS = 1 << 20  # examples, or rows, of one batch
+MAX_TOKENS = 1 << 20  # of one example
+
+
+def check_int(field: str, value: Any, low: int, high: int = INT64) -> None:
+    """Refuses what is not an integer of `low` to `high`, both included.
+
+    Args:
+        field: Name of the setting, for the message.
+        value: What was given; NumPy's integers pass, booleans do not.
+        low: The least.
+        high: The most.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_int or not low <= value <= high:
+        if low < 0 or high < INT64:
+            allowed = f"{low:,} to {high:,}"
+        else:
+            allowed = f"{low} and more" + (", in 64 bits" if is_int and value > high else "")
+        raise ConfigError(f"{field}: {_shown(value)}; allowed: {allowed}")
+
+
+def check_real(field: str, value: Any, low: float, high: float = math.inf, hint: str = "") -> None:
+    """Refuses what is not a finite number of `low` to `high`, both included.
+
+    Args:
+        field: Name of the setting, for the message.
+        value: What was given.
+        low: The least; may be -inf.
+        high: The most; may be inf.
+        hint: What to say after the message.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real or not math.isfinite(value) or not low <= value <= high:
+        if high < math.inf:
+            allowed = f"{low:g} to {high:g}"
+        else:
+            allowed = f"finite, {low:g} and more" if low > -math.inf else "finite numbers"
+        raise ConfigError(f"{field}: {_shown(value)}; allowed: {allowed}{hint}")
+
+
+def _shown(value: Any) -> str:
+    # Python refuses to write integers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
+
+
+def check_seed(field: str, value: Any) -> None:
+    """Refuses a seed that is not an integer of 0 to 2^63 - 1."""
+    check_int(field, value, 0)
+
+
+def check_lengths(field: str, lengths: Any) -> None:
+    """Refuses anything but {'inputs': tokens, 'targets': tokens}, two tokens and more each."""
+    good = set(lengths) == {"inputs", "targets"} and all(
+        type(length) is int and 2 <= length <= MAX_TOKENS for length in lengths.values()
+    )
+    if not good:
+        raise ConfigError(
+            f"{field}: {dict(lengths)}; allowed: 'inputs' and 'targets', 2 to {MAX_TOKENS:,} "
+            "tokens each (the last is EOS)"
+        )
+
+
+def int_flag(low: int, high: int = INT64) -> Callable[[str], int]:
+    """The `type` of a flag that takes an integer."""
+
+    def parse(text: str) -> int:
+        # int() itself takes more: underscores, other scripts' digits, spaces.
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        return _checked(check_int, value, text, low, high)
+
+    return parse
+
+
+def real_flag(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """The `type` of a flag that takes a number."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() and "_" not in text else None
+        except ValueError:
+            value = None
+        return _checked(check_real, value, text, low, high)
+
+    return parse
+
+
+def _checked(check: Callable[..., None], value: Any, text: str, low: Any, high: Any) -> Any:
+    try:
+        check("", value, low, high)
+    except ConfigError as error:
+        allowed = str(error).partition("; ")[2]
+        raise argparse.ArgumentTypeError(f"{text!r}; {allowed}") from None
+    return value
