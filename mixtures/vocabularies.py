@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from etils import epath
 
-from mixtures import sentencepiece_models, tokenizer_json
+from mixtures import files, sentencepiece_models, tokenizer_json
 from mixtures.errors import DataError
 from mixtures.sentencepiece_models import EOS_ID, PAD_ID, UNK_ID
 
@@ -227,10 +227,10 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     """The tokenizer_config.json at `path`; empty where there is none."""
-    if not path.is_file():
+    if not files.is_file(path):
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(files.read_bytes(path)))
     except (ValueError, TypeError):
         raise DataError(f"vocabulary: {path} is not a JSON object") from None
 
@@ -250,26 +250,23 @@ def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:
         directory: local or remote; is created, and files that are there are replaced.
     """
     config: dict[str, Any]
-    files: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     if isinstance(vocabulary, ByteVocabulary):
         config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
         names = ["<pad>", "</s>", "<unk>"]
     else:
         assert isinstance(vocabulary, SentencePieceVocabulary)
         loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)
-        files["spiece.model"] = loaded.proto.SerializeToString(deterministic=True)
+        contents["spiece.model"] = loaded.proto.SerializeToString(deterministic=True)
         fast = tokenizer_json.from_sentencepiece(loaded.proto, loaded.added_ids)
         tokenizer_class = "PreTrainedTokenizerFast" if fast else "T5Tokenizer"
         config = {"tokenizer_class": tokenizer_class, "extra_ids": loaded.added_ids}
         names = [piece.piece for piece in loaded.proto.pieces[: len(_SPECIAL_TOKENS)]]
         if fast:
             text = json.dumps(fast, ensure_ascii=False)
-            files[sentencepiece_models.TOKENIZER_JSON] = text.encode()
+            contents[sentencepiece_models.TOKENIZER_JSON] = text.encode()
     config |= dict(zip(_SPECIAL_TOKENS, names, strict=True))
-    files[_TOKENIZER_CONFIG] = (json.dumps(config, indent=2) + "\n").encode()
-    folder = epath.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():  # the config last: it makes the rest a tokenizer
-        unfinished = folder / f"{name}.tmp"
-        unfinished.write_bytes(content)
-        unfinished.replace(folder / name)
+    contents[_TOKENIZER_CONFIG] = (json.dumps(config, indent=2) + "\n").encode()
+    folder = files.path(directory)
+    for name, content in contents.items():  # the config last: it makes the rest a tokenizer
+        files.write_bytes(folder / name, content)

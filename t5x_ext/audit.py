@@ -17,12 +17,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gin
 
-from t5x_ext import bounds, errors, gin_utils
+from t5x_ext import bounds, errors, files, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
@@ -232,11 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = audit(_settings(flags, args))
     text = audit_text.render(result)
     if args.out:
-        out = Path(args.out)
-        with errors.writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "audit.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-            (out / "audit.txt").write_text(text + "\n", encoding="utf-8")
+        out = files.path(args.out, "--out")
+        files.write_text(out / "audit.json", json.dumps(result) + "\n")
+        files.write_text(out / "audit.txt", text + "\n")
     if args.json:
         show_json(result)
     else:

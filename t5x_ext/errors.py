@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 _MAX_CHARACTERS = 1200
 
@@ -67,23 +65,3 @@ def allow_only(field: str, value: object, allowed: object, advice: str) -> None:
     """
     if value != allowed:
         raise ConfigError(f"{field}: {value!r}; allowed: {allowed!r}: {advice}")
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the file, or directory, that its body writes, where that fails.
-
-    The operating system's own error does not: a full disk is noticed at a write, which knows a
-    number only.
-
-    Args:
-        path: What is written.
-
-    Raises:
-        ConfigError: If it cannot be.
-    """
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ConfigError(f"{os.fspath(path)}: cannot be written ({why})") from None

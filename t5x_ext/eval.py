@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from t5x_ext import gin_utils, multihost
+from etils import epath
+
+from t5x_ext import files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
-from t5x_ext.errors import writing
 from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -49,9 +49,10 @@ def evaluate(
       ConfigError: the checkpoint or the configuration does not fit.
     """
     evaluator = make_evaluator(inference_evaluator_cls)
+    directory = files.path(output_dir, "EVAL_OUTPUT_DIR")
     summarize_config_fn(output_dir, None, 0)
     writes = multihost.is_primary()
-    loggers = evaluator.loggers(str(Path(output_dir) / "inference_eval")) if writes else []
+    loggers = evaluator.loggers(str(directory / "inference_eval")) if writes else []
     for session in restore_each(
         model,
         dataset_cfg,
@@ -61,14 +62,14 @@ def evaluate(
         evaluator.num_examples,
     ):
         suffix = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
-        rows = _evaluate_one(session, Path(output_dir), suffix, superni_cfg.split_policy)
+        rows = _evaluate_one(session, directory, suffix, superni_cfg.split_policy)
         for logger in loggers:
             logger(session.step, rows)
         del session  # frees its parameters before the next are read
 
 
 def _evaluate_one(
-    session: Session, directory: Path, suffix: str, split_policy: str
+    session: Session, directory: epath.Path, suffix: str, split_policy: str
 ) -> list[Prediction]:
     """Scores one checkpoint; see `evaluate`."""
     path = directory / f"predictions{suffix}.jsonl"
@@ -91,9 +92,7 @@ def _evaluate_one(
         show("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
     if multihost.is_primary():
         write_predictions(path, rows)
-        summary = directory / f"scores{suffix}.json"
-        with writing(summary):
-            summary.write_text(json.dumps(scores, indent=1) + "\n")
+        files.write_text(directory / f"scores{suffix}.json", json.dumps(scores, indent=1) + "\n")
     show(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
         show(f"{name:>12} {value:6.2f}")

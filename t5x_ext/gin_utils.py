@@ -11,7 +11,6 @@ import importlib
 import inspect
 import itertools
 import linecache
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from t5x_ext import errors, multihost, startup, terminal
+from t5x_ext import files, multihost, startup, terminal
 from t5x_ext.gin_strict import binding, checks
 from t5x_ext.gin_strict.source import Macro, read_bindings, read_file, symbols
 
@@ -96,20 +95,11 @@ def summarize_gin_config(model_dir: str, summary_writer: Any | None, step: int) 
         step: The training step to file the text under.
     """
     import jax
-    from etils import epath
 
     if jax.process_index() != 0:
         return
     text = operative_config()
-    directory = epath.Path(model_dir)
-    unfinished = directory / f"{CONFIG_FILE}.{os.getpid()}.tmp"
-    with errors.writing(directory / CONFIG_FILE):
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(text)
-            unfinished.replace(directory / CONFIG_FILE)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    files.write_text(files.path(model_dir) / CONFIG_FILE, text)
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": gin.markdown(text)})
         summary_writer.flush()

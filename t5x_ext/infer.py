@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
-from t5x_ext import bounds, gin_utils, multihost
+from etils import epath
+
+from t5x_ext import bounds, files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
 from t5x_ext.decoding.predict import predict
@@ -65,6 +66,7 @@ def infer(
         )
     bounds.check_int("infer.checkpoint_period", checkpoint_period, 1)
     bounds.check_int("infer.num_shards", num_shards, 1)
+    directory = files.path(output_dir, "INFER_OUTPUT_DIR")
     if shard_id == 0:
         summarize_config_fn(output_dir, None, 0)
     shard = f"-{shard_id:05}-of-{num_shards:05}" if num_shards > 1 else ""
@@ -76,13 +78,15 @@ def infer(
         session = session._replace(examples=session.examples[start:end])
         step = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
         stem = "scores" if mode == "score" else "predictions"
-        path = Path(output_dir) / f"{stem}{step}.jsonl{shard}"
+        path = directory / f"{stem}{step}.jsonl{shard}"
         rows = _rows(session, mode, path, checkpoint_period)
         show(f"{len(rows)} {stem} -> {path}")
         del session  # frees its parameters before the next are read
 
 
-def _rows(session: Session, mode: str, path: Path, checkpoint_period: int) -> list[Prediction]:
+def _rows(
+    session: Session, mode: str, path: epath.Path, checkpoint_period: int
+) -> list[Prediction]:
     """Writes one checkpoint's file and returns its rows; see `infer`."""
     decoder, weights, examples = session.decoder, session.params, session.examples
     if mode == "predict":

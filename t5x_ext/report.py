@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from t5x_ext import files
 from t5x_ext.bounds import real_flag
-from t5x_ext.errors import writing
 from t5x_ext.terminal import Parser, command, show, show_json
 
 
-def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[str, Any]:
+def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dict[str, Any]:
     """Reads a study and writes its report.
 
     Args:
-        study_dir: as written by t5x_ext.study.
+        study_dir: as written by t5x_ext.study, local or in a bucket.
         targets: ROUGE-L scores in percent to answer "how many more labels" for; where empty, the
             next points above what the largest budget reached.
 
@@ -40,18 +39,16 @@ def write_report(study_dir: str | Path, targets: Sequence[float] = ()) -> dict[s
 
     findings = content.find(read_study(study_dir), targets)
     study, grid = findings.study, findings.grids["rougeL"]
-    out = Path(study_dir) / "report"
-    with writing(out):
-        out.mkdir(exist_ok=True)
-        csv_files.write_results(out / "results.csv", study)
-        csv_files.write_summary(out / "summary.csv", study, findings.grids)
-        plots.save(plots.plot_scores(study, grid), out, "scores")
-        if findings.by_budget:
-            plots.save(plots.plot_differences(study, findings.by_budget), out, "differences")
-        plots.save(plots.plot_categories(study, grid), out, "categories")
-        document = content.build_document(findings)
-        (out / "report.md").write_text(markdown.render(document), encoding="utf-8")
-        (out / "index.html").write_text(html.render(document, out), encoding="utf-8")
+    out = study.directory / "report"
+    csv_files.write_results(out / "results.csv", study)
+    csv_files.write_summary(out / "summary.csv", study, findings.grids)
+    plots.save(plots.plot_scores(study, grid), out, "scores")
+    if findings.by_budget:
+        plots.save(plots.plot_differences(study, findings.by_budget), out, "differences")
+    plots.save(plots.plot_categories(study, grid), out, "categories")
+    document = content.build_document(findings)
+    files.write_text(out / "report.md", markdown.render(document))
+    files.write_text(out / "index.html", html.render(document, out))
     return content.summary(findings) | {"page": str(out / "index.html")}
 
 

@@ -10,10 +10,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_ext.errors import ConfigError, allow_only, writing
+from t5x_ext import files
+from t5x_ext.errors import ConfigError, allow_only
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS
@@ -94,16 +94,16 @@ class TensorBoardLogger:
     """Writes each task's scores to a TensorBoard event file, as `<task>/<metric>`."""
 
     def __init__(self, output_dir: str) -> None:
-        """Makes the file in `output_dir`, a local directory that is created if absent."""
-        directory = Path(output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        self._events = EventFile(directory)
+        """Makes the file in `output_dir`, which is created if absent."""
+        with files.writing(output_dir):
+            self._events = EventFile(output_dir)
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Adds one event a task."""
         for task, scores in task_scores(rows).items():
             values = {f"{task}/{metric}": float(scores[metric]) for metric in METRICS}
             self._events.write_scalars(time.time(), step, values)
+        self._events.flush()
 
 
 class JSONLogger:
@@ -113,19 +113,19 @@ class JSONLogger:
         """Names the directory.
 
         Args:
-          output_dir: a local directory, created if absent.
+          output_dir: created if absent.
           write_n_results: predictions written per evaluation, from the first; None writes all.
         """
-        self._directory = Path(output_dir)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory = files.path(output_dir)
         self._write_n_results = write_n_results
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Appends the scores and writes the predictions."""
         path = self._directory / "metrics.jsonl"
-        with writing(path), path.open("a", encoding="utf-8") as file:
+        with files.writing(path), files.GrowingFile(path) as file:
             for task, scores in task_scores(rows).items():
-                file.write(json.dumps({"step": step, "task": task, **scores}) + "\n")
+                line = json.dumps({"step": step, "task": task, **scores}) + "\n"
+                file.append(line.encode())
         kept = rows[: self._write_n_results]
         if kept:
             write_predictions(self._directory / f"predictions-{step:06}.jsonl", kept)

@@ -7,10 +7,11 @@ import collections
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from t5x_ext import bounds, gin_utils
+from etils import epath
+
+from t5x_ext import bounds, files, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
@@ -63,6 +64,7 @@ def study(
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
+    directory = files.path(study_dir, "MODEL_DIR")
     for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.mesh.shape["expert"])
@@ -84,7 +86,6 @@ def study(
     datasets.set_context(superni_cfg, model.output_vocabulary)
     data = TaskData(recipe.task_feature_lengths)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
-    directory = Path(study_dir)
     index, count = store.parse_shard(shard)
     lock = DirectoryLock(directory / "shards" / f"{index + 1}-of-{count}")
     try:
@@ -185,7 +186,7 @@ def _plan(
 
 
 def _write_study_json(
-    directory: Path,
+    directory: epath.Path,
     name: str,
     plan: _Plan,
     seeds: Sequence[int],
@@ -223,7 +224,7 @@ def _write_study_json(
     )
 
 
-def _cost(made: Path) -> dict[str, float]:
+def _cost(made: epath.Path) -> dict[str, float]:
     """What an initial model took to make; empty if it was given, or is not made yet."""
     from t5x_ext.checkpoints import load_meta
 

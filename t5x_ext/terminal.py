@@ -169,6 +169,11 @@ def _explain(error: Exception) -> str:
         cause = error if error.errno is not None else error.__context__
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
             return f"{cause.filename or 'a file'}: {cause.strerror}"
+    # What has met a bucket has imported how to read its errors.
+    buckets = sys.modules.get("mixtures.files")
+    problem = buckets and buckets.bucket_problem(error)
+    if problem:
+        return f"{getattr(error, 'filename', None) or 'a bucket'}: {problem}"
     # Importing mixtures imports TensorFlow, but no DataError exists before that import.
     data_errors = sys.modules.get("mixtures.errors")
     known = (ConfigError, data_errors.DataError) if data_errors else (ConfigError,)

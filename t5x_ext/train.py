@@ -11,10 +11,10 @@ from types import MappingProxyType
 import jax
 
 from mixtures.vocabularies import save_tokenizer
-from t5x_ext import bounds, gin_utils, multihost, startup
+from t5x_ext import bounds, files, gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError, writing
+from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.partitioning import PjitPartitioner
@@ -98,10 +98,12 @@ def train(
         if random_seed is None:
             raise ConfigError("RANDOM_SEED: None draws one; with DETERMINISTIC allowed: a number")
         startup.make_deterministic()
+    files.path(model_dir, "MODEL_DIR")
     trainer, evaluator = trainer_cls(), make_evaluator(inference_evaluator_cls)
     action_modes.check_modes(actions or {})
     if wandb_project is not None:
         wandb_runs.check_installed()
+        files.local_path(model_dir, "MODEL_DIR, with WANDB_PROJECT")
     if train_dataset_cfg.task_feature_lengths is None:
         raise ConfigError(
             "train_dataset_cfg.task_feature_lengths: None; training needs "
@@ -166,7 +168,7 @@ def train(
         summarize_config_fn(model_dir, None, 0)
         if multihost.is_primary():
             directory = os.path.join(model_dir, "tokenizer")
-            with writing(directory):
+            with files.writing(directory):
                 save_tokenizer(model.output_vocabulary, directory)
 
     with jax.default_prng_impl("unsafe_rbg" if use_hardware_rng else "threefry2x32"):

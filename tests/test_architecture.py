@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 LEAVES = {
     "errors",
+    "files",
     "configs",
     "schedules",
     "partitioning",

@@ -9,14 +9,15 @@ A run that decodes in another order than the input's, or that may be killed, wri
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError, writing
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,7 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
 
 def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
     """Writes rows in the order given; the file appears whole or not at all."""
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(row.to_json() + "\n" for row in rows)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    files.write_text(files.path(path), "".join(row.to_json() + "\n" for row in rows))
 
 
 class PredictionLog:
@@ -130,28 +122,21 @@ class PredictionLog:
             signature: identifies what determines the outputs (weights, data, decoding settings);
                 rows left by a run with another signature are thrown away.
         """
-        self.path = Path(path)
+        self.path = files.path(path)
         self._rows = list(rows)
-        self._partial = self.path.with_name(self.path.name + ".partial")
-        header = json.dumps({"signature": signature, "rows": len(self._rows)})
-        self._done, kept_bytes = self._read_partial(header)
-        with writing(self._partial):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("ab")
-            self._file.truncate(kept_bytes)
-            if not kept_bytes:
-                self._write_line(header)
+        self._partial = self.path.parent / f"{self.path.name}.partial"
+        self._header = json.dumps({"signature": signature, "rows": len(self._rows)}).encode()
+        self._done: dict[int, str] = {}
+        with files.writing(self._partial):
+            self._file = files.GrowingFile(self._partial, self._take)
 
-    def _read_partial(self, header: str) -> tuple[dict[int, str], int]:
-        """What an earlier run left: {row index: text}, and how many bytes of the file are sound."""
-        done: dict[int, str] = {}
-        if not self._partial.is_file():
-            return done, 0
-        lines = self._partial.read_bytes().splitlines(keepends=True)
-        if not lines or lines[0] != header.encode() + b"\n":
-            return done, 0
-        kept_bytes = len(lines[0])
-        for line in lines[1:]:
+    def _take(self, content: bytes) -> bytes:
+        """Takes up the rows that an earlier run left, and returns the sound part of its file."""
+        header, *lines = content.splitlines(keepends=True) or [b""]
+        kept = [self._header + b"\n"]
+        if header != kept[0]:
+            return kept[0]
+        for line in lines:
             try:
                 entry = json.loads(line)
                 index, text = entry["index"], entry["prediction"]
@@ -159,12 +144,9 @@ class PredictionLog:
                 break  # cut off in mid-write, or damaged
             if not (line.endswith(b"\n") and isinstance(index, int) and isinstance(text, str)):
                 break
-            done[index] = text
-            kept_bytes += len(line)
-        return done, kept_bytes
-
-    def _write_line(self, text: str) -> None:
-        self._file.write(text.encode() + b"\n")
+            self._done[index] = text
+            kept.append(line)
+        return b"".join(kept)
 
     @property
     def done(self) -> dict[int, str]:
@@ -177,13 +159,12 @@ class PredictionLog:
         return [i for i in range(len(self._rows)) if i not in self._done]
 
     def append(self, predictions: Iterable[tuple[int, str]]) -> None:
-        """Adds (row index, predicted text) pairs and hands them to the operating system."""
-        with writing(self._partial):
-            for index, text in predictions:
-                self._done[index] = text
-                entry = {"index": index, "prediction": text}
-                self._write_line(json.dumps(entry))
-            self._file.flush()
+        """Adds (row index, predicted text) pairs; see `GrowingFile` for when they are safe."""
+        pairs = list(predictions)
+        self._done.update(pairs)
+        lines = (json.dumps({"index": index, "prediction": text}) + "\n" for index, text in pairs)
+        with files.writing(self._partial):
+            self._file.append("".join(lines).encode())
 
     def finish(self) -> list[Prediction]:
         """Writes the predictions file in input order, removes the partial one, returns the rows.
@@ -197,12 +178,13 @@ class PredictionLog:
         rows = [Prediction(**fields) for fields in fixed]
         write_predictions(self.path, rows)
         self.close()
-        self._partial.unlink()
+        with files.writing(self._partial):
+            files.remove(self._partial)
         return rows
 
     def close(self) -> None:
         """Closes the partial file and keeps it; a later run with the same signature goes on."""
-        with writing(self._partial):  # what `append` could not write is tried once more
+        with files.writing(self._partial):  # what `append` could not write is tried once more
             self._file.close()
 
     def __enter__(self) -> PredictionLog:
@@ -214,15 +196,10 @@ class PredictionLog:
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     """(line, "path: line N") for each line that is not blank."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield line, f"{path}: line {number}"
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    text = io.StringIO(files.read_text(files.path(path)), newline=None)
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            yield line, f"{path}: line {number}"
 
 
 def _check(holds: bool, where: str, field: str, found: str, allowed: str) -> None:

@@ -8,11 +8,12 @@ every text as it was. Numbers stand as they are.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from t5x_ext.files import StrPath, write_text
 from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
@@ -73,14 +74,15 @@ def neutralise(value: object) -> object:
     return value
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([neutralise(value) for value in row] for row in rows)
+def _write(path: StrPath, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows([neutralise(value) for value in row] for row in rows)
+    write_text(path, text.getvalue())
 
 
-def write_results(path: Path, study: Study) -> None:
+def write_results(path: StrPath, study: Study) -> None:
     """results.csv: a row per finished cell and task."""
     category = {task.name: task.category for task in study.tasks}
     rows = []
@@ -117,7 +119,7 @@ def write_results(path: Path, study: Study) -> None:
     _write(path, _RESULT_HEADER, rows)
 
 
-def write_summary(path: Path, study: Study, grids: dict[str, ScoreGrid]) -> None:
+def write_summary(path: StrPath, study: Study, grids: dict[str, ScoreGrid]) -> None:
     """summary.csv: a row per arm, budget and scope ("overall" or a category).
 
     `rougeL` is the mean over tasks, as everywhere in the report; `rougeL_over_instances` weighs

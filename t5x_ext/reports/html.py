@@ -10,8 +10,10 @@ import base64
 import hashlib
 from html import escape
 from importlib import resources
-from pathlib import Path
 
+from etils import epath
+
+from t5x_ext import files
 from t5x_ext.reports.document import (
     Block,
     Chart,
@@ -27,7 +29,7 @@ from t5x_ext.reports.svg import draw_key, draw_panel
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
 
 
-def render(document: Document, pictures: Path) -> str:
+def render(document: Document, pictures: epath.Path) -> str:
     """The whole page.
 
     Args:
@@ -86,7 +88,7 @@ def _anchor(section: Section) -> str:
     return section.title.lower().replace(" ", "-")
 
 
-def _section(section: Section, pictures: Path) -> str:
+def _section(section: Section, pictures: epath.Path) -> str:
     blocks = "\n".join(_block(block, pictures) for block in section.blocks)
     title = f"<h2>{escape(section.title)}</h2>"
     if section.folded:
@@ -95,7 +97,7 @@ def _section(section: Section, pictures: Path) -> str:
     return f'<section id="{_anchor(section)}">{title}\n{blocks}\n</section>'
 
 
-def _block(block: Block, pictures: Path) -> str:
+def _block(block: Block, pictures: epath.Path) -> str:
     if isinstance(block, Paragraph):
         kind = ' class="warning"' if block.warning else ""
         return f"<p{kind}>{escape(block.text)}</p>"
@@ -180,9 +182,9 @@ def _controls(document: Document) -> str:
     return f'<form class="controls" autocomplete="off" hidden>{"".join(parts)}</form>'
 
 
-def _picture(picture: Picture, pictures: Path) -> str:
+def _picture(picture: Picture, pictures: epath.Path) -> str:
     # As an image rather than inline: the ids inside two SVGs could clash.
-    data = base64.b64encode((pictures / f"{picture.name}.svg").read_bytes()).decode()
+    data = base64.b64encode(files.read_bytes(pictures / f"{picture.name}.svg")).decode()
     return (
         f'<figure><img alt="{escape(picture.alt)}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"

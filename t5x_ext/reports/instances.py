@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+from etils import epath
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
 from t5x_ext.metrics.predictions import read_predictions
@@ -23,7 +23,7 @@ def instance_intervals(study: Study) -> dict[tuple[str, str], Interval]:
     Returns:
         Only the points whose cells all have scored predictions on disk.
     """
-    points: dict[tuple[str, str], list[Path]] = {}
+    points: dict[tuple[str, str], list[epath.Path]] = {}
     for cell in study.cells:
         path = cell.directory / "predictions.jsonl"
         points.setdefault((cell.arm, cell.budget), []).append(path)
@@ -32,13 +32,15 @@ def instance_intervals(study: Study) -> dict[tuple[str, str], Interval]:
     return {point: _interval(scores) for point, scores in found.items() if scores}
 
 
-def _read(paths: list[Path], tasks: set[str]) -> _Scores:
+def _read(paths: list[epath.Path], tasks: set[str]) -> _Scores:
     """Every instance's ROUGE-L over all cells of a point; empty where some are not there."""
     scores: _Scores = {}
     for path in paths:
         try:
             rows = read_predictions(path)
-        except (OSError, ConfigError):
+        except files.Unreachable:
+            raise
+        except ConfigError:
             return {}
         for row in (row for row in rows if row.task in tasks):
             if not row.score or "rougeL" not in row.score:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from t5x_ext import files
 from t5x_ext.reports.comparisons import Comparison, budget_text, budgets_phrase
 from t5x_ext.reports.looks import BudgetAxis, Look, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
@@ -66,11 +68,14 @@ def _add_legend(figure: Figure, panels: dict[str, Axes]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
-def save(figure: Figure, directory: Path, name: str) -> None:
+def save(figure: Figure, directory: epath.Path, name: str) -> None:
     """Writes `name`.png (150 dots per inch) and `name`.svg."""
+    png, svg = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(directory / f"{name}.png", dpi=150, facecolor="white")
-        figure.savefig(directory / f"{name}.svg", facecolor="white", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=150, facecolor="white")
+        figure.savefig(svg, format="svg", facecolor="white", metadata={"Date": None})
+    files.write_bytes(directory / f"{name}.png", png.getvalue())
+    files.write_bytes(directory / f"{name}.svg", svg.getvalue())
 
 
 def plot_scores(study: Study, grid: ScoreGrid) -> Figure:

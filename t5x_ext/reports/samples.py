@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import rouge
 from t5x_ext.metrics.predictions import Prediction, read_predictions
@@ -57,10 +58,12 @@ def _rows(study: Study, point: Point, task: str) -> list[Prediction]:
     )
     cell: Cell | None = min(cells, key=lambda c: c.seed, default=None)
     path = cell and cell.directory / "predictions.jsonl"
-    if not path or not path.is_file():
+    if not path or not files.is_file(path):
         return []
     try:
         return [row for row in read_predictions(path) if row.task == task]
+    except files.Unreachable:
+        raise
     except ConfigError:
         # The scores stand in result.json; a damaged predictions file costs the examples only.
         return []

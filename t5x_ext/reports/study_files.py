@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.scoring import METRICS
 
@@ -52,7 +54,7 @@ class Cell:
     """A finished cell. `scores[task]` has `n` and each metric in percent."""
 
     key: str
-    directory: Path
+    directory: epath.Path
     arm: str
     budget: str
     seed: int
@@ -71,7 +73,7 @@ class Cell:
 class Study:
     """The grid and every finished cell."""
 
-    directory: Path
+    directory: epath.Path
     name: str
     arms: tuple[Arm, ...]
     tasks: tuple[Task, ...]
@@ -117,9 +119,9 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
         ConfigError: there is no study.json, a file is malformed, no cell has finished, or two
             cells hold the same score.
     """
-    root = Path(directory)
+    root = files.path(directory, "STUDY_DIR")
     path = root / "study.json"
-    if not path.is_file():
+    if not files.is_file(path):
         raise ConfigError(
             f"{root}: no study.json here; a directory written by t5x_ext.study is needed"
         )
@@ -168,19 +170,19 @@ def _arm(fields: _Fields) -> Arm:
     )
 
 
-def _read_cells(directory: Path, planned: set[str] | None) -> tuple[list[Cell], int]:
+def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[Cell], int]:
     cells = []
     unfinished = 0
-    names = {path.name for path in directory.glob("*/")} if planned is None else planned
-    for path in (directory / name for name in sorted(names)):
-        if (path / "result.json").is_file():
+    names = files.names_in(directory) if planned is None else sorted(planned)
+    for path in (directory / name for name in names):
+        if files.is_file(path / "result.json"):
             cells.append(_cell(path))
         else:
             unfinished += 1
     return cells, unfinished
 
 
-def _cell(directory: Path) -> Cell:
+def _cell(directory: epath.Path) -> Cell:
     fields = _Fields(directory / "result.json")
     by_task = fields.inner("scores").get("by_task", dict)
     scores = {}
@@ -243,7 +245,7 @@ def _refuse_duplicates(cells: tuple[Cell, ...]) -> None:
 class _Fields:
     """A JSON object whose fields are checked as they are taken."""
 
-    def __init__(self, path: Path, values: Any = None, prefix: str = ""):
+    def __init__(self, path: epath.Path, values: Any = None, prefix: str = ""):
         self.path = path
         self.where = f"{path}: {prefix[:-1]}" if prefix else str(path)
         self._prefix = prefix
@@ -252,9 +254,10 @@ class _Fields:
             raise ConfigError(f"{self.where}: not a JSON object")
 
     def _load(self) -> Any:
+        text = files.read_text(self.path)
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{self.path}: cannot be read as JSON ({error})") from None
 
     def get(self, name: str, kind: type | tuple[type, ...], *default: Any) -> Any:

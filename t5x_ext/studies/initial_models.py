@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
+from etils import epath
 
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
@@ -41,7 +41,7 @@ class InitialModels:
     keys: Mapping[str, str]
     tuner: Tuner
     data: TaskData
-    study_dir: Path
+    study_dir: epath.Path
 
     def __post_init__(self) -> None:
         self._resident: tuple[tuple[str, int], Params] | None = None
@@ -103,10 +103,10 @@ class InitialModels:
             return self._load(self.by_name[initial.base], seed)
         return load_params(path or str(self._made_params(initial)), program.abstract_params())
 
-    def _made_params(self, initial: InitialModel) -> Path:
+    def _made_params(self, initial: InitialModel) -> epath.Path:
         return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"
 
-    def _tune(self, initial: InitialModel, directory: Path) -> None:
+    def _tune(self, initial: InitialModel, directory: epath.Path) -> None:
         """Trains an initial model in its own resumable run and saves its parameters."""
         recipe = initial.recipe
         assert initial.scope is not None  # what makes it one to be trained
@@ -139,7 +139,7 @@ class InitialModels:
         }
         save_params(str(directory / "params"), state.params, meta)
 
-    def _save_base(self, initial: InitialModel, directory: Path) -> str | None:
+    def _save_base(self, initial: InitialModel, directory: epath.Path) -> str | None:
         """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""
         if initial.base is None:
             return None

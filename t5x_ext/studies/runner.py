@@ -14,8 +14,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
@@ -78,7 +79,7 @@ class Runner:
     recipe: Recipe
     eval_batch_size: int
     data: TaskData
-    study_dir: Path
+    study_dir: epath.Path
     initials: Mapping[str, InitialModel]
     initial_keys: Mapping[str, str]
     experts: int = 1

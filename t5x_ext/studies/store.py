@@ -13,39 +13,32 @@ model is made by whoever locks it first while the others wait.
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
 
-from t5x_ext.errors import ConfigError, writing
+from etils import epath
+
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
 from t5x_ext.studies.cells import Cell
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes a JSON file that appears whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    files.write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def cell_dir(study_dir: Path, cell: Cell) -> Path:
+def cell_dir(study_dir: epath.Path, cell: Cell) -> epath.Path:
     """Where a cell's files are."""
     return study_dir / "cells" / cell.key
 
 
-def is_finished(study_dir: Path, cell: Cell) -> bool:
+def is_finished(study_dir: epath.Path, cell: Cell) -> bool:
     """Whether a cell has its result."""
-    return (cell_dir(study_dir, cell) / "result.json").is_file()
+    return files.is_file(cell_dir(study_dir, cell) / "result.json")
 
 
-def initial_dir(study_dir: Path, key: str) -> Path:
+def initial_dir(study_dir: epath.Path, key: str) -> epath.Path:
     """Where an initial model's files are."""
     return study_dir / "initials" / key
 

@@ -16,19 +16,21 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+
+from t5x_ext.files import GrowingFile, StrPath, path
 
 
 class EventFile:
     """One run's scalars for TensorBoard."""
 
-    def __init__(self, directory: Path, start_step: int = 0) -> None:
-        """Creates a new file in an existing directory.
+    def __init__(self, directory: StrPath, start_step: int = 0) -> None:
+        """Creates a new file; see `GrowingFile` for when its events can be seen.
 
         Args:
-            directory: Where TensorBoard is to look; files of earlier runs may lie there.
+            directory: Where TensorBoard is to look, local or in a bucket; files of earlier runs
+                may lie there.
             start_step: Steps finished before this run; TensorBoard then leaves out what earlier
                 files hold beyond it.
         """
@@ -36,7 +38,7 @@ class EventFile:
         host = socket.gethostname()
         # Several runs may start within one second, in one process or in many.
         name = f"events.out.tfevents.{int(now)}.{time.time_ns()}.{host}.{os.getpid()}"
-        self._file = (directory / name).open("xb")
+        self._file = GrowingFile(path(directory) / name)
         self._write(now, 0, _field(3, b"brain.Event:2"))
         if start_step:
             # SessionLog{status: START} makes TensorBoard drop what earlier files hold from the
@@ -51,6 +53,10 @@ class EventFile:
         )
         self._write(now, step, _field(5, summary))
 
+    def flush(self) -> None:
+        """Writes what a bucket does not have yet."""
+        self._file.flush()
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -58,8 +64,7 @@ class EventFile:
     def _write(self, now: float, step: int, what: bytes) -> None:
         event = _tag(1, 1) + struct.pack("<d", now) + _tag(2, 0) + _varint(step) + what
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
-        self._file.flush()
+        self._file.append(length + _masked_crc(length) + event + _masked_crc(event))
 
 
 def _varint(number: int) -> bytes:

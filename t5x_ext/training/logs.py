@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from t5x_ext.errors import ConfigError, writing
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
 from t5x_ext.terminal import note
 from t5x_ext.training.events import EventFile
 from t5x_ext.training.wandb_runs import WandbRun
@@ -37,23 +38,21 @@ class MetricLog:
         """Opens the files.
 
         Args:
-            model_dir: Local directory, created if absent.
+            model_dir: Local directory, created if absent, or one in a bucket, where the files are
+                brought up to date every half minute, at `flush` and at `close`.
             start_step: Finished steps in the restored checkpoint. Whatever an earlier run logged
                 beyond it is dropped, so that a resumed run's curve is that of an unbroken one.
             wandb_project: Project of Weights & Biases; None for none.
         """
-        directory = Path(model_dir)
-        path = directory / METRICS_FILE
-        with writing(path):
-            directory.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                _drop_after(path, start_step)
-            self._jsonl = path.open("a", encoding="utf-8")
+        directory = files.path(model_dir, "MODEL_DIR")
+        self._path = directory / METRICS_FILE
+        with files.writing(self._path):
+            self._jsonl = files.GrowingFile(self._path, lambda old: _drop_after(old, start_step))
             self._events = EventFile(directory, start_step)
-        self._wandb = WandbRun(directory, wandb_project) if wandb_project else None
+        self._wandb = WandbRun(Path(directory), wandb_project) if wandb_project else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics of a step; both files are flushed.
+        """Logs the metrics of a step.
 
         Args:
             step: Number of finished steps.
@@ -66,21 +65,31 @@ class MetricLog:
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         try:
-            self._jsonl.write(json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n")
-            self._jsonl.flush()
+            line = json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n"
+            self._jsonl.append(line.encode())
             self._events.write_scalars(now, step, values)
             if self._wandb:
                 self._wandb.write(step, values)
         except OSError as error:
             raise ConfigError(
-                f"{self._jsonl.name}: step {step} cannot be logged ({error.strerror}); checkpoints "
+                f"{self._path}: step {step} cannot be logged ({error.strerror}); checkpoints "
                 "are kept; the same command goes on from the last once there is room"
             ) from None
 
+    def flush(self) -> None:
+        """Brings files in a bucket up to date: what a checkpoint includes is then never lost."""
+        self._jsonl.flush()
+        self._events.flush()
+
     def close(self) -> None:
-        """Closes the files."""
-        self._jsonl.close()
-        self._events.close()
+        """Closes the files.
+
+        Raises:
+            ConfigError: What a bucket does not have yet cannot be written.
+        """
+        with files.writing(self._path):
+            self._jsonl.close()
+            self._events.close()
         if self._wandb:
             self._wandb.close()
 
@@ -192,18 +201,16 @@ def memory_in_use() -> tuple[float, str]:
     return (peak if sys.platform == "darwin" else peak * 1024) / 1e9, "host"
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(content: bytes, step: int) -> bytes:
     """Removes the lines of later steps, and a last line that a killed run left unfinished."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in content.splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
         except ValueError:
             continue
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    return b"".join(kept)
 
 
 def _thousands(number: float) -> str:

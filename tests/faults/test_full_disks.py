@@ -48,7 +48,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("command", "arguments", "named"),
     [
         (score, ["{given}/predictions.jsonl", "--out={disk}/scored.jsonl"], "scored.jsonl"),
-        (audit, ["--mixture=held_in", "--out={disk}/audit"], "audit"),
+        (audit, ["--mixture=held_in", "--out={disk}/audit"], "audit/audit.json"),
         (convert, ["--to=hf", "{given}/own", "{disk}/new"], "new"),
         (convert, ["--to=t5x", "{given}/own", "{disk}/new"], "new"),
         (convert, ["--to=t5x_ext", "{given}/hf", "{disk}/new"], "new"),

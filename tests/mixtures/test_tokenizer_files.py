@@ -210,7 +210,7 @@ def test_nothing_to_open_is_one_line(tmp_path):
     for path, message in (
         (tmp_path, "no SentencePiece model in directory .*looked for spiece.model, .*tokenizer.js"),
         (tmp_path / "none", "file not found"),
-        ("nowhere://bucket/model", "cannot read nowhere://bucket/model"),
+        ("nowhere://bucket/model", "nowhere://bucket/model.*allowed: a local path, or gs://"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             open_vocabulary(str(path)).encode("text")

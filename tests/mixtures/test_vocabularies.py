@@ -129,9 +129,11 @@ def test_wrong_paths_are_refused_in_one_line(tmp_path):
         SentencePieceVocabulary("any.model", -1)
 
 
-def test_an_unreachable_remote_model_is_reported_only_when_it_is_used():
+def test_a_remote_model_is_looked_for_only_when_it_is_used():
     vocabulary = SentencePieceVocabulary("nowhere://bucket/sentencepiece.model", 100)
-    with pytest.raises(DataError, match="cannot read nowhere://bucket.*local path") as caught:
+    with pytest.raises(
+        DataError, match="nowhere://bucket/.*allowed: a local path, or gs://"
+    ) as caught:
         vocabulary.encode("text")
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,160 @@
+"""Reading and writing local files: whole or absent, through links and to devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mixtures import files as base
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.predictions import Prediction, write_predictions
+
+ROW = Prediction("t", "c", "1", "in", ("out",), "out")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "is a shell variable unset?"),
+        (" ", "is a shell variable unset?"),
+        ("xx://a/b", "gs://bucket/..."),
+        ("https://example.com/x", "gs://bucket/..."),
+        ("s3://b/x", "gs://bucket/..."),
+        ("gs://", "gs://bucket/..."),
+        ("gs:///x", "gs://bucket/..."),
+        (Path("gs://b/x"), "two slashes"),
+        ("a\0b", "NUL"),
+    ],
+)
+def test_a_path_that_cannot_be_meant_is_refused_with_its_setting(value, reason) -> None:
+    with pytest.raises(ConfigError, match="^MODEL_DIR: ") as refused:
+        files.path(value, "MODEL_DIR")
+    assert reason in str(refused.value)
+
+
+def test_what_has_to_be_local_says_so() -> None:
+    with pytest.raises(ConfigError, match="^CACHE: 'gs://b/x'; allowed: a local path$"):
+        files.local_path("gs://b/x", "CACHE")
+
+
+def test_a_home_directory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(files.path("~/x")) == str(tmp_path / "x")
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "scores.json"
+    files.write_text(target, "old")
+
+    def fail(source: str, destination: str) -> None:
+        raise OSError(28, "No space left on device", destination)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(ConfigError, match=r"scores.json: cannot be written \(No space left"):
+            files.write_text(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_two_processes_of_one_number_do_not_share_a_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers that share a disk may share process ids: the name must not rest on them."""
+    seen = []
+    replace = os.replace
+
+    def remember(source: str, destination: str) -> None:
+        seen.append(source)
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", remember)
+    files.write_text(tmp_path / "a", "1")
+    files.write_text(tmp_path / "a", "2")
+    assert len(set(seen)) == 2
+
+
+def test_a_symbolic_link_is_followed_even_where_it_leads_nowhere_yet(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "out.jsonl"
+    link.symlink_to("disk/real.jsonl")
+    for content in ("first", "second"):
+        files.write_text(link, content)
+        assert link.is_symlink()
+        assert (tmp_path / "disk" / "real.jsonl").read_text() == content
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    files.write_text(secret, "x")
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    write_predictions(pipe, [ROW])
+    reader.join(30)
+    assert received == [ROW.to_json().encode() + b"\n"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("into", ["pipe", "file"])
+def test_standard_output_can_be_an_output_file(into: str, tmp_path: Path) -> None:
+    code = (
+        "from t5x_ext import files\n"
+        "print('before', flush=True)\n"
+        "files.write_text('/dev/stdout', 'content\\n')\n"
+        "print('after')"
+    )
+    redirected = tmp_path / "log"
+    with redirected.open("wb") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=log if into == "file" else subprocess.PIPE,
+            check=True,
+        )
+    printed = redirected.read_bytes() if into == "file" else done.stdout
+    assert printed == b"before\ncontent\nafter\n"
+
+
+def test_only_one_of_several_creates_a_file(tmp_path: Path) -> None:
+    won = [base.create(tmp_path / "lock", str(i).encode()) for i in range(3)]
+    assert won == [True, False, False]
+    assert (tmp_path / "lock").read_text() == "0"
+
+
+def test_what_grows_is_on_disk_at_once(tmp_path: Path) -> None:
+    log = files.GrowingFile(tmp_path / "new" / "log")
+    log.append(b"a\n")
+    assert (tmp_path / "new" / "log").read_bytes() == b"a\n"
+    log.append(b"b\n")
+    log.close()
+    log.close()
+    again = files.GrowingFile(tmp_path / "new" / "log", lambda old: old[:2])
+    again.append(b"c\n")
+    assert (tmp_path / "new" / "log").read_bytes() == b"a\nc\n"
+    again.close()
+
+
+def test_nothing_that_buckets_need_is_imported_without_one(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from t5x_ext import files\n"
+        "files.write_text(sys.argv[1], 'x'); files.read_text(sys.argv[1])\n"
+        "import t5x_ext.train, t5x_ext.study, t5x_ext.report\n"
+        "print([m for m in ('gcsfs', 'fsspec', 'aiohttp', 'google.auth') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
