@@ -13,13 +13,14 @@ import dataclasses
 import functools
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
+from t5x_ext import bounds
 from t5x_ext.checkpoints import hugging_face, t5x_layout, trees, writing
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
@@ -107,7 +108,7 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str],
         max_new_tokens: int = 128,
         batch_size: int = 8,
         max_input_tokens: int = 1024,
@@ -126,9 +127,18 @@ class Model:
 
         Returns:
           One text per prompt, in the order given.
+
+        Raises:
+          ConfigError: an argument is of another type, or out of range.
         """
-        examples = self._examples(prompts, max_input_tokens)
-        method = decoding or Greedy()
+        method = Greedy() if decoding is None else decoding
+        if not isinstance(method, Method):
+            raise ConfigError(
+                f"Model.generate: decoding: {method!r}; allowed: Greedy(), Sampling(...) or "
+                "Beam(...) of t5x_ext.decoding, or None"
+            )
+        bounds.check_int("Model.generate: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS)
+        examples = self._examples(prompts, batch_size, max_input_tokens)
         decoder = self._decoder(batch_size, max_input_tokens, max_new_tokens, method)
         answers = {
             i: text for pairs in decoder.decode_texts(self.params, examples) for i, text in pairs
@@ -137,8 +147,8 @@ class Model:
 
     def score(
         self,
-        prompts: Sequence[str],
-        targets: Sequence[str],
+        prompts: Iterable[str],
+        targets: Iterable[str],
         batch_size: int = 8,
         max_input_tokens: int = 1024,
     ) -> np.ndarray:
@@ -155,10 +165,12 @@ class Model:
           tokens and the end of sequence.
 
         Raises:
-          ConfigError: not as many targets as prompts.
+          ConfigError: not as many targets as prompts, or an argument of another type, or out of
+            range.
         """
-        examples = self._examples(prompts, max_input_tokens)
-        if isinstance(targets, str) or len(targets) != len(examples):
+        examples = self._examples(prompts, batch_size, max_input_tokens)
+        targets = _texts("targets", targets)
+        if len(targets) != len(examples):
             raise ConfigError(
                 f"Model.score: {len(targets)} targets for {len(examples)} prompts; "
                 "allowed: a list of as many"
@@ -208,9 +220,12 @@ class Model:
             tokenizer_dir=tokenizer_dir,
         )
 
-    def _examples(self, prompts: Sequence[str], max_input_tokens: int) -> list[Example]:
-        if isinstance(prompts, str):
-            raise ConfigError("Model: prompts is one text; allowed: a list of texts")
+    def _examples(
+        self, prompts: Iterable[str], batch_size: int, max_input_tokens: int
+    ) -> list[Example]:
+        prompts = _texts("prompts", prompts)
+        bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
         tokens = [self._tokens(prompt) for prompt in prompts]
         lengths = [len(ids) for ids in tokens]
         too_long = sum(length > max_input_tokens for length in lengths)
@@ -255,6 +270,28 @@ def _described(config: network.T5Config, vocabulary: Vocabulary) -> EncoderDecod
     return EncoderDecoderModel(
         network.Transformer(config), input_vocabulary=vocabulary, output_vocabulary=vocabulary
     )
+
+
+def _texts(name: str, given: Iterable[str]) -> list[str]:
+    """The texts of an argument, as a list.
+
+    Raises:
+      ConfigError: it is one text, no iterable, or holds something that is no valid text.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"Model: {name} is {type(given).__name__}; allowed: a list of texts")
+    texts = list(given)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"Model: {name}[{index}] is {type(text).__name__}; allowed: a list of texts"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(
+                f"Model: {name}[{index}] has half of a surrogate pair, which is no character: "
+                f"{text[:60]!r}; allowed: text that UTF-8 can hold"
+            )
+    return texts
 
 
 def _cut(ids: np.ndarray, limit: int) -> np.ndarray:

@@ -218,3 +218,43 @@ def test_neither_tensorflow_nor_seqio_is_imported(saved):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert done.stdout.split("\n")[:2] == ["2", "[]"]
+
+
+WRONG_TEXTS = {
+    "none": (None, "is NoneType"),
+    "number": (7, "is int"),
+    "bytes": (b"a", "is bytes"),
+    "one text": ("a", "is str"),
+    "numbers": ([1], r"\[0\] is int"),
+    "none inside": (["a", None], r"\[1\] is NoneType"),
+    "surrogate": (["a\ud800"], r"\[0\] has half of a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TEXTS)
+def test_what_is_no_list_of_texts_is_refused(model, case: str) -> None:
+    given, message = WRONG_TEXTS[case]
+    with pytest.raises(ConfigError, match=f"Model: prompts ?{message}"):
+        model.generate(given)
+    with pytest.raises(ConfigError, match=f"Model: targets ?{message}"):
+        model.score(["a", "b"], given)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, None, 1 << 70, True])
+@pytest.mark.parametrize("name", ["max_new_tokens", "batch_size", "max_input_tokens"])
+def test_counts_out_of_range_are_refused(model, name: str, value) -> None:
+    with pytest.raises(ConfigError, match=f"Model.*: {name}: .*; allowed: 1 to 1,048,576"):
+        model.generate(["a"], **{name: value})
+
+
+@pytest.mark.parametrize("decoding", ["beam", Beam, 4, False])
+def test_decoding_is_a_method(model, decoding) -> None:
+    with pytest.raises(ConfigError, match="Model.generate: decoding: .*; allowed: Greedy"):
+        model.generate(["a"], decoding=decoding)
+
+
+def test_prompts_may_be_a_generator(model) -> None:
+    texts = ["a", "b"]
+    assert model.generate((text for text in texts), 4) == model.generate(texts, 4)
+    scores = model.score(iter(texts), (target for target in ("x", "y")))
+    np.testing.assert_array_equal(scores, model.score(texts, ["x", "y"]))
