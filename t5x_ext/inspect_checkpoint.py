@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_ext.checkpoints import hash_values, open_source
 from t5x_ext.terminal import Parser, command, show, show_json
 
 
@@ -29,6 +28,8 @@ def inspect(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: There is no checkpoint, or it is damaged, or not of a model we know.
     """
+    from t5x_ext.checkpoints import open_source  # JAX, which --help does not need
+
     source = open_source(path)
     counts = {name: math.prod(tensor.shape) for name, tensor in source.tensors.items()}
     return {
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     summary = inspect(args.checkpoint)
     if args.values:
+        from t5x_ext.checkpoints import hash_values
+
         summary["values_sha256"] = hash_values(args.checkpoint)
     if args.json:
         show_json(summary)

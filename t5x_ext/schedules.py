@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
-LearningRateFn = Callable[[jax.Array], jax.Array]
+if TYPE_CHECKING:
+    import jax
+
+LearningRateFn = Callable[["jax.Array"], "jax.Array"]
 
 FACTORS = (
     "constant",
@@ -62,9 +63,16 @@ def create_learning_rate_scheduler(
     Raises:
       ConfigError: a factor is unknown, or a number not finite or out of range.
     """
+    # `configs`, which every command imports, offers this function: half of --help's time was JAX.
+    import jax
+    import jax.numpy as jnp
+
     for field, value, low in (
         ("base_learning_rate", base_learning_rate, 0),
+        ("warmup_steps", warmup_steps, 0),
         ("decay_factor", decay_factor, 0),
+        ("steps_per_decay", steps_per_decay, 1),
+        ("steps_per_cycle", steps_per_cycle, 1),
         ("min_learning_rate", min_learning_rate, 0),
     ):
         bounds.check_real(f"create_learning_rate_scheduler.{field}", value, low)
