@@ -44,6 +44,7 @@ from t5x_ext.decoding.methods import EOS_ID, first_argmax
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.models.params import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.terminal import names_flag
 
 SMALL = dict(
     vocab_size=32128,
@@ -278,13 +279,16 @@ def run_queue(repeats: int, path: str | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default=",".join([*FIXED, "queue"]))
+    cases = [*FIXED, "queue"]
+    parser.add_argument(
+        "--cases", type=names_flag(cases), default=cases, metavar="LIST", help=",".join(cases)
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data_dir")
     args = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     print(f"torch threads {torch.get_num_threads()}, {jax.devices()}", flush=True)
-    for case in args.cases.split(","):
+    for case in args.cases:
         if case == "queue":
             run_queue(args.repeats, args.data_dir)
         else:

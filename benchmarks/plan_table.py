@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from t5x_ext.terminal import names_flag
+
 MODELS = ("xl", "xxl")
 SLICES = ("v5e:4x4", "v5e:4x8", "v5e:16x16", "v4:2x2x4", "v5p:2x2x4", "v6e:4x4")
 BATCH_SIZE = 128
@@ -101,12 +103,14 @@ def main() -> None:
     """Plans what is missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("plans.jsonl"))
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--slices", default=",".join(SLICES))
+    for flag, names in (("--models", MODELS), ("--slices", SLICES)):
+        parser.add_argument(
+            flag, type=names_flag(names), default=names, metavar="LIST", help=",".join(names)
+        )
     flags = parser.parse_args()
     lines = flags.out.read_text().splitlines() if flags.out.exists() else []
     records = {(r["size"], r["machine"]["name"]): r for r in map(json.loads, lines)}
-    wanted = [(m, s) for m in flags.models.split(",") for s in flags.slices.split(",")]
+    wanted = [(m, s) for m in flags.models for s in flags.slices]
     for key in wanted:
         if key not in records:
             records[key] = plan(*key)

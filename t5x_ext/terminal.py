@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TextIO
 
-from t5x_ext.errors import ConfigError, printable
+from t5x_ext.errors import ConfigError, nearest, printable
 
 INTERRUPTED = 130  # exit statuses as shells report them: 128 + SIGINT
 OUTPUT_CLOSED = 141  # 128 + SIGPIPE
@@ -119,6 +119,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Shows usage and the message, in which arguments are quoted, and exits with status 2."""
         super().error(printable(message))
+
+
+def names_flag(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+    """The `type` of a flag that takes a comma-separated list of names."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r}{nearest(name, allowed)}")
+        return names
+
+    return parse
 
 
 def command(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import gin
@@ -409,15 +408,13 @@ def test_config_goes_to_the_summary_writer(parse, tmp_path):
 
 def start(project: Path, *arguments: str, program: tuple[str, ...] = ("-m", "synthetic_train")):
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(project), *sys.path]))
-    began = time.monotonic()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *program, *arguments],
         env=environment,
         cwd=project.parent,
         capture_output=True,
         text=True,
     )
-    return done, time.monotonic() - began
 
 
 GIN = ["--gin_file=gin/model.gin", "--gin_file=gin/run.gin"]
@@ -436,29 +433,31 @@ def test_module_and_console_script_run_the_configured_function(project, program)
         "--gin.train.dropout=0.25",
         "--shard=1/2",
     ]
-    done, _ = start(project, *arguments, program=program)
+    done = start(project, *arguments, program=program)
     assert done.returncode == 0, done.stderr
     assert "'total_steps': 7, 'dropout': 0.25, 'mode': 'exact', 'shard': '1/2'" in done.stdout
 
 
-def test_a_wrong_command_line_fails_within_two_seconds_without_traceback(project):
+def test_a_wrong_command_line_fails_before_anything_slow_is_imported(project):
     arguments = [*GIN, f"--gin_search_paths={project}", "--gin.TRIAN_STEPS=9"]
-    done, seconds = start(project, *arguments)
+    code = "import sys, synthetic_train as s; s.main(); print(*sys.modules)"
+    done = start(project, *arguments, program=("-c", code))
+    assert not {"jax", "tensorflow", "numpy"} & set(done.stdout.split())
+    done = start(project, *arguments)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: --gin.TRIAN_STEPS: unknown macro")
     assert len(done.stderr.splitlines()) == 1
-    assert seconds < 2
 
 
 def test_usage_errors_exit_with_2(project):
     for arguments in (["--no_such_flag"], [], ["--gin.MODEL_DIR"]):
-        done, _ = start(project, *arguments)
+        done = start(project, *arguments)
         assert done.returncode == 2, arguments
         assert "usage: t5x_ext synthetic_train --gin_file=FILE" in done.stderr
 
 
 def test_help_lists_what_must_be_set(project):
-    done, _ = start(project, "--help")
+    done = start(project, "--help")
     assert done.returncode == 0
     assert "Trains nothing." in done.stdout and "--shard" in done.stdout
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]

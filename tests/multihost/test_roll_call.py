@@ -127,10 +127,8 @@ def test_one_that_is_silent_for_too_long_counts_as_gone(members: Members) -> Non
     for member in (first, second):
         assert member.stdout.readline() == "everyone [0, 1]\n"
     second.send_signal(signal.SIGSTOP)
-    began = time.monotonic()
     line = f"error: process 1 ({HOST}) is gone: silent for 4 s\n"
     assert outcome(first) == (1, "", line)
-    assert time.monotonic() - began < 30
 
 
 def test_where_a_process_is_comes_from_flags_variables_or_the_cluster(monkeypatch) -> None:

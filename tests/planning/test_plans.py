@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 
 import jax
 import jax.numpy as jnp
@@ -171,9 +170,13 @@ def test_changes_come_one_at_a_time_first_and_only_those_that_divide(plan):
     assert ("--gin.NUM_MICROBATCHES=4",) not in settings
 
 
-def test_what_cannot_fit_is_not_compiled(plan):
+def test_what_cannot_fit_is_not_compiled(plan, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("compiles")
+
+    monkeypatch.setattr(plans.compiling, "compile_train_step", refuse)
+    monkeypatch.setattr(plans.compiling, "compile_decoding", refuse)
     tight = dataclasses.replace(plan, machine=with_memory(THREE, 1000), train=None)
-    started = time.monotonic()
     lower_bound = plans.make_plan(make_setup(), tight.machine)
     assert lower_bound.is_lower_bound and not lower_bound.fits
     assert "more than" in tables.render(lower_bound, None)
@@ -181,7 +184,7 @@ def test_what_cannot_fit_is_not_compiled(plan):
     assert proposals.find_proposals(tight, 3, 0, lines.append) == []
     for change in proposals._changes(tight, tight.machine):
         assert proposals._expected_bytes(change, {}) > 1000
-    assert lines == [] and time.monotonic() - started < 20
+    assert lines == []
 
 
 def test_a_mesh_or_batch_that_does_not_divide_is_refused():
