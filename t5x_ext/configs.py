@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from t5x_ext import bounds
-from t5x_ext.errors import ConfigError, allow_only
+from t5x_ext.errors import ConfigError
 from t5x_ext.schedules import create_learning_rate_scheduler
 
 __all__ = [
@@ -45,8 +44,6 @@ class DatasetConfig:
       module: a Python module to import first, for names it registers.
       prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
       budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
-      use_custom_packing_ops: T5X's; False.
-      use_memory_cache: T5X's; True.
     """
 
     mixture_or_task_name: str
@@ -60,23 +57,8 @@ class DatasetConfig:
     module: str | None = None
     prompt: str | None = None
     budget: str | int | None = None
-    use_custom_packing_ops: dataclasses.InitVar[bool] = False
-    use_memory_cache: dataclasses.InitVar[bool] = True
 
-    def __post_init__(self, use_custom_packing_ops: bool, use_memory_cache: bool) -> None:
-        allow_only(
-            "DatasetConfig.use_custom_packing_ops",
-            use_custom_packing_ops,
-            False,
-            "packing is done without TensorFlow here; take the line out",
-        )
-        allow_only(
-            "DatasetConfig.use_memory_cache",
-            use_memory_cache,
-            True,
-            "held-out examples are kept as tokens, about 6 kB each; seqio.Evaluator.num_examples "
-            "takes fewer of them",
-        )
+    def __post_init__(self) -> None:
         bounds.check_int("DatasetConfig.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
         if self.seed is not None:
             bounds.check_seed("DatasetConfig.seed", self.seed)
@@ -152,28 +134,20 @@ class SaveCheckpointConfig:
       period: steps between checkpoints; None saves at the end only.
       dtype: dtype of saved parameters.
       keep: number of newest checkpoints kept; None keeps all.
-      save_dataset: T5X's; the position in the data is a few numbers here and always saved.
-      checkpointer_cls: T5X's; `checkpoints.Checkpointer`.
+      checkpoint_steps: steps to save at besides.
     """
 
     period: int | None = None
     dtype: str | None = "float32"
     keep: int | None = 2
-    save_dataset: dataclasses.InitVar[bool] = False
-    checkpointer_cls: dataclasses.InitVar[Any] = None
+    checkpoint_steps: Sequence[int] = ()
 
-    def __post_init__(self, save_dataset: bool, checkpointer_cls: Any) -> None:
-        del save_dataset
+    def __post_init__(self) -> None:
         for field in ("period", "keep"):
             if getattr(self, field) is not None:
                 bounds.check_int(f"SaveCheckpointConfig.{field}", getattr(self, field), 1)
-        name = getattr(checkpointer_cls, "__name__", "Checkpointer")
-        allow_only(
-            "SaveCheckpointConfig.checkpointer_cls",
-            name,
-            "Checkpointer",
-            "a run keeps its newest checkpoints; set `keep` and choose by metrics.jsonl",
-        )
+        for step in self.checkpoint_steps:
+            bounds.check_int("SaveCheckpointConfig.checkpoint_steps", step, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,25 +43,10 @@ def nearest(name: str, allowed: Collection[str]) -> str:
         `; did you mean 'x'?`, or a list of the valid names if none is close, or an empty string if
         there are none.
     """
-    close = difflib.get_close_matches(name, list(allowed), n=1)
+    # At 0.6, difflib's default, gc_period would be eval_period.
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.75)
     if close:
         return f"; did you mean '{close[0]}'?"
     names = sorted(allowed)
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     return f"; allowed: {shown}" if names else ""
-
-
-def allow_only(field: str, value: object, allowed: object, advice: str) -> None:
-    """Refuses a setting of T5X's that can have one value only here.
-
-    Args:
-        field: Its name, such as `DatasetConfig.use_custom_packing_ops`.
-        value: What was asked for.
-        allowed: The one value that says what happens here anyway.
-        advice: What to do instead.
-
-    Raises:
-        ConfigError: If `value` is another one.
-    """
-    if value != allowed:
-        raise ConfigError(f"{field}: {value!r}; allowed: {allowed!r}: {advice}")

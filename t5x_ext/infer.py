@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -31,6 +32,7 @@ def infer(
     checkpoint_period: int = 1,
     shard_id: int = 0,
     num_shards: int = 1,
+    file_extension: str = "jsonl",
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
@@ -52,6 +54,7 @@ def infer(
         'predict'; the other modes start again.
       shard_id: which shard this job is, from 0.
       num_shards: equal parts that the split is cut into.
+      file_extension: of the files, JSON lines in any case.
       superni_cfg: how `superni.*` names become data.
       partitioner: the mesh.
       summarize_config_fn: writes the config down; `gin_utils.summarize_gin_config`.
@@ -66,6 +69,10 @@ def infer(
         )
     bounds.check_int("infer.checkpoint_period", checkpoint_period, 1)
     bounds.check_int("infer.num_shards", num_shards, 1)
+    if not re.fullmatch(r"\w+(\.\w+)*", file_extension):
+        raise ConfigError(
+            f"infer.file_extension: {file_extension!r}; allowed: letters, digits and dots between"
+        )
     directory = files.path(output_dir, "INFER_OUTPUT_DIR")
     if shard_id == 0:
         summarize_config_fn(output_dir, None, 0)
@@ -78,7 +85,7 @@ def infer(
         session = session._replace(examples=session.examples[start:end])
         step = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
         stem = "scores" if mode == "score" else "predictions"
-        path = directory / f"{stem}{step}.jsonl{shard}"
+        path = directory / f"{stem}{step}.{file_extension}{shard}"
         rows = _rows(session, mode, path, checkpoint_period)
         show(f"{len(rows)} {stem} -> {path}")
         del session  # frees its parameters before the next are read

@@ -26,12 +26,30 @@ MESH_AXES = ("expert", "data", "fsdp", "model")
 LogicalAxisRules = tuple[tuple[str, Any], ...]
 
 
-def standard_logical_axis_rules() -> LogicalAxisRules:
+def standard_logical_axis_rules(
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 1,
+    additional_rules: Sequence[tuple[str, Any]] = (),
+) -> LogicalAxisRules:
     """Logical axis -> mesh axis, a tuple of mesh axes, or None (not split).
 
     A mesh axis is used at most once in an array; a later rule that would reuse one is skipped. An
     axis may have several rules: the first that fits counts, see `PjitPartitioner.spec`.
+
+    Args:
+      activation_partitioning_dims: 2 splits the width of activations over `model` too.
+      parameter_partitioning_dims: 2 splits parameters over `data` too, not over `fsdp` alone.
+      additional_rules: come after these.
+
+    Raises:
+      ConfigError: a number of dimensions is neither 1 nor 2.
     """
+    for name, dims in (
+        ("activation_partitioning_dims", activation_partitioning_dims),
+        ("parameter_partitioning_dims", parameter_partitioning_dims),
+    ):
+        if dims not in (1, 2):
+            raise ConfigError(f"standard_logical_axis_rules.{name}: {dims}; allowed: 1, 2")
     return (
         ("expert", "expert"),
         ("batch", ("data", "fsdp")),
@@ -40,10 +58,12 @@ def standard_logical_axis_rules() -> LogicalAxisRules:
         ("heads", "model"),
         ("joined_kv", "model"),
         ("kv", None),
-        ("embed", "fsdp"),
+        *([("embed", "model")] if activation_partitioning_dims == 2 else []),
+        ("embed", "fsdp" if parameter_partitioning_dims == 1 else ("data", "fsdp")),
         ("length", None),
         ("relpos_buckets", None),
         ("layers", None),
+        *((axis, target) for axis, target in additional_rules or ()),
     )
 
 

@@ -126,7 +126,10 @@ def run_training(
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
 
         def save_state(event: StepEvent, force: bool = False) -> None:
-            if save is not None and (force or checkpointer.should_save(event.step)):
+            if save is None:
+                return
+            force = force or event.step in save.checkpoint_steps
+            if force or checkpointer.should_save(event.step):
                 finite.check(event.state.params)
                 check_params(event.state.params, event.step)
                 position = meta | {"step": event.step, "skipped_steps": finite.skipped}

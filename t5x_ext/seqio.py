@@ -1,4 +1,4 @@
-"""SeqIO's names in gin files: `from t5x_ext import seqio` in the place of `import seqio`.
+"""SeqIO's names in gin files: there, `import seqio` means this module.
 
 Vocabularies are this package's own (the same ids, without TensorFlow). `Evaluator` and its loggers
 say how decoded examples are scored and written during training and by `eval`.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5x_ext import files
-from t5x_ext.errors import ConfigError, allow_only
+from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS
@@ -42,20 +42,10 @@ class Evaluator:
       logger_cls: classes; each is made once with the output directory and called with (step,
         scored rows) after each evaluation.
       num_examples: examples of each task, from its beginning; None takes all.
-      use_memory_cache: SeqIO's; True.
     """
 
     logger_cls: Sequence[Callable[[str], Logger]] = ()
     num_examples: int | None = None
-    use_memory_cache: dataclasses.InitVar[bool] = True
-
-    def __post_init__(self, use_memory_cache: bool) -> None:
-        allow_only(
-            "seqio.Evaluator.use_memory_cache",
-            use_memory_cache,
-            True,
-            "examples are kept as tokens, about 6 kB each; num_examples takes fewer of them",
-        )
 
     def loggers(self, output_dir: str) -> list[Logger]:
         """Makes the loggers."""
@@ -70,8 +60,8 @@ def make_evaluator(evaluator_cls: Callable[[], Evaluator]) -> Evaluator:
     """
     if evaluator_cls.__module__.startswith("seqio."):
         raise ConfigError(
-            "inference_evaluator_cls: SeqIO's own Evaluator; write `from t5x_ext import seqio` for "
-            "`import seqio` in the gin file"
+            "inference_evaluator_cls: SeqIO's own Evaluator; allowed: t5x_ext.seqio.Evaluator, "
+            "which `import seqio` gives in a gin file"
         )
     return evaluator_cls()
 

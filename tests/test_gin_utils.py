@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -284,15 +285,10 @@ WRONG = {
         [],
         ["extra0.gin:1: train.mode is required and not set"],
     ),
-    "set twice": (
-        "Trainer.learning_rate = 1.0\n\nTrainer:\n  learning_rate = 2.0",
-        [],
-        ["extra0.gin:4: Trainer.learning_rate is set twice", "extra0.gin:1"],
-    ),
     "upstream import": (
         "from __gin__ import dynamic_registration\nfrom t5x import utils",
         [],
-        ["extra0.gin:2: cannot import 't5x.utils'", "write t5x_ext for t5x"],
+        ["extra0.gin:2: cannot import 't5x.utils'", "write t5x_ext.t5x for t5x"],
     ),
     "import": (
         "from __gin__ import dynamic_registration\nfrom t5x_ext import gin_util",
@@ -320,6 +316,40 @@ def test_each_mistake_is_one_line_with_place_and_nearest_name(parse, case):
     assert len(message.splitlines()) == 1
     for part in parts:
         assert part in message
+
+
+def test_an_idle_macro_of_a_file_is_one_warning_and_on_the_command_line_an_error(parse, caplog):
+    text = "NUM_EMBEDDINGS = 8\n\nTOPOLOGY = '2x2'\nTOPOLOGY = '4x4'\nTrainer.learning_rate = 2.0"
+    parse(text)
+    (twice, idle) = [record.getMessage() for record in caplog.records]
+    assert "extra0.gin:4: TOPOLOGY is set twice in this file, first at" in twice
+    assert "set, but nothing uses it: NUM_EMBEDDINGS (" in idle
+    assert "extra0.gin:1), TOPOLOGY (" in idle and idle.endswith("extra0.gin:4)")
+    assert call()["trainer"].learning_rate == 2.0
+    with pytest.raises(ConfigError, match="--gin.NUM_EMBEDDINGS: unknown macro"):
+        parse(bindings=[*SET, "NUM_EMBEDDINGS = 8"])
+
+
+def test_of_two_values_in_one_file_the_later_counts(parse, caplog):
+    parse("Trainer.learning_rate = 1.0\n\nTrainer:\n  learning_rate = 2.0")
+    assert call()["trainer"].learning_rate == 2.0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.search(
+        r"extra0\.gin:4: Trainer\.learning_rate is set twice .*extra0\.gin:1; the later", message
+    )
+    caplog.clear()
+    parse("Trainer.learning_rate = 1.0\nTrainer.learning_rate = 1.0")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "name", ["global_norm_clip_threshold", "gc_period", "learning_rat_decay_schedule"]
+)
+def test_a_parameter_that_is_like_none_gets_the_list_and_no_guess(parse, name):
+    with pytest.raises(ConfigError, match="has no parameter") as caught:
+        parse(IMPORTS + f"utils.Trainer.{name} = 1.0")
+    assert "did you mean" not in str(caught.value)
+    assert "allowed: learning_rate, num_microbatches" in str(caught.value)
 
 
 def test_unset_required_macros_are_all_named(parse):

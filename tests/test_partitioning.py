@@ -15,7 +15,7 @@ import gin_configs
 from t5x_ext import gin_utils
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, params
-from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.partitioning import PjitPartitioner, standard_logical_axis_rules
 from t5x_ext.planning import compiling
 from t5x_ext.planning.devices import parse_devices, parse_topology
 from t5x_ext.training import optimizers
@@ -217,6 +217,15 @@ def test_ready_mesh_is_that_of_its_machine_and_holds_its_models(name, monkeypatc
 def test_an_axis_takes_its_first_rule_that_fits(rules, axes, expected: str) -> None:
     spec = PjitPartitioner(logical_axis_rules=rules).spec(axes)
     assert " ".join(entry or "-" for entry in spec) == expected
+
+
+def test_additional_rules_come_after_the_standard_ones() -> None:
+    rules = standard_logical_axis_rules(additional_rules=[("colour", "model"), ("vocab", "data")])
+    partitioner = PjitPartitioner(logical_axis_rules=rules)
+    assert tuple(partitioner.spec(("colour",))) == ("model",)
+    assert tuple(partitioner.spec(("colour", "vocab"))) == (None, "model")
+    with pytest.raises(ConfigError, match="parameter_partitioning_dims: 3; allowed: 1, 2"):
+        standard_logical_axis_rules(parameter_partitioning_dims=3)
 
 
 def test_an_axis_without_a_rule_is_refused_with_the_known_ones() -> None:

@@ -35,7 +35,8 @@ class Decoder:
       partitioner: the mesh that parameters already live on.
       batch_size: prompts per batch, global; rounded up to what the mesh divides.
       max_input_length: longest prompt in tokens, EOS included.
-      max_decode_length: longest prediction in tokens, EOS included.
+      max_decode_length: longest prediction in tokens, EOS included; the method's own limit, where
+        that is less.
       method: how tokens are chosen; None is as the model is set.
       first_stage: positions after which the rows of a batch that have not ended are parked. Up to
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
@@ -53,6 +54,8 @@ class Decoder:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
         method = self.method or method_of(self.model)
         object.__setattr__(self, "method", method)
+        longest = min(self.max_decode_length, method.max_length or self.max_decode_length)
+        object.__setattr__(self, "max_decode_length", longest)
         method.check_length(self.max_decode_length)
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(

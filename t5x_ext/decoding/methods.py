@@ -31,15 +31,19 @@ class Method(abc.ABC):
         transformers).
       forced_prefix: tokens every prediction starts with; they add nothing to a beam's score.
       forced_eos: whether a prediction that reaches the length limit ends with EOS there.
+      max_length: tokens a prediction has at most, EOS included, where the run allows more.
     """
 
     min_length: int = 0
     forced_prefix: Sequence[int] = ()
     forced_eos: bool = False
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "forced_prefix", tuple(self.forced_prefix))
         bounds.check_int(f"{type(self).__name__}.min_length", self.min_length, 0)
+        if self.max_length is not None:
+            bounds.check_int(f"{type(self).__name__}.max_length", self.max_length, 1)
         for token in self.forced_prefix:
             bounds.check_int(f"{type(self).__name__}.forced_prefix", token, 0, 2**31 - 1)
 

@@ -12,18 +12,26 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 
 
-def beam_search(num_decodes: int = 4, alpha: float = 0.6) -> Beam:
+def beam_search(
+    num_decodes: int = 4, alpha: float = 0.6, max_decode_len: int | None = None
+) -> Beam:
     """Beam search with T5X's rules.
 
     Args:
       num_decodes: beams.
       alpha: exponent of the brevity penalty.
+      max_decode_len: tokens of an output at most, EOS included, where the run allows more.
     """
-    return Beam(num_beams=num_decodes, length_penalty=alpha)
+    return Beam(num_beams=num_decodes, length_penalty=alpha, max_length=max_decode_len)
 
 
 def temperature_sample(
-    num_decodes: int = 1, temperature: float = 1.0, topk: int = 1, topp: float = 0.0, seed: int = 0
+    num_decodes: int = 1,
+    temperature: float = 1.0,
+    topk: int = 1,
+    topp: float = 0.0,
+    max_decode_len: int | None = None,
+    seed: int = 0,
 ) -> Method:
     """Sampling with T5X's defaults. Its samples are other ones: T5X's depend on the batch.
 
@@ -32,6 +40,7 @@ def temperature_sample(
       temperature: 0 takes the most probable token.
       topk: only so many tokens; 0 for all.
       topp: only the tokens that reach this probability; 0 for all.
+      max_decode_len: tokens of an output at most, EOS included, where the run allows more.
       seed: of the draws; not T5X's.
 
     Raises:
@@ -40,9 +49,14 @@ def temperature_sample(
     if topk and topp:
         raise ConfigError(f"temperature_sample: topk={topk} and topp={topp}; allowed: one of them")
     if temperature == 0 or topk == 1:
-        return Greedy()
+        return Greedy(max_length=max_decode_len)
     return Sampling(
-        temperature=temperature, top_k=topk, top_p=topp or 1.0, num_samples=num_decodes, seed=seed
+        temperature=temperature,
+        top_k=topk,
+        top_p=topp or 1.0,
+        num_samples=num_decodes,
+        seed=seed,
+        max_length=max_decode_len,
     )
 
 

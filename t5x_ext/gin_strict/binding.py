@@ -27,6 +27,7 @@ from t5x_ext.gin_strict.source import (
     Reference,
     Source,
 )
+from t5x_ext.gin_strict.t5x_bindings import Rule, rule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,13 @@ class Bound:
     Attributes:
         macros: Entry by macro name.
         parameters: Entry by parameter name, by (scope, full selector).
+        of_t5x: Bindings that gin is not told of, with the rule that each has to keep, by scope and
+            full name of the parameter.
     """
 
     macros: dict[str, Entry] = dataclasses.field(default_factory=dict)
     parameters: dict[tuple[str, str], dict[str, Entry]] = dataclasses.field(default_factory=dict)
+    of_t5x: dict[tuple[str, str], tuple[Binding, Rule]] = dataclasses.field(default_factory=dict)
 
 
 class _FileReference(gin.config.ConfigurableReference):
@@ -139,6 +143,10 @@ def _import(context: Any, item: Import, main_module: str | None) -> None:
         alias = statement.alias or statement.module
         is_from = "." in main_module
         statement = statement._replace(module=main_module, is_from=is_from, alias=alias)
+    elif statement.module == "seqio":
+        # The names that T5X's files take from SeqIO: the same here, without TensorFlow.
+        alias = statement.alias or "seqio"
+        statement = statement._replace(module="t5x_ext.seqio", is_from=True, alias=alias)
     try:
         context.process_import(statement)
     except ImportError as error:
@@ -153,7 +161,7 @@ def _import(context: Any, item: Import, main_module: str | None) -> None:
 def _import_advice(module: str) -> str:
     package, _, name = module.rpartition(".")
     if module.split(".")[0] == "t5x":
-        return "; write t5x_ext for t5x, see the table in docs/from_t5x.md"
+        return "; write t5x_ext.t5x for t5x, see docs/from_t5x.md"
     try:
         path = importlib.import_module(package).__path__
     except (ImportError, AttributeError, ValueError):
@@ -162,27 +170,39 @@ def _import_advice(module: str) -> str:
 
 
 def _bind(context: Any, binding: Binding, bound: Bound) -> None:
-    value = _to_gin(context, binding.value, binding.place)
     if binding.is_macro:
+        value = _to_gin(context, binding.value, binding.place)
         gin.bind_parameter((binding.name, "gin.macro", "value"), value)
         bound.macros[binding.name] = Entry(binding, value, gin.config.macro)
         return
     configurable = _resolve(context, binding.selector, binding.place)
+    if configurable.is_method:
+        _follow_class(configurable, bound)
     names = hints.parameters(configurable.wrapped)
     if binding.parameter not in names and not hints.takes_any_keyword(configurable.wrapped):
+        rule = _rule_of(configurable.wrapped, binding.parameter)
+        if rule:
+            key = (binding.scope, f"{configurable.selector}.{binding.parameter}")
+            bound.of_t5x[key] = (binding, rule)
+            return
         raise ConfigError(
             f"{binding.place}: {binding.selector} has no parameter '{binding.parameter}'"
             f"{nearest(binding.parameter, names)}"
         )
+    value = _to_gin(context, binding.value, binding.place)
     try:
         gin.bind_parameter((binding.scope, binding.selector, binding.parameter), value)
     except ValueError as error:  # e.g. a parameter on the configurable's denylist
         raise ConfigError(f"{binding.place}: {str(error).splitlines()[0]}") from None
-    if configurable.is_method:
-        _follow_class(configurable, bound)
     entry = Entry(binding, value, configurable.wrapped)
     key = (binding.scope, configurable.selector)
     bound.parameters.setdefault(key, {})[binding.parameter] = entry
+
+
+def _rule_of(function: Callable[..., Any], parameter: str) -> Rule | None:
+    """The rule for one of T5X's parameters that a function of ours does not have."""
+    package = getattr(function, "__module__", "").partition(".")[0]
+    return rule_of(function.__qualname__, parameter) if package in ("t5x_ext", "mixtures") else None
 
 
 def _follow_class(method: Any, bound: Bound) -> None:

@@ -23,8 +23,11 @@ from t5x_ext.gin_strict.source import (
     Source,
     symbols,
 )
+from t5x_ext.gin_strict.t5x_bindings import Named, Rule
 
 _logger = logging.getLogger("t5x_ext")
+# How alike two names are (difflib's ratio) of which one is taken for the other misspelt.
+_MISSPELT = 0.8
 
 
 def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collection[str]]) -> None:
@@ -32,8 +35,8 @@ def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collectio
 
     Args:
         sources: The files in order and last the command line.
-        shipped_macros: Returns the macros that the package's own gin files know. Setting one of
-            them where it has no effect is worth a warning, setting any other is an error.
+        shipped_macros: Returns the macros that the package's own gin files know. Files may set them
+            without effect, so that one file of settings can serve several commands.
 
     Raises:
         ConfigError: The first problem found.
@@ -51,16 +54,19 @@ def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collectio
 
 
 def _check_repeated(file: Source) -> None:
+    """Warns of a key that one file sets to two values; the later one counts, as in gin."""
     seen: dict[str, Binding] = {}
     for binding in file.statements:
         if not isinstance(binding, Binding):
             continue
         earlier = seen.get(binding.name)
         # Upstream run files declare a macro REQUIRED at the top and give it a value further down.
-        if earlier and not earlier.is_required:
-            raise ConfigError(
-                f"{binding.place}: {binding.name} is set twice in this file, "
-                f"first at {earlier.place}"
+        if earlier and not earlier.is_required and earlier.value != binding.value:
+            _logger.warning(
+                "%s: %s is set twice in this file, first at %s; the later value counts",
+                binding.place,
+                binding.name,
+                earlier.place,
             )
         seen[binding.name] = binding
 
@@ -68,32 +74,39 @@ def _check_repeated(file: Source) -> None:
 def _check_macro_use(
     bindings: Sequence[Binding], shipped_macros: Callable[[], Collection[str]]
 ) -> None:
-    """Refuses macros that nothing uses: they are misspelt."""
+    """Refuses macros that nothing uses and that look misspelt; files may set others in vain.
+
+    On the command line every one is refused.
+    """
     used = {
         symbol.name
         for binding in bindings
         for symbol in symbols(binding.value)
         if isinstance(symbol, Macro)
-    }
+    } - set(REQUIRED_NAMES)
     in_files = {b.name for b in bindings if b.is_macro and not _on_command_line(b)}
+    idle: dict[str, str] = {}
     for binding in bindings:
         if not binding.is_macro or binding.name in used:
             continue
         if _on_command_line(binding):
             if binding.name not in in_files:
-                known = (in_files | used) - set(REQUIRED_NAMES)
                 raise ConfigError(
                     f"{binding.place}: unknown macro '{binding.name}': no gin file of this run "
-                    f"sets or uses it{nearest(binding.name, known)}"
+                    f"sets or uses it{nearest(binding.name, in_files | used)}"
                 )
-        elif not binding.is_required:
-            if binding.name not in shipped_macros():
-                known = (in_files | used) - {binding.name} - set(REQUIRED_NAMES)
+        elif not binding.is_required and binding.name not in shipped_macros():
+            for close in difflib.get_close_matches(binding.name, used, n=1, cutoff=_MISSPELT):
                 raise ConfigError(
-                    f"{binding.place}: unknown macro '{binding.name}': nothing uses it"
-                    f"{nearest(binding.name, known)}"
+                    f"{binding.place}: unknown macro '{binding.name}': nothing uses it; did you "
+                    f"mean '{close}'?"
                 )
-            _logger.info("%s: %s is set, but this run does not use it", binding.place, binding.name)
+            idle[binding.name] = binding.place
+    if idle:
+        _logger.warning(
+            "set, but nothing uses it: %s",
+            ", ".join(f"{name} ({place})" for name, place in idle.items()),
+        )
 
 
 def _check_numbers(binding: Binding, value: Any) -> None:
@@ -144,7 +157,7 @@ def _check_scopes(bindings: Sequence[Binding]) -> None:
         if binding.is_macro or not binding.scope:
             continue
         for scope in set(binding.scope.split("/")) - opened:
-            for close in difflib.get_close_matches(scope, opened, n=1, cutoff=0.8):
+            for close in difflib.get_close_matches(scope, opened, n=1, cutoff=_MISSPELT):
                 raise ConfigError(
                     f"{binding.place}: unknown scope '{scope}'; did you mean '{close}'?"
                 )
@@ -182,6 +195,8 @@ def check_bound(bound: Bound, command: Callable[..., Any] | None, given: Collect
     entries = [entry for names in bound.parameters.values() for entry in names.values()]
     for entry in [*bound.macros.values(), *entries]:
         _check_macros_defined(entry, bound)
+    for binding, rule in bound.of_t5x.values():
+        _check_rule(binding, rule, bound)
     for entry in entries:
         _check_type(entry, bound)
     if command is not None:
@@ -285,6 +300,20 @@ def _check_macros_defined(entry: Entry, bound: Bound) -> None:
                 f"{COMMAND_LINE}{name}=VALUE or add the gin file that sets it"
                 f"{nearest(name, bound.macros)}"
             )
+
+
+def _check_rule(binding: Binding, rule: Rule, bound: Bound) -> None:
+    """Refuses a binding of T5X's that asks for something else than what happens here."""
+    value = binding.value
+    while isinstance(value, Macro) and value.name in bound.macros:
+        value = bound.macros[value.name].binding.value
+    if isinstance(value, Reference):
+        value = Named(value.selector.rpartition(".")[2])
+    if not rule.accepts(value):
+        allowed = " or ".join(map(repr, rule.allowed))
+        raise ConfigError(
+            f"{binding.place}: {binding.name} = {value!r}; allowed: {allowed}: {rule.why}"
+        )
 
 
 def _check_type(entry: Entry, bound: Bound) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.errors import ConfigError, allow_only
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import losses, network, params
 from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
 from t5x_ext.models.params import Params
@@ -28,7 +28,6 @@ class EncoderDecoderModel:
       loss_normalizing_factor: see `losses.loss_denominator`.
       decode_fn: how predictions are decoded: a method of `t5x_ext.decoding`, or T5X's
         `decoding.beam_search` or `decoding.temperature_sample`; None is greedy.
-      feature_converter_cls: T5X's; None.
     """
 
     module: network.Transformer
@@ -39,15 +38,8 @@ class EncoderDecoderModel:
     label_smoothing: float = 0.0
     loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
     decode_fn: Any = None
-    feature_converter_cls: dataclasses.InitVar[Any] = None
 
-    def __post_init__(self, feature_converter_cls: Any) -> None:
-        allow_only(
-            "EncoderDecoderModel.feature_converter_cls",
-            feature_converter_cls,
-            None,
-            "features are made from a task's 'inputs' and 'targets'; preprocess in the task",
-        )
+    def __post_init__(self) -> None:
         losses.check_normalizing_factor(self.loss_normalizing_factor)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
@@ -80,8 +72,8 @@ class EncoderDecoderModel:
             vocabulary = getattr(self, field)
             if type(vocabulary).__module__.startswith("seqio."):
                 raise ConfigError(
-                    f"EncoderDecoderModel.{field}: SeqIO's own {type(vocabulary).__name__}; write "
-                    "`from t5x_ext import seqio` for `import seqio` in the gin file"
+                    f"EncoderDecoderModel.{field}: SeqIO's own {type(vocabulary).__name__}; "
+                    "allowed: that of t5x_ext.seqio, which `import seqio` gives in a gin file"
                 )
             if vocabulary is not None and vocabulary.vocab_size > self.config.vocab_size:
                 raise ConfigError(

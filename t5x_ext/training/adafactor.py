@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.params import Params, path_name
 from t5x_ext.training.hparam_map import HParamMap, value_for
@@ -139,6 +140,10 @@ class Adafactor:
         if name not in ("float32", "bfloat16"):
             raise ConfigError(f"Adafactor.dtype_momentum: {name}; allowed: float32, bfloat16")
         object.__setattr__(self, "dtype_momentum", name)
+        bounds.check_int("Adafactor.step_offset", self.step_offset, 0)
+        for field in ("global_norm_clip_threshold", "max_parameter_scale"):
+            if getattr(self, field) is not None:
+                bounds.check_real(f"Adafactor.{field}", getattr(self, field), 0.0)
 
     def build(self, axes: Params) -> optax.GradientTransformationExtraArgs:
         """The transformation; `update` takes `learning_rate` (float32 scalar) by keyword.

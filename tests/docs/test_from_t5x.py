@@ -11,6 +11,8 @@ import pytest
 from pages import REPO
 from test_help import help_of
 
+from t5x_ext.gin_strict.t5x_bindings import RULES
+
 PAGE = (REPO / "docs" / "from_t5x.md").read_text()
 
 # What the page calls a thing -> where it is.
@@ -23,6 +25,8 @@ PLACES = {
     "RestoreCheckpointConfig": "t5x_ext.configs:RestoreCheckpointConfig",
     "SaveCheckpointConfig": "t5x_ext.configs:SaveCheckpointConfig",
     "create_learning_rate_scheduler": "t5x_ext.configs:create_learning_rate_scheduler",
+    "standard_logical_axis_rules": "t5x_ext.partitioning:standard_logical_axis_rules",
+    "HParamMap": "t5x_ext.training.adafactor:HParamMap",
     "Trainer": "t5x_ext.training.trainer:Trainer",
     "PjitPartitioner": "t5x_ext.partitioning:PjitPartitioner",
     "ModelBasedPjitPartitioner": "t5x_ext.partitioning:ModelBasedPjitPartitioner",
@@ -57,6 +61,8 @@ def place(name: str) -> object:
 def bindings() -> Iterator[tuple[str, str]]:
     """(owner, parameter) of every row; parameter '' where a row is about the owner itself."""
     for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
+        if section.startswith("Bindings that have no parameter"):
+            continue
         commands = re.findall(r"`(train|evaluate|infer)`", section.splitlines()[0])
         for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
             owner = ""
@@ -83,14 +89,35 @@ def test_every_adafactor_parameter_is_listed() -> None:
     assert set(re.findall(r"`(\w+)`", row)) == set(inspect.signature(place("Adafactor")).parameters)
 
 
+def test_bindings_without_a_parameter_are_those_that_the_checks_know() -> None:
+    (section,) = re.findall(r"^### Bindings that have no parameter.*?(?=^## )", PAGE, re.M | re.S)
+    listed = {}
+    for names, values, why in re.findall(r"^\| (`.*?) \| (.*?) \| (.*) \|$", section, re.MULTILINE):
+        for name in re.findall(r"`(.*?)`", names):
+            assert name not in listed
+            listed[name] = (values.replace("`", ""), why)
+    assert listed == {
+        name: (" or ".join(map(repr, rule.allowed)), rule.why) for name, rule in RULES.items()
+    }
+
+
 def test_imports_of_the_table_work() -> None:
-    lines = re.findall(r"^\| `.*?import .*?` \| `(from t5x_ext.*?)` \|$", PAGE, re.MULTILINE)
-    assert len(lines) >= 12
+    lines = re.findall(r"`(from t5x_ext[^`]*? import [^`]*)`", PAGE)
+    assert len(lines) >= 24
     for line in lines:
         package, name = re.fullmatch(r"from (\S+) import (\w+)(?: as \w+)?", line).groups()
         assert hasattr(importlib.import_module(package), name) or importlib.import_module(
             f"{package}.{name}"
         )
+
+
+def test_every_module_of_t5x_is_in_the_table() -> None:
+    folder = REPO / "t5x_ext" / "t5x"
+    for path in folder.rglob("*.py"):
+        if path.name == "__init__.py" or path.stem in ("train", "eval", "infer"):
+            continue
+        parents = ".".join(("t5x", *path.relative_to(folder).parts[:-1]))
+        assert f"| `from {parents} import {path.stem}` |" in PAGE
 
 
 def test_flags_of_the_page_exist() -> None:
@@ -102,6 +129,6 @@ def test_flags_of_the_page_exist() -> None:
 
 def test_what_is_not_here_is_not_here() -> None:
     (text,) = re.findall(r"^## What is not here\n(.*)", PAGE, re.DOTALL | re.MULTILINE)
-    for name in ("assignment_map", "fallback_to_scratch", "strict", "state_transformation_fns"):
+    for name in ("assignment_map", "fallback_to_scratch", "state_transformation_fns"):
         assert f"`{name}`" in text
         assert name not in inspect.signature(place("RestoreCheckpointConfig")).parameters

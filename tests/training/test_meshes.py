@@ -16,7 +16,7 @@ from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.models import EncoderDecoderModel, network, params
-from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.partitioning import PjitPartitioner, standard_logical_axis_rules
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -128,6 +128,21 @@ def test_mesh_gives_the_run_of_one_device(name, num_microbatches, one_device) ->
             tree,
             params.param_axes(MODEL.specs),
         )
+
+
+def test_width_of_activations_and_parameters_over_two_mesh_axes_gives_the_same_run(
+    one_device,
+) -> None:
+    """T5X's activation_partitioning_dims and parameter_partitioning_dims."""
+    rules = standard_logical_axis_rules(
+        activation_partitioning_dims=2, parameter_partitioning_dims=2
+    )
+    losses, state = train(PjitPartitioner(data=2, fsdp=2, model=2, logical_axis_rules=rules), 1)
+    np.testing.assert_allclose(losses, one_device.losses, atol=1e-5)
+    kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [layers, embed, mlp]
+    assert tuple(kernel.sharding.spec) == (None, ("data", "fsdp"), "model")
+    scale = state.params["encoder"]["encoder_norm"]["scale"]
+    assert tuple(scale.sharding.spec) == ("model",)
 
 
 def assert_lives_in_its_shards(array: jax.Array, axes: tuple[str, ...], mesh: dict) -> None:

@@ -1,0 +1,5 @@
+"""`t5x.checkpoints`."""
+
+from t5x_ext.checkpoints import Checkpointer
+
+__all__ = ["Checkpointer"]

@@ -1,0 +1,5 @@
+"""`t5x.contrib.gpu.t5.network`: the same models as those of `t5x.examples.t5.network`."""
+
+from t5x_ext.models.network import T5Config, Transformer
+
+__all__ = ["T5Config", "Transformer"]

@@ -1,0 +1,1 @@
+"""Modules of `t5x.examples`: T5X's networks."""

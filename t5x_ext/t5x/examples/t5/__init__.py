@@ -1,0 +1,1 @@
+"""Modules of `t5x.examples.t5`."""
