@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from t5x_ext import gin_utils
+from t5x_ext import errors, gin_utils
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def train(
         shard=shard,
     )
     if mode == "fast":
-        raise gin_utils.errors.ConfigError("mode: 'fast' is not built; allowed: 'exact'")
+        raise errors.ConfigError("mode: 'fast' is not built; allowed: 'exact'")
     print(values)
     return values
 

@@ -42,7 +42,7 @@ class Trainer:
     """Settings of the train step.
 
     Attributes:
-      num_microbatches: parts of a batch processed one after the other; None means 1.
+      num_microbatches: parts of a batch processed one after the other; None and 0 mean 1.
       learning_rate_fn: step -> learning rate; None means T5X's default schedule.
       weight_metrics_computer: measures every update tensor by tensor; None for not.
       skip_nonfinite_steps: how many steps in a row may have a loss or gradient that is not finite:
@@ -57,7 +57,7 @@ class Trainer:
     def __post_init__(self) -> None:
         bounds.check_int("Trainer.skip_nonfinite_steps", self.skip_nonfinite_steps, 0)
         if self.num_microbatches is not None:
-            bounds.check_int("Trainer.num_microbatches", self.num_microbatches, 1)
+            bounds.check_int("Trainer.num_microbatches", self.num_microbatches, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,11 @@ import pytest
 from pages import REPO
 
 # Kinds of checkpoints, which `open_source` and `convert` choose among.
-INTERNAL = {"t5x_ext.checkpoints.hugging_face", "t5x_ext.checkpoints.t5x_layout"}
+INTERNAL = {
+    "t5x_ext.checkpoints.hugging_face",
+    "t5x_ext.checkpoints.t5x_layout",
+    "t5x_ext.files",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,9 @@ def test_every_public_package_is_listed(builder: ModuleType) -> None:
             if "__all__" in names:
                 parts = path.relative_to(REPO).with_suffix("").parts
                 stated.add(".".join(part for part in parts if part != "__init__"))
-    assert stated - INTERNAL - set(listed(builder)) == set()
+    # T5X's names of what is listed elsewhere: docs/from_t5x.md has them.
+    stated = {name for name in stated - INTERNAL if not name.startswith("t5x_ext.t5x.")}
+    assert stated - set(listed(builder)) == set()
 
 
 def test_everything_that_shipped_gin_files_bind_is_listed(builder: ModuleType) -> None:
