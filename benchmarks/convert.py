@@ -27,7 +27,7 @@ from t5x_ext.checkpoints.hugging_face import write_hf
 from t5x_ext.checkpoints.hugging_face.names import placements
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.trees import named_leaves
-from t5x_ext.models.network import T5Config, param_specs
+from t5x_ext.models.network import T5Config, Transformer
 
 GB = 1e9
 POLL_SECS = 0.01
@@ -45,7 +45,7 @@ def make_source(config: T5Config) -> Source:
 
         return LazyTensor(shape, np.dtype(np.float32), read)
 
-    specs = named_leaves(param_specs(config))
+    specs = named_leaves(Transformer(config).specs)
     tensors = {name: tensor(name, spec.shape) for name, spec in specs.items()}
     return Source("hf", "random", tensors, config, 0, "", {})
 

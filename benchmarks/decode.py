@@ -40,9 +40,9 @@ from t5x_ext.checkpoints.hugging_face import open_hf
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Beam, Greedy, Method
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.methods import EOS_ID, first_argmax
+from t5x_ext.decoding.methods import first_argmax
 from t5x_ext.models import EncoderDecoderModel, network
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.terminal import names_flag
 
@@ -70,6 +70,7 @@ FIXED = {
 QUEUE_SIZE, QUEUE_BATCH, QUEUE_LIMIT = 256, 16, 128
 # English text in T5's vocabulary.
 CHARACTERS_PER_TOKEN = 4.2
+EOS_ID = 1
 
 
 class Vocabulary:
@@ -197,7 +198,7 @@ def run_fixed(name: str, repeats: int) -> None:
     decoder = make_decoder(model, batch_size, 256, 64, method)
     examples = to_examples(prompts)
     inputs = jnp.asarray(np.stack(prompts))
-    encode = jax.jit(lambda params: network.encode(model.config, params, inputs, inputs // inputs))
+    encode = jax.jit(lambda params: model.module.bind(params).encode(inputs, inputs // inputs))
     print(f"{name}: {batch_size} prompts of 256 tokens, 64 new tokens", flush=True)
     race(
         {

@@ -283,12 +283,11 @@ def measure_gpu(rows: int, rounds: int) -> None:
     import torch
 
     from t5x_ext.planning.devices import DEVICES
-    from t5x_ext.planning.formulas import train_flops
 
     kind = torch.cuda.get_device_name()
     peak = next((d.flops_per_sec for d in DEVICES.values() if d.name in kind), None)
     lengths = {"inputs": 1024, "targets": 128}
-    flops = train_flops(our_config(XL, "bfloat16"), rows, *lengths.values())
+    flops = our_config(XL, "bfloat16").train_flops(rows, *lengths.values())
     examples = random_examples(rows, lengths, full=True)
     features = make_features(examples, rows, lengths, pack=False)
     print(f"XL, {rows} x 1024/128, bf16, {kind}: {flops / 1e12:.1f} TFLOP a step")

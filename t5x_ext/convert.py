@@ -103,7 +103,7 @@ def convert(
 
 
 def _with_config(source: Source, config: network.T5Config) -> Source:
-    specs = trees.named_leaves(network.param_specs(config))
+    specs = trees.named_leaves(network.Transformer(config).specs)
     trees.check_tree(source.path, dict(source.tensors), specs)
     stated = source.config if source.kind != "t5x" else None
     if stated and stated.mlp_activations != config.mlp_activations:

@@ -13,7 +13,7 @@ from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfi
 from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, make_evaluator
 from t5x_ext.terminal import show
@@ -21,7 +21,7 @@ from t5x_ext.terminal import show
 
 def evaluate(
     *,
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     dataset_cfg: DatasetConfig,
     restore_checkpoint_cfg: RestoreCheckpointConfig,
     output_dir: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -24,14 +23,14 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import over_tasks
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.scoring import METRICS, score_rows
-from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.trainer import Program, Trainer
 
 
 def make_decoder(
-    model: EncoderDecoderModel, partitioner: PjitPartitioner, cfg: DatasetConfig
+    model: BaseTransformerModel, partitioner: PjitPartitioner, cfg: DatasetConfig
 ) -> Decoder:
     """A decoder with the batch size and lengths of a dataset config, which states both."""
     assert cfg.task_feature_lengths is not None
@@ -138,7 +137,7 @@ def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]
 
 
 def restore_each(
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     dataset_cfg: DatasetConfig,
     restore_cfg: RestoreCheckpointConfig,
     superni_cfg: SuperNIConfig,
@@ -191,7 +190,7 @@ def restore_each(
             {
                 "weights": source.digest,
                 "prompts": prompts.hexdigest(),
-                "model": dataclasses.asdict(model.config),
+                "model": model.config.describe(),
                 "vocabulary": model.output_vocabulary.fingerprint,
                 "dtype": restore_cfg.dtype,
                 "lengths": dict(dataset_cfg.task_feature_lengths or {}),

@@ -17,14 +17,14 @@ from t5x_ext.decoding.predict import predict
 from t5x_ext.errors import ConfigError
 from t5x_ext.evaluation import Session, restore_each
 from t5x_ext.metrics.predictions import Prediction, write_predictions
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.terminal import show
 
 
 def infer(
     *,
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     dataset_cfg: DatasetConfig,
     restore_checkpoint_cfg: RestoreCheckpointConfig,
     output_dir: str,

@@ -17,13 +17,15 @@ import jax
 
 from t5x_ext import multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
+from t5x_ext.checkpoints.meta import CONFIG
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.models import params
+from t5x_ext.models import parameters
+from t5x_ext.models.families import config_to_json
 from t5x_ext.terminal import note, show
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
@@ -120,7 +122,7 @@ def run_training(
         meta = meta | {
             "initial_step": carried.initial_step,
             "random_seed": random_seed,
-            "t5_config": dataclasses.asdict(program.model.config),
+            CONFIG: config_to_json(program.model.config),
         }
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
@@ -187,7 +189,7 @@ def _start(
         return restored.state, _Carried(restored.meta["initial_step"], skipped)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
-        count = params.count_params(program.model.specs)
+        count = parameters.count_params(program.model.specs)
         _say(f"starting from random parameters ({count:,}), seed {random_seed}")
         return program.init_state(jax.random.key(random_seed)), _Carried(0)
     initial, source = load(path, abstract.params)

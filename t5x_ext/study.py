@@ -14,7 +14,7 @@ from etils import epath
 from t5x_ext import bounds, files, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
@@ -26,7 +26,7 @@ from t5x_ext.training.trainer import Program
 
 def study(
     *,
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     study_dir: str,
     initials: Sequence[InitialModel],
     arms: Sequence[Arm],
@@ -123,7 +123,7 @@ def study(
 
 
 def _choose_experts(
-    model: EncoderDecoderModel, partitioner: PjitPartitioner, recipe: Recipe, cells: Sequence[Any]
+    model: BaseTransformerModel, partitioner: PjitPartitioner, recipe: Recipe, cells: Sequence[Any]
 ) -> int:
     """As many models as fit, and no more than start from the same parameters."""
     lengths = recipe.task_feature_lengths
@@ -143,7 +143,7 @@ class _Plan:
 
 
 def _plan(
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     initials: Mapping[str, InitialModel],
     arms: Sequence[Arm],
     recipe: Recipe,

@@ -30,7 +30,7 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.state import abstract_params
 
@@ -43,7 +43,7 @@ class Model:
 
     Attributes:
       config: shape and numerics of the network.
-      params: nested dict of arrays, see `network.param_specs`.
+      params: nested dict of arrays, see `Network.specs`.
       vocabulary: of prompts and answers.
       partitioner: the mesh that `params` live on.
       path: the checkpoint they come from.

@@ -15,8 +15,8 @@ import pytest
 
 from t5x_ext import convert, inspect
 from t5x_ext.checkpoints import fingerprint, load_params, open_source, save_params
-from t5x_ext.models.network import T5Config, param_specs
-from t5x_ext.models.params import init_params
+from t5x_ext.models.network import T5Config, Transformer
+from t5x_ext.models.parameters import init_params
 
 REPO = Path(__file__).resolve().parents[1]
 SHAPE = {
@@ -34,7 +34,7 @@ TIED = T5Config(**SHAPE, mlp_activations=("relu",), logits_via_embedding=True)
 
 def make(path: Path, config: T5Config = GATED, seed: int = 0, **meta: object) -> Path:
     """A checkpoint of ours with random parameters."""
-    params = init_params(param_specs(config), jax.random.key(seed))
+    params = init_params(Transformer(config).specs, jax.random.key(seed))
     save_params(str(path), params, {"t5_config": dataclasses.asdict(config), **meta})
     return path
 
@@ -189,7 +189,7 @@ def test_comparing_finds_one_wrong_bit(tmp_path):
 
 
 def test_a_gin_file_gives_the_config_that_a_checkpoint_lacks(tmp_path, capsys):
-    params = init_params(param_specs(GATED), jax.random.key(0))
+    params = init_params(Transformer(GATED).specs, jax.random.key(0))
     save_params(str(tmp_path / "bare"), params, {})
     status, _, err = run(capsys, "--to", "hf", tmp_path / "bare", tmp_path / "hf")
     assert status == 1

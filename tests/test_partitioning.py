@@ -14,7 +14,7 @@ import pytest
 import gin_configs
 from t5x_ext import gin_utils
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner, standard_logical_axis_rules
 from t5x_ext.planning import compiling
 from t5x_ext.planning.devices import parse_devices, parse_topology
@@ -101,7 +101,7 @@ def test_one_axis_takes_what_the_others_leave() -> None:
 )
 def test_parameter_that_does_not_divide_is_refused_by_name(shape, mesh, message) -> None:
     model = make_model(**shape)
-    axes, abstract = params.param_axes(model.specs), params.abstract_params(model.specs)
+    axes, abstract = parameters.param_axes(model.specs), parameters.abstract_params(model.specs)
     with pytest.raises(ConfigError, match=message):
         PjitPartitioner(**mesh).param_shardings(axes, abstract)
 

@@ -17,7 +17,7 @@ from t5x_ext import Model
 from t5x_ext.checkpoints import save_params
 from t5x_ext.decoding import Beam, Sampling
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 
 PROMPTS = [
@@ -38,11 +38,12 @@ CONFIG = network.T5Config(
     mlp_dim=64,
     mlp_activations=("gelu", "linear"),
 )
+MODEL = EncoderDecoderModel(network.Transformer(CONFIG))
 
 
 def random_model(config: network.T5Config = CONFIG, vocabulary=None, seed: int = 0) -> Model:
     """A model with random parameters, far enough from zero to prefer some tokens."""
-    values = params.init_params(network.param_specs(config), jax.random.key(seed))
+    values = parameters.init_params(network.Transformer(config).specs, jax.random.key(seed))
     return Model(config, values, vocabulary or bundled_vocabulary(), PjitPartitioner())
 
 
@@ -104,7 +105,7 @@ def test_padding_rows_of_the_embedding_are_never_generated(model):
         "decoder_input_tokens": np.zeros((1, 1), np.int32),
         "decoder_target_tokens": np.ones((1, 1), np.int32),
     }
-    assert network.forward(CONFIG, changed.params, batch).argmax() >= size
+    assert MODEL.logits(changed.params, batch).argmax() >= size
     assert changed.generate(PROMPTS, 12) == model.generate(PROMPTS, 12)
 
 
@@ -140,7 +141,7 @@ def test_score_is_the_sum_over_the_tokens_of_the_target(model):
         "decoder_target_tokens": target[None],
         "decoder_input_tokens": np.concatenate([[0], target[:-1]])[None],
     }
-    logits = network.forward(model.config, model.params, batch)[0]
+    logits = MODEL.logits(model.params, batch)[0]
     expected = jax.nn.log_softmax(logits)[np.arange(len(target)), target].sum()
     np.testing.assert_allclose(model.score(PROMPTS[:1], TARGETS[:1])[0], expected, rtol=1e-5)
 

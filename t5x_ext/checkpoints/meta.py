@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +10,13 @@ from etils import epath
 from t5x_ext.checkpoints.directories import PREFIX
 from t5x_ext.checkpoints.hugging_face import tokenizers
 from t5x_ext.checkpoints.sources import Source
-from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import T5Config
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.families import config_from_json, config_to_json
 
 TOKENIZER = "tokenizer"
 
-_CONFIG = "t5_config"
+CONFIG = "model_config"
+_T5_CONFIG = "t5_config"  # of checkpoints from before there were other families
 _SOURCE = "source"
 
 
@@ -29,25 +29,19 @@ def describe(source: Source) -> dict[str, Any]:
     if _SOURCE in source.meta:
         origin[_SOURCE] = source.meta[_SOURCE]
     meta = dict(source.meta) | {"step": source.step, _SOURCE: origin}
-    return meta | {_CONFIG: dataclasses.asdict(source.config)} if source.config else meta
+    return meta | {CONFIG: config_to_json(source.config)} if source.config else meta
 
 
-def config_in(meta: Mapping[str, Any], path: epath.Path) -> T5Config | None:
+def config_in(meta: Mapping[str, Any], path: epath.Path) -> ModelConfig | None:
     """The model's config that a meta states, if any.
 
     Raises:
-        ConfigError: If it has fields that T5Config has not.
+        ConfigError: If this version does not know its family or one of its fields.
     """
-    fields = meta.get(_CONFIG)
-    if fields is None:
-        return None
-    unknown = fields.keys() - {field.name for field in dataclasses.fields(T5Config)}
-    if unknown:
-        raise ConfigError(
-            f"{path}: its {_CONFIG} names {', '.join(sorted(unknown))}, which this version does"
-            " not know; it was written by a newer one"
-        )
-    return T5Config(**fields)
+    for name in (CONFIG, _T5_CONFIG):
+        if name in meta:
+            return config_from_json(meta[name], f"{path}: its {name}")
+    return None
 
 
 def tokenizer_of(checkpoint: epath.Path) -> str | None:

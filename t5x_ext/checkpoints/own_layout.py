@@ -40,7 +40,7 @@ def open_t5x_ext(path: str) -> Source:
     meta = read_json(checkpoint, META)
     config = config_in(meta, checkpoint)
     if config is not None:
-        trees.check_tree(checkpoint, tensors, trees.named_leaves(network.param_specs(config)))
+        trees.check_tree(checkpoint, tensors, trees.named_leaves(network.Transformer(config).specs))
     return Source(
         kind="t5x_ext",
         path=path,

@@ -44,7 +44,7 @@ class Source:
     Attributes:
       kind: 't5x_ext', 'hf' or 't5x'.
       path: where it was opened.
-      tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `network.param_specs`.
+      tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `Network.specs`.
       config: the model's shape, where the files state it; None where they do not.
       step: updates the parameters have seen; 0 where the files do not say.
       digest: a hash that names the weights, see `params.fingerprint`.

@@ -221,10 +221,7 @@ def eval_batches(
     longest_target = int(target_lengths.max(initial=1))
     target_length = target_length or -(-longest_target // 32) * 32
     _smallest_holding(longest_target, (target_length,), "targets")
-    order = np.argsort(-input_lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        input_length = _smallest_holding(int(input_lengths[chosen[0]]), buckets, "inputs")
+    for chosen, input_length in batches_by_length(input_lengths, batch_size, buckets):
         rows = np.arange(len(chosen))
         layout = lay_out(rows, input_lengths[chosen], target_lengths[chosen]).part(0, batch_size)
         indices = np.full(batch_size, -1, np.int32)
@@ -239,6 +236,25 @@ def eval_batches(
                 target_length,
             ),
         )
+
+
+def batches_by_length(
+    lengths: Sequence[int] | np.ndarray, batch_size: int, buckets: Sequence[int]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Places in `lengths`, longest first, in batches.
+
+    Yields:
+        places: int64 [n], at most `batch_size`.
+        length: the smallest bucket that holds the longest of them.
+
+    Raises:
+        ConfigError: a length is beyond the largest bucket.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield chosen, _smallest_holding(int(lengths[chosen[0]]), buckets, "inputs")
 
 
 def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -> tuple[int, ...]:

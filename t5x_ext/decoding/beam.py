@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import EOS_ID, MAX_OUTPUTS, Method
+from t5x_ext.decoding.methods import MAX_OUTPUTS, Method, OutputIds
 
 STYLES = ("t5x", "hf")
 
@@ -34,6 +34,7 @@ class Beams(NamedTuple):
     """K live and K finished rows of every prompt, both best first.
 
     Attributes:
+      first: int32 [B, K], the decoder's first input.
       live_tokens: int32 [B, K, T].
       live_scores: float32 [B, K], sums of log-probabilities.
       tokens: int32 [B, K, T], finished rows.
@@ -42,6 +43,7 @@ class Beams(NamedTuple):
       done: bool [B], prompts that no longer change.
     """
 
+    first: jax.Array
     live_tokens: jax.Array
     live_scores: jax.Array
     tokens: jax.Array
@@ -84,12 +86,15 @@ class Beam(Method):
     def num_rows(self) -> int:
         return self.num_beams
 
-    def start(self, numbers: jax.Array, filler: jax.Array, max_length: int) -> Beams:
+    def start(
+        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
+    ) -> Beams:
         shape = (len(numbers), self.num_beams)
         none = jnp.zeros((*shape, max_length), jnp.int32)
         # All rows are alike at first: the others must not win before the first has branched.
         only_first = jnp.where(jnp.arange(self.num_beams) == 0, 0.0, self._worst)
         return Beams(
+            first=jnp.broadcast_to(first[:, None], shape),
             live_tokens=none,
             live_scores=jnp.broadcast_to(only_first, shape),
             tokens=none,
@@ -101,25 +106,26 @@ class Beam(Method):
     def last_tokens(self, state: Beams, index: jax.Array) -> jax.Array:
         before = jnp.maximum(index - 1, 0)
         last = jax.lax.dynamic_index_in_dim(state.live_tokens, before, axis=2, keepdims=False)
-        return jnp.where(index == 0, 0, last)
+        return jnp.where(index == 0, state.first, last)
 
     def advance(
-        self, state: Beams, logits: jax.Array, index: jax.Array, num_valid_ids: int
+        self, state: Beams, logits: jax.Array, index: jax.Array, ids: OutputIds
     ) -> tuple[Beams, jax.Array]:
         max_length = state.tokens.shape[-1]
-        scores = self.restrict(jax.nn.log_softmax(logits), index, max_length, num_valid_ids)
+        scores = self.restrict(jax.nn.log_softmax(logits), index, max_length, ids)
         scores = scores + state.live_scores[..., None]
         # [B, K, V] -> [B, 2K], best first
         best, places = jax.lax.top_k(scores.reshape(len(scores), -1), 2 * self.num_beams)
-        parents, ids = places // logits.shape[-1], places % logits.shape[-1]
+        parents, tokens = places // logits.shape[-1], places % logits.shape[-1]
         continued = _take(state.live_tokens, parents)
-        continued = jax.lax.dynamic_update_slice_in_dim(continued, ids[..., None], index, axis=2)
-        ended = ids == EOS_ID
+        continued = jax.lax.dynamic_update_slice_in_dim(continued, tokens[..., None], index, axis=2)
+        ended = ids.ends(tokens)
         if self.style == "hf":
             ended = ended | (index == max_length - 1)
 
         live_scores, kept = jax.lax.top_k(jnp.where(ended, self._worst, best), self.num_beams)
         finished = Beams(
+            first=state.first,
             live_tokens=_take(continued, kept),
             live_scores=live_scores,
             done=state.done,

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from t5x_ext.data.batching import eval_batches, make_length_buckets
+from t5x_ext.data.batching import batches_by_length, make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.methods import Method, OutputIds, ids_before_eos
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.stages import Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
 
@@ -42,7 +42,7 @@ class Decoder:
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     batch_size: int
     max_input_length: int
@@ -76,11 +76,11 @@ class Decoder:
         """The compiled functions."""
         assert self.method is not None  # __post_init__ has set it
         return Programs(
-            self.model.config,
+            self.model.generator,
             self.partitioner,
             self.method,
             stage_ends(self.max_decode_length, self.first_stage),
-            self.model.output_vocabulary.vocab_size,
+            OutputIds.of(self.model.output_vocabulary),
         )
 
     @functools.cached_property
@@ -96,14 +96,14 @@ class Decoder:
 
     def decode_outputs(
         self,
-        model_params: Params,
+        params: Params,
         examples: Sequence[Example],
         numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decodes batch by batch.
 
         Args:
-          model_params: parameters on the partitioner's mesh.
+          params: parameters on the partitioner's mesh.
           examples: prompts; their targets are not used.
           numbers: each prompt's number, which sampling depends on; its place in `examples` if None.
 
@@ -113,26 +113,26 @@ class Decoder:
             ends with EOS where one was produced.
         """
         known = np.arange(len(examples)) if numbers is None else np.asarray(numbers)
-        yield from self._decode(self.programs, model_params, [examples], known)
+        yield from self._decode(self.programs, params, [examples], known)
 
     def decode_tokens(
         self,
-        model_params: Params,
+        params: Params,
         examples: Sequence[Example],
         numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Like `decode_outputs`, with the best (or first) output: tokens int32 [n, T]."""
-        for indices, tokens in self.decode_outputs(model_params, examples, numbers):
+        for indices, tokens in self.decode_outputs(params, examples, numbers):
             yield indices, tokens[:, 0]
 
     def decode_texts(
         self,
-        model_params: Params,
+        params: Params,
         examples: Sequence[Example],
         numbers: Sequence[int] | None = None,
     ) -> Iterator[list[tuple[int, str]]]:
         """Like `decode_tokens`, with (place in `examples`, text) pairs."""
-        for indices, tokens in self.decode_tokens(model_params, examples, numbers):
+        for indices, tokens in self.decode_tokens(params, examples, numbers):
             yield self._to_texts(indices, tokens)
 
     def decode_texts_together(
@@ -160,52 +160,54 @@ class Decoder:
     def _decode(
         self,
         programs: Programs,
-        model_params: Params,
+        params: Params,
         sets: Sequence[Sequence[Example]],
         numbers: np.ndarray,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decodes a set of prompts a model; places and `numbers` go through all sets in turn."""
-        weights = programs.prepare(model_params)
+        weights = programs.prepare(params)
         small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
         queue = Queue(programs, weights, small_batch)
-        for places, inputs in batches_side_by_side(sets, self.batch_size, self.buckets):
+        batches = batches_side_by_side(sets, self.batch_size, self.buckets)
+        for places, prompts, lengths in batches:
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
-            reached = programs.begin(model_params, weights, inputs, of_rows)
+            reached = programs.begin(params, weights, prompts, lengths, of_rows)
             yield from queue.admit(places, reached)
         yield from queue.finish()
 
     def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, str]]:
         vocabulary = self.model.output_vocabulary
         return [
-            (int(place), vocabulary.decode(ids_before_eos(row, vocabulary.eos_id)))
+            (int(place), vocabulary.decode(ids_before_eos(row, self.programs.ids.eos)))
             for place, row in zip(places, tokens, strict=True)
         ]
 
 
 def batches_side_by_side(
     sets: Sequence[Sequence[Example]], batch_size: int, buckets: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of several sets of prompts next to each other, each set's as `eval_batches` has them.
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Batches of several sets of prompts next to each other, each set's longest first.
 
     Yields:
       places: int32 [E, B], counted through all sets one after the other; -1 for filler, of which
         the batches are that a set does not have.
-      inputs: int32 [E, B, L], padded prompts.
+      prompts: int32 [E, B, L], padded.
+      lengths: int32 [E, B], tokens of each prompt, 0 for filler.
     """
     starts = np.cumsum([0, *map(len, sets)])
-    own_batches = (eval_batches(examples, batch_size, buckets) for examples in sets)
+    own_batches = (
+        batches_by_length([len(example.inputs) for example in examples], batch_size, buckets)
+        for examples in sets
+    )
     for together in itertools.zip_longest(*own_batches):
         present = [(index, *pair) for index, pair in enumerate(together) if pair is not None]
-        tokens = [batch["encoder_input_tokens"] for _, _, batch in present]
-        places = np.full((len(sets), batch_size), -1, np.int32)
-        inputs = np.zeros((len(sets), batch_size, max(rows.shape[1] for rows in tokens)), np.int32)
-        for (index, own_places, _), rows in zip(present, tokens, strict=True):
-            places[index] = np.where(own_places < 0, -1, own_places + starts[index])
-            inputs[index, :, : rows.shape[1]] = rows
-        yield places, inputs
-
-
-def ids_before_eos(row: np.ndarray, eos_id: int) -> list[int]:
-    """[7, 8, eos, 0, 0] -> [7, 8]."""
-    ends = np.flatnonzero(row == eos_id)
-    return row[: ends[0]].tolist() if len(ends) else row.tolist()
+        shape = (len(sets), batch_size)
+        places, lengths = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
+        prompts = np.zeros((*shape, max(length for _, _, length in present)), np.int32)
+        for index, chosen, _ in present:
+            places[index, : len(chosen)] = chosen + starts[index]
+            for row, place in enumerate(chosen):
+                tokens = sets[index][place].inputs
+                prompts[index, row, : len(tokens)] = tokens
+                lengths[index, row] = len(tokens)
+        yield places, prompts, lengths

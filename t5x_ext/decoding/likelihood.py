@@ -13,11 +13,12 @@ import numpy as np
 
 from t5x_ext.data.batching import eval_batches, make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding.decoder import Decoder, ids_before_eos
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import ids_before_eos
 from t5x_ext.decoding.predict import to_rows
 from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.models import EncoderDecoderModel, network
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
 
@@ -32,27 +33,25 @@ class Scorer:
       max_input_length: longest prompt in tokens, EOS included.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     batch_size: int
     max_input_length: int
 
     @functools.cached_property
     def _score(self) -> Any:
-        def score(model_params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        def score(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
             with self.partitioner.activate():
-                logits = network.forward(self.model.config, model_params, batch, None)
-            targets = batch["decoder_target_tokens"][..., None]
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), targets, axis=-1)[..., 0]
+                chosen = self.model.log_probabilities(params, batch)
             return jnp.sum(chosen * batch["decoder_loss_weights"], axis=-1)
 
         return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
 
-    def log_likelihoods(self, model_params: Params, examples: Sequence[Example]) -> np.ndarray:
+    def log_likelihoods(self, params: Params, examples: Sequence[Example]) -> np.ndarray:
         """The log-likelihood of each example's first target, EOS included.
 
         Args:
-          model_params: parameters on the partitioner's mesh.
+          params: parameters on the partitioner's mesh.
           examples: prompts and targets.
 
         Returns:
@@ -63,17 +62,15 @@ class Scorer:
         scores = np.zeros(len(examples), np.float32)
         for indices, batch in eval_batches(examples, batch_size, buckets):
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
-            values = np.asarray(self._score(model_params, placed))
+            values = np.asarray(self._score(params, placed))
             real = indices >= 0
             scores[indices[real]] = values[real]
         return scores
 
 
-def score_targets(
-    scorer: Scorer, model_params: Params, examples: Sequence[Example]
-) -> list[Prediction]:
+def score_targets(scorer: Scorer, params: Params, examples: Sequence[Example]) -> list[Prediction]:
     """Rows with each first reference as the prediction and score['log_likelihood']."""
-    scores = scorer.log_likelihoods(model_params, examples)
+    scores = scorer.log_likelihoods(params, examples)
     return [
         dataclasses.replace(
             row, prediction=row.references[0], score={"log_likelihood": float(score)}
@@ -83,20 +80,19 @@ def score_targets(
 
 
 def predict_with_scores(
-    decoder: Decoder, scorer: Scorer, model_params: Params, examples: Sequence[Example]
+    decoder: Decoder, scorer: Scorer, params: Params, examples: Sequence[Example]
 ) -> list[Prediction]:
     """Rows with predictions and the score['log_likelihood'] of their tokens, EOS included."""
     vocabulary = decoder.model.output_vocabulary
     rows = to_rows(examples)
     predicted = list(examples)
-    for indices, tokens in decoder.decode_tokens(model_params, examples):
+    for indices, tokens in decoder.decode_tokens(params, examples):
         for index, ids in zip(indices, tokens, strict=True):
-            kept = ids_before_eos(ids, vocabulary.eos_id)
-            end = [vocabulary.eos_id] if len(kept) < len(ids) else []
-            target = np.array([*kept, *end], np.int32)
+            kept = ids_before_eos(ids, decoder.programs.ids.eos)
+            target = np.array(ids[: len(kept) + 1], np.int32)  # with the EOS, where there is one
             predicted[index] = dataclasses.replace(examples[index], targets=(target,))
             rows[index] = dataclasses.replace(rows[index], prediction=vocabulary.decode(kept))
-    scores = scorer.log_likelihoods(model_params, predicted)
+    scores = scorer.log_likelihoods(params, predicted)
     return [
         dataclasses.replace(row, score={"log_likelihood": float(score)})
         for row, score in zip(rows, scores, strict=True)

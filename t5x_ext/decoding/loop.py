@@ -1,7 +1,7 @@
 """The decoding loop on the device: one `while_loop` over output positions.
 
-The loop knows nothing about the model: it takes a tokens-to-logits callable and a method that
-chooses tokens, and stops as soon as every prompt is done.
+A `Generator` scores the tokens after a position, a method chooses among them, and the loop stops as
+soon as every prompt is done. Neither the loop nor the method knows what family the model is of.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.sampling import Greedy
-from t5x_ext.models import incremental, network
-from t5x_ext.models.incremental import DecoderWeights, Memory, SelfCache
-from t5x_ext.models.network import T5Config
-from t5x_ext.models.params import Params
+from t5x_ext.models.blocks.cache import OutputCache, PromptCache, grow, pad
+from t5x_ext.models.generation import DecodingWeights, Generator
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import active_partitioner, constrain
 
 # (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], cache)
@@ -28,13 +27,13 @@ class Rows(NamedTuple):
     """Prompts that are being decoded; every array leads with B, those of the cache with B * K.
 
     Attributes:
-      memory: the encoded prompts.
-      cache: positions so far.
-      state: the method's.
+      prompt: keys and values of the prompts.
+      cache: keys and values of the positions decoded so far.
+      state: what the method has chosen so far, and what it needs to go on.
     """
 
-    memory: Memory
-    cache: SelfCache
+    prompt: PromptCache
+    cache: OutputCache
     state: Any
 
 
@@ -45,7 +44,7 @@ def run_loop(
     state: Any,
     start: int,
     stop: int,
-    num_valid_ids: int,
+    ids: OutputIds,
     axis_name: str | None = None,
 ) -> tuple[Any, Any]:
     """Decodes positions from `start` to before `stop`, or until every prompt is done.
@@ -57,7 +56,7 @@ def run_loop(
       state: the method's.
       start: positions already decoded.
       stop: positions after this call.
-      num_valid_ids: ids from this one on are padding rows of the embedding, never produced.
+      ids: which tokens there are, and which end a row.
       axis_name: a vmapped axis of models that decode side by side, all until the last is done; None
         for a single model.
 
@@ -77,7 +76,7 @@ def run_loop(
     def advance(carry: tuple[jax.Array, Any, Any]) -> tuple[jax.Array, Any, Any]:
         index, cache, state = carry
         logits, cache = tokens_to_logits(cache, method.last_tokens(state, index), index)
-        state, parents = method.advance(state, logits, index, num_valid_ids)
+        state, parents = method.advance(state, logits, index, ids)
         if parents is not None:
             cache = jax.tree.map(lambda rows: _follow(rows, parents), cache)
         return index + 1, cache, state
@@ -87,41 +86,41 @@ def run_loop(
 
 
 def start_rows(
-    cfg: T5Config,
-    model_params: Params,
-    weights: DecoderWeights,
-    inputs: jax.Array,
+    generator: Generator,
+    params: Params,
+    weights: DecodingWeights,
+    prompts: jax.Array,
+    lengths: jax.Array,
     numbers: jax.Array,
     method: Method,
     max_length: int,
 ) -> Rows:
-    """Encodes a padded batch of prompts.
+    """Reads a padded batch of prompts.
 
     Args:
-      cfg: model shape.
-      model_params: parameters in the tree of `network.param_specs`.
-      weights: from `incremental.prepare_weights`.
-      inputs: int32 [B, L]; 0 is padding; a row of zeros is filler and comes back empty.
+      generator: the model.
+      params: parameters in the tree of `Network.specs`.
+      weights: from `Generator.prepare`.
+      prompts: int32 [B, L], from the left.
+      lengths: int32 [B], tokens of each prompt; a row of none is filler and comes back empty.
       numbers: int32 [B], each prompt's number; sampling depends on it.
       method: chooses tokens.
       max_length: T, EOS included.
     """
-    segment_ids = (inputs > 0).astype(jnp.int32)
-    encoded = network.encode(cfg, model_params, inputs, segment_ids)
-    memory = incremental.make_memory(cfg, weights, encoded, segment_ids)
-    cache = incremental.empty_cache(cfg, len(inputs), method.num_rows, 0)
-    filler = ~jnp.any(segment_ids > 0, axis=-1)
-    return _pin(cfg, Rows(memory, cache, method.start(numbers, filler, max_length)))
+    prompt, first = generator.start(params, weights, prompts, lengths)
+    cache = generator.empty_cache(len(prompts) * method.num_rows)
+    state = method.start(numbers, lengths == 0, first, max_length)
+    return _pin(Rows(prompt, cache, state))
 
 
 def advance_rows(
-    cfg: T5Config,
-    weights: DecoderWeights,
+    generator: Generator,
+    weights: DecodingWeights,
     rows: Rows,
     method: Method,
     start: int,
     stop: int,
-    num_valid_ids: int,
+    ids: OutputIds,
     axis_name: str | None = None,
 ) -> Rows:
     """Decodes positions from `start` to before `stop`; the cache grows to `stop` positions.
@@ -129,73 +128,62 @@ def advance_rows(
     The arguments are those of `run_loop`.
     """
 
-    def tokens_to_logits(cache: SelfCache, tokens: jax.Array, index: jax.Array):
-        return incremental.step(cfg, weights, rows.memory, cache, tokens, index)
+    def tokens_to_logits(cache: OutputCache, tokens: jax.Array, index: jax.Array):
+        return generator.step(weights, rows.prompt, cache, tokens, index)
 
-    cache = jax.tree.map(lambda filled: _pad(filled, -2, stop - start), rows.cache)
+    cache = jax.tree.map(lambda filled: pad(filled, -2, stop - start), rows.cache)
     cache, state = run_loop(
-        tokens_to_logits, method, cache, rows.state, start, stop, num_valid_ids, axis_name
+        tokens_to_logits, method, cache, rows.state, start, stop, ids, axis_name
     )
-    return _pin(cfg, rows._replace(cache=cache, state=state))
+    return _pin(rows._replace(cache=cache, state=state))
 
 
 def move_rows(
-    cfg: T5Config,
-    into: Rows,
-    rows: Rows,
-    sources: jax.Array,
-    targets: jax.Array,
-    num_rows: int,
+    into: Rows, rows: Rows, sources: jax.Array, targets: jax.Array, num_rows: int
 ) -> Rows:
     """`into` with place targets[i] taken by place sources[i] of `rows`.
 
     Args:
-      cfg: model shape.
       into: prompts padded at least as far as those of `rows`.
       rows: at the same position.
       sources: int32 [N].
       targets: int32 [N]; those beyond the places of `into` are ignored.
       num_rows: K.
     """
-    missing = into.memory.mask.shape[-1] - rows.memory.mask.shape[-1]
-    padded = rows._replace(
-        memory=Memory(
-            keys=tuple(_pad(keys, -1, missing) for keys in rows.memory.keys),
-            values=tuple(_pad(values, -2, missing) for values in rows.memory.values),
-            mask=_pad(rows.memory.mask, -1, missing),
-        )
-    )
+    padded = rows._replace(prompt=grow(rows.prompt, into.prompt.mask.shape[-1]))
 
     def move(into: jax.Array, rows: jax.Array) -> jax.Array:
         return into.at[targets].set(rows[sources], mode="drop")
 
     moved = jax.tree.map(move, _by_prompt(into, num_rows), _by_prompt(padded, num_rows))
-    return _pin(cfg, _by_row(moved))
+    return _pin(_by_row(moved))
 
 
-def take_rows(cfg: T5Config, rows: Rows, places: jax.Array, num_rows: int) -> Rows:
+def take_rows(rows: Rows, places: jax.Array, num_rows: int) -> Rows:
     """The prompts at `places`, int32 [N]; `num_rows` is K."""
     taken = jax.tree.map(lambda array: array[places], _by_prompt(rows, num_rows))
-    return _pin(cfg, _by_row(taken))
+    return _pin(_by_row(taken))
 
 
 def decode_batch(
-    cfg: T5Config,
-    model_params: Params,
-    inputs: jax.Array,
+    generator: Generator,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
     max_length: int,
-    num_valid_ids: int,
+    ids: OutputIds,
     method: Method | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Encodes a padded batch and decodes it in one go; prompts are numbered by their row.
+    """Decodes a padded batch in one go; prompts are numbered by their row.
 
     Args:
-      cfg: model shape.
-      model_params: parameters in the tree of `network.param_specs`.
-      inputs: int32 [B, L]; 0 is padding; a row of zeros is filler and comes back empty.
+      generator: the model.
+      params: parameters in the tree of `Network.specs`.
+      prompts: int32 [B, L], from the left.
+      lengths: int32 [B], tokens of each prompt; a row of none is filler and comes back empty.
       max_length: T, EOS included.
-      num_valid_ids: ids of the output vocabulary.
+      ids: which tokens there are, and which end a row.
       method: chooses tokens; None is greedy.
       axis_name: see `run_loop`.
 
@@ -204,10 +192,10 @@ def decode_batch(
     """
     method = method or Greedy()
     method.check_length(max_length)
-    weights = incremental.prepare_weights(cfg, model_params)
-    numbers = jnp.arange(len(inputs))
-    rows = start_rows(cfg, model_params, weights, inputs, numbers, method, max_length)
-    rows = advance_rows(cfg, weights, rows, method, 0, max_length, num_valid_ids, axis_name)
+    weights = generator.prepare(params)
+    numbers = jnp.arange(len(prompts))
+    rows = start_rows(generator, params, weights, prompts, lengths, numbers, method, max_length)
+    rows = advance_rows(generator, weights, rows, method, 0, max_length, ids, axis_name)
     return method.outputs(rows.state)[:, 0]
 
 
@@ -230,24 +218,18 @@ def _by_row(rows: Rows) -> Rows:
     return rows._replace(cache=jax.tree.map(join, rows.cache))
 
 
-def _pad(array: jax.Array, axis: int, count: int) -> jax.Array:
-    room = [(0, 0)] * array.ndim
-    room[axis] = (0, count)
-    return jnp.pad(array, room)
-
-
-def _pin(cfg: T5Config, rows: Rows) -> Rows:
+def _pin(rows: Rows) -> Rows:
     """Lays rows out over the mesh in one way, whatever they come from."""
     partitioner = active_partitioner()
     if partitioner is None:
         return rows
-    divides = cfg.num_heads % partitioner.mesh.shape["model"] == 0
-    heads = "heads" if divides else None
+    num_kv_heads = rows.prompt.keys[0].shape[1]
+    heads = "heads" if num_kv_heads % partitioner.mesh.shape["model"] == 0 else None
 
     def pin(array: jax.Array, *axes: str | None) -> jax.Array:
         return constrain(array, ("batch", *axes, *(None,) * (array.ndim - 1 - len(axes))))
 
     by_head = lambda array: pin(array, heads)  # noqa: E731
-    keys, values = jax.tree.map(by_head, rows.memory[:2])
-    memory = Memory(keys, values, pin(rows.memory.mask))
-    return Rows(memory, jax.tree.map(by_head, rows.cache), jax.tree.map(pin, rows.state))
+    keys, values = jax.tree.map(by_head, rows.prompt[:2])
+    prompt = PromptCache(keys, values, pin(rows.prompt.mask))
+    return Rows(prompt, jax.tree.map(by_head, rows.cache), jax.tree.map(pin, rows.state))

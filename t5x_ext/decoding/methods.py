@@ -13,13 +13,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
-EOS_ID = 1
-PAD_ID = 0
 MAX_OUTPUTS = 1 << 12  # samples or beams of one prompt
+FILL = 0  # after a row's end
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputIds:
+    """What decoding has to know of a model's token ids.
+
+    Attributes:
+      eos: the ids that end a row, at least one.
+      num_valid: ids from this one on are padding rows of the embedding, never produced.
+    """
+
+    eos: tuple[int, ...]
+    num_valid: int
+
+    @classmethod
+    def of(cls, vocabulary: Any) -> OutputIds:
+        """The ids of an output vocabulary."""
+        eos = tuple(getattr(vocabulary, "eos_ids", None) or (vocabulary.eos_id,))
+        return cls(eos, vocabulary.vocab_size)
+
+    def ends(self, tokens: jax.Array) -> jax.Array:
+        """Where a row ends: bool, shaped as `tokens`."""
+        found = tokens == self.eos[0]
+        for other in self.eos[1:]:
+            found = found | (tokens == other)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +84,14 @@ class Method(abc.ABC):
         """K."""
 
     @abc.abstractmethod
-    def start(self, numbers: jax.Array, filler: jax.Array, max_length: int) -> Any:
+    def start(
+        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
+    ) -> Any:
         """The state before the first position.
 
         Args:
           numbers: int32 [B], each prompt's number among all prompts.
+          first: int32 [B], the decoder's first input.
           filler: bool [B], prompts that are padding of the batch: done from the start.
           max_length: T, EOS included.
         """
@@ -73,7 +102,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def advance(
-        self, state: Any, logits: jax.Array, index: jax.Array, num_valid_ids: int
+        self, state: Any, logits: jax.Array, index: jax.Array, ids: OutputIds
     ) -> tuple[Any, jax.Array | None]:
         """Chooses the tokens at `index`.
 
@@ -81,7 +110,7 @@ class Method(abc.ABC):
           state: before this position.
           logits: float32 [B, K, V].
           index: int32 scalar.
-          num_valid_ids: ids from this one on are padding rows of the embedding, never produced.
+          ids: which tokens there are, and which end a row.
 
         Returns:
           The state after this position, and int32 [B, K]: the row each row now continues, or None
@@ -97,22 +126,22 @@ class Method(abc.ABC):
         """int32 [B, S, T], best first; each ends with EOS where one was produced, then zeros."""
 
     def restrict(
-        self, scores: jax.Array, index: jax.Array, max_length: int, num_valid_ids: int
+        self, scores: jax.Array, index: jax.Array, max_length: int, ids: OutputIds
     ) -> jax.Array:
         """Sets the scores of tokens that are not allowed at `index` to -inf. [B, K, V] -> same.
 
         A forced token scores 0, as in transformers.
         """
-        ids = jnp.arange(scores.shape[-1])
-        allowed = (ids < num_valid_ids) & ((ids != EOS_ID) | (index >= self.min_length))
+        tokens = jnp.arange(scores.shape[-1])
+        allowed = (tokens < ids.num_valid) & (~ids.ends(tokens) | (index >= self.min_length))
         scores = jnp.where(allowed, scores, -jnp.inf)
         if not self.forced_prefix and not self.forced_eos:
             return scores
-        last = EOS_ID if self.forced_eos else -1
+        last = ids.eos[0] if self.forced_eos else -1
         plan = jnp.full(max_length, -1).at[-1].set(last)
         plan = plan.at[: len(self.forced_prefix)].set(jnp.array(self.forced_prefix, jnp.int32))
         forced = plan[index]
-        return jnp.where(forced < 0, scores, jnp.where(ids == forced, 0.0, -jnp.inf))
+        return jnp.where(forced < 0, scores, jnp.where(tokens == forced, 0.0, -jnp.inf))
 
     def check_length(self, max_length: int) -> None:
         """Raises ConfigError where the method needs more than `max_length` tokens."""
@@ -120,6 +149,12 @@ class Method(abc.ABC):
             raise self.error("forced_prefix", f"fewer than {max_length} tokens, the limit")
         if self.min_length >= max_length:
             raise self.error("min_length", f"less than {max_length}, the limit")
+
+
+def ids_before_eos(row: np.ndarray, eos_ids: Sequence[int]) -> list[int]:
+    """[7, 8, eos, 0, 0] -> [7, 8]."""
+    ends = np.flatnonzero(np.isin(row, eos_ids))
+    return row[: ends[0]].tolist() if len(ends) else row.tolist()
 
 
 def first_argmax(scores: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.metrics.predictions import Prediction, PredictionLog
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 
 
 def to_rows(examples: Sequence[Example]) -> list[Prediction]:
@@ -33,7 +33,7 @@ def to_rows(examples: Sequence[Example]) -> list[Prediction]:
 
 def predict(
     decoder: Decoder,
-    model_params: Params,
+    params: Params,
     examples: Sequence[Example],
     path: str | os.PathLike[str] | None = None,
     signature: str = "",
@@ -44,7 +44,7 @@ def predict(
 
     Args:
       decoder: how to decode.
-      model_params: parameters on the decoder's mesh.
+      params: parameters on the decoder's mesh.
       examples: prompts with their references.
       path: predictions file to write; a killed run leaves `<path>.partial` and goes on from it.
         None writes nothing.
@@ -61,7 +61,7 @@ def predict(
     with log or contextlib.nullcontext():
         texts = dict(multihost.gather(list(log.done.items()) if log else [])[0])
         left = [i for i in range(len(rows)) if i not in texts]
-        batches = _progress(decoder, model_params, examples, left, show_progress)
+        batches = _progress(decoder, params, examples, left, show_progress)
         pending: list[tuple[int, str]] = []
         for number, pairs in enumerate(batches, start=1):
             found = [(left[index], text) for index, text in pairs]
@@ -95,7 +95,7 @@ def predict_together(
 
 def _progress(
     decoder: Decoder,
-    model_params: Params,
+    params: Params,
     examples: Sequence[Example],
     left: Sequence[int],
     show: bool,
@@ -107,7 +107,7 @@ def _progress(
     bar = tqdm(total=len(left), unit="row", desc="decoding", disable=None if shown else True)
     with bar:
         # Numbered by their places in the whole, so that a resumed run draws the same samples.
-        for pairs in decoder.decode_texts(model_params, [examples[i] for i in left], left):
+        for pairs in decoder.decode_texts(params, [examples[i] for i in left], left):
             yield pairs
             bar.set_postfix(compiled=len(decoder.programs.shapes), refresh=False)
             bar.update(len(pairs))

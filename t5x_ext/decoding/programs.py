@@ -12,11 +12,9 @@ import numpy as np
 
 from t5x_ext.decoding import loop
 from t5x_ext.decoding.loop import Rows
-from t5x_ext.decoding.methods import Method
-from t5x_ext.models import incremental
-from t5x_ext.models.incremental import DecoderWeights
-from t5x_ext.models.network import T5Config
-from t5x_ext.models.params import Params
+from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.models.generation import DecodingWeights, Generator
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.experts import AXIS
 
@@ -43,53 +41,55 @@ class Programs:
     that axis only where `together`.
 
     Attributes:
-      config: model shape.
+      generator: the model.
       partitioner: the mesh.
       method: chooses tokens.
       ends: where each stage ends, in positions; the last is T.
-      num_valid_ids: ids of the output vocabulary.
+      ids: which tokens there are, and which end a row.
       together: whether parameters have a leading axis E, which the mesh may split.
       shapes: the loops compiled so far, as text.
     """
 
-    config: T5Config
+    generator: Generator
     partitioner: PjitPartitioner
     method: Method
     ends: tuple[int, ...]
-    num_valid_ids: int
+    ids: OutputIds
     together: bool = False
     shapes: set[str] = dataclasses.field(default_factory=set, compare=False)
 
-    def prepare(self, model_params: Params) -> DecoderWeights:
+    def prepare(self, params: Params) -> DecodingWeights:
         """The decoder's weights as the loop reads them, once for many batches."""
-        return self._prepare(model_params)
+        return self._prepare(params)
 
     def begin(
         self,
-        model_params: Params,
-        weights: DecoderWeights,
-        inputs: np.ndarray,
+        params: Params,
+        weights: DecodingWeights,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
         numbers: np.ndarray,
     ) -> Reached:
-        """Encodes prompts and decodes the first stage.
+        """Reads prompts and decodes the first stage.
 
         Args:
-          model_params: parameters on the mesh.
+          params: parameters on the mesh.
           weights: from `prepare`.
-          inputs: int32 [E, B, L], padded prompts, the same on every host; a row of zeros is filler.
+          prompts: int32 [E, B, L], padded prompts, the same on every host.
+          lengths: int32 [E, B], tokens of each prompt; a row of none is filler.
           numbers: int32 [E, B], the prompts' numbers.
         """
-        self._note(0, *inputs.shape)
-        placed = self.partitioner.put_whole(self._lead(inputs))
-        return self._begin(model_params, weights, placed, self._lead(numbers))
+        self._note(0, *prompts.shape)
+        placed = self.partitioner.put_whole(self._lead(prompts))
+        return self._begin(params, weights, placed, self._lead(lengths), self._lead(numbers))
 
-    def advance(self, weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
+    def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         """Decodes rows from the end of the stage before."""
-        *leading, _, _, length = rows.memory.mask.shape
+        *leading, _, _, length = rows.prompt.mask.shape
         self._note(stage, *leading, length)
         reached = self._advance(weights, rows, stage)
-        # The memory never changes: handing it through the program would copy it.
-        return reached._replace(rows=reached.rows._replace(memory=rows.memory))
+        # The prompts never change: handing them through the program would copy them.
+        return reached._replace(rows=reached.rows._replace(prompt=rows.prompt))
 
     def move(self, into: Rows, rows: Rows, sources: np.ndarray, targets: np.ndarray) -> Rows:
         """See `loop.move_rows`, of each model; `into` is used up."""
@@ -105,16 +105,20 @@ class Programs:
 
     @functools.cached_property
     def _prepare(self) -> Any:
-        prepare = functools.partial(incremental.prepare_weights, self.config)
-        return self._jit(self._of_each(prepare))
+        return self._jit(self._of_each(self.generator.prepare))
 
     @functools.cached_property
     def _begin(self) -> Any:
         def begin(
-            model_params: Params, weights: DecoderWeights, inputs: jax.Array, numbers: jax.Array
+            params: Params,
+            weights: DecodingWeights,
+            prompts: jax.Array,
+            lengths: jax.Array,
+            numbers: jax.Array,
         ) -> Reached:
+            of_rows = prompts, lengths, numbers
             rows = loop.start_rows(
-                self.config, model_params, weights, inputs, numbers, self.method, self.ends[-1]
+                self.generator, params, weights, *of_rows, self.method, self.ends[-1]
             )
             return self._advance_rows(weights, rows, 0)
 
@@ -122,29 +126,29 @@ class Programs:
 
     @functools.cached_property
     def _advance(self) -> Any:
-        def advance(weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
+        def advance(weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
             one = functools.partial(self._advance_rows, stage=stage)
             reached = self._of_each(one)(weights, rows)
             nothing: Any = None
-            return reached._replace(rows=reached.rows._replace(memory=nothing))
+            return reached._replace(rows=reached.rows._replace(prompt=nothing))
 
         return self._jit(advance, static_argnums=2, out_shardings=self._reached_shardings)
 
     @functools.cached_property
     def _move(self) -> Any:
-        move = functools.partial(loop.move_rows, self.config, num_rows=self.method.num_rows)
+        move = functools.partial(loop.move_rows, num_rows=self.method.num_rows)
         return self._jit(self._of_each(move), donate_argnums=0)
 
     @functools.cached_property
     def _take(self) -> Any:
-        take = functools.partial(loop.take_rows, self.config, num_rows=self.method.num_rows)
+        take = functools.partial(loop.take_rows, num_rows=self.method.num_rows)
         return self._jit(self._of_each(take))
 
-    def _advance_rows(self, weights: DecoderWeights, rows: Rows, stage: int) -> Reached:
+    def _advance_rows(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
         axis_name = AXIS if self.together else None
         rows = loop.advance_rows(
-            self.config, weights, rows, self.method, start, stop, self.num_valid_ids, axis_name
+            self.generator, weights, rows, self.method, start, stop, self.ids, axis_name
         )
         return Reached(rows, self.method.is_done(rows.state), self.method.outputs(rows.state))
 
@@ -156,7 +160,7 @@ class Programs:
         return Reached(rows, done=whole, outputs=whole)
 
     def _of_each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of one model's arrays as one of all models' arrays."""
+        """Applies a function of one model's arrays to those of all models, side by side."""
         if not self.together:
             return function
         return jax.vmap(function, axis_name=AXIS, spmd_axis_name=AXIS)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import EOS_ID, MAX_OUTPUTS, PAD_ID, Method, first_argmax
+from t5x_ext.decoding.methods import FILL, MAX_OUTPUTS, Method, OutputIds, first_argmax
 
 
 class Samples(NamedTuple):
@@ -36,12 +36,14 @@ class Greedy(Method):
     def num_rows(self) -> int:
         return 1
 
-    def start(self, numbers: jax.Array, filler: jax.Array, max_length: int) -> Samples:
+    def start(
+        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
+    ) -> Samples:
         shape = (len(numbers), self.num_rows)
         return Samples(
             numbers=numbers,
-            tokens=jnp.full((*shape, max_length), PAD_ID, jnp.int32),
-            last=jnp.full(shape, PAD_ID, jnp.int32),
+            tokens=jnp.full((*shape, max_length), FILL, jnp.int32),
+            last=jnp.broadcast_to(first[:, None], shape),
             ended=jnp.broadcast_to(filler[:, None], shape),
         )
 
@@ -49,12 +51,12 @@ class Greedy(Method):
         return state.last
 
     def advance(
-        self, state: Samples, logits: jax.Array, index: jax.Array, num_valid_ids: int
+        self, state: Samples, logits: jax.Array, index: jax.Array, ids: OutputIds
     ) -> tuple[Samples, None]:
-        scores = self.restrict(logits, index, state.tokens.shape[-1], num_valid_ids)
-        chosen = jnp.where(state.ended, PAD_ID, self.choose(scores, state.numbers, index))
+        scores = self.restrict(logits, index, state.tokens.shape[-1], ids)
+        chosen = jnp.where(state.ended, FILL, self.choose(scores, state.numbers, index))
         tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, chosen[..., None], index, axis=2)
-        ended = state.ended | (chosen == EOS_ID)
+        ended = state.ended | ids.ends(chosen)
         return Samples(state.numbers, tokens, chosen, ended), None
 
     def choose(self, scores: jax.Array, numbers: jax.Array, index: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ import numpy as np
 
 from t5x_ext.decoding.loop import Rows
 from t5x_ext.decoding.programs import Programs, Reached
-from t5x_ext.models.incremental import DecoderWeights
+from t5x_ext.models.generation import DecodingWeights
 
 GROWTH = 4
 
@@ -74,7 +74,7 @@ class Queue:
       small_batch: places, of each model, of the batches that are run for fewer rows at the end.
     """
 
-    def __init__(self, programs: Programs, weights: DecoderWeights, small_batch: int):
+    def __init__(self, programs: Programs, weights: DecodingWeights, small_batch: int):
         self._programs = programs
         self._weights = weights
         self._small_batch = small_batch

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
+from t5x_ext.models.config import CacheShape, ModelConfig
 
-from t5x_ext.errors import ConfigError
-from t5x_ext.models import layers
-from t5x_ext.models.attention import ATTENTION_PATHS
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
 _AROUND_ATTENTION = ("projection", "heads", "residual")
 _MLP_BRANCHES = ("wi", "wi_0", "wi_1")
 
 
 class Saved(NamedTuple):
-    """What the backward pass finds in memory, by the names given in `network` and `layers`.
+    """What the backward pass finds in memory, by the names given in `blocks`.
 
     It computes the rest again. Products of matrices cost D multiplications for each number saved,
     all of them; the decoder's rows are shorter, so that it may save more.
@@ -40,7 +35,7 @@ SAVED_BY_REMAT_POLICY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(ModelConfig):
     """Shape and numerics of a T5 model; field names and defaults are T5X's.
 
     Attributes:
@@ -61,7 +56,13 @@ class T5Config:
       attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
       scan_layers: False writes the layers out in the compiled program: a faster step on CPUs,
         longer to compile. Parameters and results are the same.
+      relative_attention_buckets: entries of a position table for each head.
+      relative_attention_max_distance: from this distance on, all share one entry.
+      position_table_per_layer: True gives every layer a position table of its own (T5X's
+        scalable_t5, umT5); False shares one in the encoder and one in the decoder.
     """
+
+    family: ClassVar[str] = "t5"
 
     vocab_size: int
     dtype: Any = "float32"
@@ -77,36 +78,39 @@ class T5Config:
     remat_policy: str = "none"
     attention: str = "auto"
     scan_layers: bool = True
+    relative_attention_buckets: int = dataclasses.field(default=32, metadata={"later": True})
+    relative_attention_max_distance: int = dataclasses.field(default=128, metadata={"later": True})
+    position_table_per_layer: bool = dataclasses.field(default=False, metadata={"later": True})
 
     def __post_init__(self) -> None:
-        name = jnp.dtype(self.dtype).name
-        if name not in COMPUTE_DTYPES:
-            raise ConfigError(
-                f"T5Config.dtype: {name} is not supported, T5 overflows it; "
-                f"allowed: {', '.join(COMPUTE_DTYPES)}"
-            )
-        object.__setattr__(self, "dtype", name)
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for activation in self.mlp_activations:
-            if activation not in layers.ACTIVATIONS:
-                allowed = ", ".join(layers.ACTIVATIONS)
-                raise ConfigError(
-                    f"T5Config.mlp_activations: unknown {activation!r}; allowed: {allowed}"
-                )
-        for field, choices in (
-            ("remat_policy", tuple(SAVED_BY_REMAT_POLICY)),
-            ("attention", ATTENTION_PATHS),
-        ):
-            if getattr(self, field) not in choices:
-                raise ConfigError(
-                    f"T5Config.{field}: {getattr(self, field)!r}; allowed: {', '.join(choices)}"
-                )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f"T5Config.dropout_rate: {self.dropout_rate}; allowed: [0, 1)")
+        super().__post_init__()
+        self.check_activations("mlp_activations")
 
+    def build(self) -> Any:
+        from t5x_ext.models.t5 import T5
 
-@dataclasses.dataclass(frozen=True)
-class Transformer:
-    """The network as gin binds it: `network.Transformer.config = @network.T5Config()`."""
+        return T5(self)
 
-    config: T5Config
+    @property
+    def cache_shape(self) -> CacheShape:
+        return CacheShape(self.num_decoder_layers, self.num_heads, self.head_dim, self.dtype)
+
+    def forward_flops(self, rows: int, input_length: int, target_length: int) -> int:
+        joined = self.num_heads * self.head_dim
+        projection = self.emb_dim * joined
+        mlp = (len(self.mlp_activations) + 1) * self.emb_dim * self.mlp_dim
+        inputs, targets = rows * input_length, rows * target_length
+
+        def attention(queries: int, keys: int) -> int:
+            return 2 * rows * queries * keys * joined  # logits, and weights times values
+
+        encoder_layer = inputs * (4 * projection + mlp) + attention(input_length, input_length)
+        decoder_layer = (
+            targets * (4 * projection + mlp)
+            + attention(target_length, target_length)
+            + (2 * targets + 2 * inputs) * projection  # cross-attention's keys and values too
+            + attention(target_length, input_length)
+        )
+        logits = targets * self.emb_dim * self.vocab_size
+        layers = self.num_encoder_layers * encoder_layer + self.num_decoder_layers * decoder_layer
+        return 2 * (layers + logits)

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.stages import stage_ends
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.experts import AXIS, ExpertProgram
@@ -59,24 +60,27 @@ def train_arguments(program: Program, workload: Workload, experts: int) -> tuple
 
 def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:
     """Greedy decoding of one batch to its longest possible outputs, ready to be compiled."""
-    config, partitioner = program.model.config, program.partitioner
+    partitioner, generator = program.partitioner, program.model.generator
     rows = partitioner.round_up_batch(workload.rows)
-    workload = dataclasses.replace(workload, rows=rows)
-    num_ids = config.vocab_size  # a few beyond the vocabulary's change nothing that costs
-
+    # Which id ends a row, and a few beyond the vocabulary's, change nothing that costs.
+    ids = OutputIds(eos=(1,), num_valid=program.model.config.vocab_size)
+    limit = workload.target_length
     axis_name = AXIS if experts > 1 else None
 
-    def decode(model_params: Any, inputs: jax.Array) -> jax.Array:
+    def decode(params: Any, prompts: jax.Array) -> jax.Array:
+        lengths = jnp.full(rows, workload.input_length)
         with partitioner.activate():
             return decode_batch(
-                config, model_params, inputs, workload.target_length, num_ids, axis_name=axis_name
+                generator, params, prompts, lengths, limit, ids, axis_name=axis_name
             )
 
     if experts > 1:
         decode = jax.vmap(decode, axis_name=AXIS, spmd_axis_name=AXIS)
     params = stack(program.abstract_params(), experts)
-    inputs = stack(abstract_batch(workload, partitioner)["encoder_input_tokens"], experts)
-    return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, inputs)
+    sharding = partitioner.sharding(("batch", None))
+    shape = rows, workload.input_length
+    prompts = stack(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding), experts)
+    return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, prompts)
 
 
 def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
@@ -84,14 +88,14 @@ def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
 
     A row keeps keys and values of its prompt and of the positions decoded so far.
     """
-    config, partitioner = program.model.config, program.partitioner
+    partitioner = program.partitioner
     shape = partitioner.mesh.shape
     ends = stage_ends(workload.target_length, Decoder.first_stage)
     positions = sum(workload.input_length + end for end in ends[:-1])
-    a_position = 2 * config.num_decoder_layers * config.num_heads * config.head_dim
+    a_position = program.model.config.cache_shape.bytes_per_position
     rows = partitioner.round_up_batch(workload.rows) // partitioner.num_batch_shards
     whole = max(experts // shape["expert"], 1) * rows * positions * a_position
-    return whole * jnp.dtype(config.dtype).itemsize // shape["model"]
+    return whole // shape["model"]
 
 
 def stack(tree: Any, experts: int) -> Any:

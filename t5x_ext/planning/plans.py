@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.models.params import count_params
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.parameters import count_params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import compiling, formulas, lowering
+from t5x_ext.planning import compiling, lowering
 from t5x_ext.planning.compiling import Compiled
 from t5x_ext.planning.devices import Machine
 from t5x_ext.planning.lowering import Workload
@@ -34,7 +34,7 @@ class Setup:
       microbatches_name: what gin calls the number of microbatches of this run.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     trainer: Trainer
     workload: Workload
@@ -102,8 +102,8 @@ class Plan:
     def model_flops(self) -> int:
         """FLOPs of one step by formula, all models and devices together."""
         load = self.setup.workload
-        return self.setup.experts * formulas.train_flops(
-            self.setup.model.config, load.rows, load.input_length, load.target_length
+        return self.setup.experts * self.setup.model.config.train_flops(
+            load.rows, load.input_length, load.target_length
         )
 
     @property

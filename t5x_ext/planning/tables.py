@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from t5x_ext.models.params import count_params
+from t5x_ext.models.parameters import count_params
 from t5x_ext.planning import compiling
 from t5x_ext.planning.devices import GIB, PRICE_SOURCE
 from t5x_ext.planning.plans import Plan

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.studies.arms import Arm
 from t5x_ext.training.optimizers import Optax
 
@@ -54,13 +54,11 @@ def _as_json(value: Any) -> Any:
     )
 
 
-def describe_model(model: EncoderDecoderModel) -> dict[str, Any]:
+def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
     """What of a model determines results; how it is computed does not."""
     optimizer = model.optimizer_def
-    config = dataclasses.asdict(model.config)
-    del config["remat_policy"], config["attention"], config["scan_layers"]
     return {
-        "config": config,
+        "config": model.config.describe(),
         "vocabulary": model.output_vocabulary.fingerprint,
         "optimizer": type(optimizer).__name__,
         "optimizer_settings": (

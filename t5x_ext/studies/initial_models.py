@@ -12,7 +12,7 @@ from etils import epath
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 from t5x_ext.runs import run_training
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell

@@ -25,7 +25,7 @@ from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import score_rows
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
@@ -74,7 +74,7 @@ class Runner:
       experts: models that may be tuned together in one program.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     recipe: Recipe
     eval_batch_size: int

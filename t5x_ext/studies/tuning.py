@@ -13,8 +13,8 @@ import jax
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.models import EncoderDecoderModel
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups
 from t5x_ext.planning.lowering import Workload, train_arguments
@@ -70,7 +70,7 @@ class Tuner:
       experts: models that may be tuned together; 1 tunes one after the other.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     recipe: Recipe
     experts: int = 1

@@ -18,7 +18,7 @@ import optax
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.params import Params, path_name
+from t5x_ext.models.parameters import Params, path_name
 from t5x_ext.training.hparam_map import HParamMap, value_for
 
 __all__ = ["Adafactor", "AdafactorState", "HParamMap", "Slot", "standard_logical_factor_rules"]
@@ -152,7 +152,7 @@ class Adafactor:
         without it the updates of this state count.
 
         Args:
-          axes: logical axes of every parameter (`params.param_axes`).
+          axes: logical axes of every parameter (`parameters.param_axes`).
         """
         rules = dict(self.logical_factor_rules or standard_logical_factor_rules())
 

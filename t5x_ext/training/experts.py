@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 from t5x_ext.training import state as states
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.step import Metrics

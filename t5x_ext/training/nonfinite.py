@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.params import Params, path_name
+from t5x_ext.models.parameters import Params, path_name
 from t5x_ext.training.trainer import StepEvent
 
 _MAX_IDS = 32  # examples named in a message

@@ -17,7 +17,7 @@ import jax
 import optax
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 from t5x_ext.training.adafactor import Adafactor, HParamMap
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.models import EncoderDecoderModel, params
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.optimizers import Optimizer
 
@@ -30,19 +30,19 @@ class TrainState:
 
 
 def state_shardings(
-    model: EncoderDecoderModel, optimizer: Optimizer, partitioner: PjitPartitioner
+    model: BaseTransformerModel, optimizer: Optimizer, partitioner: PjitPartitioner
 ) -> TrainState:
     """The layout of a `TrainState` on the mesh.
 
     A slot with the shape of its parameter lives where the parameter lives; smaller slots
     (factored moments, counters) are replicated.
     """
-    axes = params.param_axes(model.specs)
-    abstract = params.abstract_params(model.specs)
+    axes = parameters.param_axes(model.specs)
+    abstract = parameters.abstract_params(model.specs)
     param_shardings = partitioner.param_shardings(axes, abstract)
     replicated = partitioner.sharding(())
     by_path = {
-        params.path_name(path): (leaf.shape, sharding)
+        parameters.path_name(path): (leaf.shape, sharding)
         for (path, leaf), sharding in zip(
             jax.tree_util.tree_leaves_with_path(abstract),
             jax.tree.leaves(param_shardings),
@@ -53,7 +53,7 @@ def state_shardings(
     def slot(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
         # The parameter's path is within the slot's: 'mu/encoder/.../kernel' of AdamW,
         # 'slots/encoder/.../kernel/m' of Adafactor.
-        parts = params.path_name(path).split("/")
+        parts = parameters.path_name(path).split("/")
         for start in range(len(parts)):
             for end in (len(parts), len(parts) - 1):
                 shape, sharding = by_path.get("/".join(parts[start:end]), (None, None))
@@ -68,10 +68,10 @@ def state_shardings(
 
 
 def abstract_state(
-    model: EncoderDecoderModel, optimizer: Optimizer, partitioner: PjitPartitioner
+    model: BaseTransformerModel, optimizer: Optimizer, partitioner: PjitPartitioner
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; nothing is allocated."""
-    abstract = params.abstract_params(model.specs)
+    abstract = parameters.abstract_params(model.specs)
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = TrainState(
         step=step,
@@ -86,7 +86,7 @@ def abstract_state(
 
 
 def create_state(
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     optimizer: Optimizer,
     partitioner: PjitPartitioner,
     key: jax.Array,
@@ -102,7 +102,7 @@ def create_state(
 
 def state_from_params(
     model_params: Any,
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     optimizer: Optimizer,
     partitioner: PjitPartitioner,
     step: int = 0,
@@ -117,10 +117,10 @@ def state_from_params(
     return TrainState(jax.device_put(jnp.int32(step), layout.step), model_params, opt_state)
 
 
-def abstract_params(model: EncoderDecoderModel, partitioner: PjitPartitioner) -> Any:
+def abstract_params(model: BaseTransformerModel, partitioner: PjitPartitioner) -> Any:
     """Shapes, dtypes and shardings of the parameters; nothing is allocated."""
-    abstract = params.abstract_params(model.specs)
-    shardings = partitioner.param_shardings(params.param_axes(model.specs), abstract)
+    abstract = parameters.abstract_params(model.specs)
+    shardings = partitioner.param_shardings(parameters.param_axes(model.specs), abstract)
     return jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
         abstract,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_ext.models import EncoderDecoderModel, losses, network
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel, losses, parameters
+from t5x_ext.models.parameters import Params
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training.optimizers import Optimizer
 from t5x_ext.training.state import TrainState
@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 
 
 def sum_gradients(
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     model_params: Params,
     batch: Batch,
     dropout_key: jax.Array | None,
@@ -48,7 +48,7 @@ def sum_gradients(
 
     # Kernels are used in the compute dtype, so their gradients are made in it. Cast here, once,
     # gradients of a microbatch take no more memory than that before they are added in float32.
-    compute_params = network.cast_kernels(model.config, model_params)
+    compute_params = parameters.cast_kernels(model.specs, model_params, model.config.dtype)
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if num_microbatches == 1:
         grads, sums = grad_fn(compute_params, batch, dropout_key)
@@ -72,7 +72,7 @@ def sum_gradients(
 
 
 def make_train_step(
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     optimizer: Optimizer,
     learning_rate_fn: LearningRateFn,
     num_microbatches: int = 1,

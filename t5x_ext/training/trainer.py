@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from t5x_ext import bounds
-from t5x_ext.models import EncoderDecoderModel, losses, params
-from t5x_ext.models.params import Params
+from t5x_ext.models import BaseTransformerModel, losses, parameters
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training import state as states
@@ -70,14 +70,14 @@ class Program:
       trainer: schedule and microbatches.
     """
 
-    model: EncoderDecoderModel
+    model: BaseTransformerModel
     partitioner: PjitPartitioner
     trainer: Trainer
 
     @functools.cached_property
     def optimizer(self) -> Any:
         """The optimizer built for this model's parameters."""
-        return self.model.optimizer_def.build(params.param_axes(self.model.specs))
+        return self.model.optimizer_def.build(parameters.param_axes(self.model.specs))
 
     @functools.cached_property
     def step(self) -> Callable[..., tuple[TrainState, Metrics]]:

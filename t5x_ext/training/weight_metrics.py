@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.models.params import Params, path_name
+from t5x_ext.models.parameters import Params, path_name
 
 
 class WeightMetricsComputer:

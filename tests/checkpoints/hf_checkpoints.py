@@ -15,7 +15,7 @@ from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo
 from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.models import network
 from t5x_ext.models.network import T5Config
-from t5x_ext.models.params import ParamSpec, path_name
+from t5x_ext.models.parameters import ParamSpec, path_name
 
 # No two sizes are equal, and the stacks differ in depth.
 SIZES: dict[str, Any] = dict(
@@ -42,7 +42,7 @@ def random_source(cfg: T5Config, dtype: Any = np.float32, **fields: Any) -> Sour
         )
 
     specs = jax.tree_util.tree_leaves_with_path(
-        network.param_specs(cfg), is_leaf=lambda x: isinstance(x, ParamSpec)
+        network.Transformer(cfg).specs, is_leaf=lambda x: isinstance(x, ParamSpec)
     )
     tensors = {path_name(path): draw(spec) for path, spec in specs}
     return Source("t5x_ext", "memory", tensors, cfg, 7, "0" * 64, **{"meta": {}, **fields})

@@ -25,7 +25,7 @@ from t5x_ext.checkpoints.hugging_face import configs, open_hf, write_hf
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel
 from t5x_ext.models.network import T5Config, Transformer
-from t5x_ext.models.params import path_name
+from t5x_ext.models.parameters import path_name
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.state import abstract_params
 

@@ -39,7 +39,7 @@ from t5x_ext.checkpoints.sources import Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack, write_t5x
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
-from t5x_ext.models.params import abstract_params
+from t5x_ext.models.parameters import abstract_params
 
 
 def assert_holds(source: Source, params: dict[str, np.ndarray]) -> None:
@@ -194,7 +194,9 @@ def placed_on(mesh: Mesh) -> dict:
         sharding = NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(place, abstract_params(network.param_specs(GATED)))
+    return jax.tree_util.tree_map_with_path(
+        place, abstract_params(network.Transformer(GATED).specs)
+    )
 
 
 def test_orbax_placeholders_in_an_index(tmp_path):

@@ -24,8 +24,8 @@ from t5x_ext.checkpoints import (
 )
 from t5x_ext.checkpoints.writing import write_params
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import T5Config, param_specs
-from t5x_ext.models.params import init_params
+from t5x_ext.models.network import T5Config, Transformer
+from t5x_ext.models.parameters import init_params
 
 CONFIG = T5Config(
     vocab_size=32,
@@ -42,7 +42,7 @@ CONFIG = T5Config(
 def saved(tmp_path_factory):
     """A model saved by Orbax from eight devices, with its parameters."""
     mesh = Mesh(np.array(jax.devices()), ("fsdp",))
-    params = init_params(param_specs(CONFIG), jax.random.key(0))
+    params = init_params(Transformer(CONFIG).specs, jax.random.key(0))
     spread = NamedSharding(mesh, PartitionSpec("fsdp"))
     params["token_embedder"]["embedding"] = jax.device_put(
         params["token_embedder"]["embedding"], spread

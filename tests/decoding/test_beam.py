@@ -13,6 +13,7 @@ import pytest
 from t5x_ext.decoding import Beam, Greedy
 from t5x_ext.decoding.beam import Beams
 from t5x_ext.decoding.loop import run_loop
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.errors import ConfigError
 
 EOS = 1
@@ -34,8 +35,9 @@ def search(tables: jax.Array, method: Beam | Greedy):
     def tokens_to_logits(cache, tokens, index):
         return tables[jnp.arange(num_prompts)[:, None], index, tokens], cache
 
-    state = method.start(jnp.arange(num_prompts), jnp.zeros(num_prompts, bool), length)
-    return run_loop(tokens_to_logits, method, (), state, 0, length, num_ids)[1]
+    none = jnp.zeros(num_prompts, jnp.int32)
+    state = method.start(jnp.arange(num_prompts), none > 0, none, length)
+    return run_loop(tokens_to_logits, method, (), state, 0, length, OutputIds((1,), num_ids))[1]
 
 
 def log_probs(table: np.ndarray, row: tuple[int, ...]) -> float:

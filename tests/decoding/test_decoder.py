@@ -11,9 +11,10 @@ import pytest
 
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Greedy, loop
-from t5x_ext.decoding.decoder import Decoder, ids_before_eos
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import OutputIds, ids_before_eos
 from t5x_ext.decoding.predict import predict
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 
 CONFIG = network.T5Config(
@@ -41,8 +42,8 @@ class Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def weights() -> params.Params:
-    made = params.init_params(network.param_specs(CONFIG), jax.random.key(5))
+def weights() -> parameters.Params:
+    made = parameters.init_params(network.Transformer(CONFIG).specs, jax.random.key(5))
     # Sharper logits than random ones, EOS likelier than a 64th, so that rows end at many places.
     kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
     made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(2.5)
@@ -69,7 +70,7 @@ def make_decoder(batch_size: int, devices: int = 1) -> Decoder:
     return Decoder(model, partitioner, batch_size, 128, MAX_LENGTH)
 
 
-def decode_all(decoder: Decoder, weights: params.Params, examples: list[Example]) -> np.ndarray:
+def decode_all(decoder: Decoder, weights: parameters.Params, examples: list[Example]) -> np.ndarray:
     out = np.full((len(examples), MAX_LENGTH), -1)
     for indices, tokens in decoder.decode_tokens(weights, examples):
         out[indices] = tokens
@@ -77,10 +78,12 @@ def decode_all(decoder: Decoder, weights: params.Params, examples: list[Example]
     return out
 
 
-def test_cache_gives_the_logits_of_teacher_forcing(weights: params.Params) -> None:
+def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -> None:
     """Every produced token is the best continuation that the whole-sequence decoder sees."""
     inputs = jnp.array([[5, 9, 11, 1, 0, 0], [7, 1, 0, 0, 0, 0], [33, 34, 35, 36, 37, 1]])
-    tokens = loop.decode_batch(CONFIG, weights, inputs, MAX_LENGTH, Vocabulary.vocab_size)
+    lengths, ids = jnp.array([4, 2, 6]), OutputIds.of(Vocabulary)
+    generator = make_decoder(8).model.generator
+    tokens = loop.decode_batch(generator, weights, inputs, lengths, MAX_LENGTH, ids)
     tokens = np.asarray(tokens)
     batch = {
         "encoder_input_tokens": inputs,
@@ -89,11 +92,11 @@ def test_cache_gives_the_logits_of_teacher_forcing(weights: params.Params) -> No
         "decoder_segment_ids": jnp.ones_like(tokens),
         "encoder_segment_ids": (inputs > 0).astype(jnp.int32),
     }
-    logits = np.array(network.forward(CONFIG, weights, batch))
+    logits = np.array(EncoderDecoderModel(network.Transformer(CONFIG)).logits(weights, batch))
     logits[..., Vocabulary.vocab_size :] = -np.inf
     best = logits.argmax(-1)
     for row in range(3):
-        length = len(ids_before_eos(tokens[row], 1))
+        length = len(ids_before_eos(tokens[row], (1,)))
         stop = min(length + 1, MAX_LENGTH)  # EOS included
         assert (best[row, :stop] == tokens[row, :stop]).all()
         assert (tokens[row, stop:] == 0).all()
@@ -102,7 +105,7 @@ def test_cache_gives_the_logits_of_teacher_forcing(weights: params.Params) -> No
 def test_rows_end_at_different_places(weights, examples) -> None:
     """Guards the fixture: a model whose rows all end together would prove nothing below."""
     tokens = decode_all(make_decoder(8), weights, examples)
-    lengths = {len(ids_before_eos(row, 1)) for row in tokens}
+    lengths = {len(ids_before_eos(row, (1,))) for row in tokens}
     assert len(lengths) > 3
 
 
@@ -122,14 +125,14 @@ def test_eight_devices_decode_as_one(weights, examples) -> None:
 
 def test_the_loop_stops_when_every_row_has_ended() -> None:
     """Rows that say EOS at once cost one position, however long they might have been."""
-    method = Greedy()
+    method, ids = Greedy(), OutputIds((1,), 8)
 
     def positions(filler) -> int:
         def tokens_to_logits(count, tokens, index):
             return jax.nn.one_hot(jnp.full((3, 1), 1), 8), count + 1
 
-        state = method.start(jnp.arange(3), filler, 100)
-        return loop.run_loop(tokens_to_logits, method, jnp.int32(0), state, 0, 100, 8)[0]
+        state = method.start(jnp.arange(3), filler, jnp.zeros(3, jnp.int32), 100)
+        return loop.run_loop(tokens_to_logits, method, jnp.int32(0), state, 0, 100, ids)[0]
 
     assert positions(jnp.zeros((3,), bool)) == 1
     assert positions(jnp.ones((3,), bool)) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_ext.decoding import Greedy, Sampling
-from t5x_ext.decoding.methods import EOS_ID, first_argmax
+from t5x_ext.decoding.methods import OutputIds, first_argmax
 from t5x_ext.decoding.sampling import filter_scores
 from t5x_ext.errors import ConfigError
 
@@ -50,9 +50,11 @@ def test_draws_follow_the_filtered_softmax(method: Sampling) -> None:
     in 1,000 (the seeds are fixed: it always does)."""
     num_prompts, num_valid = 5000, NUM_IDS - 2
     logits = np.random.default_rng(5).normal(size=NUM_IDS).astype(np.float32) * 1.2
-    state = method.start(jnp.arange(num_prompts), jnp.zeros(num_prompts, bool), 3)
+    none = jnp.zeros(num_prompts, jnp.int32)
+    state = method.start(jnp.arange(num_prompts), none > 0, none, 3)
+    ids = OutputIds((1,), num_valid)
     shape = (num_prompts, method.num_samples, NUM_IDS)
-    state, _ = method.advance(state, jnp.broadcast_to(logits, shape), jnp.int32(0), num_valid)
+    state, _ = method.advance(state, jnp.broadcast_to(logits, shape), jnp.int32(0), ids)
     counts = np.bincount(np.asarray(state.last).ravel(), minlength=NUM_IDS)
 
     scaled = logits[:num_valid] / method.temperature
@@ -105,14 +107,15 @@ def test_first_argmax_takes_the_lowest_of_equals() -> None:
 
 def test_eos_is_not_drawn_before_the_least_length() -> None:
     method = Sampling(num_samples=4, min_length=2)
-    logits = jnp.zeros((50, 4, NUM_IDS)).at[..., EOS_ID].set(5.0)
-    state = method.start(jnp.arange(50), jnp.zeros(50, bool), 4)
+    logits = jnp.zeros((50, 4, NUM_IDS)).at[..., 1].set(5.0)
+    none = jnp.zeros(50, jnp.int32)
+    state = method.start(jnp.arange(50), none > 0, none, 4)
     drawn = []
     for index in range(3):
-        state, _ = method.advance(state, logits, jnp.int32(index), NUM_IDS)
+        state, _ = method.advance(state, logits, jnp.int32(index), OutputIds((1,), NUM_IDS))
         drawn.append(np.asarray(state.last))
-    assert (drawn[0] != EOS_ID).all() and (drawn[1] != EOS_ID).all()
-    assert (drawn[2] == EOS_ID).mean() > 0.5
+    assert (drawn[0] != 1).all() and (drawn[1] != 1).all()
+    assert (drawn[2] == 1).mean() > 0.5
 
 
 @pytest.mark.parametrize(

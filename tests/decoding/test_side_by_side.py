@@ -12,8 +12,8 @@ import pytest
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Beam, Greedy, Method, Sampling
 from t5x_ext.decoding.decoder import Decoder, batches_side_by_side
-from t5x_ext.models import EncoderDecoderModel, network, params
-from t5x_ext.models.params import Params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
 CONFIG = network.T5Config(
@@ -47,7 +47,7 @@ MODEL = EncoderDecoderModel(network.Transformer(CONFIG), Vocabulary(), Vocabular
 
 def make_weights(seed: int) -> Params:
     """Some models end most rows at once, others go on: EOS is the likelier the larger the seed."""
-    made = params.init_params(network.param_specs(CONFIG), jax.random.key(seed))
+    made = parameters.init_params(network.Transformer(CONFIG).specs, jax.random.key(seed))
     kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
     made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(1.0 + 0.4 * seed)
     return made

@@ -14,8 +14,8 @@ from t5x_ext.decoding import Beam, Greedy, Method, Sampling
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.stages import stage_ends
-from t5x_ext.models import EncoderDecoderModel, network, params
-from t5x_ext.models.params import Params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
 CONFIG = network.T5Config(
@@ -45,7 +45,7 @@ class Vocabulary:
 
 @pytest.fixture(scope="module")
 def weights() -> Params:
-    made = params.init_params(network.param_specs(CONFIG), jax.random.key(5))
+    made = parameters.init_params(network.Transformer(CONFIG).specs, jax.random.key(5))
     kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
     made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(1.6)
     return made

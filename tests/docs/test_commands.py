@@ -20,7 +20,7 @@ from pages import PROGRAMS, REPO, Command, blocks, commands
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model
-from t5x_ext.models import network, params
+from t5x_ext.models import network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 
 PAGES = ("README.md", "docs/quickstart.md", "docs/your_own_tasks.md")
@@ -132,7 +132,7 @@ def clone(tmp_path: Path) -> Path:
 def save_tiny_models(directory: Path) -> None:
     """Models of random parameters where the pages say that downloads lie."""
     config = network.T5Config(**TINY, mlp_activations=("gelu", "linear"))
-    values = params.init_params(network.param_specs(config), jax.random.key(0))
+    values = parameters.init_params(network.Transformer(config).specs, jax.random.key(0))
     model = Model(config, values, bundled_vocabulary(), PjitPartitioner())
     for name in ("flan-t5-base", "tk3b"):
         model.save(str(directory / name), "hf")

@@ -49,7 +49,7 @@ def test_fuzz_checkpoint_files(sound: dict[str, Path], layout: str, data: st.Dat
     assert found == shapes
     if config is not None:
         specs = jax.tree_util.tree_leaves(
-            network.param_specs(config), is_leaf=lambda node: hasattr(node, "axes")
+            network.Transformer(config).specs, is_leaf=lambda node: hasattr(node, "axes")
         )
         assert sorted(spec.shape for spec in specs) == sorted(shapes.values())
 

@@ -9,13 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_ext.models import attention, flash_attention, layers
-from t5x_ext.models.attention import Pattern, make_attend
+from t5x_ext.models.blocks import attend as attention
+from t5x_ext.models.blocks import by_distance_kernel
+from t5x_ext.models.blocks.attend import Heads, Pattern, make_attend
+from t5x_ext.models.blocks.positions import RelativeBias
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.compiling import describe_devices
 from t5x_ext.planning.devices import parse_topology
 
 HEADS, HEAD_DIM, BUCKETS = 4, 64, 32
+SHAPE = Heads(HEADS, HEAD_DIM)
+
+
+def bias_of(table: jax.Array, bidirectional: bool = True) -> RelativeBias:
+    bias = RelativeBias(*table.shape, 128, bidirectional)
+    bias.rel_embedding.set_value(table)
+    return bias
 
 
 def packed_segments(rng: np.random.Generator, batch: int, length: int) -> jax.Array:
@@ -41,8 +50,8 @@ def operands(query_length: int, key_length: int, batch: int = 2, heads: int = HE
 
 
 CASES = {
-    "encoder": (256, 256, dict(causal=False, bidirectional=True), True),
-    "decoder": (384, 384, dict(causal=True, bidirectional=False), True),
+    "encoder": (256, 256, dict(causal=False), True),
+    "decoder": (384, 384, dict(causal=True), True),
     "cross": (128, 256, dict(causal=False), False),
 }
 
@@ -55,8 +64,9 @@ def test_kernel_equals_reference_with_all_gradients(case: str) -> None:
         segments = segments[0], segments[0]
 
     def run(path: str, table, *qkv):
-        pattern = Pattern(*segments, position_table=table if has_bias else None, **settings)
-        attend = make_attend(pattern, HEADS, HEAD_DIM, 0.0, path)
+        bias = bias_of(table, bidirectional=not settings["causal"]) if has_bias else None
+        pattern = Pattern(*segments, bias=bias, **settings)
+        attend = make_attend(pattern, SHAPE, path=path)
         out = attend(*qkv, None)
         return jnp.sum(out * grad), out
 
@@ -78,8 +88,8 @@ def test_kernel_on_a_mesh_equals_one_device() -> None:
     partitioner = PjitPartitioner(fsdp=2, model=2)
 
     def loss(mesh: bool, table, *qkv):
-        pattern = Pattern(segments[0], segments[0], position_table=table)
-        attend = make_attend(pattern, HEADS, HEAD_DIM, 0.0, "flash")
+        pattern = Pattern(segments[0], segments[0], bias=bias_of(table))
+        attend = make_attend(pattern, SHAPE, path="flash")
         return jnp.sum(attend(*qkv, None) * grad)
 
     expected = jax.grad(lambda *a: loss(False, *a), argnums=(0, 1, 2, 3))(table, query, key, value)
@@ -102,9 +112,8 @@ def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) 
     is_self = lengths[0] == lengths[1]
 
     def loss(table, query, key, value, *segments):
-        table = table if is_self else None
-        pattern = Pattern(*segments, causal=is_self, position_table=table, bidirectional=False)
-        attend = make_attend(pattern, 8, HEAD_DIM, 0.0)
+        bias = bias_of(table, bidirectional=False) if is_self else None
+        attend = make_attend(Pattern(*segments, causal=is_self, bias=bias), Heads(8, HEAD_DIM))
         return jnp.sum(attend(query, key, value, None).astype(jnp.float32))
 
     def shape(*sizes: int, dtype=jnp.bfloat16, axes=("batch", None, "joined_kv")):
@@ -121,14 +130,14 @@ def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) 
 
 
 def test_kernel_is_taken_only_where_it_fits() -> None:
-    assert flash_attention.suits(1024, 1024, 32, 64)
-    assert flash_attention.suits(128, 1024, 32, 64)
-    assert not flash_attention.suits(100, 128, 32, 64)
-    assert not flash_attention.suits(128, 128, 3, 64)  # half a group of lanes would be left
-    assert not flash_attention.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
+    assert by_distance_kernel.suits(1024, 1024, 32, 64)
+    assert by_distance_kernel.suits(128, 1024, 32, 64)
+    assert not by_distance_kernel.suits(100, 128, 32, 64)
+    assert not by_distance_kernel.suits(128, 128, 3, 64)  # half a group of lanes would be left
+    assert not by_distance_kernel.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
     segments = jnp.ones((1, 128), jnp.int32)
     pattern = Pattern(segments, segments)
-    assert not attention._takes_flash(pattern, 2, 64, "auto")  # no TPU mesh is active
+    assert not attention._takes_kernel(pattern, Heads(2, 64), "auto")  # no TPU mesh is active
 
 
 def test_dropping_keys_equals_dropping_attention_weights() -> None:
@@ -143,7 +152,7 @@ def test_dropping_keys_equals_dropping_attention_weights() -> None:
     weights = jax.nn.softmax(logits, axis=-1) * keep[..., 0].transpose(0, 2, 1)[:, :, None, :]
     expected = jnp.einsum("bhqk,bkhc->bqhc", weights, split[2]).reshape(query.shape)
     whole = Pattern(jnp.ones((2, 8), jnp.int32), jnp.ones((2, 8), jnp.int32))
-    ours = make_attend(whole, HEADS, HEAD_DIM, 0.0)(query, key, dropped, None)
+    ours = make_attend(whole, SHAPE)(query, key, dropped, None)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -156,7 +165,7 @@ def test_gradient_of_the_bias_is_its_sum_over_rows() -> None:
     def loss(add: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
         return lambda logits, bias: jnp.sum(weights * jnp.tanh(add(logits, bias)))
 
-    ours = jax.grad(loss(layers.add_bias), argnums=(0, 1))(logits, bias)
+    ours = jax.grad(loss(attention.add_bias), argnums=(0, 1))(logits, bias)
     plain = jax.grad(loss(jnp.add), argnums=(0, 1))(logits, bias)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

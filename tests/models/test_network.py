@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, layers, losses, network, params
+from t5x_ext.models import EncoderDecoderModel, generation, losses, network, parameters
+from t5x_ext.models.blocks.dropout import dropout
+from t5x_ext.models.blocks.norms import RMSNorm
+from t5x_ext.models.blocks.positions import relative_position_buckets
 
 TINY = network.T5Config(
     vocab_size=64,
@@ -27,8 +30,8 @@ TINY = network.T5Config(
 
 
 @pytest.fixture(scope="module")
-def weights() -> params.Params:
-    return params.init_params(network.param_specs(TINY), jax.random.key(0))
+def weights() -> parameters.Params:
+    return parameters.init_params(network.Transformer(TINY).specs, jax.random.key(0))
 
 
 def make_batch(inputs: list[list[int]], targets: list[list[int]], length: int, target_length: int):
@@ -64,12 +67,12 @@ def test_parameter_counts_of_published_sizes() -> None:
             mlp_dim=mlp_dim,
             mlp_activations=("gelu", "linear"),
         )
-        assert params.count_params(network.param_specs(cfg)) == count
+        assert parameters.count_params(network.Transformer(cfg).specs) == count
 
 
 def test_initial_values_have_the_stated_spread() -> None:
     cfg = dataclasses.replace(TINY, emb_dim=256, head_dim=64, num_heads=4, vocab_size=2048)
-    made = params.init_params(network.param_specs(cfg), jax.random.key(1))
+    made = parameters.init_params(network.Transformer(cfg).specs, jax.random.key(1))
     attention = made["encoder"]["layers"]["attention"]
     assert np.std(attention["key"]["kernel"]) == pytest.approx(256**-0.5, rel=0.02)
     assert np.std(attention["query"]["kernel"]) == pytest.approx((256 * 64) ** -0.5, rel=0.02)
@@ -83,21 +86,23 @@ DISTANCES = np.arange(200)[None, :] - np.arange(200)[:, None]
 
 def test_buckets_of_relative_positions_follow_the_formula() -> None:
     """Raffel et al.: half the buckets exact, the other half logarithmic up to 128."""
-    causal = layers.relative_position_buckets(DISTANCES, False, 32, 128)
+    causal = relative_position_buckets(DISTANCES, False, 32, 128)
     distance_to_bucket = causal[-1][::-1]  # last query: key distance 0, 1, 2, ...
     assert distance_to_bucket[:17].tolist() == list(range(17))
     assert distance_to_bucket[18] == 16 and distance_to_bucket[19] == 17
     assert distance_to_bucket[112] == 30 and distance_to_bucket[113] == 31
     assert distance_to_bucket[199] == 31
     assert (causal[np.triu_indices(200, 1)] == 0).all()
-    both = layers.relative_position_buckets(DISTANCES, True, 32, 128)
+    both = relative_position_buckets(DISTANCES, True, 32, 128)
     assert both[50, 51] == 17 and both[51, 50] == 1
     assert both[0, 199] == 31 and both[199, 0] == 15
 
 
 def test_rms_norm_is_computed_in_float32() -> None:
     x = jnp.asarray([[300.0, 400.0]], jnp.bfloat16)  # squares overflow nothing, sums lose bits
-    out = layers.rms_norm(jnp.array([1.0, 2.0]), x)
+    norm = RMSNorm(2)
+    norm.scale.set_value(jnp.array([1.0, 2.0]))
+    out = norm(x)
     scale = math.sqrt((300**2 + 400**2) / 2)
     np.testing.assert_allclose(
         np.asarray(out, np.float32), [[300 / scale, 2 * 400 / scale]], rtol=4e-3
@@ -105,17 +110,25 @@ def test_rms_norm_is_computed_in_float32() -> None:
     assert out.dtype == jnp.bfloat16
 
 
-def test_padding_changes_nothing(weights: params.Params) -> None:
+def test_padding_changes_nothing(weights: parameters.Params) -> None:
     inputs, targets = [[5, 6, 7, 1], [9, 1]], [[8, 4, 1], [3, 1]]
-    short = network.forward(TINY, weights, make_batch(inputs, targets, 4, 3))
-    long = network.forward(TINY, weights, make_batch(inputs, targets, 9, 7))
+    short = EncoderDecoderModel(network.Transformer(TINY)).logits(
+        weights, make_batch(inputs, targets, 4, 3)
+    )
+    long = EncoderDecoderModel(network.Transformer(TINY)).logits(
+        weights, make_batch(inputs, targets, 9, 7)
+    )
     np.testing.assert_allclose(short[0, :3], long[0, :3], atol=1e-5)
     np.testing.assert_allclose(short[1, :2], long[1, :2], atol=1e-5)
 
 
-def test_a_token_sees_no_later_target(weights: params.Params) -> None:
-    one = network.forward(TINY, weights, make_batch([[5, 1]], [[7, 8, 9, 1]], 2, 4))
-    other = network.forward(TINY, weights, make_batch([[5, 1]], [[7, 8, 20, 21]], 2, 4))
+def test_a_token_sees_no_later_target(weights: parameters.Params) -> None:
+    one = EncoderDecoderModel(network.Transformer(TINY)).logits(
+        weights, make_batch([[5, 1]], [[7, 8, 9, 1]], 2, 4)
+    )
+    other = EncoderDecoderModel(network.Transformer(TINY)).logits(
+        weights, make_batch([[5, 1]], [[7, 8, 20, 21]], 2, 4)
+    )
     np.testing.assert_allclose(one[0, :3], other[0, :3], atol=1e-6)
     assert not np.allclose(one[0, 3], other[0, 3])
 
@@ -131,11 +144,11 @@ def test_a_token_sees_no_later_target(weights: params.Params) -> None:
     ids=str,
 )
 def test_how_a_step_is_computed_changes_no_gradient(
-    weights: params.Params, change: dict[str, object]
+    weights: parameters.Params, change: dict[str, object]
 ) -> None:
     batch = make_batch([[5, 6, 1]], [[7, 8, 1]], 3, 3)
 
-    def loss(p: params.Params, cfg: network.T5Config) -> jax.Array:
+    def loss(p: parameters.Params, cfg: network.T5Config) -> jax.Array:
         model = EncoderDecoderModel(network.Transformer(cfg))
         return model.loss_sums(p, batch, jax.random.key(3)).loss
 
@@ -148,26 +161,29 @@ def test_how_a_step_is_computed_changes_no_gradient(
 
 def test_tied_output_is_scaled() -> None:
     cfg = dataclasses.replace(TINY, logits_via_embedding=True)
-    made = params.init_params(network.param_specs(cfg), jax.random.key(0))
+    made = parameters.init_params(network.Transformer(cfg).specs, jax.random.key(0))
     hidden = jax.random.normal(jax.random.key(1), (1, 1, 16))
+    model = network.Transformer(cfg).bind(made)
     expected = hidden @ made["token_embedder"]["embedding"].T / math.sqrt(16)
-    np.testing.assert_allclose(network.logits(cfg, made, hidden), expected, atol=1e-6)
+    np.testing.assert_allclose(generation.scores(model, hidden), expected, atol=1e-6)
     assert "logits_dense" not in made["decoder"]
 
 
 def test_dropout_keeps_the_mean_and_shares_its_mask_along_length() -> None:
     x = jnp.ones((4, 50, 400))
-    dropped = layers.dropout(x, 0.25, jax.random.key(0), broadcast_axis=-2)
+    dropped = dropout(x, 0.25, jax.random.key(0), broadcast_axis=-2)
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.05)
     assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
     assert (dropped == dropped[:, :1]).all()
 
 
-def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(weights: params.Params) -> None:
+def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(
+    weights: parameters.Params,
+) -> None:
     cfg = dataclasses.replace(TINY, dtype="bfloat16")
     batch = make_batch([[5, 6, 1]], [[7, 8, 1]], 3, 3)
-    low = network.forward(cfg, weights, batch)
-    high = network.forward(TINY, weights, batch)
+    low = EncoderDecoderModel(network.Transformer(cfg)).logits(weights, batch)
+    high = EncoderDecoderModel(network.Transformer(TINY)).logits(weights, batch)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, high, atol=0.15)
     model = EncoderDecoderModel(network.Transformer(cfg))

@@ -14,7 +14,7 @@ import pytest
 
 import gin_configs
 from t5x_ext import gin_utils
-from t5x_ext.models import network, params
+from t5x_ext.models import network, parameters
 
 MODELS = Path(gin_configs.__file__).parent / "models"
 
@@ -121,7 +121,7 @@ def test_every_model_file_but_the_miniature_is_a_published_one():
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_parameters_are_those_of_the_published_model(model):
     config = configured(model)
-    ours = params.count_params(network.param_specs(config))
+    ours = parameters.count_params(network.Transformer(config).specs)
     expected = hugging_face_config(model)
     assert ours == count(expected) == COUNTS.get(model, ours)
     assert (config.emb_dim, config.num_heads, config.head_dim, config.mlp_dim) == tuple(
@@ -155,5 +155,5 @@ def test_transformers_counts_the_same(model):
     once = set(counts) - {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     if config["tie_word_embeddings"]:
         once.remove("lm_head.weight")
-    ours = params.count_params(network.param_specs(configured(model)))
+    ours = parameters.count_params(network.Transformer(configured(model)).specs)
     assert sum(counts[name] for name in once) == ours

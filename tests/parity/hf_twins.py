@@ -15,7 +15,7 @@ import pytest
 
 from t5x_ext.checkpoints.params import load_params, open_source
 from t5x_ext.checkpoints.sources import Source
-from t5x_ext.models.params import Params
+from t5x_ext.models.parameters import Params
 
 # Shapes as each family has them, in small: 1.0 is tied and ReLU; ByT5's encoder is three times as
 # deep as its decoder; in mT5-small and LM-adapted small models heads * d_kv is not d_model.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import jax
@@ -13,7 +12,10 @@ from hf_twins import Twin, make_batch, make_twin
 
 from t5x_ext.decoding import Beam, Greedy, Method
 from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.sampling import filter_scores
+from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models.network import Transformer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -59,8 +61,10 @@ def generate(twin: Twin, inputs: np.ndarray, **settings) -> np.ndarray:
 
 def decode(twin: Twin, inputs: np.ndarray, method: Method) -> np.ndarray:
     cfg = twin.source.config
-    run = jax.jit(functools.partial(decode_batch, cfg, method=method), static_argnums=(2, 3))
-    return np.asarray(run(twin.params, inputs, LENGTH, cfg.vocab_size))
+    generator = EncoderDecoderModel(Transformer(cfg)).generator
+    ids = OutputIds((EOS,), cfg.vocab_size)
+    run = jax.jit(lambda params, x, n: decode_batch(generator, params, x, n, LENGTH, ids, method))
+    return np.asarray(run(twin.params, inputs, (inputs > 0).sum(axis=1)))
 
 
 def lengths(rows: np.ndarray) -> np.ndarray:

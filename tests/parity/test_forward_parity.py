@@ -12,7 +12,8 @@ from t5x_ext.checkpoints.hugging_face import write_hf
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.checkpoints.writing import write_params
 from t5x_ext.decoding.loop import decode_batch
-from t5x_ext.models import network
+from t5x_ext.decoding.methods import OutputIds
+from t5x_ext.models import EncoderDecoderModel, generation, network
 
 torch = pytest.importorskip("torch")
 
@@ -38,11 +39,11 @@ def run_jax(twin: Twin, batch):
     def run(params, batch):
         inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
         input_segments, target_segments = ((x > 0).astype(jnp.int32) for x in (inputs, targets))
-        encoded = network.encode(cfg, params, inputs, input_segments)
-        decoded = network.decode(
-            cfg, params, encoded, input_segments, batch["decoder_input_tokens"], target_segments
-        )
-        return encoded, decoded, network.logits(cfg, params, decoded)
+        t5 = network.Transformer(cfg).bind(params)
+        encoded = t5.encode(inputs, input_segments)
+        embedded = t5.token_embedder(batch["decoder_input_tokens"])
+        decoded = t5.decoder(embedded, target_segments, encoded, input_segments, None)
+        return encoded, decoded, generation.scores(t5, decoded)
 
     return tuple(np.asarray(state) for state in run(twin.params, batch))
 
@@ -74,8 +75,10 @@ def test_greedy_tokens_are_equal_over_64_steps(twin: Twin) -> None:
             num_beams=1,
             use_cache=False,  # its cache has as many layers as the encoder
         )[:, 1:].numpy()
-    decode = jax.jit(lambda params, x: decode_batch(cfg, params, x, 64, cfg.vocab_size))
-    ours = np.asarray(decode(twin.params, inputs))
+    generator = EncoderDecoderModel(network.Transformer(cfg)).generator
+    ids = OutputIds((1,), cfg.vocab_size)
+    decode = jax.jit(lambda params, x, n: decode_batch(generator, params, x, n, 64, ids))
+    ours = np.asarray(decode(twin.params, inputs, (inputs > 0).sum(axis=1)))
     np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
     assert not ours[:, theirs.shape[1] :].any()  # all rows had ended
     assert len(np.unique(ours)) > 10  # not one token over and over

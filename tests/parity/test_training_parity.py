@@ -12,7 +12,7 @@ from hf_twins import Twin, make_batch, make_twin
 from t5x_ext import schedules
 from t5x_ext.checkpoints import load_params
 from t5x_ext.models import EncoderDecoderModel, network
-from t5x_ext.models.params import path_name
+from t5x_ext.models.parameters import path_name
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training import optimizers
 from t5x_ext.training.step import sum_gradients

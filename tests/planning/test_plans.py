@@ -13,11 +13,12 @@ import pytest
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
 from t5x_ext.decoding import loop
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, incremental, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import compiling, formulas, lowering, plans, proposals, tables
+from t5x_ext.planning import compiling, lowering, plans, proposals, tables
 from t5x_ext.planning.devices import DEVICES, Machine
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
@@ -58,7 +59,7 @@ def test_compiled_flops_are_those_of_the_formula(plan):
 
 
 def test_parameters_and_optimizer_are_as_their_shapes_say(plan):
-    count = params.count_params(plan.setup.model.specs)
+    count = parameters.count_params(plan.setup.model.specs)
     assert plan.train.memory.params == 4 * count
     assert plan.train.memory.optimizer == 2 * 4 * count + 4  # two moments and a counter
     memory = plan.train.memory
@@ -102,8 +103,8 @@ def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
     # One row, 2 input and 1 target positions; multiply-adds:
     encoder = 2 * (4 * 6 + 2 * 10) + 2 * (2 * 2 * 3)  # projections, feed-forward, attention
     decoder = (4 * 6 + 2 * 10) + 2 * 3 + (2 * 6 + 2 * 2 * 6) + 2 * 2 * 3
-    assert formulas.forward_flops(cfg, 1, 2, 1) == 2 * (encoder + decoder + 2 * 7)
-    assert formulas.train_flops(cfg, 1, 2, 1) == 3 * formulas.forward_flops(cfg, 1, 2, 1)
+    assert cfg.forward_flops(1, 2, 1) == 2 * (encoder + decoder + 2 * 7)
+    assert cfg.train_flops(1, 2, 1) == 3 * cfg.forward_flops(1, 2, 1)
 
 
 def test_a_packed_batch_has_segments_and_positions():
@@ -119,14 +120,17 @@ def test_rows_that_wait_are_those_that_decoding_parks():
     setup = make_setup(devices=jax.devices()[:2])
     workload = lowering.Workload(4, 64, 32)  # stages of 8 and of 32 positions
 
-    def first_stage(model_params, inputs):
-        weights = incremental.prepare_weights(CONFIG, model_params)
-        rows = loop.start_rows(CONFIG, model_params, weights, inputs, jnp.arange(4), Greedy(), 32)
-        return loop.advance_rows(CONFIG, weights, rows, Greedy(), 0, 8, 384)
+    generator = setup.model.generator
+
+    def first_stage(params, prompts):
+        weights = generator.prepare(params)
+        of_rows = jnp.full(4, 64), jnp.arange(4)
+        rows = loop.start_rows(generator, params, weights, prompts, *of_rows, Greedy(), 32)
+        return loop.advance_rows(generator, weights, rows, Greedy(), 0, 8, OutputIds((1,), 384))
 
     inputs = jax.ShapeDtypeStruct((4, 64), jnp.int32)
-    rows = jax.eval_shape(first_stage, params.abstract_params(setup.model.specs), inputs)
-    held = (rows.memory.keys, rows.memory.values, rows.cache)
+    rows = jax.eval_shape(first_stage, parameters.abstract_params(setup.model.specs), inputs)
+    held = (rows.prompt.keys, rows.prompt.values, rows.cache)
     parked = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
     assert lowering.waiting_bytes(setup.program, workload, 1) == parked / 2
     assert (

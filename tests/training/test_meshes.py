@@ -15,7 +15,7 @@ import pytest
 from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner, standard_logical_axis_rules
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
@@ -126,7 +126,7 @@ def test_mesh_gives_the_run_of_one_device(name, num_microbatches, one_device) ->
         jax.tree.map(
             lambda array, axes: assert_lives_in_its_shards(array, axes, mesh),
             tree,
-            params.param_axes(MODEL.specs),
+            parameters.param_axes(MODEL.specs),
         )
 
 

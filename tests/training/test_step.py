@@ -12,7 +12,7 @@ import pytest
 from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training import optimizers
 from t5x_ext.training.state import state_shardings
@@ -141,7 +141,7 @@ def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
 def test_full_sized_slots_of_adafactor_are_split_like_their_parameters() -> None:
     model = make_model(optimizers.Adafactor(beta1=0.9, factored=False))
     partitioner = PjitPartitioner(fsdp=4, model=2)
-    optimizer = model.optimizer_def.build(params.param_axes(model.specs))
+    optimizer = model.optimizer_def.build(parameters.param_axes(model.specs))
     layout = state_shardings(model, optimizer, partitioner)
     for slot in ("v", "m"):
         slots = layout.opt_state.slots["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import RELPOS_BUCKETS, RELPOS_MAX_DISTANCE, T5Config
+from t5x_ext.models.t5_config import T5Config
 
 CONFIG_FILE = "config.json"
 
@@ -51,13 +51,16 @@ _SIZES = {
     "num_decoder_layers": "num_decoder_layers",
     "head_dim": "d_kv",
     "mlp_dim": "d_ff",
+    "relative_attention_buckets": "relative_attention_num_buckets",
+    "relative_attention_max_distance": "relative_attention_max_distance",
+}
+# The same, where older files may say nothing.
+_DEFAULTS = {
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
 }
 # Fixed in our network.
-_CONSTANTS = {
-    "relative_attention_num_buckets": RELPOS_BUCKETS,
-    "relative_attention_max_distance": RELPOS_MAX_DISTANCE,
-    "layer_norm_epsilon": 1e-6,
-}
+_CONSTANTS = {"layer_norm_epsilon": 1e-6}
 
 
 def read_config(directory: epath.Path) -> dict[str, Any]:
@@ -106,7 +109,11 @@ def to_t5_config(raw: Mapping[str, Any], path: str, logits_via_embedding: bool) 
         if raw.get(field, value) != value:
             raise ConfigError(f"{path}: {field} is {raw[field]!r}; allowed: {value}, as in T5")
     # Older files say nothing of the decoder's depth: it is the encoder's.
-    raw = {**raw, "num_decoder_layers": raw.get("num_decoder_layers") or raw.get("num_layers")}
+    raw = {
+        **_DEFAULTS,
+        **raw,
+        "num_decoder_layers": raw.get("num_decoder_layers") or raw.get("num_layers"),
+    }
     sizes: dict[str, Any] = {ours: _positive(raw, theirs, path) for ours, theirs in _SIZES.items()}
     dropout = raw.get("dropout_rate", 0.1)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:

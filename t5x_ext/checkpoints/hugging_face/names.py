@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import jax
 
-from t5x_ext.models import network, params
+from t5x_ext.models import network, parameters
 from t5x_ext.models.network import T5Config
-from t5x_ext.models.params import ParamSpec
+from t5x_ext.models.parameters import ParamSpec
 
 # The embedding, under any of its names; files may hold it several times.
 EMBEDDING = "shared.weight"
@@ -88,9 +88,11 @@ class Placement:
 def placements(cfg: T5Config) -> dict[str, Placement]:
     """A placement for every parameter of a model, by our name; transformers' are all distinct."""
     specs = jax.tree_util.tree_leaves_with_path(
-        network.param_specs(cfg), is_leaf=lambda x: isinstance(x, ParamSpec)
+        network.Transformer(cfg).specs, is_leaf=lambda x: isinstance(x, ParamSpec)
     )
-    return {params.path_name(path): _place(params.path_name(path), spec) for path, spec in specs}
+    return {
+        parameters.path_name(path): _place(parameters.path_name(path), spec) for path, spec in specs
+    }
 
 
 def _place(name: str, spec: ParamSpec) -> Placement:

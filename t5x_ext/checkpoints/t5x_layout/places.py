@@ -23,7 +23,7 @@ from t5x_ext.checkpoints import trees
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
 from t5x_ext.models.network import T5Config
-from t5x_ext.models.params import ParamSpec
+from t5x_ext.models.parameters import ParamSpec
 
 Shape = tuple[int, ...]
 
@@ -86,7 +86,7 @@ class Place:
 
 def places(cfg: T5Config, kind: Network) -> dict[str, Place]:
     """Finds a place for every parameter of a model, by our name."""
-    specs = trees.named_leaves(network.param_specs(cfg))
+    specs = trees.named_leaves(network.Transformer(cfg).specs)
     return {name: _place(name, spec, cfg, kind) for name, spec in specs.items()}
 
 

@@ -1,8 +1,8 @@
-"""Parameter declarations: one table gives initial values, shapes and logical axes.
+"""What is known of parameters before they exist, and how they are drawn.
 
-A model is a nested dictionary of `ParamSpec`. Everything that needs to know about parameters
-before (or without) allocating them reads that one tree: initialisation, abstract shapes for
-checkpoints and ahead-of-time compilation, logical axes for sharding, parameter counts.
+Parameters are a nested dictionary of arrays; their declarations are the same dictionary with a
+`ParamSpec` in every place. Whatever needs shapes, logical axes or initial values without allocating
+anything reads that tree: initialisation, checkpoints, sharding, ahead-of-time compilation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ import numpy as np
 
 Params = dict[str, Any]
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Biases start at zero."""
+    del key
+    return jnp.zeros(shape, dtype)
 
 
 def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -49,11 +55,20 @@ def fan_avg_uniform() -> Initializer:
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """One parameter: `shape` and `axes` (logical axis names) have equal length."""
+    """One parameter, before it exists.
+
+    Attributes:
+      shape: of the whole array.
+      axes: logical axis names, one for each dimension; see `partitioning`.
+      init: draws the initial value.
+      is_kernel: a factor of matrix products, used in the compute dtype. Everything else (norms,
+        position tables, embeddings, which are looked up as well) stays float32 until it is used.
+    """
 
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     init: Initializer
+    is_kernel: bool = False
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
@@ -64,17 +79,19 @@ def _is_spec(x: Any) -> bool:
     return isinstance(x, ParamSpec)
 
 
-def stack_specs(specs: Params, num_layers: int) -> Params:
-    """Adds a leading `layers` axis to every spec: the layout that `lax.scan` walks."""
+def stacked_init(init: Initializer) -> Initializer:
+    """Draws [layers, ...] layer by layer, as the same layer alone would be drawn."""
 
-    def stack(spec: ParamSpec) -> ParamSpec:
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-            keys = jax.random.split(key, shape[0])
-            return jax.vmap(lambda k: spec.init(k, shape[1:], dtype))(keys)
+    def stacked(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda k: init(k, shape[1:], dtype))(keys)
 
-        return ParamSpec((num_layers, *spec.shape), ("layers", *spec.axes), init)
+    return stacked
 
-    return jax.tree.map(stack, specs, is_leaf=_is_spec)
+
+def cast_kernels(specs: Params, params: Params, dtype: Any) -> Params:
+    """Kernels in the compute dtype, everything else as it is."""
+    return map_specs(lambda spec, x: x.astype(dtype) if spec.is_kernel else x, specs, params)
 
 
 def map_specs(function: Callable[..., Any], specs: Params, *trees: Params) -> Params:

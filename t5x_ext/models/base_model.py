@@ -1,0 +1,129 @@
+"""A model to train: network, vocabularies, optimizer and loss settings under T5X's names."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import losses
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.generation import Generator, scores
+from t5x_ext.models.network import Network
+from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
+from t5x_ext.models.parameters import Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseTransformerModel(abc.ABC):
+    """Everything about a model that does not change while it trains.
+
+    Attributes:
+      module: the network, `network.Transformer`.
+      optimizer_def: `training.optimizers.Adafactor` or `AdamW`.
+      z_loss: factor of log(Z)^2.
+      label_smoothing: in [0, 1).
+      loss_normalizing_factor: see `losses.loss_denominator`.
+      decode_fn: how predictions are decoded: a method of `t5x_ext.decoding`, or T5X's
+        `decoding.beam_search` or `decoding.temperature_sample`; None is greedy.
+    """
+
+    module: Network
+    optimizer_def: Any = None
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+    decode_fn: Any = None
+
+    def __post_init__(self) -> None:
+        losses.check_normalizing_factor(self.loss_normalizing_factor)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and numerics of the network."""
+        return self.module.config
+
+    @property
+    def specs(self) -> Params:
+        """The tree of `ParamSpec` of this model."""
+        return self.module.specs
+
+    @property
+    @abc.abstractmethod
+    def generator(self) -> Generator:
+        """The network as decoding sees it."""
+
+    def predict_batch_with_aux(self, num_decodes: int = 1) -> tuple[Any, int]:
+        """How to decode; under T5X's name, so that its gin files can set `num_decodes`.
+
+        Args:
+          num_decodes: beams or samples where `decode_fn` is one of T5X's functions, or None (more
+            than 1 is then a beam search, as in T5X).
+
+        Returns:
+          `decode_fn` and `num_decodes`, for `decoding.t5x_names.method_of`.
+        """
+        return self.decode_fn, num_decodes
+
+    def check_vocabulary(self) -> None:
+        """Raises ConfigError for SeqIO's vocabularies, and for more ids than embedding rows."""
+        for field in ("input_vocabulary", "output_vocabulary"):
+            vocabulary = getattr(self, field)
+            if type(vocabulary).__module__.startswith("seqio."):
+                raise ConfigError(
+                    f"{type(self).__name__}.{field}: SeqIO's own {type(vocabulary).__name__}; "
+                    "allowed: that of t5x_ext.seqio, which `import seqio` gives in a gin file"
+                )
+            if vocabulary is not None and vocabulary.vocab_size > self.config.vocab_size:
+                raise ConfigError(
+                    f"{type(self.config).__name__}.vocab_size: {self.config.vocab_size} rows are "
+                    f"fewer than the {vocabulary.vocab_size} ids of {field}; allowed: >= that many"
+                )
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Random parameters in float32."""
+        return self.module.init(key)
+
+    def loss_sums(
+        self, params: Params, batch: dict[str, jax.Array], dropout_key: jax.Array | None
+    ) -> losses.LossSums:
+        """Loss of a batch in sums over tokens; `loss_denominator` turns them into the loss.
+
+        Args:
+          params: parameters.
+          batch: converted features, see `t5x_ext.data.batching`.
+          dropout_key: None switches dropout off.
+        """
+        network = self.module.bind(params)
+        hidden = network.hidden_states(batch, dropout_key)
+        weights = losses.apply_weighting_rule(
+            self.loss_normalizing_factor,
+            batch["decoder_loss_weights"].astype(jnp.float32),
+            batch.get("decoder_segment_ids"),
+        )
+        table, factor = network.output()
+        settings = OutputLoss(self.label_smoothing, self.z_loss, factor)
+        targets = batch["decoder_target_tokens"]
+        return output_loss_sums(settings, hidden, table, targets, weights)
+
+    def logits(
+        self,
+        params: Params,
+        batch: dict[str, jax.Array],
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores of every vocabulary row at every target position: float32 [B, T, V]."""
+        network = self.module.bind(params)
+        return scores(network, network.hidden_states(batch, dropout_key))
+
+    def log_probabilities(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        """Of each target token given those before it: float32 [B, T], natural logarithm."""
+        targets = batch["decoder_target_tokens"][..., None]
+        all_ids = jax.nn.log_softmax(self.logits(params, batch))
+        return jnp.take_along_axis(all_ids, targets, axis=-1)[..., 0]

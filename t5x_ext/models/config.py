@@ -1,0 +1,129 @@
+"""What all families of models are configured by, and checked for.
+
+Nothing here imports Flax: a mistake in a config is told before that is loaded.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax.numpy as jnp
+
+from t5x_ext.errors import ConfigError
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+ACTIVATIONS = ("relu", "gelu", "gelu_exact", "silu", "linear")
+ATTENTION_PATHS = ("auto", "xla", "flash")
+REMAT_POLICIES = ("none", "minimal", "balanced", "full")
+
+_HOW_COMPUTED = ("remat_policy", "attention", "scan_layers")
+
+
+class CacheShape(NamedTuple):
+    """Keys and values that decoding keeps of each position.
+
+    Attributes:
+      num_layers: layers that attend to decoded positions.
+      num_kv_heads: key heads G of each.
+      head_dim: C.
+      dtype: of keys and values.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Keys and values of one position of one row, in all layers."""
+        numbers = 2 * self.num_layers * self.num_kv_heads * self.head_dim
+        return numbers * jnp.dtype(self.dtype).itemsize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """Fields that every family has; see `t5_config.T5Config`.
+
+    Attributes:
+      family: names the class in checkpoints.
+    """
+
+    family: ClassVar[str]
+
+    vocab_size: int
+    dtype: Any = "float32"
+    dropout_rate: float = 0.0
+    remat_policy: str = "none"
+    attention: str = "auto"
+    scan_layers: bool = True
+
+    @abc.abstractmethod
+    def build(self) -> Any:
+        """The `flax.nnx.Module`, built without arrays."""
+
+    @property
+    @abc.abstractmethod
+    def cache_shape(self) -> CacheShape:
+        """What decoding keeps of each position."""
+
+    @abc.abstractmethod
+    def forward_flops(self, rows: int, input_length: int, target_length: int) -> int:
+        """FLOPs of the products of one forward pass, 2 per multiply-add, padding included.
+
+        Projections, attention over every pair of positions, feed-forward blocks and scores count;
+        look-ups, norms and softmax do not.
+
+        Args:
+          rows: B, rows of the batch.
+          input_length: L, positions of a row's prompt.
+          target_length: T, positions of a row's target. A decoder-only row has L + T positions.
+        """
+
+    def train_flops(self, rows: int, input_length: int, target_length: int) -> int:
+        """FLOPs of one train step: every product once forward and twice backward."""
+        return 3 * self.forward_flops(rows, input_length, target_length)
+
+    def describe(self) -> dict[str, Any]:
+        """What determines results, as JSON; how they are computed is left out.
+
+        Fields that came later (`metadata={"later": True}`) count only where they are set: the keys
+        of stored results, which are hashes of this, then stay what they were.
+        """
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in _HOW_COMPUTED
+            and not (field.metadata.get("later") and getattr(self, field.name) == field.default)
+        }
+        return fields if self.family == "t5" else {"family": self.family, **fields}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
+        if self.dtype not in COMPUTE_DTYPES:
+            allowed = ", ".join(COMPUTE_DTYPES)
+            raise self.error("dtype", f"{allowed} (float16 overflows)")
+        for field, choices in (
+            ("remat_policy", REMAT_POLICIES),
+            ("attention", ATTENTION_PATHS),
+        ):
+            if getattr(self, field) not in choices:
+                raise self.error(field, ", ".join(choices))
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise self.error("dropout_rate", "[0, 1)")
+
+    def check_activations(self, field: str) -> None:
+        """Freezes a field of activation names; raises ConfigError for one that is unknown."""
+        names: Sequence[str] = tuple(getattr(self, field))
+        object.__setattr__(self, field, names)
+        for name in names:
+            if name not in ACTIVATIONS:
+                raise self.error(field, ", ".join(ACTIVATIONS))
+
+    def error(self, field: str, allowed: str) -> ConfigError:
+        """The error for a field's value."""
+        name = f"{type(self).__name__}.{field}"
+        return ConfigError(f"{name}: {getattr(self, field)!r}; allowed: {allowed}")

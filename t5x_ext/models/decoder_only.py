@@ -1,0 +1,41 @@
+"""T5X's decoder-only model: prompt and response are one sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from t5x_ext.models.base_model import BaseTransformerModel
+from t5x_ext.models.generation import DecoderOnlyGenerator
+from t5x_ext.models.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOnlyModel(BaseTransformerModel):
+    """A network without an encoder; see `BaseTransformerModel`.
+
+    Attributes:
+      vocabulary: of prompts and responses (`mixtures.vocabularies`).
+      inputs_bidirectional_attention: whether the tokens of a prompt see each other whatever their
+        order, as in a prefix language model.
+      loss_on_prompt: whether the prompt's tokens count in the loss as the response's do.
+    """
+
+    module: Network
+    vocabulary: Any = None
+    inputs_bidirectional_attention: bool = False
+    loss_on_prompt: bool = False
+
+    @property
+    def input_vocabulary(self) -> Any:
+        """Of prompts."""
+        return self.vocabulary
+
+    @property
+    def output_vocabulary(self) -> Any:
+        """Of responses."""
+        return self.vocabulary
+
+    @property
+    def generator(self) -> DecoderOnlyGenerator:
+        return DecoderOnlyGenerator(self.module)

@@ -1,0 +1,81 @@
+"""What decoder-only families are configured by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from t5x_ext.models.config import CacheShape, ModelConfig
+
+_AROUND_ATTENTION = ("projection", "heads", "residual")
+
+# What the backward pass finds in memory, by the names given in `blocks`; it computes the rest
+# again. Products of matrices cost D multiplications for each number saved, all of them.
+SAVED_BY_REMAT_POLICY: dict[str, tuple[str, ...] | None] = {
+    "none": None,
+    "minimal": (*_AROUND_ATTENTION, "wi", "wi_0", "wi_1"),
+    "balanced": _AROUND_ATTENTION,
+    "full": (),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderOnlyConfig(ModelConfig):
+    """Shape and numerics that decoder-only families share.
+
+    Attributes:
+      vocab_size: rows of the embedding; may exceed the vocabulary.
+      emb_dim: width D of the residual stream.
+      num_layers: depth.
+      num_heads: query heads H.
+      num_kv_heads: key heads G; H / G query heads share one.
+      head_dim: width C of a head.
+      mlp_dim: width of the feed-forward block.
+      mlp_activations: see `T5Config`.
+      max_length: positions the model was made for; longer rows are refused.
+      norm_epsilon: added under the square root of norms.
+      logits_via_embedding: whether the output projection is the embedding.
+      embedding_stddev: spread of the embedding's initial values.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    mlp_activations: Sequence[str]
+    max_length: int
+    norm_epsilon: float = 1e-5
+    logits_via_embedding: bool = False
+    embedding_stddev: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_activations("mlp_activations")
+        for field in ("vocab_size", "emb_dim", "num_layers", "num_heads", "head_dim", "mlp_dim"):
+            if getattr(self, field) < 1:
+                raise self.error(field, "at least 1")
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise self.error("num_kv_heads", f"a divisor of num_heads, {self.num_heads}")
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        return CacheShape(self.num_layers, self.num_kv_heads, self.head_dim, self.dtype)
+
+    def forward_flops(self, rows: int, input_length: int, target_length: int) -> int:
+        length = input_length + target_length
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        mlp = (len(self.mlp_activations) + 1) * self.emb_dim * self.mlp_dim
+        a_token = self.emb_dim * (2 * queries + 2 * keys) + mlp
+        attention = 2 * rows * length * length * queries  # logits, and weights times values
+        layers = self.num_layers * (rows * length * a_token + attention)
+        return 2 * (layers + rows * length * self.emb_dim * self.vocab_size)
+
+    def build_network(self, shape: Any) -> Any:
+        """The network with a family's `LayerShape`."""
+        from t5x_ext.models.decoder_only_network import DecoderOnly
+
+        return DecoderOnly(self, shape)

@@ -1,0 +1,175 @@
+"""What decoding asks of a model: one position at a time, with cached keys and values.
+
+Decoding knows a `Generator` and the two caches, and nothing of families: prompts go in once
+(`start`), then tokens go in and scores come out (`step`). What differs is where a prompt goes:
+
+    encoder-decoder   the prompt is encoded; the decoder starts from token 0
+    decoder-only      the prompt but for its last token is read ahead ("prefill"); the decoder
+                      starts from that last token, so that rows of all lengths start together
+
+Letters used in shapes: B prompts, K rows that share a prompt (beams or samples), L prompt length,
+T longest output, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t5x_ext.models import parameters
+from t5x_ext.models.network import Network
+from t5x_ext.models.parameters import Params, ParamSpec
+
+if TYPE_CHECKING:
+    from t5x_ext.models.blocks.cache import OutputCache, PromptCache
+
+
+class DecodingWeights(NamedTuple):
+    """Parameters as every position reads them: in the compute dtype, layer by layer.
+
+    Attributes:
+      layers: the parameters of each decoder layer. Slicing the stack inside the decoding loop would
+        copy every weight at every position.
+      top: those outside the decoder's layers that a position needs.
+    """
+
+    layers: tuple[Params, ...]
+    top: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator(abc.ABC):
+    """Decodes a network whose decoder is a stack, `decoder/layers`.
+
+    Attributes:
+      network: the network.
+    """
+
+    network: Network
+
+    @abc.abstractmethod
+    def start(
+        self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array
+    ) -> tuple[PromptCache, jax.Array]:
+        """Reads prompts.
+
+        Args:
+          params: parameters in the tree of `Network.specs`.
+          weights: from `prepare`.
+          prompts: int32 [B, L], from the left.
+          lengths: int32 [B], tokens of each prompt; none for a filler row.
+
+        Returns:
+          What is kept of the prompts, and the decoder's first inputs, int32 [B].
+        """
+
+    def prepare(self, params: Params) -> DecodingWeights:
+        """Takes the decoder's layers out of their stack, and casts what positions read."""
+        dtype = self.network.config.dtype
+        specs = self.network.specs
+        decoder = params["decoder"]
+        stack = parameters.cast_kernels(specs["decoder"]["layers"], decoder["layers"], dtype)
+        num_layers = jax.tree.leaves(stack)[0].shape[0]
+
+        def slice_layer(index: int) -> Params:
+            return jax.tree.map(lambda x: x[index], stack)
+
+        def ready(spec: ParamSpec, x: jax.Array) -> jax.Array:
+            # Outside of training, an embedding is cast once for all its uses.
+            return x.astype(dtype) if spec.is_kernel or "vocab" in spec.axes else x
+
+        top = _without_stacks(params)
+        return DecodingWeights(
+            layers=tuple(slice_layer(index) for index in range(num_layers)),
+            top=parameters.map_specs(ready, _without_stacks(specs), top),
+        )
+
+    def empty_cache(self, num_rows: int) -> OutputCache:
+        """A cache of no positions for `num_rows` rows."""
+        from t5x_ext.models.blocks.cache import OutputCache
+
+        shape = self.network.config.cache_shape
+        one = jnp.zeros((num_rows, shape.num_kv_heads, 0, shape.head_dim), shape.dtype)
+        return OutputCache((one,) * shape.num_layers, (one,) * shape.num_layers)
+
+    def step(
+        self,
+        weights: DecodingWeights,
+        prompt: PromptCache,
+        cache: OutputCache,
+        tokens: jax.Array,
+        index: jax.Array,
+    ) -> tuple[jax.Array, OutputCache]:
+        """Scores the token after position `index`.
+
+        Args:
+          weights: from `prepare`.
+          prompt: from `start`.
+          cache: positions before `index` are filled.
+          tokens: int32 [B, K], the decoder input at `index`.
+          index: int32 scalar, one position for all rows.
+
+        Returns:
+          float32 scores [B, K, V] and the cache with position `index` filled.
+        """
+        module = self.network.bind(_fill(self.network.specs, weights.top))
+        layers = self._layers(module, weights)
+        hidden, cache = module.step(layers, prompt, cache, tokens, index)
+        return scores(module, hidden), cache
+
+    def _layers(self, module: Any, weights: DecodingWeights) -> list[Any]:
+        """A module for each layer, bound to its weights."""
+        from flax import nnx
+
+        graph = nnx.split(module.decoder.layers)[0]
+        return [nnx.merge(graph, one) for one in weights.layers]
+
+
+class EncoderDecoderGenerator(Generator):
+    """Encodes prompts; the decoder starts from token 0."""
+
+    def start(
+        self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array
+    ) -> tuple[PromptCache, jax.Array]:
+        module = self.network.bind(params)
+        mask = jnp.arange(prompts.shape[1]) < lengths[:, None]
+        first = jnp.zeros(len(prompts), jnp.int32)
+        return module.start(self._layers(module, weights), prompts, mask), first
+
+
+class DecoderOnlyGenerator(Generator):
+    """Reads prompts but for their last tokens, from which the decoder starts."""
+
+    def start(
+        self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array
+    ) -> tuple[PromptCache, jax.Array]:
+        del weights  # the whole stack is scanned
+        mask = jnp.arange(prompts.shape[1]) < lengths[:, None] - 1
+        last = jnp.maximum(lengths - 1, 0)
+        first = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
+        return self.network.bind(params).start(prompts, mask), first
+
+
+def scores(module: Any, hidden: jax.Array) -> jax.Array:
+    """Of every vocabulary row: [..., D] -> float32 [..., V]."""
+    table, factor = module.output()
+    products = jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
+    return products if factor == 1.0 else products * factor
+
+
+def _without_stacks(tree: Params) -> Params:
+    """What is neither in the encoder nor in a layer of the decoder."""
+    kept = {name: subtree for name, subtree in tree.items() if name != "encoder"}
+    return kept | {"decoder": {k: v for k, v in tree["decoder"].items() if k != "layers"}}
+
+
+def _fill(specs: Any, tree: Any) -> Any:
+    """`tree` with abstract parameters in the places that it does not have."""
+    if isinstance(specs, ParamSpec):
+        return jax.ShapeDtypeStruct(specs.shape, jnp.float32) if tree is None else tree
+    present = tree or {}
+    return {name: _fill(spec, present.get(name)) for name, spec in specs.items()}
