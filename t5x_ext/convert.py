@@ -28,6 +28,8 @@ from t5x_ext.checkpoints.directories import reason
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.families import config_to_json
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
 KINDS = ("hf", "t5x", "t5x_ext")
@@ -41,7 +43,7 @@ def convert(
     *,
     dtype: str | None = None,
     scan_layers: bool = False,
-    config: network.T5Config | None = None,
+    config: ModelConfig | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
     """Converts a checkpoint.
@@ -96,13 +98,13 @@ def convert(
         "tensors": len(source.tensors),
         "parameters": sum(parameters),
         "bytes": sum(count * size for count, size in zip(parameters, sizes, strict=True)),
-        "config": dataclasses.asdict(source.config) if source.config else None,
+        "config": config_to_json(source.config) if source.config else None,
         "verified": verify,
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _with_config(source: Source, config: network.T5Config) -> Source:
+def _with_config(source: Source, config: ModelConfig) -> Source:
     specs = trees.named_leaves(network.Transformer(config).specs)
     trees.check_tree(source.path, dict(source.tensors), specs)
     stated = source.config if source.kind != "t5x" else None

@@ -9,7 +9,6 @@ CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, local or gs://. No va
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,9 @@ def inspect(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: There is no checkpoint, or it is damaged, or not of a model we know.
     """
-    from t5x_ext.checkpoints import open_source  # JAX, which --help does not need
+    # JAX, which --help does not need.
+    from t5x_ext.checkpoints import open_source
+    from t5x_ext.models.families import config_to_json
 
     source = open_source(path)
     counts = {name: math.prod(tensor.shape) for name, tensor in source.tensors.items()}
@@ -38,7 +39,7 @@ def inspect(path: str) -> dict[str, Any]:
         "step": source.step,
         "sha256": source.digest,
         "tokenizer": source.tokenizer_dir,
-        "config": dataclasses.asdict(source.config) if source.config else None,
+        "config": config_to_json(source.config) if source.config else None,
         "parameters": sum(counts.values()),
         "bytes": sum(counts[n] * tensor.dtype.itemsize for n, tensor in source.tensors.items()),
         "tensors": {

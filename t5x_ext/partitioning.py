@@ -272,7 +272,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partitioner.sharding(axes))
 
 
-def gather(param: jax.Array, axes: Sequence[str], is_looked_up: bool = False) -> jax.Array:
+def gather(param: jax.Array, axes: Sequence[str | None], is_looked_up: bool = False) -> jax.Array:
     """Brings the parts of a parameter together that lie on the batch's mesh axes, for one use.
 
     Asked for explicitly, because the compiler would otherwise feed a product with one part after

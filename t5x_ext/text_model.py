@@ -30,6 +30,7 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.state import abstract_params
@@ -51,7 +52,7 @@ class Model:
       meta: what the checkpoint says of itself.
     """
 
-    config: network.T5Config
+    config: ModelConfig
     params: Params
     vocabulary: Vocabulary
     partitioner: PjitPartitioner
@@ -98,7 +99,7 @@ class Model:
             )
         if isinstance(vocabulary, str):
             vocabulary = open_vocabulary(vocabulary)
-        config = dataclasses.replace(source.config, dtype=dtype)
+        config = source.config.replace(dtype=dtype)
         partitioner = partitioner or PjitPartitioner()
         described = _described(config, vocabulary)
         described.check_vocabulary()
@@ -266,7 +267,7 @@ class Model:
         return functools.lru_cache(functools.partial(Scorer, self._described, self.partitioner))
 
 
-def _described(config: network.T5Config, vocabulary: Vocabulary) -> EncoderDecoderModel:
+def _described(config: ModelConfig, vocabulary: Vocabulary) -> EncoderDecoderModel:
     return EncoderDecoderModel(
         network.Transformer(config), input_vocabulary=vocabulary, output_vocabulary=vocabulary
     )

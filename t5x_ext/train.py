@@ -16,7 +16,7 @@ from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
 from t5x_ext.terminal import show
@@ -28,7 +28,7 @@ from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
 def train(
     *,
-    model: EncoderDecoderModel,
+    model: BaseTransformerModel,
     model_dir: str,
     train_dataset_cfg: DatasetConfig,
     train_eval_dataset_cfg: DatasetConfig | None = None,

@@ -9,7 +9,7 @@ import pytest
 from t5x_ext.configs import DatasetConfig
 from t5x_ext.data.records import Example
 from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks
-from t5x_ext.models import EncoderDecoderModel, network, params
+from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -40,7 +40,7 @@ def test_a_few_batches_are_of_the_first_examples_and_not_of_the_longest() -> Non
     examples = make_examples("task", 60)
     model = EncoderDecoderModel(network.Transformer(CONFIG))
     program = Program(model, PjitPartitioner(devices=jax.devices()[:1]), Trainer())
-    weights = params.init_params(model.specs, jax.random.key(0))
+    weights = parameters.init_params(model.specs, jax.random.key(0))
     cfg = DatasetConfig("task", {"inputs": 100, "targets": 8}, "validation", batch_size=8)
     limited = evaluate_loss(program, weights, examples, cfg, max_batches=3)
     assert limited == evaluate_loss(program, weights, examples[:24], cfg)

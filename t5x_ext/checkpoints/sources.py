@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_ext.models.network import T5Config
+from t5x_ext.models.config import ModelConfig
 
 Index = tuple[slice, ...]
 
@@ -55,7 +55,7 @@ class Source:
     kind: str
     path: str
     tensors: Mapping[str, LazyTensor]
-    config: T5Config | None
+    config: ModelConfig | None
     step: int
     digest: str
     meta: Mapping[str, Any]

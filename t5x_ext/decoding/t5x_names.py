@@ -9,7 +9,7 @@ from t5x_ext.decoding.beam import Beam
 from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.sampling import Greedy, Sampling
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import BaseTransformerModel
 
 
 def beam_search(
@@ -60,7 +60,7 @@ def temperature_sample(
     )
 
 
-def method_of(model: EncoderDecoderModel) -> Method:
+def method_of(model: BaseTransformerModel) -> Method:
     """How a model is set to decode: `decode_fn`, with `predict_batch_with_aux.num_decodes`."""
     decode_fn, num_decodes = model.predict_batch_with_aux()
     if isinstance(decode_fn, Method):

@@ -56,6 +56,16 @@ class BaseTransformerModel(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def input_vocabulary(self) -> Any:
+        """Of prompts."""
+
+    @property
+    @abc.abstractmethod
+    def output_vocabulary(self) -> Any:
+        """Of targets and predictions."""
+
+    @property
+    @abc.abstractmethod
     def generator(self) -> Generator:
         """The network as decoding sees it."""
 

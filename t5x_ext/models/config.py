@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import jax.numpy as jnp
 
@@ -44,22 +44,31 @@ class CacheShape(NamedTuple):
         return numbers * jnp.dtype(self.dtype).itemsize
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(abc.ABC):
-    """Fields that every family has; see `t5_config.T5Config`.
+    """A family's frozen dataclass; these are the fields that every family has.
 
     Attributes:
       family: names the class in checkpoints.
+      vocab_size: rows of the embedding; may exceed the vocabulary.
+      emb_dim: width D of the residual stream.
+      dtype: compute dtype, 'float32' or 'bfloat16' (parameters, norms and softmax stay float32).
+      mlp_activations: of the feed-forward block, see `T5Config`.
+      dropout_rate: used in training only.
+      remat_policy: what the backward pass computes again, see `t5_config.T5Config`.
+      attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
+      scan_layers: False writes the layers out in the compiled program.
     """
 
     family: ClassVar[str]
 
     vocab_size: int
-    dtype: Any = "float32"
-    dropout_rate: float = 0.0
-    remat_policy: str = "none"
-    attention: str = "auto"
-    scan_layers: bool = True
+    emb_dim: int
+    dtype: Any
+    mlp_activations: Sequence[str]
+    dropout_rate: float
+    remat_policy: str
+    attention: str
+    scan_layers: bool
 
     @abc.abstractmethod
     def build(self) -> Any:
@@ -95,11 +104,15 @@ class ModelConfig(abc.ABC):
         """
         fields = {
             field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
+            for field in dataclasses.fields(cast(Any, self))
             if field.name not in _HOW_COMPUTED
             and not (field.metadata.get("later") and getattr(self, field.name) == field.default)
         }
         return fields if self.family == "t5" else {"family": self.family, **fields}
+
+    def replace(self, **changes: Any) -> Self:
+        """The config with other values of some fields."""
+        return cast(Self, dataclasses.replace(cast(Any, self), **changes))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)

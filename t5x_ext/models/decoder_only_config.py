@@ -22,11 +22,9 @@ SAVED_BY_REMAT_POLICY: dict[str, tuple[str, ...] | None] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderOnlyConfig(ModelConfig):
-    """Shape and numerics that decoder-only families share.
+    """Shape and numerics that decoder-only families share; see `ModelConfig` too.
 
     Attributes:
-      vocab_size: rows of the embedding; may exceed the vocabulary.
-      emb_dim: width D of the residual stream.
       num_layers: depth.
       num_heads: query heads H.
       num_kv_heads: key heads G; H / G query heads share one.
@@ -48,6 +46,11 @@ class DecoderOnlyConfig(ModelConfig):
     mlp_dim: int
     mlp_activations: Sequence[str]
     max_length: int
+    dtype: Any = "float32"
+    dropout_rate: float = 0.0
+    remat_policy: str = "none"
+    attention: str = "auto"
+    scan_layers: bool = True
     norm_epsilon: float = 1e-5
     logits_via_embedding: bool = False
     embedding_stddev: float = 0.02

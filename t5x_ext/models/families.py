@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.models.config import ModelConfig
@@ -20,7 +20,7 @@ FAMILIES: dict[str, type[ModelConfig]] = {
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """All fields of a config, and its family."""
-    return {"family": config.family, **dataclasses.asdict(config)}
+    return {"family": config.family, **dataclasses.asdict(cast(Any, config))}
 
 
 def config_from_json(fields: Mapping[str, Any], where: str) -> ModelConfig:
@@ -37,7 +37,7 @@ def config_from_json(fields: Mapping[str, Any], where: str) -> ModelConfig:
     family = fields.pop("family", T5Config.family)
     if family not in FAMILIES:
         raise ConfigError(f"{where}: model family {family!r}{nearest(str(family), FAMILIES)}")
-    known = {field.name for field in dataclasses.fields(FAMILIES[family])}
+    known = {field.name for field in dataclasses.fields(cast(Any, FAMILIES[family]))}
     unknown = sorted(fields.keys() - known)
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}{nearest(unknown[0], known)}")

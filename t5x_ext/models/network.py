@@ -42,6 +42,10 @@ class Network(abc.ABC):
     def build(self) -> Any:
         """The `flax.nnx.Module`, with an abstract value in every parameter."""
 
+    @abc.abstractmethod
+    def replace(self, config: ModelConfig) -> Network:
+        """The same network with another config."""
+
     @functools.cached_property
     def specs(self) -> Params:
         """The tree of `ParamSpec`."""
@@ -78,3 +82,6 @@ class Transformer(Network):
 
     def build(self) -> Any:
         return self.config.build()
+
+    def replace(self, config: ModelConfig) -> Transformer:
+        return Transformer(config)

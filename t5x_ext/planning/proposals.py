@@ -153,8 +153,8 @@ def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
 
 
 def _with_policy(setup: Setup, policy: str) -> Setup:
-    config = dataclasses.replace(setup.model.config, remat_policy=policy)
-    module = dataclasses.replace(setup.model.module, config=config)
+    config = setup.model.config.replace(remat_policy=policy)
+    module = setup.model.module.replace(config)
     return dataclasses.replace(setup, model=dataclasses.replace(setup.model, module=module))
 
 

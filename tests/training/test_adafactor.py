@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import params as model_params
+from t5x_ext.models import parameters as model_params
 from t5x_ext.schedules import create_learning_rate_scheduler
 from t5x_ext.training.adafactor import Adafactor, HParamMap
 from t5x_ext.training.trainer import Program, Trainer, train_loop

@@ -14,6 +14,7 @@ from t5x_ext.checkpoints.hugging_face import configs, names, safetensors_files, 
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo
 from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.t5_config import T5Config
 
 MAX_FILE_BYTES = 5_000_000_000
 
@@ -43,6 +44,8 @@ def write_hf(
         raise ConfigError(
             f"{source.path}: does not state the model's config, which transformers needs"
         )
+    if not isinstance(source.config, T5Config):
+        raise ConfigError(f"{source.path}: {source.config.family} models cannot be written yet")
     # Wider dtypes first, so that every tensor starts at a multiple of its item size.
     tensors = sorted(source.tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     placements = names.placements(source.config)

@@ -15,6 +15,7 @@ from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, places, recognise
 from t5x_ext.checkpoints.t5x_layout.stored import open_stored
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.t5_config import T5Config
 
 
 def open_t5x(path: str) -> Source:
@@ -38,10 +39,12 @@ def open_t5x(path: str) -> Source:
         raise ConfigError(f"{directory}: {error}") from None
     meta = {"step": stored.step, **stored.meta}
     config = config_in(meta, directory) or inferred
+    if not isinstance(config, T5Config):
+        raise ConfigError(f"{directory}: states a {config.family} model; its parameters are T5's")
     for field in ("num_encoder_layers", "num_decoder_layers"):
         if getattr(config, field) != getattr(inferred, field):
             raise ConfigError(
-                f"{directory}: its t5_config has {field} {getattr(config, field)!r:.40}, its"
+                f"{directory}: its model_config has {field} {getattr(config, field)!r:.40}, its"
                 f" parameters {getattr(inferred, field)}"
             )
     placed = places(config, kind)

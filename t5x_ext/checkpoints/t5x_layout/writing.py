@@ -17,6 +17,7 @@ from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, SCALABLE_T5, T5, Place, places
 from t5x_ext.checkpoints.t5x_layout.stored import INDEX, META_FILE
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.t5_config import T5Config
 
 _VERSION = 3
 _COMPRESSOR = {"id": "gzip", "level": 1}  # level 1 is T5X's default
@@ -47,6 +48,10 @@ def write_t5x(
     trees.check_dtype(dtype, "dtype")
     if source.config is None:
         raise ConfigError(f"{source.path}: states no model config, which the names need")
+    if not isinstance(source.config, T5Config):
+        raise ConfigError(
+            f"{source.path}: is a {source.config.family} model; allowed in T5X's layout: t5"
+        )
     placed = places(source.config, SCALABLE_T5 if scan_layers else T5)
     with complete_or_absent(destination) as directory:
         target: dict[str, Any] = {}

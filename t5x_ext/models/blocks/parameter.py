@@ -48,12 +48,13 @@ def specs_of(module: nnx.Module) -> Params:
     """The tree of `ParamSpec` of a module that was built without arrays."""
     specs: Params = {}
     for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        names = [str(name) for name in path]
         inner = specs
-        for name in path[:-1]:
+        for name in names[:-1]:
             inner = inner.setdefault(name, {})
         metadata = variable.get_metadata()
         shape = variable.get_value().shape
-        inner[path[-1]] = ParamSpec(
+        inner[names[-1]] = ParamSpec(
             shape=shape,
             axes=metadata.get("axes", (None,) * len(shape)),
             init=metadata["init"],

@@ -116,7 +116,7 @@ class ALiBi:
     def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
         del farthest
         slopes = self.slopes.reshape(-1, *(1,) * distance.ndim)
-        return slopes * distance.astype(jnp.float32)
+        return jnp.asarray(slopes) * distance.astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
