@@ -74,9 +74,18 @@ NO_TENSORFLOW = [
 
 
 def imports_of(path: Path) -> set[str]:
-    """Top-level parts of our packages that a file imports, anywhere in it."""
+    """Modules of our packages that a file imports, anywhere in it but for type checkers alone."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):

@@ -17,7 +17,7 @@ from t5x_ext.errors import ConfigError
 COMPUTE_DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("relu", "gelu", "gelu_exact", "silu", "linear")
 ATTENTION_PATHS = ("auto", "xla", "flash")
-REMAT_POLICIES = ("none", "minimal", "balanced", "full")
+REMAT_POLICIES = ("none", "minimal", "balanced", "full")  # from keeping most to keeping least
 
 _HOW_COMPUTED = ("remat_policy", "attention", "scan_layers")
 

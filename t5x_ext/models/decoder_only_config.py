@@ -8,17 +8,6 @@ from typing import Any
 
 from t5x_ext.models.config import CacheShape, ModelConfig
 
-_AROUND_ATTENTION = ("projection", "heads", "residual")
-
-# What the backward pass finds in memory, by the names given in `blocks`; it computes the rest
-# again. Products of matrices cost D multiplications for each number saved, all of them.
-SAVED_BY_REMAT_POLICY: dict[str, tuple[str, ...] | None] = {
-    "none": None,
-    "minimal": (*_AROUND_ATTENTION, "wi", "wi_0", "wi_1"),
-    "balanced": _AROUND_ATTENTION,
-    "full": (),
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderOnlyConfig(ModelConfig):
@@ -76,9 +65,3 @@ class DecoderOnlyConfig(ModelConfig):
         attention = 2 * rows * length * length * queries  # logits, and weights times values
         layers = self.num_layers * (rows * length * a_token + attention)
         return 2 * (layers + rows * length * self.emb_dim * self.vocab_size)
-
-    def build_network(self, shape: Any) -> Any:
-        """The network with a family's `LayerShape`."""
-        from t5x_ext.models.decoder_only_network import DecoderOnly
-
-        return DecoderOnly(self, shape)

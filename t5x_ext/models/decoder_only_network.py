@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,21 @@ from t5x_ext.models.blocks.mlp import MLP
 from t5x_ext.models.blocks.parameter import stacked
 from t5x_ext.models.blocks.positions import ALiBi, Rotary
 from t5x_ext.models.blocks.stack import scan_layers
-from t5x_ext.models.decoder_only_config import SAVED_BY_REMAT_POLICY, DecoderOnlyConfig
 from t5x_ext.partitioning import constrain, gather
+
+if TYPE_CHECKING:
+    from t5x_ext.models.decoder_only_config import DecoderOnlyConfig
+
+_AROUND_ATTENTION = ("projection", "heads", "residual")
+
+# What the backward pass finds in memory, by the names given in `blocks`; it computes the rest
+# again. Products of matrices cost D multiplications for each number saved, all of them.
+SAVED_BY_REMAT_POLICY: dict[str, tuple[str, ...] | None] = {
+    "none": None,
+    "minimal": (*_AROUND_ATTENTION, "wi", "wi_0", "wi_1"),
+    "balanced": _AROUND_ATTENTION,
+    "full": (),
+}
 
 # Where dropout is applied in a layer; each folds its number into the layer's key.
 _WEIGHTS, _AFTER_ATTENTION, _MLP, _AFTER_MLP = range(4)

@@ -34,10 +34,11 @@ class FalconConfig(DecoderOnlyConfig):
         from t5x_ext.models.blocks.attend import Heads
         from t5x_ext.models.blocks.norms import LayerNorm
         from t5x_ext.models.blocks.positions import Rotary
-        from t5x_ext.models.decoder_only_network import LayerShape
+        from t5x_ext.models.decoder_only_network import DecoderOnly, LayerShape
 
         heads = Heads(self.num_heads, self.head_dim, self.num_kv_heads, self.head_dim**-0.5)
-        return self.build_network(
+        return DecoderOnly(
+            self,
             LayerShape(
                 make_norm=lambda: LayerNorm(self.emb_dim, self.norm_epsilon),
                 heads=heads,
@@ -46,5 +47,5 @@ class FalconConfig(DecoderOnlyConfig):
                 parallel=True,
                 shared_norm=self.shared_norm,
                 rotary=Rotary(self.head_dim, self.rope_theta),
-            )
+            ),
         )

@@ -45,17 +45,18 @@ class LlamaConfig(DecoderOnlyConfig):
         from t5x_ext.models.blocks.attend import Heads
         from t5x_ext.models.blocks.norms import RMSNorm
         from t5x_ext.models.blocks.positions import Rotary
-        from t5x_ext.models.decoder_only_network import LayerShape
+        from t5x_ext.models.decoder_only_network import DecoderOnly, LayerShape
 
         heads = Heads(self.num_heads, self.head_dim, self.num_kv_heads, self.head_dim**-0.5)
-        return self.build_network(
+        return DecoderOnly(
+            self,
             LayerShape(
                 make_norm=lambda: RMSNorm(self.emb_dim, self.norm_epsilon),
                 heads=heads,
                 mlp_dim=self.mlp_dim,
                 mlp_activations=self.mlp_activations,
                 rotary=Rotary(self.head_dim, self.rope_theta, self._scaling()),
-            )
+            ),
         )
 
     def _scaling(self) -> Llama3Scaling | None:

@@ -9,7 +9,7 @@ prompt, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,35 @@ from t5x_ext.models.blocks.norms import RMSNorm
 from t5x_ext.models.blocks.parameter import stacked
 from t5x_ext.models.blocks.positions import RelativeBias
 from t5x_ext.models.blocks.stack import scan_layers
-from t5x_ext.models.t5_config import SAVED_BY_REMAT_POLICY, T5Config
 from t5x_ext.partitioning import constrain, gather
+
+if TYPE_CHECKING:
+    from t5x_ext.models.t5_config import T5Config
+
+_AROUND_ATTENTION = ("projection", "heads", "residual")
+_MLP_BRANCHES = ("wi", "wi_0", "wi_1")
+
+
+class Saved(NamedTuple):
+    """What the backward pass finds in memory, by the names given in `blocks`.
+
+    It computes the rest again. Products of matrices cost D multiplications for each number saved,
+    all of them; the decoder's rows are shorter, so that it may save more.
+    """
+
+    encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
+
+
+SAVED_BY_REMAT_POLICY = {
+    "none": None,
+    "minimal": Saved(
+        encoder=(*_AROUND_ATTENTION, *_MLP_BRANCHES),
+        decoder=(*_AROUND_ATTENTION, "memory_projection", *_MLP_BRANCHES),
+    ),
+    "balanced": Saved(encoder=_AROUND_ATTENTION, decoder=(*_AROUND_ATTENTION, "wi_1")),
+    "full": Saved(encoder=(), decoder=()),
+}
 
 # Where dropout is applied in a layer; each folds its number into the layer's key.
 _WEIGHTS, _AFTER_ATTENTION, _CROSS_WEIGHTS, _AFTER_CROSS, _MLP, _AFTER_MLP = range(6)

@@ -4,34 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from t5x_ext.models.config import CacheShape, ModelConfig
-
-_AROUND_ATTENTION = ("projection", "heads", "residual")
-_MLP_BRANCHES = ("wi", "wi_0", "wi_1")
-
-
-class Saved(NamedTuple):
-    """What the backward pass finds in memory, by the names given in `blocks`.
-
-    It computes the rest again. Products of matrices cost D multiplications for each number saved,
-    all of them; the decoder's rows are shorter, so that it may save more.
-    """
-
-    encoder: tuple[str, ...]
-    decoder: tuple[str, ...]
-
-
-SAVED_BY_REMAT_POLICY = {
-    "none": None,
-    "minimal": Saved(
-        encoder=(*_AROUND_ATTENTION, *_MLP_BRANCHES),
-        decoder=(*_AROUND_ATTENTION, "memory_projection", *_MLP_BRANCHES),
-    ),
-    "balanced": Saved(encoder=_AROUND_ATTENTION, decoder=(*_AROUND_ATTENTION, "wi_1")),
-    "full": Saved(encoder=(), decoder=()),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,11 @@ import math
 from collections.abc import Callable, Iterator
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.t5_config import SAVED_BY_REMAT_POLICY
+from t5x_ext.models.config import REMAT_POLICIES
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.devices import GIB, Machine
 from t5x_ext.planning.plans import Plan, Setup, least_bytes, make_plan
 
-_REMAT_POLICIES = tuple(SAVED_BY_REMAT_POLICY)  # what they save falls from the first to the last
 _MICROBATCHES = (2, 4, 8, 16)
 
 
@@ -91,10 +90,10 @@ def _secs_per_model(proposal: Proposal) -> float:
 def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
     """What mesh, batch and model allow: one change before two, of each kind the weakest first."""
     setup = plan.setup
-    present = _REMAT_POLICIES.index(setup.model.config.remat_policy)
+    present = REMAT_POLICIES.index(setup.model.config.remat_policy)
     spreads = [False, True]
     parts_choices = [1, *(n for n in _MICROBATCHES if n > setup.num_microbatches)]
-    policies = _REMAT_POLICIES[present:]
+    policies = REMAT_POLICIES[present:]
 
     def weight(option: tuple[bool, int, str]) -> tuple[int, int, bool]:
         spread, parts, policy = option

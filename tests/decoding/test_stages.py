@@ -127,7 +127,7 @@ def test_finished_rows_give_their_places_to_others(weights, examples, monkeypatc
     real = Programs.advance
 
     def advance(programs, weights, rows, stage):
-        runs.append((stage, len(rows.memory.mask)))
+        runs.append((stage, len(rows.prompt.mask)))
         return real(programs, weights, rows, stage)
 
     monkeypatch.setattr(Programs, "advance", advance)
