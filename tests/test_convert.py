@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_ext import convert, inspect
+from t5x_ext import convert
+from t5x_ext import inspect_checkpoint as inspect
 from t5x_ext.checkpoints import fingerprint, load_params, open_source, save_params
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import init_params
