@@ -12,10 +12,10 @@ from fuzzing import fuzz, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 from small_checkpoints import LAYOUTS, changed_files, make_all, with_changes
-from t5x_ext.inspect import inspect
 
 from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.errors import ConfigError
+from t5x_ext.inspect_checkpoint import inspect
 from t5x_ext.models import network
 from t5x_ext.models.network import T5Config
 
