@@ -10,7 +10,7 @@ differences and categories as PNG and SVG. Cells that have not finished are left
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from t5x_ext import files
@@ -67,6 +67,21 @@ def _parser() -> Parser:
     return parser
 
 
+def _answers(findings: dict[str, Any]) -> Iterator[str]:
+    """A line for each score that labels were asked for, of each curve."""
+    for curve in findings["learning_curves"]:
+        for need in curve["needs"]:
+            if need["refusal"]:
+                answer = f"no answer: {need['refusal']}"
+            elif need["at_most"]:
+                answer = f"at most {need['labels']:,.0f} labels per task, the smallest budget"
+            else:
+                high = "open" if need["high"] is None else f"{need['high']:,.0f}"
+                interval = f"95 % interval {need['low']:,.0f} to {high}"
+                answer = f"{need['labels']:,.0f} labels per task ({interval})"
+            yield f"{curve['setting']}, {curve['arm']}, ROUGE-L {need['score']:g}: {answer}"
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
@@ -77,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     claim = findings["claim"]
     show(f"{claim['verdict']}: {claim['meaning']}", *(f"  {line}" for line in claim["sentences"]))
+    if args.target:
+        show(*_answers(findings))
     missing = findings["missing_scores"]
     unfinished = f", scores still missing: {missing}" if missing else ""
     show(f"{findings['finished_cells']} cells{unfinished} -> {findings['page']}")

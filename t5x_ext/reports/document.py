@@ -5,10 +5,20 @@ All text here is plain: the writers escape it, model output included.
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import dataclass
 
 from t5x_ext.reports.comparisons import Claim
 from t5x_ext.reports.looks import Look
+
+# What neither XML, and so no picture, nor HTML may hold, escaped or not.
+_NO_CHARACTERS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def escape(text: str) -> str:
+    """Text as HTML and SVG show it; a character that they cannot is written like '\\x1b'."""
+    return html.escape(_NO_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], text))
 
 
 @dataclass(frozen=True)

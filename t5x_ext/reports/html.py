@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from html import escape
 from importlib import resources
 
 from etils import epath
@@ -23,6 +22,7 @@ from t5x_ext.reports.document import (
     Sample,
     Section,
     Table,
+    escape,
 )
 from t5x_ext.reports.svg import draw_key, draw_panel
 

@@ -9,8 +9,9 @@ from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
 from t5x_ext.metrics.predictions import read_predictions
-from t5x_ext.reports.study_files import Study
+from t5x_ext.reports.study_files import Cell, Study
 
+_ROUNDING = 1e-6  # percent
 _Scores = dict[str, dict[str, list[float]]]  # {task: {instance id: percent, one per seed}}
 
 
@@ -23,31 +24,44 @@ def instance_intervals(study: Study) -> dict[tuple[str, str], Interval]:
     Returns:
         Only the points whose cells all have scored predictions on disk.
     """
-    points: dict[tuple[str, str], list[epath.Path]] = {}
+    points: dict[tuple[str, str], list[Cell]] = {}
     for cell in study.cells:
-        path = cell.directory / "predictions.jsonl"
-        points.setdefault((cell.arm, cell.budget), []).append(path)
-    tasks = {task.name for task in study.tasks}
-    found = {point: _read(paths, tasks) for point, paths in points.items()}
+        points.setdefault((cell.arm, cell.budget), []).append(cell)
+    found = {point: _read(cells) for point, cells in points.items()}
     return {point: _interval(scores) for point, scores in found.items() if scores}
 
 
-def _read(paths: list[epath.Path], tasks: set[str]) -> _Scores:
+def _read(cells: list[Cell]) -> _Scores:
     """Every instance's ROUGE-L over all cells of a point; empty where some are not there."""
     scores: _Scores = {}
-    for path in paths:
+    for cell in cells:
+        path = cell.directory / "predictions.jsonl"
         try:
             rows = read_predictions(path)
         except files.Unreachable:
             raise
         except ConfigError:
             return {}
-        for row in (row for row in rows if row.task in tasks):
+        by_task: dict[str, list[float]] = {}
+        for row in (row for row in rows if row.task in cell.scores):
             if not row.score or "rougeL" not in row.score:
                 return {}
             by_id = scores.setdefault(row.task, {})
             by_id.setdefault(row.id, []).append(100 * row.score["rougeL"])
+            by_task.setdefault(row.task, []).append(100 * row.score["rougeL"])
+        _check_same(path, by_task, cell)
     return scores
+
+
+def _check_same(path: epath.Path, by_task: dict[str, list[float]], cell: Cell) -> None:
+    """Refuses predictions that are not those that the cell's scores were computed from."""
+    for task, values in by_task.items():
+        stated = cell.scores[task]["rougeL"]
+        if abs(np.mean(values) - stated) > _ROUNDING:
+            raise ConfigError(
+                f"{path}: task '{task}': ROUGE-L {np.mean(values):.4f}, {stated:.4f} in "
+                "result.json; allowed: the predictions of that cell"
+            )
 
 
 def _interval(scores: _Scores) -> Interval:

@@ -11,20 +11,22 @@ cells not begun count as unfinished too.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
 from t5x_ext import files
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, printable
 from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.reports.json_fields import Fields, refuse_repeated
 
 SETTINGS = ("STL", "MTL")
 SETTING_TITLES = {"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}
 ZERO_SHOT = "n0"
+_BUDGET = r"n[0-9]{1,9}|p[0-9]{1,3}|all"
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,13 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
         raise ConfigError(
             f"{root}: no study.json here; a directory written by t5x_ext.study is needed"
         )
-    grid = _Fields(path)
-    arms = tuple(_arm(fields) for fields in grid.objects("arms"))
-    tasks = tuple(
-        Task(task.get("name", str), task.get("category", str), task.get("train_instances", int))
-        for task in grid.objects("tasks")
-    )
-    seeds = tuple(grid.get("seeds", list))
-    planned = set(grid.get("cells", list)) if "cells" in grid.values else None
+    grid = Fields(path)
+    for name in ("arms", "tasks"):
+        refuse_repeated(grid.objects(name), "name", lambda each: each.text("name"))
+    arms = tuple(map(_arm, grid.objects("arms")))
+    tasks = tuple(map(_task, grid.objects("tasks")))
+    seeds = grid.integers("seeds")
+    planned = _planned(grid)
     finished, unfinished = _read_cells(root / "cells", planned)
     restricted = (_restrict(cell, arms, tasks, seeds) for cell in finished)
     cells = tuple(cell for cell in restricted if cell.scores)
@@ -143,31 +144,60 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
     _refuse_duplicates(cells)
     return Study(
         directory=root,
-        name=grid.get("name", str),
+        name=grid.text("name"),
         arms=arms,
         tasks=tasks,
         seeds=seeds,
-        split_policy=grid.get("split_policy", str, "not recorded"),
-        initials=grid.get("initials", dict, {}),
+        split_policy=grid.text("split_policy", "not recorded"),
+        initials=_initials(grid),
         cells=cells,
         unfinished_cells=unfinished,
     )
 
 
-def _arm(fields: _Fields) -> Arm:
-    name = fields.get("name", str)
-    setting = fields.get("setting", str)
+def _arm(fields: Fields) -> Arm:
+    name = fields.text("name")
+    setting = fields.text("setting")
     if setting not in SETTINGS:
-        raise ConfigError(f"{fields.where}: field 'setting': '{setting}'; allowed: STL, MTL")
+        raise fields.error("setting", "STL, MTL")
+    budgets = fields.texts("budgets")
+    if not budgets or not all(re.fullmatch(_BUDGET, budget) for budget in budgets):
+        raise fields.error("budgets", "a list of different budgets such as n0, n100, p1, all")
     return Arm(
         name=name,
         setting=setting,
-        initial=fields.get("initial", str),
-        prompt=fields.get("prompt", str),
-        budgets=tuple(fields.get("budgets", list)),
+        initial=fields.text("initial"),
+        prompt=fields.text("prompt"),
+        budgets=budgets,
         baseline=fields.get("baseline", bool),
-        label=fields.get("label", str, "") or name,
+        label=fields.text("label", "") or name,
     )
+
+
+def _task(fields: Fields) -> Task:
+    return Task(fields.text("name"), fields.text("category"), fields.integer("train_instances"))
+
+
+def _initials(grid: Fields) -> dict[str, dict[str, Any]]:
+    """What is said of each initial model: its `label`, and `train_secs` where it was made here."""
+    found: dict[str, dict[str, Any]] = {}
+    initials = grid.inner("initials", {})
+    for name in initials.values:
+        fields = initials.inner(name)
+        found[printable(name)] = {"label": fields.text("label", name)}
+        if "train_secs" in fields.values:
+            found[printable(name)]["train_secs"] = fields.number("train_secs")
+    return found
+
+
+def _planned(grid: Fields) -> set[str] | None:
+    """Names of the cells' directories; None where the study does not list them."""
+    if "cells" not in grid.values:
+        return None
+    names = grid.texts("cells")
+    if not all(re.fullmatch(r"[\w-][\w.-]{0,200}", name) for name in names):
+        raise grid.error("cells", "a list of directory names")
+    return set(names)
 
 
 def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[Cell], int]:
@@ -183,38 +213,40 @@ def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[C
 
 
 def _cell(directory: epath.Path) -> Cell:
-    fields = _Fields(directory / "result.json")
-    by_task = fields.inner("scores").get("by_task", dict)
+    fields = Fields(directory / "result.json")
+    by_task = fields.inner("scores").inner("by_task")
     scores = {}
-    for task in by_task:
-        row = _Fields(fields.path, by_task[task], f"scores.by_task.{task}.")
-        scores[task] = {name: row.get(name, (int, float)) for name in ("n", *METRICS)}
-    truncated = fields.get("truncated_by_task", dict, {})
+    for task in by_task.values:
+        row = by_task.inner(task)
+        metrics = {name: row.number(name, high=100) for name in METRICS}
+        scores[printable(task)] = {"n": row.integer("n", low=1), **metrics}
+    truncated = fields.inner("truncated_by_task", {})
     return Cell(
         key=directory.name,
         directory=directory,
-        arm=fields.get("arm", str),
-        budget=fields.get("budget", str),
+        arm=fields.text("arm"),
+        budget=fields.text("budget"),
         seed=fields.get("seed", int),
         scores=scores,
-        train_examples_by_task=fields.get("train_examples_by_task", dict),
-        steps=fields.get("steps", int, 0),
-        train_secs=fields.get("train_secs", (int, float), 0.0),
-        decode_secs=fields.get("decode_secs", (int, float), 0.0),
-        leaked_tasks=tuple(fields.get("leaked_tasks", list, [])),
-        truncated_by_task={task: _pair(fields, task) for task in truncated},
-        short_tasks=fields.get("short_tasks", dict, {}),
+        train_examples_by_task=fields.counts("train_examples_by_task"),
+        steps=fields.integer("steps", 0),
+        train_secs=fields.number("train_secs", 0.0),
+        decode_secs=fields.number("decode_secs", 0.0),
+        leaked_tasks=fields.texts("leaked_tasks", ()),
+        truncated_by_task={printable(task): _pair(truncated, task) for task in truncated.values},
+        short_tasks=fields.counts("short_tasks", {}),
         diverged=None in fields.get("train_loss", list, []),
     )
 
 
-def _pair(fields: _Fields, task: str) -> tuple[int, int]:
-    counts = fields.values["truncated_by_task"][task]
-    if not (isinstance(counts, list) and [type(count) for count in counts] == [int, int]):
-        raise ConfigError(
-            f"{fields.path}: field 'truncated_by_task.{task}': {json.dumps(counts)[:60]}; "
-            "allowed: a list of two integers"
-        )
+def _pair(fields: Fields, task: str) -> tuple[int, int]:
+    counts = fields.values[task]
+    if not (
+        isinstance(counts, list)
+        and [type(count) for count in counts] == [int, int]
+        and min(counts) >= 0
+    ):
+        raise fields.error(task, "a list of two integers, 0 and more")
     return counts[0], counts[1]
 
 
@@ -240,56 +272,3 @@ def _refuse_duplicates(cells: tuple[Cell, ...]) -> None:
                     "remove the one that is out of date"
                 )
             owner[place] = cell.key
-
-
-class _Fields:
-    """A JSON object whose fields are checked as they are taken."""
-
-    def __init__(self, path: epath.Path, values: Any = None, prefix: str = ""):
-        self.path = path
-        self.where = f"{path}: {prefix[:-1]}" if prefix else str(path)
-        self._prefix = prefix
-        self.values = self._load() if values is None else values
-        if not isinstance(self.values, dict):
-            raise ConfigError(f"{self.where}: not a JSON object")
-
-    def _load(self) -> Any:
-        text = files.read_text(self.path)
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.path}: cannot be read as JSON ({error})") from None
-
-    def get(self, name: str, kind: type | tuple[type, ...], *default: Any) -> Any:
-        """The field's value; the default (if one is given) where the field is absent."""
-        if name not in self.values and default:
-            return default[0]
-        value = self.values.get(name)
-        # bool is an int to Python, never to a reader of JSON.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            allowed = " or ".join(_JSON_NAMES[k] for k in kinds)
-            found = json.dumps(value)[:60] if name in self.values else "missing"
-            raise ConfigError(
-                f"{self.path}: field '{self._prefix}{name}': {found}; allowed: {allowed}"
-            )
-        return value
-
-    def inner(self, name: str) -> _Fields:
-        """The object in field `name`."""
-        return _Fields(self.path, self.get(name, dict), f"{self._prefix}{name}.")
-
-    def objects(self, name: str) -> list[_Fields]:
-        """The objects in the list in field `name`."""
-        items = self.get(name, list)
-        return [_Fields(self.path, v, f"{self._prefix}{name}[{i}].") for i, v in enumerate(items)]
-
-
-_JSON_NAMES = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}

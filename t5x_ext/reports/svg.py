@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from html import escape
 
-from t5x_ext.reports.document import Line, Mark, Panel
+from t5x_ext.reports.document import Line, Mark, Panel, escape
 from t5x_ext.reports.looks import Look
 
 _WIDTH, _HEIGHT = 460, 330  # user units; the page scales them

@@ -182,6 +182,7 @@ def test_scores_that_are_all_the_same_have_a_figure(study_dir, score):
         for task in result["scores"]["by_task"].values():
             task["rougeL"] = score
         path.write_text(json.dumps(result))
+        (path.parent / "predictions.jsonl").unlink()  # of other scores
     report.write_report(study_dir)
     assert "Score against budget" in (study_dir / "report" / "index.html").read_text()
 
@@ -237,6 +238,12 @@ def test_targets_are_answered_or_refused_in_words(study_dir, capsys):
     reason = "2 budgets of different size were tried; a curve with a ceiling needs 4"
     assert {curve["needs"][0]["refusal"] for curve in curves} == {reason}
     assert f"no answer, because {reason}." in (study_dir / "report/index.html").read_text()
+    assert report.main([str(study_dir), "--target", "55"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith(("STL", "MTL"))] == [
+        f"STL, stl, ROUGE-L 55: no answer: {reason}",
+        f"MTL, mtl, ROUGE-L 55: no answer: {reason}",
+    ]
 
 
 @pytest.mark.parametrize("text", ["101", "-1", "nan", "high"])

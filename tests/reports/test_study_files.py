@@ -64,15 +64,16 @@ def test_no_study_and_no_finished_cell_are_one_line(tmp_path, study_dir):
     ("fields", "message"),
     [
         ({"seed": "0"}, "field 'seed': \"0\"; allowed: an integer"),
-        ({"train_secs": True}, "field 'train_secs': true; allowed: an integer or a number"),
+        ({"train_secs": True}, "field 'train_secs': true; allowed: a number, 0 and more"),
         ({"scores": {}}, "field 'scores.by_task': missing; allowed: an object"),
         (
             {"scores": {"by_task": {"task0_made_up": {"n": 4}}}},
-            "field 'scores.by_task.task0_made_up.rougeL': missing; allowed: an integer or a number",
+            "field 'scores.by_task.task0_made_up.rougeL': missing; allowed: a number, 0 to 100",
         ),
         (
             {"truncated_by_task": {"task0_made_up": 3}},
-            "field 'truncated_by_task.task0_made_up': 3; allowed: a list of two integers",
+            "field 'truncated_by_task.task0_made_up': 3; allowed: a list of two integers, 0 and "
+            "more",
         ),
     ],
 )
@@ -86,5 +87,5 @@ def test_malformed_result_names_file_and_field(study_dir, edit_cell, fields, mes
 def test_unknown_setting_is_refused(study_dir):
     arms = json.loads((study_dir / "study.json").read_text())["arms"]
     edit_study(study_dir, arms=[{**arms[0], "setting": "XTL"}])
-    with pytest.raises(ConfigError, match=r"arms\[0\]: field 'setting': 'XTL'; allowed: STL, MTL"):
+    with pytest.raises(ConfigError, match=r"field 'arms\[0\].setting': \"XTL\"; allowed: STL, MTL"):
         read_study(study_dir)
