@@ -44,6 +44,8 @@ class DatasetConfig:
       module: a Python module to import first, for names it registers.
       prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
       budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
+      memory_limit_bytes: what the training examples may take in memory on each host, about; beyond
+        it they are tokenised once into the local cache ($T5X_EXT_CACHE) and read from there.
     """
 
     mixture_or_task_name: str
@@ -57,9 +59,11 @@ class DatasetConfig:
     module: str | None = None
     prompt: str | None = None
     budget: str | int | None = None
+    memory_limit_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         bounds.check_int("DatasetConfig.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        bounds.check_int("DatasetConfig.memory_limit_bytes", self.memory_limit_bytes, 0, 1 << 50)
         if self.seed is not None:
             bounds.check_seed("DatasetConfig.seed", self.seed)
         if self.task_feature_lengths is not None:

@@ -54,7 +54,7 @@ class TrainBatches:
     The last batch of an epoch is filled with empty rows. See EpochPlanner for what an epoch holds.
 
     Args:
-        members: (name, examples, rate) of each task; one for a plain task.
+        members: each task's Member, or its first fields; one for a plain task.
         batch_size: examples, or rows when packing; global.
         lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
         pack: whether several examples share a row.
@@ -72,7 +72,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        members: Sequence[Member | tuple[str, list[Example], float]],
+        members: Sequence[Member | tuple[str, Sequence[Example], float]],
         batch_size: int,
         lengths: Mapping[str, int],
         pack: bool,
@@ -83,15 +83,15 @@ class TrainBatches:
     ):
         named = [Member(*member) for member in members]
         planner = EpochPlanner(named, seed, shuffle)
-        self._examples = planner.examples
         self._batch_size = batch_size
         self._rows = rows or (0, batch_size)
         self._pack = pack
-        longest = {"inputs": planner.input_lengths.max(), "targets": planner.target_lengths.max()}
+        longest = planner.longest or (lengths["inputs"], lengths["targets"])
         self._row_lengths = {}
-        for side, limit in lengths.items():
+        for side, tokens in zip(("inputs", "targets"), longest, strict=True):
+            limit = lengths[side]
             allowed = (limit,) if pack else (length_buckets or {}).get(side, _multiples(32, limit))
-            self._row_lengths[side] = _smallest_holding(int(longest[side]), allowed, side)
+            self._row_lengths[side] = _smallest_holding(tokens, allowed, side)
         pack_into = (lengths["inputs"], lengths["targets"]) if pack else None
         # Two plans: the background thread may be one epoch ahead.
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
@@ -125,7 +125,7 @@ class TrainBatches:
         plan = self._plan(epoch)
         first_row = step_in_epoch * self._batch_size
         whole = plan.layout.part(first_row, first_row + self._batch_size)
-        examples = [self._examples[index] for index in plan.examples[whole.items]]
+        examples = plan.pool.read(plan.examples[whole.items])
         targets = [
             example.targets[choice]
             for example, choice in zip(examples, plan.targets[whole.items], strict=True)

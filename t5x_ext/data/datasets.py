@@ -13,6 +13,7 @@ import mixtures
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
+from t5x_ext.data.opening import open_mixture
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
@@ -40,12 +41,17 @@ def load(cfg: DatasetConfig) -> list[Member]:
         the model's; see also `load_mixture`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
+    name = _checked_name(cfg)
+    return load_mixture(name, cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached)
+
+
+def _checked_name(cfg: DatasetConfig) -> str:
+    """The registered name of a config's data, which has its split and the model's vocabulary."""
     name = resolve(cfg)
     if not has_split(cfg):
         raise ConfigError(f"{cfg.mixture_or_task_name}: no split {cfg.split!r}; {_splits_of(cfg)}")
     _check_vocabularies(name)
-    lengths = cfg.task_feature_lengths or _UNLIMITED
-    return load_mixture(name, cfg.split, lengths, cfg.use_cached)
+    return name
 
 
 def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConfig:
@@ -106,16 +112,25 @@ def train_batches(
       rows: the rows of each batch that this host needs; see `TrainBatches`.
 
     Raises:
-      ConfigError: see `load_mixture` and `TrainBatches`.
+      ConfigError: see `load`, `open_mixture` and `TrainBatches`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
     assert cfg.task_feature_lengths is not None  # the command refuses that
+    seed = seed if cfg.seed is None else cfg.seed
+    members = open_mixture(
+        _checked_name(cfg),
+        cfg.split,
+        cfg.task_feature_lengths,
+        cfg.use_cached,
+        seed,
+        cfg.memory_limit_bytes,
+    )
     return TrainBatches(
-        load(cfg),
+        members,
         batch_size=cfg.batch_size,
         lengths=cfg.task_feature_lengths,
         pack=cfg.pack,
-        seed=seed if cfg.seed is None else cfg.seed,
+        seed=seed,
         rows=rows,
         shuffle=cfg.shuffle,
     )

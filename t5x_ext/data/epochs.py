@@ -12,23 +12,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from t5x_ext.data.packing import Layout, lay_out, pack_rows
-from t5x_ext.data.records import Example, Member, reference_index
+from t5x_ext.data.records import Member, reference_index
+from t5x_ext.data.tables import ExampleTable, TablePool, as_table
 from t5x_ext.errors import ConfigError
 
 # What a random stream is for; part of its key, so that no two streams are the same.
 _SHUFFLE_EPOCH, _SHUFFLE_ROWS, _SHUFFLE_MEMBER = range(3)
 
+_EXAMPLES_PER_READ = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """One epoch; item k of the layout is example examples[k] with its target targets[k].
+    """One epoch; item k of the layout is example examples[k] of the pool, with its targets[k].
 
     Attributes:
-        examples: int64 [items], index into EpochPlanner.examples.
-        targets: int64 [items], index into that example's targets.
+        pool: the examples that this epoch is made of.
+        examples: uint32 [items], numbers in the pool.
+        targets: unsigned [items], index into that example's targets.
         layout: the row and place of each item.
     """
 
+    pool: TablePool
     examples: np.ndarray
     targets: np.ndarray
     layout: Layout
@@ -41,8 +46,12 @@ class EpochPlanner:
     goes on in the next epoch where it stopped in this one. With one member, or rates that are
     proportional to sizes, every example comes exactly once an epoch.
 
+    Members that draw their examples anew (see Member) do so each time they have been gone through.
+    As long as their first draw is, so much is taken of every other: of a shorter one the first
+    examples twice.
+
     Args:
-        members: (name, examples, rate) of each task; members without examples are left out.
+        members: see Member; those without examples are left out.
         seed: seed of shuffling and of drawing references.
         shuffle: False keeps the order of the members and of their examples.
 
@@ -51,69 +60,101 @@ class EpochPlanner:
     """
 
     def __init__(self, members: Sequence[Member], seed: int, shuffle: bool = True):
-        members = [member for member in members if member.examples and member.rate > 0]
+        members = [member for member in members if len(member.examples) and member.rate > 0]
         if not members:
             raise ConfigError("training data: no examples; allowed: at least one, at a rate > 0")
-        self.examples: list[Example] = [ex for member in members for ex in member.examples]
-        for example in self.examples:
-            if not example.targets:
-                raise ConfigError(
-                    f"training data: example {example.id!r} of {example.task} has no target; "
-                    "allowed: at least one"
-                )
-        # An empty input takes up one position; see batching.encoder_tokens.
-        self.input_lengths = np.array([max(len(ex.inputs), 1) for ex in self.examples])
-        self.target_lengths = np.array([len(t) for ex in self.examples for t in ex.targets])
-        self._num_targets = np.array([len(ex.targets) for ex in self.examples])
-        # The targets of example i are at _first_target[i].. in target_lengths.
-        self._first_target = np.cumsum(self._num_targets) - self._num_targets
-        self._sizes = [len(member.examples) for member in members]
-        self._quotas = share_out(len(self.examples), [member.rate for member in members])
+        self._tables = [as_table(member.examples) for member in members]
+        self._redraws = [member.redraw for member in members]
+        for table in self._tables:
+            check_targets(table)
+        self._sizes = [len(table) for table in self._tables]
+        self._quotas = share_out(sum(self._sizes), [member.rate for member in members])
         self._seed = seed
         self._shuffle = shuffle
 
+    @property
+    def longest(self) -> tuple[int, int] | None:
+        """Tokens of the longest input and target; None where later draws may be longer."""
+        if any(self._redraws):
+            return None
+        inputs = max(int(table.input_lengths.max()) for table in self._tables)
+        return max(inputs, 1), max(int(table.target_lengths.max()) for table in self._tables)
+
     def plan(self, epoch: int, pack_into: tuple[int, int] | None = None) -> EpochPlan:
-        """Plans an epoch.
+        """Plans an epoch; about 50 bytes an example, and 25 of them stay.
 
         Args:
             epoch: number of the epoch, from 0.
             pack_into: encoder and decoder tokens of a row to pack into; None: a row per example.
         """
-        examples, passes = self._choose_examples(epoch)
+        pool = TablePool()
+        examples, passes = self._choose_examples(epoch, pool)
         order = self._order(len(examples), _SHUFFLE_EPOCH, epoch)
         examples, passes = examples[order], passes[order]
-        targets = np.zeros(len(examples), np.int64)
-        for item in np.flatnonzero(self._num_targets[examples] > 1):
-            example = self.examples[examples[item]]
-            targets[item] = reference_index(
-                self._seed, example.id, int(passes[item]), len(example.targets)
-            )
-
-        input_lengths = self.input_lengths[examples]
-        target_lengths = self.target_lengths[self._first_target[examples] + targets]
-        rows = np.arange(len(examples))
+        del order
+        all_input_lengths, num_targets, all_target_lengths = pool.lengths()
+        targets = self._draw_targets(pool, num_targets, examples, passes)
+        del passes
+        # An empty input takes up one position; see batching.encoder_tokens.
+        input_lengths = np.maximum(all_input_lengths[examples], 1)
+        if len(all_target_lengths) == len(num_targets):  # one each
+            target_lengths = all_target_lengths[examples]
+        else:
+            # The targets of example i are at first_target[i].. in all_target_lengths.
+            first_target = np.cumsum(num_targets, dtype=np.int64) - num_targets
+            target_lengths = all_target_lengths[first_target[examples] + targets]
         if pack_into:
             rows = pack_rows(input_lengths, target_lengths, *pack_into)
             # The rows opened last are the emptiest: spread them over the epoch.
-            rows = self._order(int(rows.max()) + 1, _SHUFFLE_ROWS, epoch)[rows]
-        return EpochPlan(examples, targets, lay_out(rows, input_lengths, target_lengths))
+            spread = self._order(int(rows.max()) + 1, _SHUFFLE_ROWS, epoch).astype(np.uint32)
+            rows = spread[rows]
+        else:
+            rows = np.arange(len(examples), dtype=np.uint32)
+        layout = lay_out(rows, input_lengths, target_lengths)
+        return EpochPlan(pool, examples, targets, layout)
 
-    def _choose_examples(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_targets(
+        self, pool: TablePool, num_targets: np.ndarray, examples: np.ndarray, passes: np.ndarray
+    ) -> np.ndarray:
+        """Which of its targets each example has this time."""
+        targets = np.zeros(len(examples), np.min_scalar_type(int(num_targets.max())))
+        if num_targets.max() < 2:
+            return targets
+        several = np.flatnonzero(num_targets[examples] > 1)
+        for start in range(0, len(several), _EXAMPLES_PER_READ):
+            items = several[start : start + _EXAMPLES_PER_READ]
+            for item, example in zip(items, pool.read(examples[items]), strict=True):
+                targets[item] = reference_index(
+                    self._seed, example.id, int(passes[item]), len(example.targets)
+                )
+        return targets
+
+    def _choose_examples(self, epoch: int, pool: TablePool) -> tuple[np.ndarray, np.ndarray]:
         """Examples of this epoch, and how often each one's member was gone through before.
 
         A member is an endless stream, one permutation of its examples after another, of which each
         epoch takes the next `quota`.
         """
         examples, passes = [], []
-        offset = 0
         for member, (size, quota) in enumerate(zip(self._sizes, self._quotas, strict=True)):
-            numbers, places = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), size)
-            for number in np.unique(numbers):
-                order = self._order(size, _SHUFFLE_MEMBER, int(number), member)
-                examples.append(offset + order[places[numbers == number]])
-            passes.append(numbers)
-            offset += size
+            first, last = epoch * quota, (epoch + 1) * quota
+            for number in range(first // size, -(-last // size)):
+                table = self._table(member, number)
+                order = self._order(size, _SHUFFLE_MEMBER, number, member)
+                begin, end = max(first - number * size, 0), min(last - number * size, size)
+                offset = pool.add(table)
+                examples.append((offset + order[begin:end] % len(table)).astype(np.uint32))
+                passes.append(np.full(end - begin, number, np.uint32))
         return np.concatenate(examples), np.concatenate(passes)
+
+    def _table(self, member: int, number: int) -> ExampleTable:
+        """A member's examples when it is gone through for the `number`th time, from 0."""
+        redraw = self._redraws[member]
+        if redraw is None or number == 0:
+            return self._tables[member]
+        table = as_table(redraw(number))
+        check_targets(table)
+        return table
 
     def _order(self, size: int, *key: int) -> np.ndarray:
         """A permutation of range(size) that is a pure function of (seed, key)."""
@@ -133,16 +174,25 @@ def share_out(total: int, rates: Sequence[float]) -> list[int]:
     return shares.tolist()
 
 
+def check_targets(table: ExampleTable) -> None:
+    """Raises ConfigError if a table is empty or an example in it has no target."""
+    if not len(table):
+        raise ConfigError("training data: no examples in a later draw; allowed: at least one")
+    without = np.flatnonzero(np.asarray(table.num_targets) == 0)
+    if len(without):
+        (example,) = table.read([int(without[0])])
+        raise ConfigError(
+            f"training data: example {example.id!r} of {example.task} has no target; "
+            "allowed: at least one"
+        )
+
+
 def describe_data(members: Sequence[Member]) -> str:
     """Names, counts and a hash of every token, to tell whether two runs see the same data."""
     digest = hashlib.sha256()
     for member in members:
         digest.update(f"{member.name}\0{len(member.examples)}\0{member.rate}\0".encode())
-        for example in member.examples:
-            digest.update(f"{example.id}\0{len(example.inputs)}\0".encode())
-            digest.update(example.inputs.tobytes())
-            for target in example.targets:
-                digest.update(target.tobytes())
+        as_table(member.examples).update(digest)
     count = sum(len(member.examples) for member in members)
     more = f" and {len(members) - 1} more tasks" if len(members) > 1 else ""
     return f"{count} examples of {members[0].name}{more}, hash {digest.hexdigest()[:16]}"

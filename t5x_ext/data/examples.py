@@ -43,25 +43,34 @@ def load_mixture(
         ConfigError: no task has the split, or `lengths` is not for inputs and targets.
         mixtures.errors.DataError: the name or its data is wrong.
     """
+    check_lengths(lengths)
+    return [
+        Member(task.name, _load_task(task, split, lengths, use_cached), rate)
+        for task, rate in tasks_of(name, split)
+    ]
+
+
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Raises ConfigError unless lengths are given for inputs and targets."""
     if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 1:
         raise ConfigError(
             f"TASK_FEATURE_LENGTHS: {dict(lengths)}; allowed: inputs and targets, each 1 or more"
         )
+
+
+def tasks_of(name: str, split: str) -> list[tuple[seqio.Task, float]]:
+    """The tasks of a name that have the split, with their rates."""
     provider = seqio.get_mixture_or_task(mixtures.resolve(name))
     is_mixture = isinstance(provider, seqio.Mixture)
     if is_mixture:
         on_demand.renew(provider)
-    tasks = provider.tasks if is_mixture else [provider]
     if split not in provider.splits:
         raise ConfigError(f"{name}: split {split!r}; allowed: {', '.join(sorted(provider.splits))}")
-    members = []
-    for task in tasks:
-        if split not in task.splits:
-            continue
-        examples = _load_task(task, split, lengths, use_cached)
-        rate = provider.get_rate(task) if is_mixture else 1.0
-        members.append(Member(task.name, examples, float(rate)))
-    return members
+    if not is_mixture:
+        return [(provider, 1.0)]
+    return [
+        (task, float(provider.get_rate(task))) for task in provider.tasks if split in task.splits
+    ]
 
 
 def load_examples(
@@ -113,12 +122,36 @@ _memory = _Memory(capacity=50_000)
 def _load_task(
     task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
 ) -> list[Example]:
-    key = (_data_key(task, split), split, tuple(sorted(lengths.items())), use_cached)
-    examples = _memory.get(key)
+    examples = recall(task, split, lengths, use_cached)
     if examples is None:
-        examples = _read_task(task, split, lengths, use_cached)
-        _memory.put(key, examples)
+        dataset = open_dataset(task, split, lengths, use_cached)
+        examples = list(read_examples(dataset, task, lengths))
+        remember(task, split, lengths, use_cached, examples)
     return list(examples)
+
+
+def recall(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
+) -> list[Example] | None:
+    """A task's examples if they were loaded before and are still in memory."""
+    return _memory.get(_memory_key(task, split, lengths, use_cached))
+
+
+def remember(
+    task: seqio.Task,
+    split: str,
+    lengths: Mapping[str, int],
+    use_cached: bool,
+    examples: list[Example],
+) -> None:
+    """Keeps a task's examples for the next that asks for them."""
+    _memory.put(_memory_key(task, split, lengths, use_cached), examples)
+
+
+def _memory_key(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
+) -> Hashable:
+    return _data_key(task, split), split, tuple(sorted(lengths.items())), use_cached
 
 
 def _data_key(task: seqio.Task, split: str) -> Hashable:
@@ -135,27 +168,48 @@ def _data_key(task: seqio.Task, split: str) -> Hashable:
     return name_without_budget, dataclasses.replace(context, budget_order="seeded", budget_seed=0)
 
 
-def _read_task(
-    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
-) -> list[Example]:
+def open_dataset(
+    task: seqio.Task,
+    split: str,
+    lengths: Mapping[str, int],
+    use_cached: bool,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """A task's dataset in its own order.
+
+    Args:
+        task: has the split.
+        split: as of load_mixture, like the next two.
+        lengths: see there.
+        use_cached: see there.
+        seed: of stochastic preprocessors.
+
+    Raises:
+        ConfigError: `use_cached`, and there is no SeqIO cache.
+    """
     if use_cached and not task.cache_dir:
         raise ConfigError(
             f"{task.name}: DatasetConfig.use_cached is set, but there is no SeqIO cache of it; "
             "allowed: USE_CACHED_TASKS = False, or seqio.add_global_cache_dirs in a task module"
         )
-    # Stochastic preprocessors take their seeds from here: the same examples at every load.
-    tf.random.set_seed(0)
-    dataset = task.get_dataset(
+    # Preprocessors take their seeds from here. `get_dataset` hands a seed of its own to the data
+    # source too, and refuses sources that take none.
+    tf.random.set_seed(seed)
+    return task.get_dataset(
         sequence_length=dict(lengths),
         split=split,
         shuffle=False,
         num_epochs=1,
         use_cached=use_cached,
     )
-    return [
-        _to_example(row, index, task, lengths["targets"])
-        for index, row in enumerate(_rows(dataset))
-    ]
+
+
+def read_examples(
+    dataset: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
+) -> Iterator[Example]:
+    """The examples of a task's dataset, one after the other."""
+    for index, row in enumerate(_rows(dataset)):
+        yield _to_example(row, index, task, lengths["targets"])
 
 
 def _rows(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ token 0 inside, keeps its place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ OPEN_ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each example goes; entry k of each int64 [examples] array speaks of one segment.
+    """Where each example goes; entry k of each [examples] array of integers speaks of one segment.
 
     Entries are sorted by row, and within a row by segment. Rows without an entry are all padding.
 
@@ -44,14 +45,18 @@ class Layout:
     num_rows: int
 
     def part(self, start: int, stop: int) -> Layout:
-        """Rows start..stop-1 as a layout of their own, rows counted from 0."""
+        """Rows start..stop-1 as a layout of their own in int64, rows counted from 0."""
         first, last = np.searchsorted(self.rows, (start, stop))
+
+        def cut(entries: np.ndarray) -> np.ndarray:
+            return entries[first:last].astype(np.int64)
+
         return Layout(
-            items=self.items[first:last],
-            rows=self.rows[first:last] - start,
-            segments=self.segments[first:last],
-            encoder_starts=self.encoder_starts[first:last],
-            decoder_starts=self.decoder_starts[first:last],
+            items=cut(self.items),
+            rows=cut(self.rows) - start,
+            segments=cut(self.segments),
+            encoder_starts=cut(self.encoder_starts),
+            decoder_starts=cut(self.decoder_starts),
             num_rows=stop - start,
         )
 
@@ -77,22 +82,20 @@ def pack_rows(
         open_rows: rows considered at a time.
 
     Returns:
-        int64 [examples], the row of each example; rows are numbered in the order they are opened.
+        uint32 [examples], the row of each example; rows are numbered in the order they are opened.
     """
-    # The larger of the two sides' shares of their limits, compared without dividing.
-    share = np.maximum(encoder_lengths * decoder_limit, decoder_lengths * encoder_limit)
-    # A window larger than what the open rows hold would close them before the short ones come.
-    window = np.arange(len(share)) // (2 * open_rows)
-    order = np.lexsort((-share, window))
 
     # A slot without a row has room -1: nothing fits into it, and it counts as the fullest.
     encoder_room = np.full(open_rows, -1, np.int64)
     decoder_room = np.full(open_rows, -1, np.int64)
     row_of_slot = [-1] * open_rows
-    rows = np.empty(len(order), np.int64)
+    rows = np.empty(len(encoder_lengths), np.uint32)
     num_rows = 0
-    sides = zip(encoder_lengths[order].tolist(), decoder_lengths[order].tolist(), strict=True)
-    for item, (encoder_length, decoder_length) in zip(order.tolist(), sides, strict=True):
+    # A window larger than what the open rows hold would close them before the short ones come.
+    in_order = _longest_first(
+        encoder_lengths, decoder_lengths, encoder_limit, decoder_limit, 2 * open_rows
+    )
+    for item, encoder_length, decoder_length in in_order:
         fits = (encoder_room >= encoder_length) & (decoder_room >= decoder_length)
         slot = int(np.where(fits, encoder_room, encoder_limit + 1).argmin())
         if not fits[slot]:
@@ -108,6 +111,26 @@ def pack_rows(
     return rows
 
 
+def _longest_first(
+    encoder_lengths: np.ndarray,
+    decoder_lengths: np.ndarray,
+    encoder_limit: int,
+    decoder_limit: int,
+    window: int,
+) -> Iterator[tuple[int, int, int]]:
+    """(index, encoder length, decoder length), sorted within windows of so many examples."""
+    for start in range(0, len(encoder_lengths), window):
+        # Python's integers, a window at a time: a whole epoch of them would fill the memory.
+        encoder = encoder_lengths[start : start + window].astype(np.int64)
+        decoder = decoder_lengths[start : start + window].astype(np.int64)
+        # The larger of the two sides' shares of their limits, compared without dividing.
+        share = np.maximum(encoder * decoder_limit, decoder * encoder_limit)
+        order = np.argsort(-share, kind="stable")
+        yield from zip(
+            (order + start).tolist(), encoder[order].tolist(), decoder[order].tolist(), strict=True
+        )
+
+
 def lay_out(rows: np.ndarray, encoder_lengths: np.ndarray, decoder_lengths: np.ndarray) -> Layout:
     """Turns the row of each example into segments and offsets.
 
@@ -116,20 +139,21 @@ def lay_out(rows: np.ndarray, encoder_lengths: np.ndarray, decoder_lengths: np.n
         encoder_lengths: int [examples].
         decoder_lengths: int [examples].
     """
-    items = np.argsort(rows, kind="stable")
-    rows = rows[items]
+    items = np.argsort(rows, kind="stable").astype(np.uint32)
+    rows = rows[items].astype(np.uint32)
     # Index of the first entry of the row that each entry is in.
-    row_begin = np.searchsorted(rows, rows)
+    row_begin = np.searchsorted(rows, rows).astype(np.uint32)
 
     def starts(lengths: np.ndarray) -> np.ndarray:
-        before = np.cumsum(lengths[items]) - lengths[items]
-        return before - before[row_begin]
+        lengths = lengths[items]
+        before = np.cumsum(lengths, dtype=np.int64) - lengths
+        return (before - before[row_begin]).astype(np.uint32)
 
     return Layout(
         items=items,
         rows=rows,
-        segments=np.arange(len(rows)) - row_begin + 1,
+        segments=np.arange(1, len(rows) + 1, dtype=np.uint32) - row_begin,
         encoder_starts=starts(encoder_lengths),
         decoder_starts=starts(decoder_lengths),
-        num_rows=int(rows.max(initial=-1)) + 1,
+        num_rows=int(rows.max(initial=0)) + 1 if len(rows) else 0,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,11 +36,20 @@ class Example:
 
 
 class Member(NamedTuple):
-    """One task of a mixture: its name, its examples and its mixing rate (relative, > 0)."""
+    """One task of a mixture.
+
+    Attributes:
+        name: of the task.
+        examples: its examples; a sequence, or an `ExampleTable`.
+        rate: mixing rate, relative, > 0.
+        redraw: for a task that is stochastic, number of the pass over it (from 1) -> its examples
+            in that pass, of which `examples` are those of the first. None: always the same.
+    """
 
     name: str
-    examples: list[Example]
+    examples: Any
     rate: float
+    redraw: Callable[[int], Any] | None = None
 
 
 def reference_index(seed: int, example_id: str, epoch: int, count: int) -> int:

@@ -233,7 +233,7 @@ def test_a_mixture_follows_the_configuration(fresh_context, registered):
     registered.extend(["around_it", "around"])
     before = load_examples("around_it", "train", LENGTHS)
     mixtures.configure(vocabulary=ByteVocabulary(), budget_seed=7)
-    ((_, after, rate),) = load_mixture("around_it", "train", LENGTHS)
+    ((_, after, rate, _),) = load_mixture("around_it", "train", LENGTHS)
     assert after == load_examples(name, "train", LENGTHS)
     assert {ex.id for ex in after} != {ex.id for ex in before}
     assert after[0].inputs.tolist()[:6] == byte_ids("input:")

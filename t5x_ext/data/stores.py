@@ -1,0 +1,191 @@
+"""Tokenised examples on disk, for training data that memory does not hold.
+
+A store is a directory in the local cache: one ArrayRecord file of examples, read by number through
+`array_record`; their lengths as NumPy files, mapped into memory; and `store.json`, which says what
+is in it. It is built beside its place and moved there when it is whole. Several processes that
+share the directory build it once.
+
+Training reads ids and tokens only, so texts are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgpack
+import numpy as np
+
+from t5x_ext.data.records import Example
+from t5x_ext.data.tables import hash_example
+
+_RECORDS = "examples.array_record"
+_ABOUT = "store.json"
+_COLUMNS = ("input_lengths", "num_targets", "target_lengths")
+_VERSION = 1  # of what records and columns hold
+_OVERHEAD = 700  # bytes of Python and NumPy objects that an example of one target is made of
+_REPORT_SECS = 20
+
+
+def memory_bytes(example: Example) -> int:
+    """About how much memory an example takes."""
+    tokens = example.inputs.nbytes + sum(target.nbytes for target in example.targets)
+    texts = len(example.inputs_pretokenized) + sum(map(len, example.references))
+    return tokens + texts + _OVERHEAD + 150 * len(example.targets)
+
+
+class StoredTable:
+    """An `ExampleTable` on disk.
+
+    Attributes:
+        memory_bytes: about what its examples, with their texts, would take in memory.
+    """
+
+    def __init__(self, path: Path):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        about = json.loads((path / _ABOUT).read_text())
+        self.memory_bytes: int = about["memory_bytes"]
+        self._digest: str = about["digest"]
+        self._columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+        self._records: Any = ArrayRecordDataSource(str(path / _RECORDS))
+        self._records[0]  # opened now: another run may clear the directory away later
+
+    @property
+    def input_lengths(self) -> np.ndarray:
+        return self._columns["input_lengths"]
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        return self._columns["num_targets"]
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        return self._columns["target_lengths"]
+
+    def __len__(self) -> int:
+        return len(self.input_lengths)
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return [_from_record(record) for record in self._records.__getitems__(indices)]
+
+    def update(self, digest: Any) -> None:
+        digest.update(self._digest.encode())
+
+
+def cache_directory() -> Path:
+    """Where stores are kept: $T5X_EXT_CACHE/examples, else ~/.cache/t5x_ext/examples."""
+    root = Path(os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext")
+    return root.expanduser() / "examples"
+
+
+def store_path(name: str, settings: str, number: int, content: str) -> Path:
+    """Where the store of a task's examples is.
+
+    Args:
+        name: of the task.
+        settings: what it is read with, as text.
+        number: of the draw; 0 where there is only one.
+        content: a digest of examples that the store must begin with.
+    """
+    whole = hashlib.sha256(f"{_VERSION}\0{name}\0{settings}".encode()).hexdigest()
+    folder = f"{name[:80]}-{whole[:16]}-{number}-{content[:16]}"
+    return cache_directory() / folder
+
+
+def draws_beside(path: Path) -> list[tuple[Path, int]]:
+    """The stores of the same task and settings, with the number of their draw."""
+    own, _, _ = path.name.rsplit("-", 2)
+    found = []
+    for other in path.parent.glob(f"{own}-*"):
+        number, _, content = other.name.removeprefix(f"{own}-").partition("-")
+        if number.isdecimal() and content.isalnum() and other.is_dir():
+            found.append((other, int(number)))
+    return found
+
+
+def open_store(path: Path) -> StoredTable | None:
+    """The store at a path; None if there is none."""
+    return StoredTable(path) if (path / _ABOUT).is_file() else None
+
+
+def build_store(path: Path, name: str, examples: Iterable[Example]) -> StoredTable:
+    """Writes examples to a store, or opens the one that another process has built meanwhile.
+
+    Args:
+        path: see `store_path`.
+        name: of the task, for the progress line.
+        examples: at least one; taken one after the other, never all at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        if (found := open_store(path)) is not None:
+            return found
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{path.name}.unfinished-", dir=path.parent))
+        try:
+            _write(unfinished, _progress(examples, name))
+            unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return StoredTable(path)
+
+
+def _write(directory: Path, examples: Iterable[Example]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    columns = {name: array("I") for name in _COLUMNS}
+    digest, total = hashlib.sha256(), 0
+    # Groups of one record are what random access is fast with.
+    writer = ArrayRecordWriter(str(directory / _RECORDS), "group_size:1,zstd:1")
+    for example in examples:
+        writer.write(_to_record(example))
+        columns["input_lengths"].append(len(example.inputs))
+        columns["num_targets"].append(len(example.targets))
+        columns["target_lengths"].extend(map(len, example.targets))
+        hash_example(digest, example)
+        total += memory_bytes(example)
+    writer.close()
+    for name, values in columns.items():
+        np.save(directory / f"{name}.npy", np.frombuffer(values, np.uint32))
+    about = {"version": _VERSION, "memory_bytes": total, "digest": digest.hexdigest()}
+    (directory / _ABOUT).write_text(json.dumps(about))
+
+
+def _to_record(example: Example) -> bytes:
+    tokens = (example.inputs, *example.targets)
+    narrow = all(len(ids) == 0 or (ids.min() >= 0 and ids.max() < 1 << 16) for ids in tokens)
+    dtype = "<u2" if narrow else "<i4"
+    parts = [ids.astype(dtype).tobytes() for ids in tokens]
+    return msgpack.packb([dtype, example.id, example.task, example.category, *parts])
+
+
+def _from_record(record: bytes) -> Example:
+    dtype, name, task, category, *parts = msgpack.unpackb(record)
+    inputs, *targets = (np.frombuffer(part, dtype).astype(np.int32) for part in parts)
+    return Example(name, task, category, inputs, tuple(targets), "", (), False)
+
+
+def _progress(examples: Iterable[Example], name: str) -> Iterator[Example]:
+    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
+    what = f"tokenising {name}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(examples, desc=what, unit=" examples", unit_scale=True)
+        return
+    told = time.monotonic()
+    for number, example in enumerate(examples, start=1):
+        yield example
+        if time.monotonic() - told > _REPORT_SECS:
+            told = time.monotonic()
+            print(f"{what}: {number:,} examples", file=sys.stderr, flush=True)
