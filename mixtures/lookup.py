@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from pathlib import Path
+import os
 
-from mixtures import on_demand
+from etils import epath
+
+from mixtures import files, on_demand
 from mixtures.budgets import parse_budget
 from mixtures.errors import DataError
 from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
@@ -51,7 +53,9 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
 
 
 def _register_file(name: str, prompt: str, budget: str) -> str:
-    path = Path(name).expanduser().resolve()
+    path = files.path(name, "MIXTURE_OR_TASK_NAME")
+    if not files.is_remote(path):
+        path = epath.Path(os.path.realpath(path))
     key = hashlib.sha256(f"{path} {prompt} {budget}".encode()).hexdigest()[:8]
     registered = f"own.{escape(path.stem)}.{key}"
     if not on_demand.is_known(registered):

@@ -16,14 +16,15 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import seqio
+from etils import epath
 
-from mixtures import on_demand
+from mixtures import files, on_demand
 from mixtures.budgets import parse_budget, select
 from mixtures.errors import DataError, quoted
+from mixtures.files import StrPath
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
 from mixtures.records import Row, parse_json, read_task, read_utf8, rows
@@ -88,7 +89,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
     Raises:
         DataError: the file cannot be read or holds no row, or a line is wrong; names the line.
     """
-    path = Path(path)
+    path = files.path(path, "data file")
     found: list[Row] = []
     for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
@@ -136,10 +137,11 @@ def _reader(rows_or_file: RowsOrFile, name: str) -> Callable[[], Sequence[Row]]:
     return lambda: checked
 
 
-def _existing(file: str | os.PathLike[str], allowed: str) -> Path:
-    path = Path(file).expanduser()
-    if not path.is_file():
-        beside = [other.stem for other in path.parent.glob(f"*{path.suffix}")]
+def _existing(file: StrPath, allowed: str) -> epath.Path:
+    path = files.path(file, "data file")
+    if not files.is_file(path):
+        names = files.names_in(path.parent) if files.is_dir(path.parent) else []
+        beside = [n.removesuffix(path.suffix) for n in names if n.endswith(path.suffix)]
         near = difflib.get_close_matches(path.stem, beside, n=1)
         hint = f" (did you mean '{near[0]}{path.suffix}'?)" if near else ""
         raise DataError(f"data file '{file}' not found{hint}; allowed: {allowed}")
@@ -159,21 +161,21 @@ def _within_budget(found: Sequence[Row], budget: str, context: Context) -> list[
     return [found[index] for index in sorted(kept)]
 
 
-def _read_task_split(path: Path, context: Context, split: str) -> Sequence[Row]:
+def _read_task_split(path: epath.Path, context: Context, split: str) -> Sequence[Row]:
     record = read_task(path)
     return rows(record, getattr(split_instances(record, "test", context.split_policy), split))
 
 
-def _files_of_splits(path: Path) -> dict[str, Path]:
+def _files_of_splits(path: epath.Path) -> dict[str, epath.Path]:
     """A JSONL file and those beside it that are its other splits."""
     for split in SPLITS:
         if path.stem.endswith(f".{split}"):
             return {split: path}
-    files = {split: path.with_name(f"{path.stem}.{split}.jsonl") for split in SPLITS[1:]}
-    return {"train": path} | {split: file for split, file in files.items() if file.is_file()}
+    beside = {split: path.parent / f"{path.stem}.{split}.jsonl" for split in SPLITS[1:]}
+    return {"train": path} | {split: file for split, file in beside.items() if files.is_file(file)}
 
 
-def _own_name(path: Path) -> str:
+def _own_name(path: epath.Path) -> str:
     """The stem without the name of a split: rows of all splits belong to one task."""
     for split in SPLITS:
         if path.stem.endswith(f".{split}"):

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mixtures import files
 from mixtures.errors import DataError
 from mixtures.names import TaskStore
 from mixtures.preprocessors import NEGATIVES, POSITIVES, SCALARS, VECTORS
@@ -38,9 +39,9 @@ def open_store(directory: str | None, missing: str = "report") -> TaskStore:
         directory: as for `release.data_dir`; shards may also be in a bucket.
         missing: see `Release`.
     """
-    asked = os.path.expanduser(directory or os.environ.get("SUPERNI_DIR", ""))
-    if asked and tf.io.gfile.exists(os.path.join(asked, DATASET)):
-        return PreparedRelease(asked, missing)
+    asked = directory or os.environ.get("SUPERNI_DIR")
+    if asked and files.is_dir(files.path(asked, "DATA_DIR") / DATASET):
+        return PreparedRelease(str(files.path(asked)), missing)
     return Release(data_dir(directory), missing)
 
 
@@ -104,7 +105,7 @@ class PreparedRelease:
         builders = {}
         for track in TRACKS:
             directory = os.path.join(self.path, DATASET, track, VERSION)
-            if not tf.io.gfile.exists(directory):
+            if not files.is_dir(directory):
                 raise DataError(
                     f"no shards in {directory}; build them with: "
                     f"tfds build mixtures/{DATASET} --data_dir={self.path}"

@@ -10,10 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+from mixtures import files
 from mixtures.errors import DataError, quoted
+from mixtures.files import StrPath
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def rows(record: TaskRecord, instances: Iterable[Instance]) -> list[Row]:
     ]
 
 
-def read_task(path: str | Path) -> TaskRecord:
+def read_task(path: StrPath) -> TaskRecord:
     """Reads and checks one task file.
 
     Args:
@@ -102,7 +103,7 @@ def read_task(path: str | Path) -> TaskRecord:
         DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty,
             repeated or of a wrong type, or two instances share an id.
     """
-    path = Path(path)
+    path = files.path(path, "task file")
     fields = _Fields(path, _read_json_object(path))
     categories = fields.texts("Categories", at_least=1)
     return TaskRecord(
@@ -121,13 +122,13 @@ def read_task(path: str | Path) -> TaskRecord:
     )
 
 
-def read_split_list(path: str | Path) -> list[str]:
+def read_split_list(path: StrPath) -> list[str]:
     """Reads a list of task names, one on a line; blank lines are skipped.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, or names a task twice.
     """
-    path = Path(path)
+    path = files.path(path, "split list")
     names: list[str] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(read_utf8(path).splitlines(), start=1):
@@ -144,7 +145,7 @@ def read_split_list(path: str | Path) -> list[str]:
     return names
 
 
-def read_utf8(path: Path) -> str:
+def read_utf8(path: StrPath) -> str:
     """The text of a file as it stands there, line ends included; a byte order mark is dropped.
 
     Raises:
@@ -152,7 +153,7 @@ def read_utf8(path: Path) -> str:
     """
     try:
         # Bytes, because text mode would turn carriage returns into line feeds.
-        return path.read_bytes().decode("utf-8-sig")
+        return files.read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); allowed: a readable file"
@@ -200,7 +201,7 @@ def parse_json(text: str, where: str, allowed: str) -> Any:
 class _Fields:
     """One JSON object of a task file; its readers name file and field when they fail."""
 
-    def __init__(self, path: Path, values: dict[str, Any], where: str = ""):
+    def __init__(self, path: StrPath, values: dict[str, Any], where: str = ""):
         self._path = path
         self._values = values
         self._where = where
@@ -297,7 +298,7 @@ def _read_negative_example(fields: _Fields) -> Example:
     )
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def _read_json_object(path: StrPath) -> dict[str, Any]:
     value = parse_json(read_utf8(path), str(path), "one JSON object")
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is {_json_type(value)}; allowed: one JSON object")

@@ -13,14 +13,17 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
+from etils import epath
+
+from mixtures import files
 from mixtures.errors import DataError, quoted, warn_once
+from mixtures.files import StrPath
 from mixtures.records import TaskRecord, read_split_list, read_task
 from mixtures.splits import TRACKS, check_track
 
 MISSING_POLICIES = ("report", "refuse")
-BUNDLED_SUITE = Path(__file__).parent / "bundled" / "suite"
+BUNDLED_SUITE = epath.Path(__file__).parent / "bundled" / "suite"
 
 _LAYOUT = "a directory with tasks/ and splits/default/{train,test}_tasks.txt"
 
@@ -28,7 +31,7 @@ _LAYOUT = "a directory with tasks/ and splits/default/{train,test}_tasks.txt"
 _TASKS_IN_MEMORY = 128
 
 
-def data_dir(explicit: str | None = None) -> Path:
+def data_dir(explicit: str | None = None) -> epath.Path:
     """The directory to read: `explicit`, else $SUPERNI_DIR, else the bundled suite.
 
     Raises:
@@ -37,8 +40,8 @@ def data_dir(explicit: str | None = None) -> Path:
     for origin, value in (("DATA_DIR", explicit), ("SUPERNI_DIR", os.environ.get("SUPERNI_DIR"))):
         if not value:
             continue
-        path = Path(value).expanduser()
-        if not path.is_dir():
+        path = files.path(value, origin)
+        if not files.is_dir(path):
             raise DataError(f"{origin} '{value}' is no directory; allowed: {_LAYOUT}")
         return path
     return BUNDLED_SUITE
@@ -47,7 +50,7 @@ def data_dir(explicit: str | None = None) -> Path:
 class Release:
     """The task files and track lists under one directory."""
 
-    def __init__(self, path: str | Path, missing: str = "report"):
+    def __init__(self, path: StrPath, missing: str = "report"):
         """Opens a release; reads no file yet.
 
         Args:
@@ -59,9 +62,9 @@ class Release:
             DataError: no such layout at `path`, or another value of `missing`.
         """
         check_missing_policy(missing)
-        self.path = Path(path)
+        self.path = files.path(path, "DATA_DIR")
         for part in ("tasks", "splits/default"):
-            if not (self.path / part).is_dir():
+            if not files.is_dir(self.path / part):
                 raise DataError(f"{self.path}: no directory {part}/; allowed: {_LAYOUT}")
         self._missing_policy = missing
         self._read_task = functools.lru_cache(_TASKS_IN_MEMORY)(read_task)
@@ -98,14 +101,15 @@ class Release:
         """SHA-256 over the names and bytes of these tasks' files, whatever their order."""
         total = hashlib.sha256()
         for name in sorted(set(names)):
-            file_hash = hashlib.sha256(self._task_path(name).read_bytes()).hexdigest()
+            file_hash = hashlib.sha256(files.read_bytes(self._task_path(name))).hexdigest()
             total.update(f"{name} {file_hash}\n".encode())
         return total.hexdigest()
 
     @functools.cached_property
     def _files(self) -> frozenset[str]:
         """Names of the tasks that have a file."""
-        return frozenset(entry.stem for entry in (self.path / "tasks").glob("*.json"))
+        names = files.names_in(self.path / "tasks")
+        return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     @functools.cached_property
     def _lists(self) -> dict[str, tuple[str, ...]]:
@@ -134,7 +138,7 @@ class Release:
             for track in TRACKS
         }
 
-    def _task_path(self, name: str) -> Path:
+    def _task_path(self, name: str) -> epath.Path:
         if name not in self._files:
             near = difflib.get_close_matches(name, sorted(self._files), n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
@@ -144,7 +148,7 @@ class Release:
             )
         return self.path / "tasks" / f"{name}.json"
 
-    def _list_path(self, track: str) -> Path:
+    def _list_path(self, track: str) -> epath.Path:
         return self.path / "splits" / "default" / f"{track}_tasks.txt"
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from t5x_ext.checkpoints.meta import CONFIG
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
 from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
@@ -134,26 +135,27 @@ def run_training(
             if force or checkpointer.should_save(event.step):
                 finite.check(event.state.params)
                 check_params(event.state.params, event.step)
+                log.flush()
                 position = meta | {"step": event.step, "skipped_steps": finite.skipped}
                 checkpointer.save(event.step, event.state, batches.state(), position, force)
 
         metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
         log = _Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = _Evaluator(program, log, evaluation, last, actions)
-        if evaluation.before_training:
-            evaluator.evaluate(StepEvent(first, state, {}, None))
-        state = train_loop(
-            program,
-            state,
-            batches,
-            last,
-            jax.random.fold_in(jax.random.key(random_seed), 1),
-            [finite, log, evaluator, *hooks, save_state],
-            interrupt,
-        )
-        finite.check(state.params)
-        save_state(StepEvent(int(state.step), state, {}, None), force=True)
-        log.close()
+        with log:
+            if evaluation.before_training:
+                evaluator.evaluate(StepEvent(first, state, {}, None))
+            state = train_loop(
+                program,
+                state,
+                batches,
+                last,
+                jax.random.fold_in(jax.random.key(random_seed), 1),
+                [finite, log, evaluator, *hooks, save_state],
+                interrupt,
+            )
+            finite.check(state.params)
+            save_state(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         _say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
     return state, not interrupted
@@ -246,11 +248,28 @@ class _Log:
         if self._metrics:
             self._metrics.write(step, {f"{group}/{name}": v for name, v in values.items()})
 
-    def close(self) -> None:
+    def flush(self) -> None:
+        """Has everything logged so far written where it is kept."""
+        if self._metrics:
+            self._metrics.flush()
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Ends the progress line and closes the files."""
         if self._metrics:
             self._progress.close()
-            self._metrics.close()
+            try:
+                self._metrics.close()
+            except ConfigError:
+                if error is None:  # else that one came first
+                    raise
 
 
 class _Evaluator:

@@ -87,6 +87,7 @@ def study(
     data = TaskData(recipe.task_feature_lengths)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
     index, count = store.parse_shard(shard)
+    is_remote = files.is_remote(directory)
     lock = DirectoryLock(directory / "shards" / f"{index + 1}-of-{count}")
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
@@ -105,13 +106,16 @@ def study(
             initials=by_name,
             initial_keys=plan.initial_keys,
             experts=experts,
+            waits=is_remote and index > 0,
         )
+        if is_remote and index == 0:
+            runner.make_initials(store.unfinished(directory, plan.cells))  # other shards' too
         runner.run(cells)
         # Once more, with what the initial models cost.
         _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
     finally:
         lock.release()
-    left = [cell for cell in plan.cells if not store.is_finished(directory, cell)]
+    left = store.unfinished(directory, plan.cells)
     if left:
         show(
             f"{len(left)} cells are left to other shards; when they are done: "
@@ -216,7 +220,7 @@ def _write_study_json(
             "split_policy": superni_cfg.split_policy,
             "initials": {
                 key: {"label": initial.label or key, "key": plan.initial_keys[key]}
-                | _cost(store.initial_dir(directory, plan.initial_keys[key]) / "params")
+                | _cost(directory, plan.initial_keys[key])
                 for key, initial in initials.items()
             },
             "cells": [cell.key for cell in plan.cells],
@@ -224,11 +228,15 @@ def _write_study_json(
     )
 
 
-def _cost(made: epath.Path) -> dict[str, float]:
+def _cost(directory: epath.Path, key: str) -> dict[str, float]:
     """What an initial model took to make; empty if it was given, or is not made yet."""
     from t5x_ext.checkpoints import load_meta
+    from t5x_ext.studies import store
 
-    return {"train_secs": load_meta(str(made))["train_secs"]} if made.is_dir() else {}
+    if not store.is_made(directory, key):
+        return {}
+    made = store.initial_dir(directory, key) / "params"
+    return {"train_secs": load_meta(str(made))["train_secs"]}
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

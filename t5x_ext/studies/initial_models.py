@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
@@ -35,6 +37,7 @@ class InitialModels:
       tuner: has the model, the mesh and the compiled steps.
       data: the study's examples.
       study_dir: where those that are made are kept.
+      waits: leave it to another process to make them.
     """
 
     by_name: Mapping[str, InitialModel]
@@ -42,6 +45,7 @@ class InitialModels:
     tuner: Tuner
     data: TaskData
     study_dir: epath.Path
+    waits: bool = False
 
     def __post_init__(self) -> None:
         self._resident: tuple[tuple[str, int], Params] | None = None
@@ -56,11 +60,14 @@ class InitialModels:
             self.make(initial.base)
         if initial.scope is None:
             return
-        made = self._made_params(initial)
+        key = self.keys[name]
+        directory = store.initial_dir(self.study_dir, key)
         waiting = False
-        while not made.is_dir():
+        while not store.is_made(self.study_dir, key):
             try:
-                lock = DirectoryLock(made.parent)
+                if self.waits:
+                    raise DirectoryInUse("the first shard makes it")
+                lock = DirectoryLock(directory)
             except DirectoryInUse as error:
                 if not waiting:
                     note(f"waiting for initial model {name}: {error}")
@@ -68,8 +75,8 @@ class InitialModels:
                 time.sleep(_WAIT_SECS)
                 continue
             try:
-                if not made.is_dir():
-                    self._tune(initial, made.parent)
+                if not store.is_made(self.study_dir, key):
+                    self._tune(initial, directory)
             finally:
                 lock.release()
 
@@ -137,14 +144,22 @@ class InitialModels:
             "initial": initial.name,
             "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
         }
-        save_params(str(directory / "params"), state.params, meta)
+        _save(directory / "params", state.params, meta)
+        store.write_json(directory / "made.json", meta)
 
     def _save_base(self, initial: InitialModel, directory: epath.Path) -> str | None:
         """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""
         if initial.base is None:
             return None
         path = directory / "base"
-        if not path.is_dir():
+        if files.is_remote(path) or not path.is_dir():
             params = self._load(self.by_name[initial.base], initial.seed)
-            save_params(str(path), params, {"step": 0})
+            _save(path, params, {"step": 0})
         return str(path)
+
+
+def _save(directory: epath.Path, params: Params, meta: dict[str, Any]) -> None:
+    """Saves parameters; in a bucket, in place of a part that a killed process left there."""
+    if files.is_remote(directory) and files.is_dir(directory):
+        directory.rmtree()
+    save_params(str(directory), params, meta)

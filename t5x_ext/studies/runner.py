@@ -72,6 +72,7 @@ class Runner:
       initials: initial models by name.
       initial_keys: their keys by name.
       experts: models that may be tuned together in one program.
+      waits: leave it to another process to make the initial models.
     """
 
     model: BaseTransformerModel
@@ -83,11 +84,12 @@ class Runner:
     initials: Mapping[str, InitialModel]
     initial_keys: Mapping[str, str]
     experts: int = 1
+    waits: bool = False
 
     def __post_init__(self) -> None:
         self._tuner = Tuner(self.model, self.partitioner, self.recipe, self.experts)
         self._initials = InitialModels(
-            self.initials, self.initial_keys, self._tuner, self.data, self.study_dir
+            self.initials, self.initial_keys, self._tuner, self.data, self.study_dir, self.waits
         )
 
     @functools.cached_property
@@ -104,11 +106,10 @@ class Runner:
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs those of this shard's cells that have no result yet."""
-        todo = [cell for cell in cells if not store.is_finished(self.study_dir, cell)]
+        todo = store.unfinished(self.study_dir, cells)
         finished = len(cells) - len(todo)
         show(f"{len(cells)} cells, {finished} finished before, {len(todo)} to run")
-        for name in dict.fromkeys(cell.arm.initial for cell in todo):
-            self._initials.make(name)
+        self.make_initials(todo)
         progress = _Progress(len(todo))
         # The device does not wait for the host between groups: the next one is prepared and its
         # step compiled, and what the last one predicted is scored and written, in other threads.
@@ -132,6 +133,11 @@ class Runner:
                 written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
             if written is not None:
                 written.result()
+
+    def make_initials(self, cells: Iterable[Cell]) -> None:
+        """Makes what cells start from, or waits until it is made."""
+        for name in dict.fromkeys(cell.arm.initial for cell in cells):
+            self._initials.make(name)
 
     def groups(self, cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, int], list[Job]]]:
         """Cells that are tuned together, and the name and seed of what they start from.

@@ -3,17 +3,20 @@
     STUDY_DIR/study.json                     the grid: arms, tasks, seeds, keys of all cells
     STUDY_DIR/initials/<key>/params          parameters that cells start from
     STUDY_DIR/initials/<key>/train           the run that made them (its checkpoints and logs)
+    STUDY_DIR/initials/<key>/made.json       written last: the parameters are complete
     STUDY_DIR/cells/<key>/predictions.jsonl  scored predictions
     STUDY_DIR/cells/<key>/result.json        written last: a cell that has it is finished
 
 Several processes may work on one directory: cells are dealt out by `--shard`, and an initial
-model is made by whoever locks it first while the others wait.
+model is made by whoever locks it first while the others wait. Buckets have no locks: there the
+first shard makes all initial models.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -33,14 +36,24 @@ def cell_dir(study_dir: epath.Path, cell: Cell) -> epath.Path:
     return study_dir / "cells" / cell.key
 
 
-def is_finished(study_dir: epath.Path, cell: Cell) -> bool:
-    """Whether a cell has its result."""
-    return files.is_file(cell_dir(study_dir, cell) / "result.json")
+def unfinished(study_dir: epath.Path, cells: Iterable[Cell]) -> list[Cell]:
+    """Those of the cells that have no result yet."""
+    # One listing: asking for each of a thousand cells takes a bucket a minute.
+    finished = {path.parent.name for path in (study_dir / "cells").glob("*/result.json")}
+    return [cell for cell in cells if cell.key not in finished]
 
 
 def initial_dir(study_dir: epath.Path, key: str) -> epath.Path:
     """Where an initial model's files are."""
     return study_dir / "initials" / key
+
+
+def is_made(study_dir: epath.Path, key: str) -> bool:
+    """Whether the parameters of an initial model are there, all of them."""
+    directory = initial_dir(study_dir, key)
+    if files.is_remote(study_dir):  # what is renamed there is copied, file by file
+        return files.is_file(directory / "made.json")
+    return files.is_dir(directory / "params")
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:

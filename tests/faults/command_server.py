@@ -1,7 +1,8 @@
 """Runs commands in forked processes that may be killed: what takes long, the imports, is done once.
 
-Orders come as JSON lines on standard input: {"command": "train" or "study", "arguments": [...],
-"log": path}, and what the process is to have: "max_file_bytes" (as on a full disk) and "devices".
+Orders come as JSON lines on standard input: {"command": "train", "arguments": [...], "log": path},
+and what the process is to have: "max_file_bytes" (as on a full disk), "devices", "environment" and
+"directory" (to work in).
 The answers are the process's id as soon as it runs, and its exit code once it has ended.
 """
 
@@ -14,10 +15,17 @@ import resource
 import sys
 from typing import Any
 
-from t5x_ext import study, train
+from t5x_ext import eval as evaluate
+from t5x_ext import infer, report, study, train
 from t5x_ext.training.trainer import StepEvent
 
-COMMANDS = {"train": train.main, "study": study.main}
+COMMANDS = {
+    "eval": evaluate.main,
+    "infer": infer.main,
+    "report": report.main,
+    "study": study.main,
+    "train": train.main,
+}
 # What the commands import late. None of it may start threads or open devices before a fork.
 IMPORTED_LATE = (
     "orbax.checkpoint",
@@ -51,6 +59,8 @@ def _run(order: dict[str, Any]) -> int:
     if "devices" in order:
         flag = f"--xla_force_host_platform_device_count={order['devices']}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # the last counts
+    os.environ.update(order.get("environment", {}))
+    os.chdir(order.get("directory", "."))
     try:
         return COMMANDS[order["command"]](order["arguments"])
     finally:
