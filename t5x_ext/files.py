@@ -24,6 +24,7 @@ __all__ = [
     "GrowingFile",
     "StrPath",
     "Unreachable",
+    "absolute",
     "create",
     "is_dir",
     "is_file",
@@ -60,6 +61,15 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
         return files.path(value, name)
     except DataError as error:
         raise ConfigError(str(error)) from None
+
+
+def absolute(value: StrPath, name: str = "path") -> epath.Path:
+    """As `path`; a local one begins at the root, as Orbax and TensorStore want it.
+
+    The method of `epath` takes `gs://` for a directory below the working directory.
+    """
+    checked = path(value, name)
+    return checked if is_remote(checked) else checked.absolute()
 
 
 def local_path(value: StrPath, name: str = "path") -> epath.Path:

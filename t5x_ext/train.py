@@ -202,12 +202,11 @@ def _draw_seed(model_dir: str) -> int:
 
     It goes into the configuration, so that what is written down runs again as this run did.
     """
-    from etils import epath
 
     from t5x_ext.checkpoints import load_meta
     from t5x_ext.checkpoints.directories import saved_steps
 
-    has_saved = saved_steps(epath.Path(model_dir).expanduser().absolute())
+    has_saved = saved_steps(files.absolute(model_dir, "MODEL_DIR"))
     seed = load_meta(model_dir).get("random_seed") if has_saved else None
     if seed is None:
         seed = multihost.gather(secrets.randbits(31))[0]

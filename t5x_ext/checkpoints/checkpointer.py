@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from t5x_ext import multihost
+from t5x_ext import files, multihost
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.directories import (
     DATA,
@@ -85,7 +85,7 @@ class Checkpointer:
         self._save_dtype = save_dtype
         self._restore_dtype = restore_dtype
         # Orbax takes absolute paths only.
-        self._dir = epath.Path(model_dir).expanduser().absolute()
+        self._dir = files.absolute(model_dir, "MODEL_DIR")
         self._lock = DirectoryLock(self._dir) if multihost.is_primary() else None
         ocp = trees.orbax()
         self._manager = ocp.CheckpointManager(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
 _UNFINISHED = ".unfinished"
@@ -28,7 +29,7 @@ def complete_or_absent(path: str) -> Iterator[epath.Path]:
     Raises:
         ConfigError: If the path exists, or its parent directory cannot be written to.
     """
-    final = epath.Path(path).expanduser().absolute()
+    final = files.absolute(path)
     if final.exists():
         raise ConfigError(f"{final}: already exists; nothing is written over, give another path")
     unfinished = final.parent / (final.name + _UNFINISHED)

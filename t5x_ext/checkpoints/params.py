@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints import orbax_trees, t5x_layout, trees
 from t5x_ext.checkpoints.digests import hash_tensors
 from t5x_ext.checkpoints.directories import (
@@ -49,7 +50,7 @@ def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
     Raises:
         ConfigError: If the path exists.
     """
-    directory = epath.Path(path).expanduser().absolute()
+    directory = files.absolute(path)
     if directory.exists():
         raise ConfigError(f"{directory}: already exists; parameters are not written over")
     ocp = trees.orbax()
@@ -219,7 +220,7 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
     def read_one(checkpoint: epath.Path) -> Any:
         return read(_open_checkpoint(checkpoint))
 
-    directory = epath.Path(path).expanduser().absolute()
+    directory = files.absolute(path)
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
     if not directory.is_dir():

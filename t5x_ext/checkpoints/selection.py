@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from etils import epath
-
+from t5x_ext import files
 from t5x_ext.checkpoints.directories import checkpoint_dir, saved_steps
 from t5x_ext.configs import RestoreCheckpointConfig
 from t5x_ext.errors import ConfigError
@@ -20,7 +19,7 @@ def select(restore: RestoreCheckpointConfig) -> list[str]:
     """
     chosen = []
     for path in restore.paths:
-        directory = epath.Path(path).expanduser().absolute()
+        directory = files.absolute(path)
         steps = saved_steps(directory)
         if restore.mode == "specific" and steps:
             raise ConfigError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import importlib
 import json
 import logging
 import re
 import resource
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from small_checkpoints import make_all
 
+from t5x_ext import files
 from t5x_ext.checkpoints import Checkpointer
 from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.records import Example
@@ -84,7 +87,7 @@ command("RANDOM_SEED", *WHOLE, "--gin.DETERMINISTIC=True", "--gin.RANDOM_SEED=No
 command("holds no checkpoint", "inspect", "{tmp}")
 command("do not match the model", *WHOLE, "--gin.INITIAL_CHECKPOINT_PATH='{tmp}/checkpoints/hf'")
 command(
-    ": cannot be written (",
+    ": cannot be written (...)",
     "infer",
     "--gin_file=models/t5_1_1_tiny.gin",
     "--gin_file=runs/infer.gin",
@@ -126,6 +129,27 @@ def _bad_gradient(*_: object) -> str:
 def _bad_parameter(*_: object) -> str:
     with pytest.raises(ConfigError) as error:
         check_params({"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, step=3)
+    return str(error.value)
+
+
+@provokes("cannot be written (Forbidden")
+def _refused_by_a_bucket(*_: object) -> str:
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(403)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(ConfigError) as error:
+            files.write_text(files.path("gs://bucket/x"), "")
+    server.shutdown()
+    server.server_close()
     return str(error.value)
 
 

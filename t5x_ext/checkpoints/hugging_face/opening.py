@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.hugging_face import configs, names, pickles, safetensors_files, tokenizers
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
@@ -43,7 +44,7 @@ def open_hf(path: str) -> Source:
         ConfigError: If the files are incomplete or damaged, disagree with config.json, or are of
             a model that our network does not express.
     """
-    directory = epath.Path(path).expanduser().absolute()
+    directory = files.absolute(path)
     raw = configs.read_config(directory)
     weights, stored = _read_weights(directory)
     stored = {name: tensor for name, tensor in stored.items() if name != names.UNUSED}
