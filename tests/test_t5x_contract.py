@@ -386,6 +386,40 @@ def test_t5_1_0_trains_too(files: Path, tmp_path: Path) -> None:
     assert sorted(losses(tmp_path)) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("task", "vocabulary", "num_rows"),
+    [
+        ("contract_bytes", "seqio.ByteVocabulary", 384),  # ByT5's
+        ("contract_reverse", "seqio.SentencePieceVocabulary", 250112),  # mT5's
+    ],
+)
+def test_models_over_bytes_and_over_mt5s_many_ids_train(
+    files: Path, tmp_path: Path, task: str, vocabulary: str, num_rows: int
+) -> None:
+    extra = f"""
+from __gin__ import dynamic_registration
+
+import seqio
+from t5x.examples.t5 import network
+
+MIXTURE_OR_TASK_NAME = "{task}"
+VOCABULARY = @{vocabulary}()
+network.T5Config.vocab_size = {num_rows}
+network.T5Config.dtype = "float32"
+"""
+    (tmp_path / "extra.gin").write_text(ported(extra))
+    macros = {"MODEL_DIR": str(tmp_path / "m"), "TRAIN_STEPS": 2, "DROPOUT_RATE": 0.0}
+    arguments = flags(files, "pretrain", "small", **macros, RANDOM_SEED=3)
+    assert train.main([*arguments, f"--gin_file={tmp_path / 'extra.gin'}"]) == 0
+    (first, second) = [row for row in logged(tmp_path / "m") if "train/loss" in row]
+    # Random scores of variance one: the uniform distribution's loss, and half a nat.
+    uniform = np.log(num_rows)
+    assert uniform < first["train/cross_entropy"] < uniform + 1.0
+    assert second["train/cross_entropy"] != first["train/cross_entropy"]
+    table = load_params(str(tmp_path / "m"))["token_embedder"]["embedding"]
+    assert table.shape == (num_rows, 16)
+
+
 @pytest.mark.parametrize("kind", ["t5x", "hf"])
 def test_finetuning_starts_from_checkpoints_of_t5x_and_hugging_face(
     files: Path, pretrained: Path, tmp_path: Path, kind: str

@@ -43,11 +43,10 @@ def mean_lengths(targets: Sequence[int], predictions: Sequence[int]) -> dict[str
     }
 
 
-def _register() -> None:
-    model_file = bundled_vocabulary().path
-    feature = seqio.Feature(seqio.SentencePieceVocabulary(model_file), add_eos=True)
+def _register(name: str, vocabulary: seqio.Vocabulary) -> None:
+    feature = seqio.Feature(vocabulary, add_eos=True)
     seqio.TaskRegistry.add(
-        NAME,
+        name,
         source=seqio.FunctionDataSource(_rows, splits=tuple(ROWS)),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features={"inputs": feature, "targets": feature},
@@ -56,4 +55,5 @@ def _register() -> None:
     )
 
 
-_register()
+_register(NAME, seqio.SentencePieceVocabulary(bundled_vocabulary().path))
+_register("contract_bytes", seqio.ByteVocabulary())
