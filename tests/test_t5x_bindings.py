@@ -172,3 +172,13 @@ def test_seqio_in_a_gin_file_is_ours_and_loads_no_tensorflow(parse) -> None:
     from t5x_ext.seqio import Evaluator
 
     assert gin.get_configurable(Evaluator)().num_examples == 3
+
+
+def test_a_class_of_t5x_that_is_not_here_is_refused_with_the_reason(parse) -> None:
+    header = "from t5x_ext.t5x import checkpoints\n"
+    with pytest.raises(ConfigError, match="SaveBestCheckpointer of T5X is not here: a run keeps"):
+        parse(header + "checkpoints.SaveBestCheckpointer.metric_mode = 'max'")
+    with pytest.raises(
+        ConfigError, match="unknown configurable 'checkpoints.Checkpointr'; did you"
+    ):
+        parse(header + "checkpoints.Checkpointr.keep = 3")

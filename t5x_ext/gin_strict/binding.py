@@ -27,7 +27,7 @@ from t5x_ext.gin_strict.source import (
     Reference,
     Source,
 )
-from t5x_ext.gin_strict.t5x_bindings import Rule, rule_of
+from t5x_ext.gin_strict.t5x_bindings import ABSENT, Rule, rule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +246,9 @@ def _resolve(context: Any, selector: str, place: str) -> Any:
     except (NameError, AttributeError, TypeError, ValueError):
         configurable = None
     if configurable is None:
+        reason = ABSENT.get(selector.rpartition(".")[2])
+        if reason:
+            raise ConfigError(f"{place}: {selector} of T5X is not here: {reason}")
         candidates = _candidates(context, selector)
         raise ConfigError(
             f"{place}: unknown configurable '{selector}'{problem}{nearest(selector, candidates)}"

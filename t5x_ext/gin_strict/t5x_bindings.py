@@ -162,6 +162,18 @@ RULES: dict[str, Rule] = {
     ),
 }  # fmt: skip
 
+# Functions and classes of T5X's that gin files bind parameters of, and that are not here.
+ABSENT: dict[str, str] = {
+    "SaveBestCheckpointer": _CHECKPOINTER.why,
+    "create_task_from_tfexample_file": "register a SeqIO task in a module of your own",
+    "DecoderOnlyModel": "models are encoder-decoders",
+    "PrefixLanguageModel": "models are encoder-decoders",
+    "get_dataset": RULES["train.get_dataset_fn"].why,
+    "get_training_eval_datasets": RULES["train.get_dataset_fn"].why,
+    "TrainStateInitializer": _STATE.why,
+    "write_inferences_to_file": RULES["infer.write_fn"].why,
+}
+
 
 def rule_of(qualified_name: str, parameter: str) -> Rule | None:
     """The rule for a parameter of one of this package's functions, classes or methods."""

@@ -304,6 +304,7 @@ def test_a_run_from_step_300_with_that_offset_is_the_run_from_step_0(plain) -> N
     jax.tree.map(np.testing.assert_array_equal, plain, offset)
 
 
+@pytest.mark.slow
 def test_microbatches_and_bfloat16_give_the_same_updates(plain) -> None:
     start = model_params.init_params(
         make_model(None, num_encoder_layers=1, num_decoder_layers=1).specs, jax.random.key(0)
