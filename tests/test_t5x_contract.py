@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import sys
@@ -19,7 +18,6 @@ from t5x_ext import eval as eval_script
 from t5x_ext import gin_utils, infer, train
 from t5x_ext.checkpoints import load_meta, load_params
 from t5x_ext.convert import convert
-from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import read_predictions
 from t5x_ext.models.network import T5Config
 
@@ -196,21 +194,16 @@ def test_the_network_of_contrib_gpu_is_t5s(files: Path, tmp_path: Path) -> None:
     assert config_with("t5x.contrib.gpu.t5", files, tmp_path / "gpu") == plain
 
 
-def test_the_network_of_scalable_t5_is_not_taken_for_t5s(files: Path, tmp_path: Path) -> None:
-    scalable = functools.partial(
-        config_with,
-        "t5x.examples.scalable_t5",
-        files,
-        tmp_path / "scalable",
-        "network.T5Config.param_scan_axis = 1\nnetwork.T5Config.remat_policy = 'minimal'\n",
+def test_the_network_of_scalable_t5_has_a_position_table_per_layer(
+    files: Path, tmp_path: Path
+) -> None:
+    more = "network.T5Config.param_scan_axis = 1\nnetwork.T5Config.remat_policy = 'minimal'\n"
+    config = config_with("t5x.examples.scalable_t5", files, tmp_path / "scalable", more)
+    assert type(config) is T5Config and config.position_table_per_layer
+    plain = config_with("t5x.examples.t5", files, tmp_path / "t5")
+    assert config == dataclasses.replace(
+        plain, position_table_per_layer=True, remat_policy="minimal"
     )
-    if any(field.name == "position_table_per_layer" for field in dataclasses.fields(T5Config)):
-        config = scalable()
-        assert type(config) is T5Config and config.position_table_per_layer
-        assert (config.emb_dim, config.remat_policy) == (768, "minimal")
-    else:
-        with pytest.raises(ConfigError, match="each have a table of relative positions"):
-            scalable()
 
 
 def test_pretraining_logs_loss_and_weight_metrics(pretrained: Path) -> None:

@@ -134,14 +134,14 @@ RULES: dict[str, Rule] = {
         "features are made from a task's 'inputs' and 'targets'; preprocess in the task",
         (None, Named("EncDecFeatureConverter")),
     ),
-    "EncoderDecoderModel.predict_batch_with_aux.decoder_params": Rule(
+    "predict_batch_with_aux.decoder_params": Rule(
         "bind the parameters of decode_fn", (None,)
     ),
-    "EncoderDecoderModel.predict_batch_with_aux.return_all_decodes": Rule(
+    "predict_batch_with_aux.return_all_decodes": Rule(
         "a row of predictions.jsonl holds the best output; Decoder.decode_outputs gives all",
         (False,),
     ),
-    "EncoderDecoderModel.predict_batch_with_aux.prompt_with_targets": Rule(
+    "predict_batch_with_aux.prompt_with_targets": Rule(
         "a decoding method's forced_prefix begins every output alike", (False,)
     ),
     "temperature_sample.rescale_log_probs": Rule(
@@ -177,4 +177,5 @@ ABSENT: dict[str, str] = {
 
 def rule_of(qualified_name: str, parameter: str) -> Rule | None:
     """The rule for a parameter of one of this package's functions, classes or methods."""
-    return RULES.get(f"{qualified_name}.{parameter}")
+    name = qualified_name.rpartition(".")[2]  # a method may be a base class's
+    return RULES.get(f"{name}.{parameter}")
