@@ -76,7 +76,7 @@ def study(
     if len(by_name) < len(initials):
         raise ConfigError("study.initials: two initial models have one name; allowed: one each")
     # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
-    from t5x_ext.checkpoints.locks import DirectoryLock
+    from t5x_ext.checkpoints.locks import ShardLock
     from t5x_ext.data import datasets
     from t5x_ext.report import write_report
     from t5x_ext.studies import store
@@ -88,7 +88,7 @@ def study(
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
-    lock = DirectoryLock(directory / "shards" / f"{index + 1}-of-{count}")
+    lock = ShardLock(directory / "shards", index, count)
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
         _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
