@@ -139,12 +139,14 @@ class SaveCheckpointConfig:
       dtype: dtype of saved parameters.
       keep: number of newest checkpoints kept; None keeps all.
       checkpoint_steps: steps to save at besides.
+      checksums: write what verifies every byte of a checkpoint whenever it is read again.
     """
 
     period: int | None = None
     dtype: str | None = "float32"
     keep: int | None = 2
     checkpoint_steps: Sequence[int] = ()
+    checksums: bool = True
 
     def __post_init__(self) -> None:
         for field in ("period", "keep"):

@@ -23,8 +23,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import hugging_face, open_source, t5x_layout, tensorstores, trees, writing
-from t5x_ext.checkpoints.directories import reason
+from t5x_ext.checkpoints import (
+    hugging_face,
+    open_source,
+    own_layout,
+    t5x_layout,
+    tensorstores,
+    trees,
+)
+from t5x_ext.checkpoints.damage import reason
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -75,16 +82,19 @@ def convert(
         source = _with_config(source, config)
     if scan_layers and to != "t5x":
         raise ConfigError(f"--scan_layers: only T5X's layout has scanned layers, not {to}")
+
+    def check(written: epath.Path) -> None:
+        if verify:
+            with _shown(source, "comparing") as shown:
+                compare(shown, written, dtype)
+
     with _shown(source, "writing") as shown, _one_line(source, destination):
         if to == "hf":
-            hugging_face.write_hf(shown, destination, dtype)
+            hugging_face.write_hf(shown, destination, dtype, check=check)
         elif to == "t5x":
-            t5x_layout.write_t5x(shown, destination, scan_layers, dtype)
+            t5x_layout.write_t5x(shown, destination, scan_layers, dtype, check=check)
         else:
-            writing.write_params(shown, destination, dtype)
-    if verify:
-        with _shown(source, "comparing") as shown, _one_line(source, destination):
-            compare(shown, destination, dtype)
+            own_layout.write_params(shown, destination, dtype, check=check)
     parameters = [math.prod(tensor.shape) for tensor in source.tensors.values()]
     sizes = [np.dtype(dtype or tensor.dtype).itemsize for tensor in source.tensors.values()]
     return {
@@ -116,25 +126,21 @@ def _with_config(source: Source, config: ModelConfig) -> Source:
     return dataclasses.replace(source, config=config)
 
 
-def compare(source: Source, destination: str, dtype: str | None = None) -> None:
+def compare(source: Source, written: epath.Path, dtype: str | None = None) -> None:
     """Opens what was written and compares its tensors with the source's, bit by bit.
 
     Raises:
-        ValueError: They differ, or one cannot be read; the destination is then removed.
+        ValueError: They differ, or one cannot be read.
     """
-    try:
-        result = open_source(destination)
-        trees.check_tree(destination, dict(result.tensors), dict(source.tensors))
-        for name, tensor in source.tensors.items():
-            stored = np.dtype(dtype or tensor.dtype)
-            for index in tensorstores.slabs(tensor.shape, stored.itemsize):
-                wanted = tensor.read(index).astype(stored, copy=False)
-                found = result.tensors[name].read(index)
-                if found.dtype != stored or not _same_bits(wanted, found):
-                    raise ConfigError(f"{destination}: {name} differs from {source.path}")
-    except ValueError:
-        epath.Path(destination).rmtree()
-        raise
+    result = open_source(str(written))
+    trees.check_tree(written, dict(result.tensors), dict(source.tensors))
+    for name, tensor in source.tensors.items():
+        stored = np.dtype(dtype or tensor.dtype)
+        for index in tensorstores.slabs(tensor.shape, stored.itemsize):
+            wanted = tensor.read(index).astype(stored, copy=False)
+            found = result.tensors[name].read(index)
+            if found.dtype != stored or not _same_bits(wanted, found):
+                raise ConfigError(f"{written}: {name} differs from {source.path}")
 
 
 def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:

@@ -107,6 +107,7 @@ def run_training(
         keep=save.keep if save else None,
         save_period=save.period if save else None,
         save_dtype=save.dtype if save else None,
+        checksums=save.checksums if save else True,
     )
     interrupted = False
 

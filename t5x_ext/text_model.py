@@ -21,7 +21,7 @@ import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext import bounds
-from t5x_ext.checkpoints import hugging_face, t5x_layout, trees, writing
+from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.data.records import Example
@@ -202,7 +202,7 @@ class Model:
             elif layout == "t5x":
                 t5x_layout.write_t5x(source, path, scan_layers=False)
             else:
-                writing.write_params(source, path)
+                own_layout.write_params(source, path)
 
     def _as_source(self, tokenizer_dir: str) -> Source:
         """This model as the writers see a checkpoint: arrays leave the devices one by one."""
@@ -216,7 +216,7 @@ class Model:
             },
             config=self.config,
             step=self.step,
-            digest=hash_params(leaves),
+            digest_fn=lambda: hash_params(leaves),
             meta=self.meta,
             tokenizer_dir=tokenizer_dir,
         )

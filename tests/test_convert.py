@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from t5x_ext import convert
 from t5x_ext import inspect_checkpoint as inspect
 from t5x_ext.checkpoints import fingerprint, load_params, open_source, save_params
+from t5x_ext.errors import ConfigError
 from t5x_ext.models.families import config_from_json
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import init_params
@@ -186,8 +192,73 @@ def test_comparing_finds_one_wrong_bit(tmp_path):
     save_params(str(tmp_path / "made"), params, {})
     source = open_source(str(tmp_path / "ours"))
     with pytest.raises(ValueError, match="encoder/relpos_bias/rel_embedding differs from"):
-        convert.compare(source, str(tmp_path / "made"))
-    assert not (tmp_path / "made").exists()
+        convert.compare(source, epath.Path(tmp_path / "made"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
+def test_what_ends_the_comparison_leaves_nothing(tmp_path, monkeypatch, capsys, error):
+    """What has its name has been compared."""
+    make(tmp_path / "ours")
+
+    def fail(left: np.ndarray, right: np.ndarray) -> bool:
+        assert not (tmp_path / "made").exists()
+        raise error
+
+    monkeypatch.setattr(convert, "_same_bits", fail)
+    for to in convert.KINDS:
+        status, _, err = run(capsys, "--to", to, tmp_path / "ours", tmp_path / "made")
+        assert status == (130 if error is KeyboardInterrupt else 1)
+        assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
+
+
+def test_a_directory_that_looks_like_a_leftover_is_the_users(tmp_path, capsys):
+    make(tmp_path / "ours")
+    (tmp_path / "made.unfinished").mkdir()
+    (tmp_path / "made.unfinished" / "thesis.tex").write_text("mine")
+    assert run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")[0] == 0
+    assert (tmp_path / "made.unfinished" / "thesis.tex").read_text() == "mine"
+
+
+def test_several_converts_to_one_path_do_not_disturb_each_other(tmp_path):
+    """The first that is done has the path; the others end in one line and leave nothing."""
+    make(tmp_path / "ours")
+    source, made = str(tmp_path / "ours"), str(tmp_path / "made")
+    barrier = threading.Barrier(3)
+
+    def attempt(_: int) -> str:
+        barrier.wait()
+        try:
+            convert.convert(source, made, "t5x_ext")
+        except ConfigError as error:
+            return str(error)
+        return "done"
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(attempt, range(3)))
+    assert outcomes.count("done") == 1
+    assert all("made: already exists" in line for line in outcomes if line != "done")
+    convert.compare(open_source(source), epath.Path(made))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "ours"]
+
+
+def test_a_link_to_nothing_is_no_destination(tmp_path, capsys):
+    make(tmp_path / "ours")
+    (tmp_path / "made").symlink_to(tmp_path / "nowhere")
+    status, _, err = run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")
+    assert status == 1
+    assert "made: a link to nothing" in err
+    assert (tmp_path / "made").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "meta", "checkpoint"])
+def test_a_pipe_among_the_files_is_refused_rather_than_waited_for(tmp_path, capsys, name):
+    make(tmp_path / "ours")
+    shutil.rmtree(tmp_path / "ours" / name, ignore_errors=True)
+    os.mkfifo(tmp_path / "ours" / name)
+    status, _, err = run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")
+    assert status == 1
+    assert f"{name}: neither a file nor a directory" in err
 
 
 def test_a_gin_file_gives_the_config_that_a_checkpoint_lacks(tmp_path, capsys):

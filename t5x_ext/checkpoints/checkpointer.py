@@ -8,26 +8,23 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 from t5x_ext import files, multihost
-from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints import orbax_trees, trees
+from t5x_ext.checkpoints.damage import Damage, reading, reason
 from t5x_ext.checkpoints.directories import (
     DATA,
     META,
-    PREFIX,
     STATE,
-    check_manifest,
     checkpoint_dir,
-    first_line,
     in_agreement,
     read_newest,
-    reason,
     saved_steps,
-    write_manifest,
 )
 from t5x_ext.checkpoints.locks import DirectoryLock
+from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
+from t5x_ext.checkpoints.own_layout import read_json
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
@@ -57,6 +54,7 @@ class Checkpointer:
         save_period: int | None = None,
         save_dtype: str | None = None,
         restore_dtype: str | None = None,
+        checksums: bool = True,
         async_save: bool = True,
     ) -> None:
         """Opens a run's directory for writing, and clears away half-written checkpoints.
@@ -69,6 +67,7 @@ class Checkpointer:
             save_dtype: Dtype to store parameters in ("float32", "bfloat16"); None: as they are.
                 A narrower dtype than the run's makes a resumed run differ from an unbroken one.
             restore_dtype: Dtype to restore parameters in; None: that of the wanted tree.
+            checksums: Whether to write what verifies every byte that is read again.
             async_save: Whether `save` returns before the files are written.
 
         Raises:
@@ -87,16 +86,11 @@ class Checkpointer:
         # Orbax takes absolute paths only.
         self._dir = files.absolute(model_dir, "MODEL_DIR")
         self._lock = DirectoryLock(self._dir) if multihost.is_primary() else None
-        ocp = trees.orbax()
-        self._manager = ocp.CheckpointManager(
-            self._dir,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
-                cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
-            ),
-        )
+        self._checksums = checksums
+        from t5x_ext.checkpoints import saving  # Orbax takes a second to import
+
+        self._items = saving.items
+        self._manager = saving.open_manager(self._dir, keep, checksums, (DATA, META), self._finish)
 
     def latest_step(self) -> int | None:
         """The newest saved step (its files not yet checked), or None in a new directory."""
@@ -131,22 +125,13 @@ class Checkpointer:
         """
         if not (force or self.should_save(step)) or step in self._manager.all_steps():
             return False
-        ocp = trees.orbax()
-        save_args = None
-        if self._save_dtype:
-            cast = ocp.SaveArgs(dtype=jnp.dtype(self._save_dtype))
-            save_args = trees.map_params(lambda leaf: cast, state, lambda leaf: ocp.SaveArgs())
         self.wait()
         self._saving = step
-        items = {
-            STATE: ocp.args.PyTreeSave(state, save_args=save_args),
-            DATA: ocp.args.JsonSave(data_state),
-            META: ocp.args.JsonSave(meta),
-        }
+        items = self._items(state, {DATA: data_state, META: meta}, self._save_dtype)
         with self._save_errors():
             if not self._is_in_place():
                 raise FileNotFoundError(self._dir)  # Orbax would make it anew, wherever that is
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._manager.save(step, args=items, force=True)
         if not self._async_save:
             self.wait()
         return True
@@ -242,7 +227,7 @@ class Checkpointer:
             raise FileNotFoundError(self._dir)
         if multihost.is_primary():
             assert self._saving is not None  # set before the save began
-            write_manifest(checkpoint_dir(self._dir, self._saving))
+            write_manifest(checkpoint_dir(self._dir, self._saving), self._checksums)
 
     def _read_step(self, step: int, wanted: PyTree) -> Restored:
         path = checkpoint_dir(self._dir, step)
@@ -251,10 +236,8 @@ class Checkpointer:
             raise ConfigError(f"{path}: no such checkpoint; saved steps: {steps}")
         try:
             return _read(path, wanted)
-        except (ConfigError, jax.errors.JaxRuntimeError):
-            raise
-        except Exception as error:  # see read_newest
-            raise ConfigError(f"{path} cannot be read: {first_line(error)}") from error
+        except Damage as damage:
+            raise ConfigError(f"{path} cannot be read: {damage}") from damage
 
     def _set_aside(self, damaged: list[epath.Path]) -> None:
         if damaged and multihost.is_primary():
@@ -270,18 +253,11 @@ class Checkpointer:
 
 def _read(path: epath.Path, wanted: PyTree) -> Restored:
     """Reads one checkpoint directory whole; see `Checkpointer.restore`."""
-    ocp = trees.orbax()
-    check_manifest(path)
-    trees.check_tree(path, trees.saved_tree(path / STATE), wanted)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        items = reader.restore(
-            path,
-            args=ocp.args.Composite(
-                **{
-                    STATE: trees.restore_args(wanted),
-                    DATA: ocp.args.JsonRestore(),
-                    META: ocp.args.JsonRestore(),
-                }
-            ),
+    with reading(path):
+        check_manifest(path)
+        state = path / STATE
+        tensors = orbax_trees.open_arrays(state, orbax_trees.names_in(state))
+        trees.check_tree(path, tensors, wanted)
+        return Restored(
+            trees.read_onto_devices(tensors, wanted), read_json(path, DATA), read_json(path, META)
         )
-    return Restored(items[STATE], items[DATA], items[META])

@@ -1,7 +1,8 @@
-"""Hashes of checkpoints: of their files, without reading gigabytes, and of all their values."""
+"""Hashes of checkpoints: of their files, and of all their values."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 
@@ -11,29 +12,34 @@ from etils import epath
 from t5x_ext.checkpoints import tensorstores
 from t5x_ext.checkpoints.sources import LazyTensor
 
-_ENDS_HASHED = 1 << 20  # bytes at each end of a large file that enter its hash
+_BLOCK_BYTES = 8 << 20
 
 
-def hash_files(paths: Iterable[epath.Path], directory: epath.Path, ends: int = _ENDS_HASHED) -> str:
-    """Hashes every file's name and size, and its bytes near either end.
+def hash_files(paths: Iterable[epath.Path], directory: epath.Path) -> str:
+    """Hashes every file's name, size and content.
+
+    That reads all of them, at about 1 GB/s from a warm disk. The result is kept for the rest of
+    the process, as long as no file changes its size or time.
 
     Args:
         paths: Files below `directory`, in any order.
         directory: What their names are relative to: a copy of it has the same hash.
-        ends: Bytes hashed at each end of a file.
 
     Returns:
         64 hexadecimal digits (SHA-256).
     """
+    stats = ((path, path.stat()) for path in sorted(paths))
+    return _hash_files(directory, tuple((path, stat.length, stat.mtime) for path, stat in stats))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_files(directory: epath.Path, files: tuple[tuple[epath.Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().length
+    for path, size, _ in files:
         digest.update(f"{path.relative_to(directory)} {size}\n".encode())
         with path.open("rb") as file:
-            digest.update(file.read(ends))
-            if size > ends:
-                file.seek(max(ends, size - ends))
-                digest.update(file.read(ends))
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 

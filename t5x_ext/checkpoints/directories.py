@@ -1,19 +1,17 @@
-"""The directories checkpoints live in: which there are, which are whole, the newest usable one."""
+"""The directories checkpoints live in: which there are, and the newest sound one."""
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 from etils import epath
 
 from t5x_ext import multihost
+from t5x_ext.checkpoints.damage import Damage, first_line
 from t5x_ext.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -22,9 +20,6 @@ T = TypeVar("T")
 
 PREFIX = "checkpoint"  # T5X's name: MODEL_DIR/checkpoint_<step>
 STATE, DATA, META, FINGERPRINT = "state", "data", "meta", "fingerprint"  # items of a checkpoint
-MANIFEST = "manifest.json"
-
-_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's suffix until the rename that ends a save
 
 
 def checkpoint_dir(model_dir: epath.Path, step: int) -> epath.Path:
@@ -40,90 +35,39 @@ def saved_steps(model_dir: epath.Path) -> list[int]:
     return sorted((int(match[1]) for match in matches if match), reverse=True)
 
 
-def files_in(directory: epath.Path) -> Iterator[epath.Path]:
-    """All files below a directory (an `epath` on a bucket has no recursive glob)."""
-    for path in directory.iterdir():
-        if path.is_dir():
-            yield from files_in(path)
-        else:
-            yield path
-
-
-def write_manifest(final: epath.Path) -> None:
-    """Lists the sizes of a checkpoint's files in it; the last thing to be written.
-
-    Args:
-        final: The checkpoint's name once it is complete. On a bucket, which has no rename, it is
-            being written there already, elsewhere under a temporary name.
-    """
-    directory = final.parent / (final.name + _UNFINISHED)
-    if not directory.exists():
-        directory = final
-    # Orbax's own files outside the items are written after this one.
-    items = [path for path in directory.iterdir() if path.is_dir()]
-    sizes = {
-        str(file.relative_to(directory)): file.stat().length
-        for item in items
-        for file in files_in(item)
-    }
-    (directory / MANIFEST).write_text(json.dumps({"bytes": sizes}, indent=1))
-
-
-def check_manifest(checkpoint: epath.Path) -> None:
-    """Checks that a checkpoint's files have the sizes they were saved with.
-
-    Reading would fail on most of such damage too, but late and in many words. A checkpoint
-    without a manifest passes.
-
-    Raises:
-        ValueError: If a file is missing or of another size, or the manifest itself is damaged.
-    """
-    manifest = checkpoint / MANIFEST
-    if not manifest.exists():
-        return
-    for name, size in json.loads(manifest.read_text())["bytes"].items():
-        file = checkpoint / name
-        found = f"{file.stat().length} bytes" if file.exists() else "missing"
-        if found != f"{size} bytes":
-            raise ValueError(f"{name}: {found}, saved with {size} bytes")
-
-
 def read_newest(
     model_dir: epath.Path, read: Callable[[epath.Path], T]
 ) -> tuple[T, list[epath.Path]]:
-    """Reads the newest checkpoint that can be read, and says which newer ones could not.
+    """Reads the newest checkpoint that is sound, and says which newer ones are damaged.
 
     Args:
         model_dir: Directory with at least one `checkpoint_<step>`.
-        read: Reads one checkpoint directory.
+        read: Reads one checkpoint directory; raises `Damage` if it is damaged.
 
     Returns:
         What `read` returned, and the damaged checkpoints that were passed over.
 
     Raises:
-        ConfigError: If `read` raises one (the checkpoint is sound, but not what is wanted), or
-            if no checkpoint can be read.
+        ConfigError: If the newest sound checkpoint is not what is wanted or cannot be read now, or
+            if all are damaged.
     """
     damaged: list[epath.Path] = []
-    first_error: Exception | None = None
+    first_damage: Damage | None = None
     for step in saved_steps(model_dir):
         path = checkpoint_dir(model_dir, step)
         try:
             result = read(path)
-        except (ConfigError, jax.errors.JaxRuntimeError):
-            raise  # not the checkpoint's fault: another model, or a device out of memory
-        except Exception as error:  # Damage surfaces as almost any exception type in Orbax.
+        except Damage as damage:
             damaged.append(path)
-            first_error = first_error or error
+            first_damage = first_damage or damage
             continue
         if damaged:
             names = ", ".join(path.name for path in damaged)
-            why = first_line(first_error)
-            _warn_once(f"{model_dir}: {names} cannot be read ({why}); using {path.name}")
+            _warn_once(f"{model_dir}: {names} cannot be read ({first_damage}); using {path.name}")
         return result, damaged
     raise ConfigError(
         f"{model_dir}: none of {len(damaged)} checkpoints can be read; the newest,"
-        f" {damaged[0].name}: {first_line(first_error)}"
+        f" {damaged[0].name}: {first_damage}"
     )
 
 
@@ -134,9 +78,10 @@ def _warn_once(message: str) -> None:
 
 
 def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
-    """Makes processes that read together agree: what one cannot read is damaged for all.
+    """Makes processes that read together agree on what each of them has met.
 
-    Otherwise, each reading other parts, they could end up with different checkpoints.
+    What is damaged for one is damaged for all: otherwise, each reading other parts, they could end
+    up with different checkpoints. What ends one ends all, which would wait for it in vain.
 
     Args:
         read: Reads one checkpoint directory; every process calls the result.
@@ -144,31 +89,22 @@ def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:
 
     def read_together(path: epath.Path) -> T:
         result: Any = None
-        damage: Exception | None = None
+        error: Exception | None = None
         try:
             result = read(path)
-        except (ConfigError, jax.errors.JaxRuntimeError):
-            raise
-        except Exception as error:  # see read_newest
-            damage = error
-        elsewhere = [line for line in multihost.gather(damage and first_line(damage)) if line]
-        if damage is not None:
-            raise damage
-        if elsewhere:
-            raise ValueError(elsewhere[0])
+        except Exception as caught:
+            error = caught
+        damage = str(error) if isinstance(error, Damage) else None
+        fatal = first_line(error) if error and damage is None else None
+        outcomes = multihost.gather({"damage": damage, "fatal": fatal})
+        if error is not None and fatal:
+            raise error
+        for number, outcome in enumerate(outcomes):
+            if outcome["fatal"]:
+                raise ConfigError(f"{path}: process {number} cannot read it: {outcome['fatal']}")
+        for outcome in outcomes:
+            if outcome["damage"]:
+                raise Damage(outcome["damage"]) from error
         return result
 
     return read_together
-
-
-def reason(error: Exception) -> str:
-    """Why files could not be written, in one line; TensorStore says it at the end of a page."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    number = int(code[1]) if code else getattr(error, "errno", None)
-    return os.strerror(number) if number else first_line(error)
-
-
-def first_line(error: Any) -> str:
-    """An exception in one line of bounded length."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from t5x_ext.checkpoints import tensorstores
+from t5x_ext.checkpoints.damage import Damage, decoding
 from t5x_ext.checkpoints.sources import LazyTensor
 
 METADATA = "_METADATA"
@@ -26,16 +27,17 @@ def names_in(item: epath.Path) -> list[str]:
         item: E.g. `checkpoint_100/state`. Empty nodes of its tree are left out.
 
     Raises:
-        ValueError: If the description is damaged or missing.
+        Damage: If the description is damaged or missing.
     """
-    leaves = _description(item).get("tree_metadata")
-    if not leaves:
-        raise ValueError("its list of tensors is missing")
-    return [
-        "/".join(str(part["key"]) for part in leaf["key_metadata"])
-        for leaf in leaves.values()
-        if not leaf["value_metadata"].get("skip_deserialize")
-    ]
+    with decoding(f"{item.name}/{METADATA}"):
+        leaves = _description(item).get("tree_metadata")
+        if not leaves:
+            raise Damage("its list of tensors is missing")
+        return [
+            "/".join(str(part["key"]) for part in leaf["key_metadata"])
+            for leaf in leaves.values()
+            if not leaf["value_metadata"].get("skip_deserialize")
+        ]
 
 
 def open_arrays(item: epath.Path, names: Iterable[str]) -> dict[str, LazyTensor]:
@@ -49,7 +51,7 @@ def open_arrays(item: epath.Path, names: Iterable[str]) -> dict[str, LazyTensor]
         names: Any of `names_in`.
 
     Raises:
-        ValueError: If an array is damaged or missing.
+        Damage: If an array is damaged or missing.
     """
     return tensorstores.open_arrays(
         item,
@@ -77,7 +79,7 @@ def describe_tree(names: Sequence[str]) -> str:
         {
             "tree_metadata": tree,
             "use_ocdbt": True,
-            "use_zarr3": False,
+            "use_zarr3": True,
             "store_array_data_equal_to_fill_value": True,
             "custom_metadata": None,
         }
@@ -87,5 +89,6 @@ def describe_tree(names: Sequence[str]) -> str:
 def _description(item: epath.Path) -> dict[str, Any]:
     file = item / METADATA
     if not file.exists():
-        raise ValueError(f"{item.name}/{METADATA}: missing")
-    return json.loads(file.read_text())
+        raise Damage(f"{item.name}/{METADATA}: missing")
+    with decoding(f"{item.name}/{METADATA}"):
+        return json.loads(file.read_text())

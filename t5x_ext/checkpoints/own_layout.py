@@ -1,16 +1,28 @@
-"""Our own checkpoints as sources: what runs save, and what `save_params` and `convert` write."""
+"""Our own checkpoints, read and written as sources: what runs save, and `save_params`, `convert`.
+
+state/      the arrays: zarr 3 in an OCDBT database, a checksum for each chunk, as `saving` and
+            Orbax write it (older ones: zarr 2 without checksums)
+meta/       step, seed, config, origin: JSON
+data/       the position in the training data, in a run's: JSON
+fingerprint/  a hash of all values, in parameters saved alone: JSON
+tokenizer/  in converted ones; a run keeps it once, in MODEL_DIR
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints import orbax_trees, trees
+from t5x_ext.checkpoints import meta, orbax_trees, tensorstores, trees
+from t5x_ext.checkpoints.damage import decoding
+from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
 from t5x_ext.checkpoints.digests import hash_files
-from t5x_ext.checkpoints.directories import FINGERPRINT, META, STATE, files_in
-from t5x_ext.checkpoints.meta import config_in, tokenizer_of
+from t5x_ext.checkpoints.directories import FINGERPRINT, META, STATE
+from t5x_ext.checkpoints.manifests import files_in, has_checksums, hash_manifest, write_manifest
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.models import network
 
@@ -26,7 +38,7 @@ def open_t5x_ext(path: str) -> Source:
     The tensors are those under `params`, of whatever model; optimizer state is passed over.
 
     Raises:
-        ValueError: If a part is damaged or missing.
+        Damage: If a part is damaged or missing.
         ConfigError: If its config is not one of this version's, or not that of its tensors.
     """
     checkpoint = epath.Path(path)
@@ -37,8 +49,8 @@ def open_t5x_ext(path: str) -> Source:
         raise ValueError("its list of tensors names no parameters")
     arrays = orbax_trees.open_arrays(state, names)
     tensors = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    meta = read_json(checkpoint, META)
-    config = config_in(meta, checkpoint)
+    facts = read_json(checkpoint, META)
+    config = meta.config_in(facts, checkpoint)
     if config is not None:
         trees.check_tree(checkpoint, tensors, trees.named_leaves(network.Transformer(config).specs))
     return Source(
@@ -46,16 +58,49 @@ def open_t5x_ext(path: str) -> Source:
         path=path,
         tensors=tensors,
         config=config,
-        step=meta.get("step", 0),
-        digest=_digest(checkpoint),
-        meta=meta,
-        tokenizer_dir=tokenizer_of(checkpoint),
+        step=facts.get("step", 0),
+        digest_fn=lambda: _digest(checkpoint),
+        meta=facts,
+        tokenizer_dir=meta.tokenizer_of(checkpoint),
     )
 
 
+def write_params(
+    source: Source, destination: str, dtype: str | None = None, check: Check = unchecked
+) -> None:
+    """Writes parameters, config and origin of any source, streaming; complete or absent.
+
+    The result is what `save_params` writes of the same values, and has the same fingerprint. Orbax
+    itself would want all values in memory; its format is written through TensorStore instead.
+
+    Args:
+        source: The checkpoint.
+        destination: Directory to create; must not exist.
+        dtype: "float32" or "bfloat16" instead of each tensor's own.
+        check: Called with the directory that holds everything, before it gets its name.
+
+    Raises:
+        ConfigError: If the destination exists.
+        Damage: If a file of the source is damaged.
+    """
+    trees.check_dtype(dtype, "dtype")
+    with complete_or_absent(destination) as directory:
+        content = _write_state(source, directory / STATE, dtype)
+        write_json(directory, META, meta.describe(source))
+        write_json(directory, FINGERPRINT, {CONTENT: content})
+        meta.copy_tokenizer(source, directory)
+        write_manifest(directory)
+        check(directory)
+
+
 def read_json(checkpoint: epath.Path, item: str) -> dict[str, Any]:
-    """Reads a JSON item."""
-    return json.loads((checkpoint / item / _JSON).read_text())
+    """Reads a JSON item.
+
+    Raises:
+        Damage: If it does not decode.
+    """
+    with decoding(f"{item}/{_JSON}"):
+        return json.loads((checkpoint / item / _JSON).read_text())
 
 
 def write_json(checkpoint: epath.Path, item: str, value: dict[str, Any]) -> None:
@@ -64,7 +109,33 @@ def write_json(checkpoint: epath.Path, item: str, value: dict[str, Any]) -> None
     (checkpoint / item / _JSON).write_text(json.dumps(value))
 
 
+def _write_state(source: Source, state: epath.Path, dtype: str | None) -> str:
+    """Writes all arrays and their description; returns the hash of their content."""
+    state.mkdir()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.tensors.items()):  # the order of the fingerprint
+        stored = np.dtype(dtype) if dtype else tensor.dtype
+        digest.update(f"{name} {stored} {tensor.shape}\n".encode())
+        write = tensorstores.create_array(
+            state,
+            f"{PARAMS}.{name.replace('/', '.')}",
+            tensor.shape,
+            stored,
+            tensorstores.chunk_shape(tensor.shape, stored.itemsize),
+        )
+        for index in tensorstores.slabs(tensor.shape, stored.itemsize):
+            values = tensor.read(index).astype(stored, copy=False)
+            digest.update(values.view(np.uint8).data)
+            write(index, values)
+    names = [f"{PARAMS}/{name}" for name in source.tensors]
+    (state / orbax_trees.METADATA).write_text(orbax_trees.describe_tree(names))
+    return digest.hexdigest()
+
+
 def _digest(checkpoint: epath.Path) -> str:
+    """A hash of the values where there is one, else of the files."""
     if (checkpoint / FINGERPRINT).is_dir():
         return read_json(checkpoint, FINGERPRINT)[CONTENT]
+    if has_checksums(checkpoint):
+        return hash_manifest(checkpoint)
     return hash_files(files_in(checkpoint), checkpoint)

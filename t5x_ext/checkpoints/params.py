@@ -8,32 +8,32 @@ checkpoint has both new. To continue a run, see `Checkpointer.restore`.
 from __future__ import annotations
 
 import hashlib
-import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from t5x_ext import files
 from t5x_ext.checkpoints import orbax_trees, t5x_layout, trees
+from t5x_ext.checkpoints.damage import Damage, decoding, first_line, reading
 from t5x_ext.checkpoints.digests import hash_tensors
 from t5x_ext.checkpoints.directories import (
     FINGERPRINT,
     META,
     PREFIX,
     STATE,
-    check_manifest,
-    first_line,
     in_agreement,
     read_newest,
     saved_steps,
-    write_manifest,
 )
 from t5x_ext.checkpoints.hugging_face import open_hf
+from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
 from t5x_ext.checkpoints.own_layout import CONTENT, PARAMS, open_t5x_ext
-from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
@@ -53,15 +53,13 @@ def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
     directory = files.absolute(path)
     if directory.exists():
         raise ConfigError(f"{directory}: already exists; parameters are not written over")
-    ocp = trees.orbax()
-    items = {STATE: ocp.args.PyTreeSave({PARAMS: params}), META: ocp.args.JsonSave(meta)}
+    from t5x_ext.checkpoints import saving  # Orbax takes a second to import
+
+    jsons = {META: meta}
     if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(params)):
-        content = hash_params(trees.named_leaves(params))
-        items[FINGERPRINT] = ocp.args.JsonSave({CONTENT: content})
-    # Asynchronous, although it is waited for: only these savers have a last step to hook into.
-    options = ocp.AsyncOptions(post_finalization_callback=lambda: write_manifest(directory))
-    with ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options) as writer:
-        writer.save(directory, args=ocp.args.Composite(**items))
+        jsons[FINGERPRINT] = {CONTENT: hash_params(trees.named_leaves(params))}
+    contents = saving.items({PARAMS: jax.tree.map(jnp.asarray, params)}, jsons)
+    saving.save_once(directory, contents, lambda: write_manifest(directory))
 
 
 def open_source(path: str) -> Source:
@@ -134,12 +132,12 @@ def load_meta(path: str) -> dict[str, Any]:
 
 
 def fingerprint(path: str) -> str:
-    """A hash that tells one set of weights from another, without reading gigabytes.
+    """A hash that tells one set of weights from another.
 
     For a checkpoint by `save_params` or `convert` it is the hash of the parameters' names, shapes,
-    dtypes and values, so the same parameters saved twice have one fingerprint. For others it
-    covers the files' names and sizes, and their bytes at either end: a copy has the same one, a
-    second save of the same values has not.
+    dtypes and values, so the same parameters saved twice have one fingerprint. For one of a run it
+    is the hash of its manifest: a copy has the same one, a second save of the same values has not.
+    For others it is the hash of the files with the weights, all of which are read.
 
     Args:
         path: What `open_source` takes.
@@ -189,12 +187,12 @@ def hash_params(leaves: Mapping[str, Any]) -> str:
 
 
 def _open_checkpoint(checkpoint: epath.Path) -> Source:
-    """Opens one checkpoint; damage raises almost any exception."""
     check_manifest(checkpoint)
     layout = _layout(checkpoint)
     if layout is None:
-        raise FileNotFoundError("its files are missing")
-    return layout(str(checkpoint))
+        raise Damage("its files are missing")
+    with decoding(""):
+        return layout(str(checkpoint))
 
 
 def _layout(directory: epath.Path) -> Callable[[str], Source] | None:
@@ -218,9 +216,11 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
     """
 
     def read_one(checkpoint: epath.Path) -> Any:
-        return read(_open_checkpoint(checkpoint))
+        with reading(checkpoint):
+            return read(_open_checkpoint(checkpoint))
 
     directory = files.absolute(path)
+    _check_kinds(directory)
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
     if not directory.is_dir():
@@ -236,10 +236,20 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
         )
     try:
         return read_one(directory)
-    except (ConfigError, jax.errors.JaxRuntimeError):
+    except ConfigError:
         raise
-    except Exception as error:  # see read_newest
+    except ValueError as error:
         raise ConfigError(f"{directory} cannot be read: {first_line(error)}") from error
+
+
+def _check_kinds(directory: epath.Path) -> None:
+    """Refuses pipes and the like among the files of a checkpoint: opening one waits for ever."""
+    if not os.path.isdir(directory):  # a file, or a bucket, which has no such things
+        return
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise ConfigError(f"{path}: neither a file nor a directory")
 
 
 def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:
@@ -250,49 +260,12 @@ def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> Py
     )
     # Named as in a training state, so that a user sees one name for a parameter.
     trees.check_tree(source.path, {PARAMS: _nest(dict(source.tensors))}, {PARAMS: wanted})
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _on_devices(
-            source.tensors[jax.tree_util.keystr(path, simple=True, separator="/")], leaf
-        ),
-        wanted,
-    )
+    return trees.read_onto_devices(source.tensors, wanted)
 
 
 def _on_host(tensor: LazyTensor, dtype: str | None) -> np.ndarray:
     values = tensor.whole()
     return values.astype(dtype) if dtype and trees.is_floating(tensor) else values
-
-
-def _on_devices(tensor: LazyTensor, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Reads what this process's devices hold of a tensor, as one piece where that is no more."""
-    indices = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
-    distinct = {_bounds(index, leaf.shape) for index in indices}
-    hull = tuple(
-        (min(low for low, _ in axis), max(high for _, high in axis))
-        for axis in zip(*distinct, strict=True)
-    )
-    pieces = {hull} if sum(map(_size, distinct)) >= _size(hull) else distinct
-    read = {
-        piece: tensor.read(tuple(slice(*ends) for ends in piece)).astype(leaf.dtype, copy=False)
-        for piece in pieces
-    }
-
-    def part(index: Any) -> np.ndarray:
-        bounds = _bounds(index, leaf.shape)
-        if bounds in read:
-            return read[bounds]
-        offsets = zip(bounds, hull, strict=True)
-        return read[hull][tuple(slice(a - start, b - start) for (a, b), (start, _) in offsets)]
-
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-
-
-def _bounds(index: Index, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
-
-
-def _size(bounds: tuple[tuple[int, int], ...]) -> int:
-    return math.prod(high - low for low, high in bounds)
 
 
 def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ restores parameters, converts them or inspects them knows sources only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ class Source:
       tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `Network.specs`.
       config: the model's shape, where the files state it; None where they do not.
       step: updates the parameters have seen; 0 where the files do not say.
-      digest: a hash that names the weights, see `params.fingerprint`.
+      digest_fn: finds `digest`, which may mean to read all files.
       meta: what else the files say of themselves, as JSON.
       tokenizer_dir: directory with the tokenizer's files, or None.
     """
@@ -57,6 +58,11 @@ class Source:
     tensors: Mapping[str, LazyTensor]
     config: ModelConfig | None
     step: int
-    digest: str
+    digest_fn: Callable[[], str]
     meta: Mapping[str, Any]
     tokenizer_dir: str | None = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash that names the weights, see `params.fingerprint`."""
+        return self.digest_fn()

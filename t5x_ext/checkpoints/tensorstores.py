@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from t5x_ext.checkpoints.directories import first_line
+from t5x_ext.checkpoints.damage import tensorstore_error
 from t5x_ext.checkpoints.sources import Index, LazyTensor
 
 Shape = tuple[int, ...]
 
 CHUNK_BYTES = 64 << 20  # on disk, as T5X's; a small slice then reads little in vain
+GZIP = {"id": "gzip", "level": 1}  # level 1 is T5X's default
 SLAB_BYTES = 512 << 20  # in memory: chunks of the source may be cut along other axes than ours
 
 
@@ -63,10 +64,12 @@ def open_arrays(
         zarr3: Whether the arrays are in version 3 of the zarr format.
 
     Returns:
-        The arrays. Their `read` raises ValueError if a file is damaged or missing.
+        The arrays. Their `read` raises `Damage` if a chunk is missing, does not decode or differs
+        from its checksum, and ConfigError if it cannot be read now.
 
     Raises:
-        ValueError: If an array is not there or its description is damaged.
+        Damage: If an array is not there or its description is damaged.
+        ConfigError: If it cannot be read now.
     """
     opening = {
         key: _tensorstore().open(
@@ -88,8 +91,8 @@ def _lazy(path: epath.Path, opening: Any) -> LazyTensor:
     def result(future: Any) -> Any:
         try:
             return future.result()
-        except ValueError as error:  # TensorStore's messages hold a whole spec
-            raise ValueError(f"{path.name}: {first_line(error)}") from None
+        except ValueError as error:
+            raise tensorstore_error(path, error) from None
 
     store = result(opening)
 
@@ -134,6 +137,20 @@ def slabs(shape: Shape, itemsize: int) -> Iterator[Index]:
         )
 
 
+def codecs(checksums: bool = True) -> list[dict[str, Any]]:
+    """How the bytes of a chunk are made of its values, in terms of zarr 3.
+
+    Args:
+        checksums: Whether a CRC-32C of the compressed bytes is appended: TensorStore verifies it in
+            every read.
+    """
+    compressed = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "zstd", "configuration": {"level": 1}},
+    ]
+    return [*compressed, {"name": "crc32c"}] if checksums else compressed
+
+
 def create_array(
     directory: epath.Path,
     name: str,
@@ -141,10 +158,9 @@ def create_array(
     dtype: np.dtype,
     chunks: Shape,
     *,
-    compressor: Mapping[str, Any],
-    ocdbt: bool = False,
+    gzip: bool = False,
 ) -> Callable[[Index, np.ndarray], None]:
-    """Creates an array.
+    """Creates an array in an OCDBT database, or as T5X does.
 
     Args:
         directory: Where to create it.
@@ -152,17 +168,23 @@ def create_array(
         shape: Of the whole array.
         dtype: float32 or bfloat16.
         chunks: Shape of a chunk.
-        compressor: As zarr names it, e.g. {"id": "gzip"}.
-        ocdbt: Whether the directory is an OCDBT database.
+        gzip: In zarr 2 with files of its own, each with gzip's checksum; else in zarr 3, with
+            `codecs`, in an OCDBT database.
 
     Returns:
         Writes values to slices; one that covers whole chunks reads nothing back.
     """
     spec = {
-        "driver": "zarr",
-        "kvstore": kvstore(directory, name, ocdbt),
+        "driver": "zarr" if gzip else "zarr3",
+        "kvstore": kvstore(directory, name, ocdbt=not gzip),
         "dtype": np.dtype(dtype).name,
-        "metadata": {"shape": shape, "chunks": chunks, "compressor": compressor},
+        "metadata": {"shape": shape, "chunks": chunks, "compressor": GZIP}
+        if gzip
+        else {
+            "shape": shape,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+            "codecs": codecs(),
+        },
         # Else a chunk of zeros is not written, and cannot be told from a missing one.
         "store_data_equal_to_fill_value": True,
     }

@@ -7,16 +7,15 @@ devices. Tensors are named by their path, e.g. `params/encoder/mlp/wi_0/kernel`.
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable
-from types import ModuleType
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from t5x_ext.checkpoints import event_loops
+from t5x_ext.checkpoints.sources import Index, LazyTensor
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
@@ -25,18 +24,6 @@ PyTree = Any
 DTYPES = ("float32", "bfloat16")
 
 _MAX_NAMES = 4  # tensors named per kind of mismatch; the rest are counted
-
-
-@functools.cache
-def orbax() -> ModuleType:
-    """Imports Orbax at first use: it takes a second, which a config error must not wait for."""
-    import orbax.checkpoint as ocp
-
-    # Orbax logs through absl: dozens of lines a save, and warnings and errors about files it can
-    # do without. What matters it raises. Other users of absl are not silenced.
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    event_loops.finish_before_closing()
-    return ocp
 
 
 def check_dtype(dtype: str | None, field: str) -> None:
@@ -87,26 +74,12 @@ def wanted_leaf(leaf: Any, dtype: str | None = None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
 
-def saved_tree(state_dir: Any) -> PyTree:
-    """The tree of array descriptions (shape, dtype) in a checkpoint, without reading arrays.
-
-    Raises:
-        Exception: Of many kinds, if the checkpoint's own description is damaged.
-    """
-    ocp = orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        metadata = reader.metadata(state_dir).item_metadata
-    if metadata is None or not named_leaves(metadata.tree):
-        raise ValueError("its list of tensors is missing")
-    return metadata.tree
-
-
 def check_tree(source: Any, saved: PyTree, wanted: PyTree) -> None:
     """Checks that a checkpoint holds every wanted tensor, in the wanted shape.
 
     Args:
         source: The checkpoint, for the message.
-        saved: Tree whose leaves have a shape, as from `saved_tree`.
+        saved: Tree whose leaves have a shape.
         wanted: Tree whose leaves have a shape.
 
     Raises:
@@ -140,13 +113,51 @@ def check_tree(source: Any, saved: PyTree, wanted: PyTree) -> None:
     raise ConfigError(f"{source}: tensors do not match the model: {'; '.join(problems)}{hint}")
 
 
-def restore_args(wanted: PyTree) -> Any:
-    """Orbax's arguments for reading into `wanted`: each tensor in its dtype and placement."""
-    ocp = orbax()
-    return ocp.args.PyTreeRestore(
+def read_onto_devices(tensors: Mapping[str, LazyTensor], wanted: PyTree) -> PyTree:
+    """Reads tensors straight into their placement; each process reads what its devices hold.
+
+    Args:
+        tensors: By name, as `check_tree` has found them to be.
+        wanted: Tree of `wanted_leaf`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _on_devices(
+            tensors[jax.tree_util.keystr(path, simple=True, separator="/")], leaf
+        ),
         wanted,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
     )
+
+
+def _on_devices(tensor: LazyTensor, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Reads what this process's devices hold of a tensor, as one piece where that is no more."""
+    indices = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+    distinct = {_bounds(index, leaf.shape) for index in indices}
+    hull = tuple(
+        (min(low for low, _ in axis), max(high for _, high in axis))
+        for axis in zip(*distinct, strict=True)
+    )
+    pieces = {hull} if sum(map(_size, distinct)) >= _size(hull) else distinct
+    read = {
+        piece: tensor.read(tuple(slice(*ends) for ends in piece)).astype(leaf.dtype, copy=False)
+        for piece in pieces
+    }
+
+    def part(index: Any) -> np.ndarray:
+        bounds = _bounds(index, leaf.shape)
+        if bounds in read:
+            return read[bounds]
+        offsets = zip(bounds, hull, strict=True)
+        return read[hull][tuple(slice(a - start, b - start) for (a, b), (start, _) in offsets)]
+
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+
+def _bounds(index: Index, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _size(bounds: tuple[tuple[int, int], ...]) -> int:
+    return math.prod(high - low for low, high in bounds)
 
 
 def _shorten(names: list[str]) -> str:

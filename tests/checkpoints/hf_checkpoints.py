@@ -45,7 +45,8 @@ def random_source(cfg: T5Config, dtype: Any = np.float32, **fields: Any) -> Sour
         network.Transformer(cfg).specs, is_leaf=lambda x: isinstance(x, ParamSpec)
     )
     tensors = {path_name(path): draw(spec) for path, spec in specs}
-    return Source("t5x_ext", "memory", tensors, cfg, 7, "0" * 64, **{"meta": {}, **fields})
+    facts = {"meta": {}, **fields}
+    return Source("t5x_ext", "memory", tensors, cfg, 7, lambda: "0" * 64, **facts)
 
 
 def make_checkpoint(directory: Path, cfg: T5Config, **options: Any) -> Path:

@@ -227,7 +227,8 @@ def test_a_half_written_checkpoint_is_not_seen_and_cleared_away(tmp_path):
     with Checkpointer(str(tmp_path)) as checkpointer:
         assert checkpointer.latest_step() == 10
         assert int(checkpointer.restore(abstract(make_state())).state.step) == 10
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["checkpoint_10"]
+        checkpointer.save(20, make_state(20), DATA, META, force=True)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"checkpoint_10", "checkpoint_20"}
 
 
 KILLED = """

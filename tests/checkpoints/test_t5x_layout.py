@@ -296,7 +296,7 @@ def test_damaged_files_are_named(tmp_path):
     index = (path / "checkpoint").read_bytes()
     (path / "checkpoint").write_bytes(index[: len(index) // 2])
     with pytest.raises(
-        ConfigError, match="cannot be read: ValueError: checkpoint: not MessagePack, or cut off"
+        ConfigError, match="cannot be read: .*checkpoint: not MessagePack, or cut off"
     ):
         open_source(str(path))
     (path / "checkpoint").write_bytes(b'model_checkpoint_path: "model.ckpt-1000"')
@@ -305,7 +305,7 @@ def test_damaged_files_are_named(tmp_path):
     (path / "checkpoint").write_bytes(index)
     shutil.rmtree(path / "target.token_embedder.embedding")
     with pytest.raises(
-        ConfigError, match="cannot be read: ValueError: target.token_embedder.embed"
+        ConfigError, match="cannot be read: target.token_embedder.embedding: NOT_FOUND"
     ):
         open_source(str(path))
 

@@ -22,7 +22,7 @@ from t5x_ext.checkpoints import (
     save_params,
     tensorstores,
 )
-from t5x_ext.checkpoints.writing import write_params
+from t5x_ext.checkpoints.own_layout import write_params
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import init_params
@@ -135,7 +135,7 @@ def test_zeros_are_written_and_missing_chunks_are_not_zeros(tmp_path):
         (4, 4),
         np.dtype("float32"),
         (2, 4),
-        compressor={"id": "gzip"},
+        gzip=True,
     )
     write((slice(0, 2),), np.ones((2, 4), np.float32))
     half = tensorstores.open_arrays(epath.Path(tmp_path), {"half": "half"})["half"]

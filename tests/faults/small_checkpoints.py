@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checkpoints"))
 import hf_checkpoints  # noqa: E402
 
 from t5x_ext.checkpoints.hugging_face import write_hf  # noqa: E402
+from t5x_ext.checkpoints.own_layout import write_params  # noqa: E402
 from t5x_ext.checkpoints.t5x_layout import write_t5x  # noqa: E402
-from t5x_ext.checkpoints.writing import write_params  # noqa: E402
 
 LAYOUTS = ("hf", "hf_sharded", "t5x", "own")
 

@@ -9,8 +9,8 @@ import pytest
 from hf_twins import Twin, make_batch
 
 from t5x_ext.checkpoints.hugging_face import write_hf
+from t5x_ext.checkpoints.own_layout import write_params
 from t5x_ext.checkpoints.params import open_source
-from t5x_ext.checkpoints.writing import write_params
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.models import EncoderDecoderModel, generation, network

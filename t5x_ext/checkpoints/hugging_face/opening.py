@@ -71,7 +71,7 @@ def open_hf(path: str) -> Source:
         tensors=tensors,
         config=cfg,
         step=0,
-        digest=hash_files(_weight_files(weights, directory), directory),
+        digest_fn=lambda: hash_files(_weight_files(weights, directory), directory),
         meta={"hugging_face": raw},
         tokenizer_dir=str(directory) if tokenizers.files_in(directory) else None,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from t5x_ext.checkpoints import trees
-from t5x_ext.checkpoints.destinations import complete_or_absent
+from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
 from t5x_ext.checkpoints.hugging_face import configs, names, safetensors_files, tokenizers
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo
 from t5x_ext.checkpoints.sources import LazyTensor, Source
@@ -24,6 +24,7 @@ def write_hf(
     destination: str,
     dtype: str | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    check: Check = unchecked,
 ) -> None:
     """Writes config.json, generation_config.json, safetensors and the tokenizer's files.
 
@@ -35,6 +36,7 @@ def write_hf(
         destination: Directory to create, local or `gs://`; complete or absent.
         dtype: 'float32' or 'bfloat16' for all weights; None keeps each one's.
         max_file_bytes: Larger weights are split into several files with an index.
+        check: Called with the directory that holds everything, before it gets its name.
 
     Raises:
         ConfigError: If the destination exists, or the model has no counterpart in transformers.
@@ -69,6 +71,7 @@ def write_hf(
         _write_json(directory / "generation_config.json", configs.SPECIAL_TOKENS)
         if source.tokenizer_dir is not None:
             tokenizers.copy_tokenizer(epath.Path(source.tokenizer_dir), directory)
+        check(directory)
 
 
 def _take_apart(

@@ -29,7 +29,7 @@ def open_t5x(path: str) -> Source:
     Raises:
         ConfigError: If it is of another model: a parameter is missing, left over, or of another
             shape; or if its layers have different tables of relative positions (umT5).
-        ValueError: If a file is damaged or missing.
+        Damage: If a file is damaged or missing.
     """
     directory = epath.Path(path)
     stored = open_stored(directory)
@@ -65,7 +65,7 @@ def open_t5x(path: str) -> Source:
         tensors=tensors,
         config=config,
         step=stored.step,
-        digest=stored.digest,
+        digest_fn=stored.digest_fn,
         meta=meta,
         tokenizer_dir=tokenizer_of(directory),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from etils import epath
 
 from t5x_ext.checkpoints import orbax_trees, tensorstores, trees
 from t5x_ext.checkpoints.digests import hash_files
-from t5x_ext.checkpoints.directories import STATE, files_in
+from t5x_ext.checkpoints.directories import STATE
+from t5x_ext.checkpoints.manifests import files_in
 from t5x_ext.checkpoints.sources import Index, LazyTensor
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.errors import ConfigError
@@ -50,7 +51,6 @@ _WEIGHTS = (
     "d",
     "ocdbt.process_",
 )
-_ENDS_HASHED = 1 << 16  # there are hundreds of files, each of one compressed array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Stored:
     Attributes:
       params: arrays by T5X's name, e.g. `encoder/layers_0/mlp/wi/kernel`.
       step: updates they have seen; 0 where nothing says.
-      digest: of the files they are made of.
+      digest_fn: hashes the files they are made of.
       meta: what our own writer says of them, as JSON.
     """
 
     params: Mapping[str, LazyTensor]
     step: int
-    digest: str
+    digest_fn: Callable[[], str]
     meta: Mapping[str, Any]
 
 
@@ -100,13 +100,14 @@ def open_stored(directory: epath.Path) -> Stored:
         if name.startswith(_TARGET)
     }
     _check_entries(directory, entries)
-    weights = (
-        path for path in files_in(item) if path.relative_to(item).parts[0].startswith(_WEIGHTS)
-    )
     step = int(entries[_STEP].whole()) if _STEP in entries else _step_in_name(directory)
     meta_file = directory / META_FILE
     meta = json.loads(meta_file.read_text()) if meta_file.exists() else {}
-    return Stored(params, step, hash_files(weights, item, ends=_ENDS_HASHED), meta)
+    return Stored(params, step, lambda: hash_files(_weight_files(item), item), meta)
+
+
+def _weight_files(item: epath.Path) -> list[epath.Path]:
+    return [path for path in files_in(item) if path.relative_to(item).parts[0].startswith(_WEIGHTS)]
 
 
 def _item(directory: epath.Path) -> epath.Path | None:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from t5x_ext.checkpoints import meta, tensorstores, trees
-from t5x_ext.checkpoints.destinations import complete_or_absent
+from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, SCALABLE_T5, T5, Place, places
@@ -20,7 +20,6 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models.t5_config import T5Config
 
 _VERSION = 3
-_COMPRESSOR = {"id": "gzip", "level": 1}  # level 1 is T5X's default
 
 
 def write_t5x(
@@ -28,6 +27,7 @@ def write_t5x(
     destination: str,
     scan_layers: bool = False,
     dtype: str | None = None,
+    check: Check = unchecked,
 ) -> None:
     """Writes parameters and step, streaming; complete or absent.
 
@@ -40,6 +40,7 @@ def write_t5x(
         destination: Directory to create, for T5X best named `checkpoint_<step>`; must not exist.
         scan_layers: Write for examples/scalable_t5 with scanned layers instead of examples/t5.
         dtype: "float32" or "bfloat16" instead of each parameter's own.
+        check: Called with the directory that holds everything, before it gets its name.
 
     Raises:
         ConfigError: If the source has no config, or the destination exists.
@@ -63,6 +64,7 @@ def write_t5x(
         (directory / INDEX).write_bytes(index)
         (directory / META_FILE).write_text(json.dumps(meta.describe(source)))
         meta.copy_tokenizer(source, directory)
+        check(directory)
 
 
 def _write(
@@ -74,9 +76,7 @@ def _write(
     chunks = (*layer[:LAYER_AXIS], 1, *layer[LAYER_AXIS:]) if place.scanned else layer
     files = {name: f"target.{name.replace('/', '.')}" for name in place.names}
     writers = [
-        tensorstores.create_array(
-            directory, file, place.shape, stored, chunks, compressor=_COMPRESSOR
-        )
+        tensorstores.create_array(directory, file, place.shape, stored, chunks, gzip=True)
         for file in files.values()
     ]
     for index in _slabs(place, stored.itemsize):
@@ -89,7 +89,7 @@ def _write(
         "metadata": {
             "shape": list(place.shape),
             "chunks": list(chunks),
-            "compressor": _COMPRESSOR,
+            "compressor": tensorstores.GZIP,
         },
     }
     return {

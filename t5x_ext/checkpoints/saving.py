@@ -1,0 +1,165 @@
+"""Saving through Orbax, with a checksum for every chunk; the one module that imports Orbax.
+
+Orbax decides when a checkpoint is complete, what it is called and which are kept, and describes
+the tree of arrays. The arrays themselves are written by `_ChecksummedArrays`: Orbax's own handler
+has no option for zarr's CRC-32C codec, with which TensorStore verifies every chunk it reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+
+from t5x_ext.checkpoints import tensorstores, trees
+from t5x_ext.checkpoints.directories import PREFIX, STATE
+
+PyTree = Any
+Shards = list[tuple[tuple[slice, ...], np.ndarray]]
+
+# Orbax logs through absl: dozens of lines a save, and warnings and errors about files it can do
+# without. What matters it raises. Other users of absl are not silenced.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def open_manager(
+    directory: epath.Path,
+    keep: int | None,
+    checksums: bool,
+    json_items: Sequence[str],
+    on_written: Callable[[], None],
+) -> ocp.CheckpointManager:
+    """The manager of a run's checkpoints, in the background of training.
+
+    Args:
+        directory: MODEL_DIR; half-written checkpoints in it are removed.
+        keep: Number of newest checkpoints to keep; None keeps all.
+        checksums: Whether chunks get one.
+        json_items: Names of the items beside `STATE`.
+        on_written: Called in another thread when all files of a checkpoint are written, just before
+            they become visible.
+    """
+    return ocp.CheckpointManager(
+        directory,
+        item_names=(STATE, *json_items),
+        item_handlers=_handlers(checksums, json_items),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
+        ),
+    )
+
+
+def items(
+    state: PyTree, json_items: Mapping[str, Any], dtype: str | None = None
+) -> ocp.args.Composite:
+    """What to save.
+
+    Args:
+        state: Tree of `jax.Array`; of several processes, all global.
+        json_items: JSON by the item's name.
+        dtype: To store parameters in; None keeps them as they are.
+    """
+    keep = ocp.SaveArgs(chunk_byte_size=tensorstores.CHUNK_BYTES)
+    cast = ocp.SaveArgs(
+        chunk_byte_size=tensorstores.CHUNK_BYTES, dtype=np.dtype(dtype) if dtype else None
+    )
+    save_args = trees.map_params(lambda leaf: cast, state, lambda leaf: keep)
+    jsons = {name: ocp.args.JsonSave(value) for name, value in json_items.items()}
+    return ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state, save_args=save_args)}, **jsons)
+
+
+def save_once(
+    directory: epath.Path, contents: ocp.args.Composite, on_written: Callable[[], None]
+) -> None:
+    """Saves a checkpoint of its own and waits for it; arguments as of `open_manager`."""
+    jsons = [name for name in contents.keys() if name != STATE]  # noqa: SIM118
+    handler = ocp.CompositeCheckpointHandler(**_handlers(True, jsons))
+    # Asynchronous, although it is waited for: only these savers have a last step to hook into.
+    options = ocp.AsyncOptions(post_finalization_callback=on_written)
+    with ocp.AsyncCheckpointer(handler, async_options=options) as writer:
+        writer.save(directory, args=contents)
+
+
+def _handlers(checksums: bool, json_items: Sequence[str]) -> dict[str, ocp.CheckpointHandler]:
+    arrays = _ChecksummedArrays(checksums)
+    state = ocp.PyTreeCheckpointHandler(
+        use_zarr3=True,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)),
+    )
+    return {STATE: state} | {name: ocp.JsonCheckpointHandler() for name in json_items}
+
+
+class _ChecksummedArrays(ocp.type_handlers.ArrayHandler):
+    """Orbax's handler of `jax.Array` with a writer of our own.
+
+    Each process writes the first copy of every shard that it holds, in whole chunks. Where
+    Orbax puts an array, and how it cuts it into chunks, stays Orbax's business.
+    """
+
+    def __init__(self, checksums: bool) -> None:
+        super().__init__(enable_write_sharding_file=False)
+        self._codecs = tensorstores.codecs(checksums)
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        """Copies the arrays to the host, and returns while they are being written."""
+        for value in values:
+            value.copy_to_host_async()
+        args = args or [ocp.SaveArgs()] * len(values)
+        dtypes = [arg.dtype or value.dtype for value, arg in zip(values, args, strict=True)]
+        shards = [_copy_shards(*pair) for pair in zip(values, dtypes, strict=True)]
+        specs = [
+            {
+                "global_shape": value.shape,
+                "local_shape": value.sharding.shard_shape(value.shape),
+                "dtype": dtype,
+                "arg": ocp.SaveArgs(chunk_byte_size=arg.chunk_byte_size),
+            }
+            for value, dtype, arg in zip(values, dtypes, args, strict=True)
+        ]
+
+        async def write_all() -> None:
+            writes = map(self._write, infos, specs, shards)
+            # All of them come to an end, also if the first one fails: TensorStore reports to an
+            # event loop that has to be there still.
+            for outcome in await asyncio.gather(*writes, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write_all(), name="arrays")]
+
+    async def _write(self, info: Any, spec: dict[str, Any], shards: Shards) -> None:
+        await info.await_path_creation()
+        if not shards:
+            return
+        store_spec = ocp.type_handlers.get_json_tspec_write(
+            info, use_ocdbt=info.is_ocdbt_checkpoint, process_index=jax.process_index(), **spec
+        )
+        store_spec["metadata"]["codecs"] = self._codecs
+        opening = tensorstore.open(store_spec, create=True, open=True, context=info.ts_context)
+        store = await opening
+        await asyncio.gather(
+            *(
+                store[index].write(values, can_reference_source_data_indefinitely=True)
+                for index, values in shards
+            )
+        )
+
+
+def _copy_shards(array: jax.Array, dtype: np.dtype) -> Shards:
+    """The first copy of every part of an array that is on this process's devices."""
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    # On a CPU the host sees the device's own buffer, which the next training step overwrites.
+    return [
+        (shard.index, np.asarray(shard.data).astype(dtype, copy=shard.device.platform == "cpu"))
+        for shard in shards
+    ]
