@@ -65,18 +65,33 @@ def _num_chunks(batch: int, length: int, vocab_size: int) -> int:
     partitioner = active_partitioner()
     if partitioner is not None:
         batch = -(-batch // partitioner.num_batch_shards)
-        vocab_size = -(-vocab_size // partitioner.mesh.shape["model"])
-    wanted = -(-batch * length * vocab_size * 4 // _CHUNK_BYTES)
-    return next(n for n in range(1, length + 1) if length % n == 0 and (n >= wanted or n == length))
+        vocab_size = -(-vocab_size // partitioner.num_model_shards)
+    wanted = min(-(-batch * length * vocab_size * 4 // _CHUNK_BYTES), length)
+    # Equal parts need no padding. Where the next divisor is far (a prime length has none), padded
+    # parts are better than many small products.
+    padded = -(-length // (length // wanted))
+    return next((n for n in range(wanted, 2 * wanted + 1) if length % n == 0), padded)
 
 
 def _chunked(chunks: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """[B, T, ...] -> [chunks, B, T / chunks, ...]: every device keeps its rows."""
+    """[B, T, ...] -> [chunks, B, ceil(T / chunks), ...], the last filled up with zeros.
+
+    Every device keeps its rows. Positions that are filled up have weight 0 and so change no sum.
+    """
 
     def one(x: jax.Array) -> jax.Array:
+        missing = -x.shape[1] % chunks
+        if missing:
+            x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
 
     return tuple(one(x) for x in arrays)
+
+
+def _unchunked(parts: jax.Array, length: int) -> jax.Array:
+    """Undoes `_chunked`: [chunks, B, n, D] -> [B, T, D]."""
+    joined = jnp.moveaxis(parts, 0, 1)
+    return joined.reshape(joined.shape[0], -1, joined.shape[-1])[:, :length]
 
 
 def _scores(settings: OutputLoss, hidden: jax.Array, table: jax.Array) -> jax.Array:
@@ -119,8 +134,7 @@ def _sums_fwd(settings: OutputLoss, chunks: int, hidden, table, targets, weights
     parts = _chunked(chunks, hidden, targets, weights)
     start = losses.zero_sums(), jnp.zeros(table.shape, jnp.float32)
     (total, d_table), d_hidden = jax.lax.scan(one, start, parts)
-    d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape)
-    return total, (d_hidden, d_table.astype(table.dtype))
+    return total, (_unchunked(d_hidden, hidden.shape[1]), d_table.astype(table.dtype))
 
 
 def _sums_bwd(settings: OutputLoss, chunks: int, grads: Any, cotangent: LossSums):

@@ -10,17 +10,17 @@ import pytest
 from t5x_ext.models import losses, output_loss
 from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
 
-BATCH, LENGTH, WIDTH, VOCAB = 4, 12, 8, 50
+BATCH, WIDTH, VOCAB = 4, 8, 50
+POSITION = BATCH * VOCAB * 4  # bytes of the scores of one position
 
 
-@pytest.fixture
-def arrays() -> tuple[jax.Array, ...]:
+def make_arrays(length: int) -> tuple[jax.Array, ...]:
     rng = np.random.default_rng(0)
     return (
-        jnp.asarray(rng.normal(size=(BATCH, LENGTH, WIDTH)), jnp.float32),
+        jnp.asarray(rng.normal(size=(BATCH, length, WIDTH)), jnp.float32),
         jnp.asarray(rng.normal(size=(WIDTH, VOCAB)), jnp.float32),
-        jnp.asarray(rng.integers(0, VOCAB, (BATCH, LENGTH)), jnp.int32),
-        jnp.asarray(rng.uniform(size=(BATCH, LENGTH)) > 0.3, jnp.float32),
+        jnp.asarray(rng.integers(0, VOCAB, (BATCH, length)), jnp.int32),
+        jnp.asarray(rng.uniform(size=(BATCH, length)) > 0.3, jnp.float32),
     )
 
 
@@ -31,15 +31,25 @@ def apart(settings: OutputLoss, hidden, table, targets, weights) -> losses.LossS
     )
 
 
-@pytest.mark.parametrize("chunk_bytes", [1 << 20, 2 * BATCH * VOCAB * 4, 1])
+@pytest.mark.parametrize(
+    ("length", "chunk_bytes", "expected_chunks"),
+    [
+        (12, 1 << 20, 1),
+        (12, 2 * POSITION, 6),
+        (12, 1, 12),
+        (13, 5 * POSITION, 4),  # a prime length: three parts of 4, and one of 1 filled up
+        (13, 1, 13),
+    ],
+)
 @pytest.mark.parametrize(
     "settings", [OutputLoss(), OutputLoss(label_smoothing=0.1, z_loss=1e-2, factor=0.4)]
 )
-def test_values_and_gradients(monkeypatch, arrays, settings: OutputLoss, chunk_bytes: int) -> None:
+def test_values_and_gradients(
+    monkeypatch, settings: OutputLoss, length: int, chunk_bytes: int, expected_chunks: int
+) -> None:
     monkeypatch.setattr(output_loss, "_CHUNK_BYTES", chunk_bytes)
-    hidden, table, targets, weights = arrays
-    expected_chunks = {1 << 20: 1, 2 * BATCH * VOCAB * 4: 6, 1: LENGTH}[chunk_bytes]
-    assert output_loss._num_chunks(BATCH, LENGTH, VOCAB) == expected_chunks
+    hidden, table, targets, weights = make_arrays(length)
+    assert output_loss._num_chunks(BATCH, length, VOCAB) == expected_chunks
 
     def scaled(function, hidden, table):
         sums = function(settings, hidden, table, targets, weights)
@@ -56,6 +66,18 @@ def test_values_and_gradients(monkeypatch, arrays, settings: OutputLoss, chunk_b
         np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)
     plain = output_loss_sums(settings, hidden, table, targets, weights)  # no gradient asked for
     np.testing.assert_allclose(plain, results[1][:5], rtol=2e-5)
+
+
+@pytest.mark.parametrize("length", [97, 126, 127, 128, 509, 1021])
+@pytest.mark.parametrize("wanted", [1, 2, 3, 7, 50])
+def test_any_length_makes_few_parts_that_are_small_enough(monkeypatch, length, wanted) -> None:
+    monkeypatch.setattr(output_loss, "_CHUNK_BYTES", -(-length * POSITION // wanted))
+    parts = output_loss._num_chunks(BATCH, length, VOCAB)
+    assert wanted <= parts <= 2 * wanted
+    (chunked,) = output_loss._chunked(parts, jnp.arange(BATCH * length).reshape(BATCH, length))
+    assert chunked.shape[2] * POSITION <= output_loss._CHUNK_BYTES
+    restored = output_loss._unchunked(chunked[..., None], length)[..., 0]
+    assert (restored == jnp.arange(BATCH * length).reshape(BATCH, length)).all()
 
 
 def test_scores_of_the_whole_batch_never_exist() -> None:
