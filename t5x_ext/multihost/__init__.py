@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.multihost.roll_call import Peers, call_roll
+from t5x_ext.multihost.peers import Peers
+from t5x_ext.multihost.roll_call import call_roll
 from t5x_ext.terminal import exit_status
 
 __all__ = ["check_same", "gather", "is_primary", "package_versions", "session"]

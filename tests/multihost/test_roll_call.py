@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t5x_ext import multihost
 from t5x_ext.errors import ConfigError
+from t5x_ext.multihost import peers, roll_call
+from t5x_ext.multihost.peers import Peers
+from t5x_ext.multihost.roll_call import call_roll
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = socket.gethostname()
@@ -93,6 +100,121 @@ def test_a_stranger_on_the_port_is_not_counted(members: Members) -> None:
     second = members.start(1, 2)
     assert outcome(first)[:2] == outcome(second)[:2] == (0, "everyone [0, 1]\n")
     stranger.close()
+
+
+HELLO = {"index": 1, "count": 2, "host": "h", "proof": "0" * 64}
+
+
+def call(port: int, *lines: bytes) -> socket.socket:
+    """Connects to process 0 and says something."""
+    caller = socket.create_connection(("127.0.0.1", port))
+    for line in lines:
+        caller.sendall(line)
+    return caller
+
+
+def hostile_callers(port: int) -> list[socket.socket]:
+    """What must neither join nor keep others from joining."""
+    hellos = [HELLO | {"index": index} for index in ([], {}, True, 1.0, None, 99, -1, "1", 10**40)]
+    hellos += [HELLO | {"proof": proof} for proof in ("", "\u00e9", None, [], "0" * 5000)]
+    hellos += [HELLO | {"host": "a\n\x1b[31m"}, {"index": 1}, {}]
+    lines = [json.dumps(hello).encode() + b"\n" for hello in hellos]
+    lines += [b"\n", b"null\n", b"[" * 3000 + b"\n", b"\xff\xfe\n", b"GET / HTTP/1.1\r\n\r\n"]
+    lines += [b"x" * 100_000]
+    callers = [call(port, line) for line in lines]
+    callers += [call(port) for _ in range(200)]  # these say nothing
+    callers.append(call(port, b'{"index": 1, "cou'))  # this one never ends its line
+    gone = call(port)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone.close()  # with a reset
+    return callers
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def join_in_threads(
+    port: int, indices: Sequence[int], before: Callable[[], None], timeout: float = 60
+) -> list[Any]:
+    """The rolls, or errors, of processes of a run of two; `before` runs when 0 listens."""
+
+    def one(index: int) -> Any:
+        try:
+            return call_roll(f"127.0.0.1:{port}", index, 2, timeout, 60)
+        except ConfigError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(one, indices[0])
+        while True:
+            try:
+                call(port).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        before()
+        others = [pool.submit(one, index) for index in indices[1:]]
+        rolls = [each.result() for each in (first, *others)]
+        list(pool.map(lambda roll: isinstance(roll, Peers) and roll.close(), rolls))
+    return rolls
+
+
+def test_hostile_callers_neither_join_nor_hold_up_the_run(port: int) -> None:
+    strangers: list[socket.socket] = []
+    rolls = join_in_threads(port, (0, 1), lambda: strangers.extend(hostile_callers(port)))
+    assert [roll.hosts for roll in rolls] == [[HOST, HOST]] * 2
+    assert len(strangers) > 200
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_proof_cannot_be_used_again(port: int) -> None:
+    """Each caller has a question of its own."""
+    key = roll_call.run_key(f"127.0.0.1:{port}")
+    answers = []
+
+    def replay() -> None:
+        questions = []
+        for _ in range(2):
+            caller = call(port)
+            questions.append(json.loads(caller.makefile().readline())["nonce"])
+        proof = roll_call._proof(key, questions[0], HELLO)
+        caller.sendall(json.dumps(HELLO | {"proof": proof}).encode() + b"\n")
+        answers.append(json.loads(caller.makefile().readline()))
+
+    rolls = join_in_threads(port, (0, 1), replay)
+    assert [roll.index for roll in rolls] == [0, 1]
+    assert "process 0 belongs to another run" in answers[0]["problem"]
+
+
+def test_a_process_of_another_run_is_told_so_and_counted(members: Members, monkeypatch) -> None:
+    first = members.start(0, 2, timeout=8)
+    monkeypatch.setenv(roll_call.RUN_ID, "another")
+    status, _, error = outcome(members.start(1, 2, timeout=8))
+    assert status == 1
+    assert error.startswith("error: process 0 belongs to another run; allowed: the same T5X_EXT_")
+    _, _, error = outcome(first)
+    assert error == (
+        "error: process 1 missing: 1 of 2 have started within 8 s; callers of other runs, refused "
+        "(see T5X_EXT_RUN_ID): 1\n"
+    )
+
+
+def test_a_coordinator_on_loopback_is_listened_for_there_only(port: int, monkeypatch) -> None:
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    for name in ("127.0.0.1", "localhost"):
+        with roll_call._listen(f"{name}:{port}", 2) as listener:
+            assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_messages_that_are_none_end_the_connection() -> None:
+    for line in (b"[1]\n", b"{", b"[" * 100_000 + b"\n", b"nonsense\n", b""):
+        assert peers.parse_message(line) is None
+    assert peers.parse_message(peers.to_line({"value": [1]})) == {"value": [1]}
 
 
 def test_who_is_missing_is_named_to_all_that_came(members: Members) -> None:
