@@ -2,7 +2,8 @@
 
 Mesh axes, outermost first: `expert` (stacked models), `data` (batch only), `fsdp` (batch, and
 parameters are split over it), `model` (heads, feed-forward and vocabulary). Parameters and
-activations carry logical axis names; nothing outside this file knows about the mesh.
+activations carry logical axis names, and other code asks the partitioner how many parts there are.
+Only the attention kernel takes the mesh itself, because `shard_map` needs it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import contextvars
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from t5x_ext import meshes
 from t5x_ext.errors import ConfigError
 
 MESH_AXES = ("expert", "data", "fsdp", "model")
+EXPERT_AXIS = MESH_AXES[0]
 
 LogicalAxisRules = tuple[tuple[str, Any], ...]
 
@@ -73,13 +78,16 @@ class PjitPartitioner:
 
     Attributes:
       num_partitions: T5X's knob: devices that share one copy of the parameters along `model`.
-      model_parallel_submesh: T5X's other knob, (x, y, z, core); its product is `num_partitions`.
+      model_parallel_submesh: T5X's other knob, (x, y, z, core): the tile of a TPU slice's grid that
+        shares one copy of the parameters; its product is `num_partitions`.
       logical_axis_rules: the table; None means `standard_logical_axis_rules()`.
       data: devices along `data`; -1 takes what the other axes leave.
       fsdp: devices along `fsdp`.
       model: devices along `model`; `num_partitions` is another name for it.
       expert: devices along `expert`; -1 takes what the other axes leave, and `data` is given.
       devices: devices to use; None means all.
+      device_bytes: what a program may use of one device's memory; None asks the devices. Plans set
+        it: a device that is only described cannot be asked.
     """
 
     num_partitions: int | None = None
@@ -90,6 +98,7 @@ class PjitPartitioner:
     model: int = 1
     expert: int = 1
     devices: Sequence[Any] | None = dataclasses.field(default=None, compare=False)
+    device_bytes: int | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -106,7 +115,7 @@ class PjitPartitioner:
                 f"PjitPartitioner: mesh {wanted} does not divide {len(devices)} devices; "
                 "the product of all axes must equal the number of devices"
             )
-        grid = np.asarray(devices).reshape(shape)
+        grid = meshes.arrange(devices, shape, self.model_parallel_submesh)
         return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
     def _model_size(self) -> int:
@@ -127,10 +136,45 @@ class PjitPartitioner:
         """'cpu', 'gpu' or 'tpu', also of devices that are only described."""
         return self.mesh.devices.flat[0].platform
 
+    @functools.cached_property
+    def memory_bytes(self) -> int:
+        """What a program may use of one device's memory: the least of all hosts' devices.
+
+        Devices of the host itself share half of its memory: data needs some too.
+        """
+        if self.device_bytes is not None:
+            return self.device_bytes
+        devices = self.mesh.local_devices
+        stats = devices[0].memory_stats()
+        if stats is not None:
+            own = stats["bytes_limit"]
+        else:
+            host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            own = host_bytes // (2 * len(devices))
+        if jax.process_count() == 1:
+            return own
+        # Every host must come to the same decision from it. In KiB, which int32 holds.
+        return int(multihost_utils.process_allgather(np.int32(own >> 10)).min()) << 10
+
+    @property
+    def axis_sizes(self) -> dict[str, int]:
+        """Devices along each mesh axis, as reports show them."""
+        return {axis: int(size) for axis, size in self.mesh.shape.items()}
+
+    @property
+    def num_expert_slots(self) -> int:
+        """Parts of the mesh that each hold models of their own."""
+        return self.mesh.shape["expert"]
+
     @property
     def num_batch_shards(self) -> int:
         """Parts into which the global batch is cut."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def num_model_shards(self) -> int:
+        """Parts into which heads, feed-forward and vocabulary are cut."""
+        return self.mesh.shape["model"]
 
     def check_batch(self, batch_size: int, num_microbatches: int = 1) -> None:
         """Raises ConfigError unless `batch_size` (examples, global) splits evenly."""
@@ -173,6 +217,20 @@ class PjitPartitioner:
     def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
         """The sharding of an array with these logical axes."""
         return NamedSharding(self.mesh, self.spec(axes))
+
+    def gathered_spec(self, axes: Sequence[str | None]) -> PartitionSpec:
+        """`spec` without the mesh axes that split the batch: a parameter ready for use by rows."""
+        batch = _names(self.spec(("batch",))[0])
+        return PartitionSpec(*(None if _names(e) & batch else e for e in self.spec(axes)))
+
+    def bytes_per_device(self, array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> int:
+        """Bytes that one device holds of an array split as `spec` says."""
+        shard = NamedSharding(self.mesh, spec).shard_shape(array.shape)
+        return math.prod(shard) * array.dtype.itemsize
+
+    def stacked(self, sharding: NamedSharding) -> NamedSharding:
+        """The sharding of E such arrays stacked on a leading axis, which `expert` splits."""
+        return NamedSharding(self.mesh, PartitionSpec(EXPERT_AXIS, *sharding.spec))
 
     def host_rows(self, batch_size: int) -> tuple[int, int]:
         """The rows of a batch [B, ...] that this host's devices hold: first, one past the last.
@@ -273,7 +331,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
 
 
 def gather(param: jax.Array, axes: Sequence[str | None], is_looked_up: bool = False) -> jax.Array:
-    """Brings the parts of a parameter together that lie on the batch's mesh axes, for one use.
+    """All-gathers a parameter over the mesh axes that split the batch; `model` still splits it.
 
     Asked for explicitly, because the compiler would otherwise feed a product with one part after
     the other and rewrite its result each time. The gradient goes straight back into parts.
@@ -287,11 +345,8 @@ def gather(param: jax.Array, axes: Sequence[str | None], is_looked_up: bool = Fa
     partitioner = _ACTIVE.get()
     if partitioner is None:
         return param
-    split = partitioner.spec(axes)
-    batch = partitioner.spec(("batch",))[0] or ()
-    taken = {batch} if isinstance(batch, str) else set(batch)
+    split, whole = partitioner.spec(axes), partitioner.gathered_spec(axes)
     mesh = partitioner.mesh
-    whole = PartitionSpec(*(None if _names(entry) & taken else entry for entry in split))
     gradient = (whole, split) if is_looked_up else (split,)
     return _gather(
         NamedSharding(mesh, whole), tuple(NamedSharding(mesh, spec) for spec in gradient), param

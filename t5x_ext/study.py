@@ -67,7 +67,7 @@ def study(
     directory = files.path(study_dir, "MODEL_DIR")
     for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
-    fitting.check_experts(experts, partitioner.mesh.shape["expert"])
+    fitting.check_experts(experts, partitioner.num_expert_slots)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
     for seed in seeds:
         bounds.check_seed("SEEDS", seed)

@@ -17,6 +17,7 @@ LEAVES = {
     "files",
     "configs",
     "schedules",
+    "meshes",
     "partitioning",
     "metrics",
     "multihost",

@@ -224,7 +224,7 @@ def _pin(rows: Rows) -> Rows:
     if partitioner is None:
         return rows
     num_kv_heads = rows.prompt.keys[0].shape[1]
-    heads = "heads" if num_kv_heads % partitioner.mesh.shape["model"] == 0 else None
+    heads = "heads" if num_kv_heads % partitioner.num_model_shards == 0 else None
 
     def pin(array: jax.Array, *axes: str | None) -> jax.Array:
         return constrain(array, ("batch", *axes, *(None,) * (array.ndim - 1 - len(axes))))

@@ -6,10 +6,7 @@ trains one model in each slot, or two, or more: each further one takes as much m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-
-import jax
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.planning import compiling
@@ -40,8 +37,7 @@ def choose_experts(program: Program, workload: Workload, wanted: int) -> int:
     Raises:
       ConfigError: not even one model per slot fits.
     """
-    mesh = program.partitioner.mesh
-    slots, available = mesh.shape["expert"], available_bytes(mesh.local_devices)
+    slots, available = program.partitioner.num_expert_slots, program.partitioner.memory_bytes
 
     def peak_bytes(per_slot: int) -> int:
         lowered = lower_train_step(program, workload, per_slot * slots)
@@ -72,14 +68,3 @@ def most_per_slot(peak_bytes: Callable[[int], int], available: int, wanted: int)
         return 1
     each = max(peak_bytes(2) - one, 1)
     return min(1 + (available - one) // each, wanted)
-
-
-def available_bytes(devices: list[jax.Device]) -> int:
-    """What a program may use on each of this host's devices.
-
-    A device of the host itself has its share of half the memory: data needs some too.
-    """
-    stats = devices[0].memory_stats()
-    if stats is not None:
-        return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (2 * len(devices))

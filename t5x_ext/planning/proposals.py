@@ -116,10 +116,10 @@ def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
         if spread:
             mesh = spread_mesh(changed, machine)
             settings.append(f"--gin.PjitPartitioner.fsdp={mesh.fsdp}")
-            if mesh.model != setup.partitioner.mesh.shape["model"]:
+            if mesh.model != setup.partitioner.num_model_shards:
                 settings.append(f"--gin.PjitPartitioner.model={mesh.model}")
             changed = dataclasses.replace(changed, partitioner=mesh)
-            if mesh.expert < setup.partitioner.mesh.shape["expert"]:
+            if mesh.expert < setup.partitioner.num_expert_slots:
                 settings.append(f"--gin.PjitPartitioner.expert={mesh.expert}")
                 settings.append(f"--gin.EXPERTS={mesh.expert}")
                 changed = dataclasses.replace(changed, experts=mesh.expert)
@@ -132,17 +132,16 @@ def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
 
     Where several models share the mesh, over twice the devices, so that half as many models do.
     """
-    shape = setup.partitioner.mesh.shape
-    if shape["expert"] > 1:
-        slots = shape["expert"] // 2
-        fsdp = 2 * shape["data"] * shape["fsdp"]
-        return dataclasses.replace(setup.partitioner, expert=slots, data=1, fsdp=fsdp)
+    present = setup.partitioner
+    if present.num_expert_slots > 1:
+        slots, fsdp = present.num_expert_slots // 2, 2 * present.num_batch_shards
+        return dataclasses.replace(present, expert=slots, data=1, fsdp=fsdp)
     rows = setup.workload.rows // setup.num_microbatches
-    model = shape["model"]
+    model = present.num_model_shards
     while machine.count // model > rows:
         model *= 2
     return dataclasses.replace(
-        setup.partitioner,
+        present,
         num_partitions=None,
         model_parallel_submesh=None,
         data=1,
@@ -169,9 +168,9 @@ def divides(setup: Setup) -> bool:
 
 def _rows_at_once(setup: Setup) -> float:
     """Rows whose activations a device holds; a row that `model` splits counts as its part."""
-    shape = setup.partitioner.mesh.shape
-    parts = setup.partitioner.num_batch_shards * setup.num_microbatches * shape["model"]
-    return setup.workload.rows * setup.experts / shape["expert"] / parts
+    mesh = setup.partitioner
+    parts = mesh.num_batch_shards * setup.num_microbatches * mesh.num_model_shards
+    return setup.workload.rows * setup.experts / mesh.num_expert_slots / parts
 
 
 def _learn(row_bytes: dict[str, float], plan: Plan) -> None:

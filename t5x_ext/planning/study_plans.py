@@ -288,7 +288,7 @@ def _on_the_whole(setup: Setup, machine: Machine) -> Setup:
 
 
 def _slots(setup: Setup) -> int:
-    return setup.partitioner.mesh.shape["expert"]
+    return setup.partitioner.num_expert_slots
 
 
 def _times(plan: Plan) -> tuple[float, float, int] | None:

@@ -163,7 +163,7 @@ class Tuner:
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:
         """The program for a group: of a power of two of experts, so that few are compiled."""
-        axis = self.partitioner.mesh.shape["expert"]
+        axis = self.partitioner.num_expert_slots
         size = min(1 << (len(group) - 1).bit_length(), self.experts)
         return self._expert_program(self._trainer(group[0]), -(-size // axis) * axis)
 

@@ -15,15 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_ext.models.parameters import Params
+from t5x_ext.partitioning import EXPERT_AXIS
 from t5x_ext.training import state as states
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.step import Metrics
 from t5x_ext.training.trainer import Program
-
-AXIS = "expert"
 
 Batches = Iterator[tuple[dict[str, np.ndarray], Any]]
 
@@ -53,7 +51,7 @@ class ExpertProgram:
             kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, state)
             return kept, metrics
 
-        together = jax.vmap(one, spmd_axis_name=AXIS)
+        together = jax.vmap(one, spmd_axis_name=EXPERT_AXIS)
         return jax.jit(together, donate_argnums=0, out_shardings=(self._layout(), None))
 
     @functools.cached_property
@@ -70,7 +68,7 @@ class ExpertProgram:
     def _layout(self) -> TrainState:
         program = self.program
         layout = states.state_shardings(program.model, program.optimizer, program.partitioner)
-        return jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec(AXIS, *s.spec)), layout)
+        return jax.tree.map(program.partitioner.stacked, layout)
 
 
 def train_experts(

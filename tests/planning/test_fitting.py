@@ -58,22 +58,22 @@ def test_memory_grows_by_the_same_for_each_model():
     assert four == pytest.approx(one + 3 * (two - one), rel=0.05)
 
 
-def test_as_many_as_fit_into_these_devices(monkeypatch):
-    program = Program(MODEL, PjitPartitioner(expert=4, data=2), Trainer())
+def test_as_many_as_fit_into_these_devices():
+    def with_memory(num_bytes):
+        return Program(MODEL, PjitPartitioner(expert=4, data=2, device_bytes=num_bytes), Trainer())
+
+    program = with_memory(None)
     assert fitting.choose_experts(program, WORKLOAD, wanted=9) == 12  # whole slots
     peak = compiling.measure_peak(lower_train_step(program, WORKLOAD, 8), "cpu")
-    monkeypatch.setattr(fitting, "available_bytes", lambda devices: peak)
-    assert fitting.choose_experts(program, WORKLOAD, wanted=99) == 8
-    monkeypatch.setattr(fitting, "available_bytes", lambda devices: 1000)
+    assert fitting.choose_experts(with_memory(peak), WORKLOAD, wanted=99) == 8
     with pytest.raises(ConfigError, match="EXPERTS: 'auto': one model in each of 4 slots needs"):
-        fitting.choose_experts(program, WORKLOAD, wanted=99)
+        fitting.choose_experts(with_memory(1000), WORKLOAD, wanted=99)
 
 
 def test_a_device_of_the_host_has_its_share_of_memory():
-    available = fitting.available_bytes(jax.local_devices())
-    assert fitting.available_bytes(jax.local_devices()[:1]) == pytest.approx(
-        8 * available, rel=0.01
-    )
+    available = PjitPartitioner().memory_bytes
+    one = PjitPartitioner(devices=jax.local_devices()[:1])
+    assert one.memory_bytes == pytest.approx(8 * available, rel=0.01)
 
 
 @pytest.mark.parametrize("experts", [0, 3, -4, "many", 2.0])

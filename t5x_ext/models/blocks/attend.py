@@ -228,7 +228,7 @@ def _takes_kernel(pattern: Pattern, heads: Heads, path: str) -> bool:
     if path == "xla":
         return False
     partitioner = active_partitioner()
-    parts = 1 if partitioner is None else partitioner.mesh.shape["model"]
+    parts = 1 if partitioner is None else partitioner.num_model_shards
     lengths = pattern.query_segments.shape[1], pattern.key_segments.shape[1]
     suits = (
         heads.kv == heads.num_heads
