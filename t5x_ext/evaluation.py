@@ -30,9 +30,19 @@ from t5x_ext.training.trainer import Program, Trainer
 
 
 def make_decoder(
-    model: BaseTransformerModel, partitioner: PjitPartitioner, cfg: DatasetConfig
+    model: BaseTransformerModel,
+    partitioner: PjitPartitioner,
+    cfg: DatasetConfig,
+    resident_bytes: int = 0,
 ) -> Decoder:
-    """A decoder with the batch size and lengths of a dataset config, which states both."""
+    """A decoder with the batch size and lengths of a dataset config, which states both.
+
+    Args:
+      model: gives the network and the output vocabulary.
+      partitioner: the mesh.
+      cfg: the dataset to decode.
+      resident_bytes: see `Decoder`.
+    """
     assert cfg.task_feature_lengths is not None
     return Decoder(
         model,
@@ -40,6 +50,7 @@ def make_decoder(
         batch_size=cfg.batch_size,
         max_input_length=cfg.task_feature_lengths["inputs"],
         max_decode_length=cfg.task_feature_lengths["targets"],
+        resident_bytes=resident_bytes,
     )
 
 

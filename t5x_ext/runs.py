@@ -287,7 +287,10 @@ class _Evaluator:
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
         self._actions = actions
         if what.infer_cfg:
-            self._decoder = make_decoder(program.model, program.partitioner, what.infer_cfg)
+            mesh = program.partitioner
+            slots = jax.tree.leaves(program.abstract_state().opt_state)
+            slot_bytes = sum(mesh.bytes_per_device(one, one.sharding.spec) for one in slots)
+            self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes)
 
     def __call__(self, event: StepEvent) -> bool:
         return self.is_due(event.step) and self.evaluate(event)

@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_ext.data.batching import batches_by_length, make_length_buckets
 from t5x_ext.data.records import Example
+from t5x_ext.decoding import placement
 from t5x_ext.decoding.methods import Method, OutputIds, ids_before_eos
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.stages import Queue, stage_ends
@@ -40,6 +41,7 @@ class Decoder:
       method: how tokens are chosen; None is as the model is set.
       first_stage: positions after which the rows of a batch that have not ended are parked. Up to
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
+      resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
     """
 
     model: BaseTransformerModel
@@ -49,6 +51,7 @@ class Decoder:
     max_decode_length: int
     method: Method | None = None
     first_stage: int | None = 8
+    resident_bytes: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
@@ -75,12 +78,17 @@ class Decoder:
     def programs(self) -> Programs:
         """The compiled functions."""
         assert self.method is not None  # __post_init__ has set it
+        generator = self.model.generator
+        ends = stage_ends(self.max_decode_length, self.first_stage)
+        batch = self.batch_size, self.buckets[-1], ends, self.method.num_rows
         return Programs(
-            self.model.generator,
+            generator,
             self.partitioner,
             self.method,
-            stage_ends(self.max_decode_length, self.first_stage),
+            ends,
             OutputIds.of(self.model.output_vocabulary),
+            placement.cache_bytes(generator, self.partitioner, *batch),
+            self.resident_bytes,
         )
 
     @functools.cached_property

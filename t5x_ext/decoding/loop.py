@@ -22,6 +22,8 @@ from t5x_ext.partitioning import active_partitioner, constrain
 # (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], cache)
 TokensToLogits = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
+TOKEN_LOOP = "decode_tokens"
+
 
 class Rows(NamedTuple):
     """Prompts that are being decoded; every array leads with B, those of the cache with B * K.
@@ -81,7 +83,8 @@ def run_loop(
             cache = jax.tree.map(lambda rows: _follow(rows, parents), cache)
         return index + 1, cache, state
 
-    _, cache, state = jax.lax.while_loop(running, advance, (jnp.int32(start), cache, state))
+    with jax.named_scope(TOKEN_LOOP):  # by which plans find it in the compiled program
+        _, cache, state = jax.lax.while_loop(running, advance, (jnp.int32(start), cache, state))
     return cache, state
 
 
@@ -174,6 +177,7 @@ def decode_batch(
     ids: OutputIds,
     method: Method | None = None,
     axis_name: str | None = None,
+    whole_weights: bool = True,
 ) -> jax.Array:
     """Decodes a padded batch in one go; prompts are numbered by their row.
 
@@ -186,13 +190,14 @@ def decode_batch(
       ids: which tokens there are, and which end a row.
       method: chooses tokens; None is greedy.
       axis_name: see `run_loop`.
+      whole_weights: see `Generator.prepare`.
 
     Returns:
       int32 [B, T], the best (or first) output of each prompt.
     """
     method = method or Greedy()
     method.check_length(max_length)
-    weights = generator.prepare(params)
+    weights = generator.prepare(params, whole_weights)
     numbers = jnp.arange(len(prompts))
     rows = start_rows(generator, params, weights, prompts, lengths, numbers, method, max_length)
     rows = advance_rows(generator, weights, rows, method, 0, max_length, ids, axis_name)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from t5x_ext.decoding import loop
+from t5x_ext.decoding import loop, placement
 from t5x_ext.decoding.loop import Rows
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
-from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.training.experts import AXIS
+from t5x_ext.partitioning import EXPERT_AXIS, PjitPartitioner
 
 
 class Reached(NamedTuple):
@@ -46,6 +45,8 @@ class Programs:
       method: chooses tokens.
       ends: where each stage ends, in positions; the last is T.
       ids: which tokens there are, and which end a row.
+      cache_bytes: of keys and values on each device, of one model; see `placement.cache_bytes`.
+      resident_bytes: what else stays on each device, see `placement.holds_whole_weights`.
       together: whether parameters have a leading axis E, which the mesh may split.
       shapes: the loops compiled so far, as text.
     """
@@ -55,12 +56,21 @@ class Programs:
     method: Method
     ends: tuple[int, ...]
     ids: OutputIds
+    cache_bytes: int = 0
+    resident_bytes: int = 0
     together: bool = False
     shapes: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def prepare(self, params: Params) -> DecodingWeights:
-        """The decoder's weights as the loop reads them, once for many batches."""
-        return self._prepare(params)
+        """The decoder's weights as the loop reads them, once for many batches.
+
+        They are all-gathered here where they fit (`placement`), so that no position has to.
+        """
+        num_models = jax.tree.leaves(params)[0].shape[0] if self.together else 1
+        whole = placement.holds_whole_weights(
+            self.generator, self.partitioner, self.cache_bytes, self.resident_bytes, num_models
+        )
+        return self._prepare(params, whole)
 
     def begin(
         self,
@@ -105,7 +115,11 @@ class Programs:
 
     @functools.cached_property
     def _prepare(self) -> Any:
-        return self._jit(self._of_each(self.generator.prepare))
+        def prepare(params: Params, whole: bool) -> DecodingWeights:
+            one = functools.partial(self.generator.prepare, whole=whole)
+            return self._of_each(one)(params)
+
+        return self._jit(prepare, static_argnums=1)
 
     @functools.cached_property
     def _begin(self) -> Any:
@@ -146,7 +160,7 @@ class Programs:
 
     def _advance_rows(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
-        axis_name = AXIS if self.together else None
+        axis_name = EXPERT_AXIS if self.together else None
         rows = loop.advance_rows(
             self.generator, weights, rows, self.method, start, stop, self.ids, axis_name
         )
@@ -163,7 +177,7 @@ class Programs:
         """Applies a function of one model's arrays to those of all models, side by side."""
         if not self.together:
             return function
-        return jax.vmap(function, axis_name=AXIS, spmd_axis_name=AXIS)
+        return jax.vmap(function, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
 
     def _jit(self, function: Callable[..., Any], **options: Any) -> Any:
         def on_mesh(*args: Any) -> Any:

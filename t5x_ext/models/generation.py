@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from t5x_ext.models import parameters
 from t5x_ext.models.network import Network
 from t5x_ext.models.parameters import Params, ParamSpec
+from t5x_ext.partitioning import constrain, gather
 
 if TYPE_CHECKING:
     from t5x_ext.models.blocks.cache import OutputCache, PromptCache
@@ -67,8 +68,14 @@ class Generator(abc.ABC):
           What is kept of the prompts, and the decoder's first inputs, int32 [B].
         """
 
-    def prepare(self, params: Params) -> DecodingWeights:
-        """Takes the decoder's layers out of their stack, and casts what positions read."""
+    def prepare(self, params: Params, whole: bool = True) -> DecodingWeights:
+        """Takes the decoder's layers out of their stack, and casts what positions read.
+
+        Args:
+          params: parameters in the tree of `Network.specs`.
+          whole: all-gathers them over the mesh axes that split the batch, so that no position has
+            to; False leaves them in parts, see `decoding.placement`.
+        """
         dtype = self.network.config.dtype
         specs = self.network.specs
         decoder = params["decoder"]
@@ -83,10 +90,19 @@ class Generator(abc.ABC):
             return x.astype(dtype) if spec.is_kernel or "vocab" in spec.axes else x
 
         top = _without_stacks(params)
-        return DecodingWeights(
+        weights = DecodingWeights(
             layers=tuple(slice_layer(index) for index in range(num_layers)),
             top=parameters.map_specs(ready, _without_stacks(specs), top),
         )
+        return jax.tree.map(gather if whole else constrain, weights, self.weight_axes())
+
+    def weight_axes(self) -> DecodingWeights:
+        """The logical axes of each weight, a tuple in each array's place."""
+        specs = self.network.specs
+        stack = specs["decoder"]["layers"]
+        layer = parameters.map_specs(lambda spec: spec.axes[1:], stack)
+        num_layers = self.network.config.cache_shape.num_layers
+        return DecodingWeights((layer,) * num_layers, parameters.param_axes(_without_stacks(specs)))
 
     def empty_cache(self, num_rows: int) -> OutputCache:
         """A cache of no positions for `num_rows` rows."""

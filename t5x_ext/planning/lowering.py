@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.stages import stage_ends
-from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.training.experts import AXIS, ExpertProgram
+from t5x_ext.partitioning import EXPERT_AXIS, PjitPartitioner
+from t5x_ext.training.experts import ExpertProgram
 from t5x_ext.training.trainer import Program
 
 
@@ -65,17 +67,18 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
     # Which id ends a row, and a few beyond the vocabulary's, change nothing that costs.
     ids = OutputIds(eos=(1,), num_valid=program.model.config.vocab_size)
     limit = workload.target_length
-    axis_name = AXIS if experts > 1 else None
+    axis_name = EXPERT_AXIS if experts > 1 else None
+    whole = holds_whole_weights(program, workload, experts)
 
     def decode(params: Any, prompts: jax.Array) -> jax.Array:
         lengths = jnp.full(rows, workload.input_length)
         with partitioner.activate():
             return decode_batch(
-                generator, params, prompts, lengths, limit, ids, axis_name=axis_name
+                generator, params, prompts, lengths, limit, ids, None, axis_name, whole
             )
 
     if experts > 1:
-        decode = jax.vmap(decode, axis_name=AXIS, spmd_axis_name=AXIS)
+        decode = jax.vmap(decode, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
     params = stack(program.abstract_params(), experts)
     sharding = partitioner.sharding(("batch", None))
     shape = rows, workload.input_length
@@ -88,14 +91,27 @@ def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
 
     A row keeps keys and values of its prompt and of the positions decoded so far.
     """
-    partitioner = program.partitioner
-    shape = partitioner.mesh.shape
     ends = stage_ends(workload.target_length, Decoder.first_stage)
-    positions = sum(workload.input_length + end for end in ends[:-1])
-    a_position = program.model.config.cache_shape.bytes_per_position
-    rows = partitioner.round_up_batch(workload.rows) // partitioner.num_batch_shards
-    whole = max(experts // shape["expert"], 1) * rows * positions * a_position
-    return whole // shape["model"]
+    slots = program.partitioner.num_expert_slots
+    return max(experts // slots, 1) * _cache_bytes(program, workload, ends[:-1])
+
+
+def holds_whole_weights(program: Program, workload: Workload, experts: int) -> bool:
+    """Whether decoding gathers the decoder's weights once, before the first token."""
+    ends = stage_ends(workload.target_length, Decoder.first_stage)
+    return placement.holds_whole_weights(
+        program.model.generator,
+        program.partitioner,
+        _cache_bytes(program, workload, ends),
+        num_models=experts,
+    )
+
+
+def _cache_bytes(program: Program, workload: Workload, ends: Sequence[int]) -> int:
+    """Bytes on each device of the keys and values of one model's batches, see `placement`."""
+    return placement.cache_bytes(
+        program.model.generator, program.partitioner, workload.rows, workload.input_length, ends
+    )
 
 
 def stack(tree: Any, experts: int) -> Any:
@@ -104,7 +120,8 @@ def stack(tree: Any, experts: int) -> Any:
         return tree
 
     def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(AXIS, *leaf.sharding.spec))
+        spec = PartitionSpec(EXPERT_AXIS, *leaf.sharding.spec)
+        sharding = NamedSharding(leaf.sharding.mesh, spec)
         return jax.ShapeDtypeStruct((experts, *leaf.shape), leaf.dtype, sharding=sharding)
 
     return jax.tree.map(one, tree)

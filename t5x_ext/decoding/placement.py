@@ -1,0 +1,91 @@
+"""Where the decoder's weights lie while tokens are made.
+
+Parameters split over `fsdp` would have to be gathered for every token, which takes longer than all
+the arithmetic. So they are gathered once, before the first token, where there is room:
+
+    what stays on a device + weights, whole but for `model` + keys and values <= 80% of its memory
+
+Each term follows from shapes alone, so that all hosts decide alike. The rest is for the prompts'
+activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from t5x_ext.models import parameters
+from t5x_ext.models.generation import Generator
+from t5x_ext.partitioning import PjitPartitioner
+
+MEMORY_SHARE = 0.8
+
+
+def holds_whole_weights(
+    generator: Generator,
+    partitioner: PjitPartitioner,
+    cache_bytes: int,
+    resident_bytes: int = 0,
+    num_models: int = 1,
+) -> bool:
+    """Whether each device has room for weights that only `model` splits.
+
+    Args:
+      generator: the model.
+      partitioner: the mesh.
+      cache_bytes: see `cache_bytes`.
+      resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
+      num_models: E, models that decode side by side.
+    """
+    of_slot = max(num_models // partitioner.num_expert_slots, 1)
+    one = params_bytes(generator, partitioner) + weights_bytes(generator, partitioner) + cache_bytes
+    return resident_bytes + of_slot * one <= MEMORY_SHARE * partitioner.memory_bytes
+
+
+def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
+    """Bytes on each device of the decoder's weights in the compute dtype, split by `model` only."""
+    abstract = parameters.abstract_params(generator.network.specs)
+    weights = jax.eval_shape(generator.prepare, abstract)
+
+    def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
+        return partitioner.bytes_per_device(leaf, partitioner.gathered_spec(axes))
+
+    return sum(jax.tree.leaves(jax.tree.map(one, weights, generator.weight_axes())))
+
+
+def params_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
+    """Bytes on each device of the parameters as training lays them out."""
+    specs = generator.network.specs
+
+    def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
+        return partitioner.bytes_per_device(leaf, partitioner.spec(axes))
+
+    abstract = parameters.abstract_params(specs)
+    return sum(jax.tree.leaves(jax.tree.map(one, abstract, parameters.param_axes(specs))))
+
+
+def cache_bytes(
+    generator: Generator,
+    partitioner: PjitPartitioner,
+    batch_size: int,
+    input_length: int,
+    ends: Sequence[int],
+    num_rows: int = 1,
+) -> int:
+    """Bytes on each device of keys and values, of a batch at the end of each of these stages.
+
+    Args:
+      generator: the model.
+      partitioner: the mesh.
+      batch_size: prompts, global.
+      input_length: tokens of the longest prompt.
+      ends: positions decoded so far, one entry for each batch.
+      num_rows: K, rows that share a prompt.
+    """
+    positions = sum(input_length + num_rows * end for end in ends)
+    shape = generator.network.config.cache_shape
+    prompts = partitioner.round_up_batch(batch_size) // partitioner.num_batch_shards
+    whole = prompts * positions * shape.bytes_per_position
+    divides = shape.num_kv_heads % partitioner.num_model_shards == 0
+    return whole // partitioner.num_model_shards if divides else whole
