@@ -4,16 +4,17 @@
         --gin.BATCH_SIZE=128 --topology v5e:4x4
 
 Give the gin files and bindings of the run itself, or runs/plan.gin, which asks for less. The real
-train step is compiled for the machine; no data is read and no accelerator is used. XL takes
-minutes on two cores.
+train step is compiled for the machine, and so is decoding where the run decodes (infer, eval) or
+--decode is given; no data is read and no accelerator is used. XL takes minutes on two cores.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -35,12 +36,55 @@ _PROPOSALS = 3
 _MAX_COMPILES = 8
 
 
-def train_setup(bound: dict[str, Any], decodes: bool) -> Setup:
-    """What a single run does.
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What the command line says of decoding; None is as the run has it.
+
+    Attributes:
+        wanted: plan decoding also where the run decodes nothing.
+        prompts: in a batch, global.
+        prompt_length: tokens of each.
+        output_length: tokens made, at most.
+    """
+
+    wanted: bool = False
+    prompts: int | None = None
+    prompt_length: int | None = None
+    output_length: int | None = None
+
+    def batch(self, batch_size: int, lengths: Mapping[str, int]) -> Workload:
+        """A run's batch size and lengths, but for what is said here."""
+        return Workload(
+            self.prompts or batch_size,
+            self.prompt_length or lengths["inputs"],
+            self.output_length or lengths["targets"],
+        )
+
+
+def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
+    """What a run that only decodes does.
+
+    Args:
+        bound: the arguments that gin gives to `t5x_ext.infer.infer` or `t5x_ext.eval.evaluate`.
+        decoding: what the command line says of it.
+
+    Raises:
+        ConfigError: model or lengths are not set.
+    """
+    cfg = bound.get("dataset_cfg")
+    if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
+        raise errors.ConfigError("no decoding to plan: MODEL or TASK_FEATURE_LENGTHS is not set")
+    load = decoding.batch(cfg.batch_size, cfg.task_feature_lengths)
+    partitioner = bound.get("partitioner", PjitPartitioner())
+    return Setup(bound["model"], partitioner, Trainer(), load, decoding=load, trains=False)
+
+
+def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
+    """What a training run does.
 
     Args:
         bound: the arguments that gin gives to `t5x_ext.train.train`.
-        decodes: plan decoding also where the run decodes nothing.
+        decoding: what the command line says of it.
 
     Raises:
         ConfigError: model or lengths are not set.
@@ -52,19 +96,19 @@ def train_setup(bound: dict[str, Any], decodes: bool) -> Setup:
             "--gin_file=runs/plan.gin to a model's"
         )
 
-    def workload(cfg: Any, pack: bool) -> Workload:
-        lengths = cfg.task_feature_lengths or training.task_feature_lengths
-        return Workload(cfg.batch_size, lengths["inputs"], lengths["targets"], pack)
-
-    decoding = bound.get("infer_eval_dataset_cfg") or (training if decodes else None)
+    lengths = training.task_feature_lengths
+    decoded = bound.get("infer_eval_dataset_cfg") or (training if decoding.wanted else None)
     relative, total = bound.get("relative_steps"), bound.get("total_steps")
     return Setup(
         model=bound["model"],
         partitioner=bound.get("partitioner", PjitPartitioner()),
         trainer=bound.get("trainer_cls", Trainer)(),
-        workload=workload(training, training.pack),
+        workload=Workload(
+            training.batch_size, lengths["inputs"], lengths["targets"], training.pack
+        ),
         num_steps=total if relative is None else relative,
-        decoding=decoding and workload(decoding, pack=False),
+        decoding=decoded
+        and decoding.batch(decoded.batch_size, decoded.task_feature_lengths or lengths),
         use_hardware_rng=bound.get("use_hardware_rng", False),
     )
 
@@ -98,7 +142,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     return StudySetup(setup, size, bound.get("experts", 1))
 
 
-def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup | StudySetup:
+def _setup(flags: gin_utils.GinFlags, decoding: Decoding = Decoding()) -> Setup | StudySetup:
     """Reads the gin files of a run or of a study."""
     # Only some of the arguments matter here, so that none has to be given.
     arguments = tuple(inspect.signature(train).parameters)
@@ -107,7 +151,11 @@ def _setup(flags: gin_utils.GinFlags, decodes: bool) -> Setup | StudySetup:
         bound = _bound_to(sys.modules["t5x_ext.study"].study)
         if bound:
             return study_setup(bound)
-    return train_setup(_bound_to(train), decodes)
+    for name, function in (("t5x_ext.infer", "infer"), ("t5x_ext.eval", "evaluate")):
+        bound = _bound_to(getattr(sys.modules[name], function)) if name in sys.modules else {}
+        if bound:
+            return decoding_setup(bound, decoding)
+    return train_setup(_bound_to(train), decoding)
 
 
 def _bound_to(command: Callable[..., None]) -> dict[str, Any]:
@@ -148,6 +196,10 @@ def _parser() -> Parser:
         "(default: as long as compiling takes here)",
     )
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
+    rows, tokens = bounds.int_flag(1, bounds.MAX_ROWS), bounds.int_flag(1, bounds.MAX_TOKENS)
+    add("--prompts", type=rows, metavar="N", help="of a batch to decode, for BATCH_SIZE")
+    add("--prompt_length", type=tokens, metavar="N", help="of each, for TASK_FEATURE_LENGTHS")
+    add("--output_length", type=tokens, metavar="N", help="of each, for TASK_FEATURE_LENGTHS")
     add(
         "--proposals",
         type=bounds.int_flag(0, 100),
@@ -181,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     topology = args.topology
     machine = parse_topology(topology) if topology else parse_devices(args.devices)
     _use_virtual_devices(machine)
-    setup = _setup(flags, args.decode)
+    said = args.prompts, args.prompt_length, args.output_length
+    setup = _setup(flags, Decoding(args.decode or any(said), *said))
     price = args.price_per_chip_hour
     if isinstance(setup, StudySetup):
         study = study_plans.make_study_plan(setup, machine, price, args.start_secs, _report)
@@ -191,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _report(f"compiling for {machine.name}")
         plan = plans.make_plan(setup, machine, price)
     found = None
-    if not plan.fits and args.proposals:
+    if not plan.fits and args.proposals and plan.setup.trains:
         found = proposals.find_proposals(plan, args.proposals, args.max_compiles, _report)
     if args.json:
         record = plan.as_record() | {"proposals": _records(found)}

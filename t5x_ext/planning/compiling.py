@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from t5x_ext.decoding.loop import TOKEN_LOOP
 from t5x_ext.errors import ConfigError
 from t5x_ext.planning import hlo, roofline
 from t5x_ext.planning.devices import GIB, Machine
@@ -88,11 +89,13 @@ class Compiled:
       memory: what it takes on each device.
       totals: what it costs; None where the compiler tells no more than that it would fit.
       compile_secs: how long the compiler took.
+      token: of decoding, what one token costs, all rows of the batch together.
     """
 
     memory: Memory
     totals: roofline.Totals | None
     compile_secs: float
+    token: roofline.Totals | None = None
 
 
 def describe_devices(machine: Machine) -> list[Any]:
@@ -239,9 +242,9 @@ def _compile(
         if peak > machine.device.memory_bytes:  # a stand-in has more memory than the machine
             raise OutOfMemory(peak)
         module = hlo.parse(_program_text(compiled, dump))
-    return Compiled(
-        memory(peak), roofline.estimate(module, machine.device, machine.count), compile_secs
-    )
+    cost = (module, machine.device, machine.count)
+    token = roofline.estimate_round(*cost, TOKEN_LOOP)
+    return Compiled(memory(peak), roofline.estimate(*cost), compile_secs, token)
 
 
 def _program_text(compiled: jax.stages.Compiled, dump: str) -> str:

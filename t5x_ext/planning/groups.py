@@ -1,4 +1,4 @@
-"""Which models of a study are tuned together: one rule, for the study itself and for its plan."""
+"""Which models of a study are tuned together. The study and its plan both use this rule."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ def make_groups(
     steps_of: Callable[[Model], int],
     program_of: Callable[[Model], Hashable],
 ) -> Iterator[list[Model]]:
-    """Joins models in groups, each given as soon as it is full.
+    """Joins models in groups and yields each group as soon as it is full.
 
-    A group takes as long as its longest model, and one that has made its steps still costs its
-    share of every further one. So models that make equally many steps go together first, as soon
-    as there are enough of them. The others come at the end, the longest first, and only those whose
-    steps lie between the same powers of two go together: no model waits longer than it works.
+    A group trains until its longest model is done, and a model that is done earlier still costs its
+    share of each remaining step. So models with the same number of steps are joined first. Models
+    left over when all have been seen are sorted by steps, longest first, and joined only if their
+    numbers of steps have the same number of bits (5 and 7, but not 7 and 8): then no model idles
+    for more steps than it trains.
 
     Args:
       models: in any order.
-      experts: models of a group, at most.
-      steps_of: train steps of a model; one that makes none is alone.
-      program_of: models for which this is equal can go together.
+      experts: models in a group, at most.
+      steps_of: train steps of a model; a model with none forms a group of its own.
+      program_of: models can be joined if this is equal for them.
     """
     waiting: dict[Hashable, dict[int, list[Model]]] = {}
     for model in models:

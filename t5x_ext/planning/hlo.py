@@ -3,7 +3,7 @@
     %fusion.7 = (bf16[8,1024]{1,0:T(8,128)(2,1)S(1)}, f32[8]{0}) fusion(%a, %b), kind=kLoop, ...
      name       shape: dtype[dims]{layout, S(memory space)}      opcode operands   attributes
 
-Only what costs are counted from is kept. The grammar is that of XLA's HloModule::ToString.
+It keeps only what costs are computed from. The grammar is that of XLA's HloModule::ToString.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Instruction:
       opcode: 'fusion', 'convolution', ...
       arrays: arrays of the result; tuples are flattened.
       operands: names of the operands, in order.
-      literal: what stands between the parentheses: the number of a parameter, a constant's value.
+      literal: the text in the parentheses, such as a parameter's number or a constant's value.
       attributes: the rest of the line.
-      is_root: whether it is the computation's result.
+      is_root: whether it gives the computation's result.
     """
 
     name: str

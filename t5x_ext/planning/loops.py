@@ -1,8 +1,8 @@
 """Trip counts of HLO loops.
 
-A `while` says neither how often it runs nor which element of its state counts. The few integer
-scalars that its condition depends on are therefore run through the loop here, as the machine would
-run them: whatever shape the compiler gave to the counter, the answer is the number of rounds.
+HLO does not say how often a `while` runs, nor which element of its state is the counter. So this
+module finds the integer scalars that the condition depends on and runs the loop on them alone, as
+the machine would. That works for any form of counter the compiler may choose.
 """
 
 from __future__ import annotations

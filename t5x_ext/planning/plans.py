@@ -11,7 +11,7 @@ import jax
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import count_params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning import compiling, lowering
+from t5x_ext.planning import compiling, lowering, roofline
 from t5x_ext.planning.compiling import Compiled
 from t5x_ext.planning.devices import Machine
 from t5x_ext.planning.lowering import Workload
@@ -32,6 +32,7 @@ class Setup:
       experts: models that train, and decode, together in one program.
       use_hardware_rng: see `t5x_ext.train.train`.
       microbatches_name: what gin calls the number of microbatches of this run.
+      trains: False for a run that only decodes; `decoding` is given then.
     """
 
     model: BaseTransformerModel
@@ -43,6 +44,7 @@ class Setup:
     experts: int = 1
     use_hardware_rng: bool = False
     microbatches_name: str = "NUM_MICROBATCHES"
+    trains: bool = True
 
     @property
     def num_microbatches(self) -> int:
@@ -58,7 +60,10 @@ class Setup:
         """The same run laid over a machine's devices."""
         devices = compiling.describe_devices(machine)
         return dataclasses.replace(
-            self, partitioner=dataclasses.replace(self.partitioner, devices=devices)
+            self,
+            partitioner=dataclasses.replace(
+                self.partitioner, devices=devices, device_bytes=machine.device.memory_bytes
+            ),
         )
 
 
@@ -70,7 +75,7 @@ class Plan:
       setup: laid over the machine's devices.
       machine: what it is for.
       price_per_chip_hour: US dollars.
-      train: the compiled train step; None where it does not fit.
+      train: the compiled train step; None where it does not fit, or the run only decodes.
       needed_bytes: what it takes on each device.
       is_lower_bound: whether it takes more still: parameters, optimizer and gradients alone do not
         fit, and nothing was compiled.
@@ -131,6 +136,12 @@ class Plan:
         return totals.step_secs if totals else None
 
     @property
+    def whole_weights(self) -> bool | None:
+        """Whether decoding gathers split weights once, not for every token; None without any."""
+        load, setup = self.setup.decoding, self.setup
+        return load and lowering.holds_whole_weights(setup.program, load, setup.experts)
+
+    @property
     def hours(self) -> float | None:
         """Hours of all steps; None if unknown."""
         if self.setup.num_steps is None or self.step_secs is None:
@@ -146,7 +157,6 @@ class Plan:
     def as_record(self) -> dict[str, Any]:
         """What `--json` prints: plain numbers; bytes and FLOPs per device where not said."""
         setup, device = self.setup, self.machine.device
-        mesh = setup.partitioner.mesh
         return {
             "machine": {
                 "name": self.machine.name,
@@ -164,7 +174,7 @@ class Plan:
             },
             "batch": dataclasses.asdict(setup.workload)
             | {"num_microbatches": setup.num_microbatches},
-            "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+            "mesh": setup.partitioner.axis_sizes,
             "fits": self.fits,
             "missing_bytes": self.missing_bytes,
             "needed_bytes": self.needed_bytes,
@@ -174,6 +184,7 @@ class Plan:
             "decoding": _compiled_record(self.decoding),
             "decoding_batch": setup.decoding and dataclasses.asdict(setup.decoding),
             "decoding_needed_bytes": self.decoding_needed_bytes,
+            "decoding_whole_weights": self.whole_weights,
             "step_secs": self.step_secs,
             "tokens_per_sec": self.tokens_per_sec,
             "utilization": self.utilization,
@@ -199,6 +210,8 @@ def make_plan(setup: Setup, machine: Machine, price_per_chip_hour: float | None 
     setup = setup.on(machine)
     if price_per_chip_hour is None:
         price_per_chip_hour = machine.device.price_per_hour
+    if not setup.trains:
+        return add_decoding(Plan(setup, machine, price_per_chip_hour, None, 0), setup.decoding)
     least = least_bytes(setup)
     if least > machine.device.memory_bytes:
         return Plan(setup, machine, price_per_chip_hour, None, least, is_lower_bound=True)
@@ -251,19 +264,24 @@ def _compiled_record(compiled: Compiled | None) -> dict[str, Any] | None:
         "memory_bytes": dataclasses.asdict(compiled.memory),
         "compile_secs": compiled.compile_secs,
     }
-    totals = compiled.totals
-    if totals is not None:
-        record |= {
-            "flops": totals.flops,
-            "hbm_bytes": totals.hbm_bytes,
-            "wire_bytes": totals.wire_bytes,
-            "collectives": [
-                {"kind": kind, "group_size": size} | dataclasses.asdict(traffic)
-                for (kind, size), traffic in sorted(totals.collectives.items())
-            ],
-            "operation_secs": totals.operation_secs,
-            "exposed_collective_secs": totals.exposed_secs,
-            "kernels_without_cost": totals.kernels_without_cost,
-            "unknown_loops": totals.unknown_loops,
-        }
+    if compiled.totals is not None:
+        record |= _totals_record(compiled.totals)
+    if compiled.token is not None:
+        record["token"] = _totals_record(compiled.token)
     return record
+
+
+def _totals_record(totals: roofline.Totals) -> dict[str, Any]:
+    return {
+        "flops": totals.flops,
+        "hbm_bytes": totals.hbm_bytes,
+        "wire_bytes": totals.wire_bytes,
+        "collectives": [
+            {"kind": kind, "group_size": size} | dataclasses.asdict(traffic)
+            for (kind, size), traffic in sorted(totals.collectives.items())
+        ],
+        "operation_secs": totals.operation_secs,
+        "exposed_collective_secs": totals.exposed_secs,
+        "kernels_without_cost": totals.kernels_without_cost,
+        "unknown_loops": totals.unknown_loops,
+    }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 
 from t5x_ext.planning.costs import (
     Collective,
@@ -24,6 +25,8 @@ from t5x_ext.planning.costs import (
 from t5x_ext.planning.devices import Device
 from t5x_ext.planning.hlo import Computation, Instruction, Module
 from t5x_ext.planning.loops import Arguments, LoopCounter, unknown
+
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,29 @@ def estimate(module: Module, device: Device, num_devices: int) -> Totals:
     return walk.computation(module.computations[module.entry], unknown)
 
 
+def estimate_round(module: Module, device: Device, num_devices: int, scope: str) -> Totals | None:
+    """Costs of one round of the outermost loop that was traced under a `jax.named_scope`.
+
+    Args:
+      module: as of `estimate`.
+      device: what it runs on.
+      num_devices: how many of them.
+      scope: the name.
+
+    Returns:
+      The round's costs, those of its condition included; None where there is no such loop.
+    """
+    walk = _Walk(module, device, num_devices)
+    endings = f"{scope}/while", f"{scope})/while"
+    for computation in module.computations.values():
+        for instruction in computation:
+            name = _OP_NAME.search(instruction.attributes)
+            # A transformation puts the scope's name in parentheses: vmap(scope).
+            if instruction.opcode == "while" and name and name[1].endswith(endings):
+                return walk.round(instruction, unknown)
+    return None
+
+
 class _Links:
     """Collectives under way in one computation, seen from its clock (seconds of operations)."""
 
@@ -170,6 +196,12 @@ class _Walk:
                 totals.exposed_secs += links.wait(instruction, now)
         return totals
 
+    def round(self, loop: Instruction, arguments: Arguments) -> Totals:
+        """Costs of a loop's body and of asking whether it goes on."""
+        totals = self.computation(self._module.called(loop, "body"), arguments)
+        totals.add(self.computation(self._module.called(loop, "condition"), arguments))
+        return totals
+
     def _operation(
         self, instruction: Instruction, computation: Computation, totals: Totals
     ) -> None:
@@ -194,9 +226,9 @@ class _Walk:
         if instruction.opcode == "while":
             rounds = self._loops.trip_count(instruction, computation, arguments)
             inner = self._loops.body_arguments(instruction, computation, arguments)
-            body = self.computation(self._module.called(instruction, "body"), inner)
-            body.unknown_loops += rounds is None
-            totals.add(body, 1 if rounds is None else rounds)
+            one = self.round(instruction, inner)
+            one.unknown_loops += rounds is None
+            totals.add(one, 1 if rounds is None else rounds)
         elif instruction.opcode == "call":
             totals.add(self.computation(self._module.called(instruction, "to_apply"), unknown))
         elif instruction.opcode == "conditional":

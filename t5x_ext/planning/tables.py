@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from t5x_ext.models.parameters import count_params
 from t5x_ext.planning import compiling
 from t5x_ext.planning.devices import GIB, PRICE_SOURCE
+from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Plan
 from t5x_ext.planning.proposals import Proposal
+from t5x_ext.planning.roofline import Totals
 
 _NOTES = (
     "Times: for every instruction the larger of FLOPs / peak and HBM bytes / bandwidth, times the "
@@ -28,6 +30,10 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     parts = [head(plan), memory(plan)]
     if plan.train and plan.train.totals:
         parts += [_costs(plan), _time(plan)]
+    if plan.decoding and plan.decoding.totals:
+        parts.append(_decoding(plan))
+    if len(parts) > 2:
+        parts.append(textwrap.fill(_NOTES, 100))
     parts.append(verdict(plan, proposals))
     return "\n\n".join(parts)
 
@@ -35,26 +41,28 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
 def head(plan: Plan) -> str:
     """What was planned."""
     setup, load = plan.setup, plan.setup.workload
-    mesh = " x ".join(f"{axis} {size}" for axis, size in setup.partitioner.mesh.shape.items())
+    mesh = " x ".join(f"{axis} {size}" for axis, size in setup.partitioner.axis_sizes.items())
     config = setup.model.config
     packed = ", packed" if load.pack else ""
     many = f"{setup.experts} models with " if setup.experts > 1 else ""
-    return align(
-        [
-            ("machine", f"{plan.machine.name}, {plan.machine.count} devices: {mesh}"),
-            (
-                "model",
-                f"{count_params(setup.model.specs):,} parameters, {config.dtype}, "
-                f"remat {config.remat_policy}",
-            ),
-            (
-                "batch",
-                f"{many}{load.rows} rows of {load.input_length} + {load.target_length} "
-                f"tokens{packed}, {setup.num_microbatches} microbatches",
-            ),
-            ("method", compiling.describe_method(plan.machine)),
-        ]
-    )
+    rows = [
+        ("machine", f"{plan.machine.name}, {plan.machine.count} devices: {mesh}"),
+        (
+            "model",
+            f"{count_params(setup.model.specs):,} parameters, {config.dtype}, "
+            f"remat {config.remat_policy}",
+        ),
+    ]
+    if setup.trains:
+        batch = f"{load.rows} rows of {load.input_length} + {load.target_length} tokens{packed}"
+        rows.append(("batch", f"{many}{batch}, {setup.num_microbatches} microbatches"))
+    if setup.decoding:
+        rows.append(("decoding", f"{many}{_prompts(setup.decoding)}"))
+    return align([*rows, ("method", compiling.describe_method(plan.machine))])
+
+
+def _prompts(load: Workload) -> str:
+    return f"{load.rows} prompts of {load.input_length} tokens, {load.target_length} made"
 
 
 def memory(plan: Plan) -> str:
@@ -69,7 +77,10 @@ def memory(plan: Plan) -> str:
             ("  activations, gradients and the rest", gib(memory.temporaries)),
         ]
     at_least = "more than " if plan.is_lower_bound else ""
-    rows.append(("  peak of a train step", at_least + gib(plan.needed_bytes)))
+    if plan.setup.trains:
+        rows.append(("  peak of a train step", at_least + gib(plan.needed_bytes)))
+    elif plan.decoding:
+        rows.append(("  parameters", gib(plan.decoding.memory.params)))
     if plan.decoding_needed_bytes is not None:
         rows.append(("  peak of decoding", gib(plan.decoding_needed_bytes)))
     rows.append(("  available", gib(available)))
@@ -86,10 +97,7 @@ def _costs(plan: Plan) -> str:
         ("  HBM traffic", _gb(totals.hbm_bytes)),
         ("  sent to other devices", _gb(totals.wire_bytes)),
     ]
-    rows += [
-        (f"    {kind} of {size}", f"{_gb(traffic.wire_bytes)} in {traffic.count:,.0f}")
-        for (kind, size), traffic in sorted(totals.collectives.items())
-    ]
+    rows += _collectives(totals)
     if totals.kernels_without_cost:
         rows.append(("  kernels that declare no cost", f"{totals.kernels_without_cost}: left out"))
     if totals.unknown_loops:
@@ -101,23 +109,10 @@ def _time(plan: Plan) -> str:
     totals = plan.train.totals
     rows = [
         ("time and cost (estimates)", ""),
-        (
-            "  step",
-            f"{ms(plan.step_secs)}: operations {ms(totals.operation_secs)}, "
-            f"waiting for collectives {ms(totals.exposed_secs)}",
-        ),
+        ("  step", _parts(totals)),
         ("  model FLOPs utilization", f"{plan.utilization:.1%}"),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
     ]
-    if plan.decoding_secs:
-        load = plan.setup.decoding
-        rows.append(
-            (
-                "  decoding a batch",
-                f"{ms(plan.decoding_secs)} at most: {load.rows} rows of {load.input_length} "
-                f"tokens, {load.target_length} made",
-            )
-        )
     if plan.hours is None:
         rows.append(("  run", "unknown: set TRAIN_STEPS; TRAIN_EPOCHS depends on the data"))
     else:
@@ -128,7 +123,47 @@ def _time(plan: Plan) -> str:
         ]
     if plan.price_per_chip_hour == plan.machine.device.price_per_hour:
         rows.append(("  prices", PRICE_SOURCE))
-    return align(rows) + "\n\n" + textwrap.fill(_NOTES, 100)
+    return align(rows)
+
+
+def _decoding(plan: Plan) -> str:
+    """What decoding a batch costs, and a token of it."""
+    totals, token = plan.decoding.totals, plan.decoding.token
+    held = "for every token: they do not fit whole, see docs/tpu.md"
+    if plan.whole_weights:
+        held = "once, before the first token"
+    rows = [
+        ("decoding a batch on each device", ""),
+        ("  time", f"{_parts(totals)}; at most: to the longest outputs"),
+        ("  compiled FLOPs", _tera(totals.flops)),
+        ("  HBM traffic", _gb(totals.hbm_bytes)),
+        ("  sent to other devices", _gb(totals.wire_bytes)),
+        *_collectives(totals),
+        ("  weights split by the batch's axes", f"gathered {held}"),
+    ]
+    if token:
+        rows += [
+            ("  of these, a token of all prompts", _parts(token)),
+            ("    HBM traffic", _gb(token.hbm_bytes)),
+            ("    sent to other devices", _gb(token.wire_bytes)),
+            *((f"  {name}", text) for name, text in _collectives(token)),
+        ]
+    return align(rows)
+
+
+def _collectives(totals: Totals) -> list[tuple[str, str]]:
+    return [
+        (f"    {kind} of {size}", f"{_gb(traffic.wire_bytes)} in {traffic.count:,.0f}")
+        for (kind, size), traffic in sorted(totals.collectives.items())
+    ]
+
+
+def _parts(totals: Totals) -> str:
+    """'5.0 ms: operations 4.0 ms, waiting for collectives 1.0 ms'."""
+    return (
+        f"{ms(totals.step_secs)}: operations {ms(totals.operation_secs)}, "
+        f"waiting for collectives {ms(totals.exposed_secs)}"
+    )
 
 
 def verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
@@ -139,8 +174,10 @@ def verdict(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
         return f"fits, {gib(left)} to spare"
     bound = "more than " if plan.is_lower_bound else ""
     text = f"does not fit: {bound}{gib(plan.missing_bytes)} too much on each device"
-    if plan.needed_bytes <= plan.machine.device.memory_bytes:
-        text += " while decoding; fewer prompts a batch take less"
+    if plan.setup.trains and plan.needed_bytes <= plan.machine.device.memory_bytes:
+        text += " while decoding"
+    if (plan.decoding_needed_bytes or 0) > plan.machine.device.memory_bytes:
+        text += "; fewer prompts a batch take less"
     if proposals is None:
         return text
     if not proposals:

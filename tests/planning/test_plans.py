@@ -19,7 +19,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, lowering, plans, proposals, tables
-from t5x_ext.planning.devices import DEVICES, Machine
+from t5x_ext.planning.devices import DEVICES, Machine, parse_topology
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -209,6 +209,7 @@ COMMAND = [
 @pytest.fixture
 def _same_environment(monkeypatch):
     """The command sets what JAX reads from the environment."""
+    jax.devices()  # made with the suite's flags, before these go
     for name in ("XLA_FLAGS", *compiling.TPU_ENVIRONMENT):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -238,6 +239,42 @@ def test_json_for_a_tpu_slice(capsys):
     }
     assert record["proposals"] == []
     assert all(math.isfinite(record[name]) for name in ("step_secs", "tokens_per_sec"))
+
+
+INFER = [
+    "--gin_file=models/t5_1_1_tiny.gin",
+    "--gin_file=runs/infer.gin",
+    "--gin.CHECKPOINT_PATH=''",
+    "--gin.INFER_OUTPUT_DIR=''",
+    "--gin.MIXTURE_OR_TASK_NAME=''",
+    '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 16}',
+    "--gin.PjitPartitioner.fsdp=4",
+    "--topology=v5e:2x2",
+]
+
+
+@pytest.mark.usefixtures("_same_environment")
+def test_a_run_that_only_decodes_is_planned_token_by_token():
+    pytest.importorskip("libtpu")
+    flags, args = gin_utils.parse_flags(plan_command._parser(), [*INFER, "--prompts=8"])
+    setup = plan_command._setup(flags, plan_command.Decoding(prompts=args.prompts))
+    assert setup.decoding == lowering.Workload(8, 64, 16) and not setup.trains
+    plan = plans.make_plan(setup, parse_topology("v5e:2x2"))
+    record = plan.as_record()
+    assert record["train"] is None and record["step_secs"] is None and record["fits"]
+    decoding, token = record["decoding"], record["decoding"]["token"]
+    # One exchange a token, of whether all rows have ended; the encoder's come before.
+    assert [(one["kind"], one["count"]) for one in token["collectives"]] == [("all-reduce", 1)]
+    reduced = [one for one in decoding["collectives"] if one["kind"] == "all-reduce"]
+    assert reduced[0]["count"] >= 16
+    assert 0 < 16 * token["operation_secs"] < decoding["operation_secs"]
+    text = tables.render(plan, None)
+    assert "8 prompts of 64 tokens, 16 made" in text and "train step" not in text
+    assert "gathered once, before the first token" in text
+
+    tight = dataclasses.replace(plan.setup.partitioner, device_bytes=1000)
+    without_room = dataclasses.replace(plan.setup, partitioner=tight)
+    assert not dataclasses.replace(plan, setup=without_room).whole_weights
 
 
 @pytest.mark.usefixtures("_same_environment")
@@ -273,7 +310,7 @@ def read_setup():
         flags, _ = gin_utils.parse_flags(
             plan_command._parser(), [*arguments, "--topology", "v5e:4x4"]
         )
-        return plan_command._setup(flags, decodes=False)
+        return plan_command._setup(flags)
 
     return read
 

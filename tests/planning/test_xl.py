@@ -31,7 +31,7 @@ def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
             "--topology=v5e:4x4",
         ],
     )
-    setup = plan_command._setup(flags, decodes=False)
+    setup = plan_command._setup(flags)
     plan = plans.make_plan(setup, parse_topology("v5e:4x4"))
     totals = plan.train.totals
     assert plan.needed_bytes < 9 * GIB
@@ -56,7 +56,7 @@ def test_64_models_of_the_papers_study_train_at_once_on_256_chips():
             "--topology=v5e:16x16",
         ],
     )
-    study = plan_command._setup(flags, decodes=False)
+    study = plan_command._setup(flags)
     setup = dataclasses.replace(study.setup, experts=64, decoding=None)
     plan = plans.make_plan(setup, parse_topology("v5e:16x16"))
     assert plan.fits and plan.setup.partitioner.mesh.shape["expert"] == 64
