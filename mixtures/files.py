@@ -30,6 +30,7 @@ from mixtures.errors import DataError
 StrPath = str | os.PathLike[str]
 
 _GS = "gs://"
+_MAX_PATH = 4000  # bytes; Linux takes 4,095
 # Open files of this process under their names, such as standard output.
 _OPEN_FILES = {"/dev/stdout": 1, "/dev/stderr": 2}
 _NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -53,7 +54,8 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
         name: The setting it comes from, for messages.
 
     Raises:
-        DataError: If it is empty, or begins with another scheme than `gs://`.
+        DataError: If no file can have it: it is empty, too long, has NUL characters, begins with
+            another scheme than `gs://`, or with the home directory of nobody.
     """
     text = os.fspath(value)
     scheme, separator, rest = text.partition("://")
@@ -67,7 +69,22 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
         raise DataError(f"{name}: {text!r}; allowed: gs:// with two slashes, which Path takes away")
     if separator:
         _prepare_buckets()
-    return epath.Path(value).expanduser()
+    elif not _is_nameable(text):
+        raise DataError(f"{name}: {text[:60]!r}...; allowed: a path with names up to 255 bytes")
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        user = text.partition("/")[0]
+        raise DataError(f"{name}: {text!r}; allowed: a path ({user!r}: no such user)")
+    return epath.Path(found)
+
+
+def _is_nameable(text: str) -> bool:
+    """Whether a file system takes a path of this length and these characters."""
+    try:
+        parts = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return len(text) <= _MAX_PATH and max(map(len, parts)) <= 255
 
 
 def local_path(value: StrPath, name: str = "path") -> epath.Path:
@@ -95,8 +112,18 @@ def read_bytes(file: StrPath) -> bytes:
     if is_remote(file):
         with _requests(file):
             return bucket_files().cat_file(os.fspath(file))
+    _check_readable(os.fspath(file))
     with open(file, "rb") as opened:
         return opened.read()
+
+
+def _check_readable(file: str) -> None:
+    """Refuses a named pipe, which would be waited for, and devices without an end."""
+    if file in ("/dev/stdin", os.devnull) or _NUMBERED.fullmatch(file):
+        return
+    mode = os.stat(file).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a regular file", file)
 
 
 def write_bytes(file: StrPath, content: bytes) -> None:

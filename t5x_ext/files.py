@@ -99,13 +99,13 @@ def read_bytes(file: StrPath) -> bytes:
 
 
 def read_text(file: StrPath) -> str:
-    """The content of a UTF-8 file.
+    """The content of a UTF-8 file; a byte order mark at its beginning is dropped.
 
     Raises:
         ConfigError: If it cannot be read.
     """
     try:
-        return read_bytes(file).decode("utf-8")
+        return read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{os.fspath(file)}: not UTF-8 ({error.reason} at byte {error.start})"

@@ -30,6 +30,11 @@ ROW = Prediction("t", "c", "1", "in", ("out",), "out")
         ("gs:///x", "gs://bucket/..."),
         (Path("gs://b/x"), "two slashes"),
         ("a\0b", "NUL"),
+        ("~nouser/x.jsonl", "no such user"),
+        ("x" * 400 + ".jsonl", "names up to 255 bytes"),
+        ("x/" * 3000, "names up to 255 bytes"),
+        ("ö" * 200, "names up to 255 bytes"),
+        ("a\ud800", "names up to 255 bytes"),
     ],
 )
 def test_a_path_that_cannot_be_meant_is_refused_with_its_setting(value, reason) -> None:

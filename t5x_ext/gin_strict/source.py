@@ -17,6 +17,7 @@ from typing import Any
 
 from gin import config_parser
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError, nearest
 
 COMMAND_LINE = "--gin."
@@ -146,11 +147,9 @@ def read_file(
     if path in including:
         raise ConfigError(f"{asked_at}: '{name}' includes itself: {' -> '.join(including)}")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{asked_at}: {path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+        text = files.read_text(path)
+    except ConfigError as error:
+        raise ConfigError(f"{asked_at}: {error}") from None
     parsed = _parse(text, path)
     statements: list[Binding | Import | Block | Source] = []
     for statement in parsed:
@@ -193,9 +192,10 @@ def read_bindings(bindings: Sequence[str]) -> Source:
 
 
 def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
+    files.path(name, asked_at)
     for directory in [""] if os.path.isabs(name) else search_paths:
         path = os.path.join(directory, name)
-        if os.path.isfile(path):
+        if os.path.exists(path) and not os.path.isdir(path):
             return path
     searched = [os.path.abspath(directory) for directory in search_paths]
     beside = {
