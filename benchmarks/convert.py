@@ -47,7 +47,7 @@ def make_source(config: T5Config) -> Source:
 
     specs = named_leaves(Transformer(config).specs)
     tensors = {name: tensor(name, spec.shape) for name, spec in specs.items()}
-    return Source("hf", "random", tensors, config, 0, "", {})
+    return Source("hf", "random", tensors, config, 0, lambda: "", {})
 
 
 def convert(to: str, source: Path, destination: Path, flags: list[str]) -> dict[str, float]:

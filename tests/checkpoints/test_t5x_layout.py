@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from hf_checkpoints import random_source
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_fixtures import (
     BFLOAT16,
@@ -39,6 +40,7 @@ from t5x_ext.checkpoints.sources import Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack, write_t5x
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
+from t5x_ext.models.network import T5Config
 from t5x_ext.models.parameters import abstract_params
 
 
@@ -328,3 +330,54 @@ def test_paths_point_where_the_checkpoint_is_now():
     database = tensorstores.kvstore(epath.Path("gs://bucket/x/state"), "params.a", ocdbt=True)
     base = {"driver": "gcs", "bucket": "bucket", "path": "x/state/"}
     assert database == {"driver": "ocdbt", "base": base, "path": "params.a/"}
+
+
+LARGE = T5Config(
+    vocab_size=192,
+    emb_dim=128,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    head_dim=64,
+    mlp_dim=256,
+    mlp_activations=("gelu", "linear"),
+)
+
+# What Adafactor.init_param_state of T5X makes of these parameters, after its own rules: matrices by
+# size, a stack of layers (axis 1) by the names of its axes.
+MOMENTS = {
+    False: {
+        "token_embedder/embedding": {"v_row": (128,), "v_col": (192,)},
+        "decoder/logits_dense/kernel": {"v_row": (128,), "v_col": (192,)},
+        "encoder/layers_1/attention/query/kernel": {"v_row": (128,), "v_col": (128,)},
+        "encoder/layers_0/mlp/wo/kernel": {"v_row": (128,), "v_col": (256,)},
+        "decoder/layers_0/pre_mlp_layer_norm/scale": {"v": (128,)},
+        "encoder/relpos_bias/rel_embedding": {"v": (2, 32)},
+    },
+    True: {
+        "token_embedder/embedding": {"v_row": (128,), "v_col": (192,)},
+        "encoder/encoder/attention/query/kernel": {"v_row": (128, 2), "v_col": (2, 2, 64)},
+        "encoder/encoder/attention/out/kernel": {"v_row": (2, 128), "v_col": (2, 2, 64)},
+        "encoder/encoder/mlp/wi_0/kernel": {"v_row": (128, 2), "v_col": (2, 256)},
+        "encoder/encoder/mlp/wo/kernel": {"v_row": (2, 128), "v_col": (256, 2)},
+        "encoder/encoder/pre_mlp_layer_norm/scale": {"v": (128, 2)},
+        "encoder/encoder/relpos_bias/rel_embedding": {"v": (2, 2, 32)},
+    },
+}
+
+
+@pytest.mark.parametrize("scan_layers", MOMENTS, ids=["t5", "scalable_t5"])
+def test_the_optimizers_entries_are_those_that_training_restores(tmp_path, scan_layers):
+    """T5X refuses a checkpoint whose keys are not those of its own state."""
+    write_t5x(random_source(LARGE), str(tmp_path / "made"), scan_layers)
+    tree = flax_msgpack.decode((tmp_path / "made" / "checkpoint").read_bytes())["optimizer"]
+    assert set(tree["state"]) == {"step", "param_states"}
+    target = dict(flax_msgpack.named_leaves(tree["target"]))
+    moments = dict(flax_msgpack.named_leaves(tree["state"]["param_states"]))
+    kinds = ("m", "v", "v_col", "v_row")
+    assert set(moments) == {f"{name}/{kind}" for name in target for kind in kinds}
+    assert all(values.dtype == np.float32 and not values.any() for values in moments.values())
+    for name, shapes in MOMENTS[scan_layers].items():
+        found = {kind: moments[f"{name}/{kind}"].shape for kind in kinds}
+        assert found == dict.fromkeys(kinds, (1,)) | shapes, name
+    assert open_source(str(tmp_path / "made")).config == LARGE

@@ -14,9 +14,11 @@ from t5x_ext.checkpoints import meta, tensorstores, trees
 from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
+from t5x_ext.checkpoints.t5x_layout.moments import empty_moments
 from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, SCALABLE_T5, T5, Place, places
 from t5x_ext.checkpoints.t5x_layout.stored import INDEX, META_FILE
 from t5x_ext.errors import ConfigError
+from t5x_ext.models import network
 from t5x_ext.models.t5_config import T5Config
 
 _VERSION = 3
@@ -29,11 +31,11 @@ def write_t5x(
     dtype: str | None = None,
     check: Check = unchecked,
 ) -> None:
-    """Writes parameters and step, streaming; complete or absent.
+    """Writes parameters, step and an optimizer's empty state, streaming; complete or absent.
 
-    An optimizer's state is not written: sources do not carry any, and T5X finetunes from
-    checkpoints without one under `RestoreCheckpointConfig.fallback_to_scratch = True` (its
-    evaluation and inference read none).
+    What T5X restores by default to go on training with Adafactor. The second moments start at zero:
+    sources do not carry an optimizer's state. Another optimizer needs
+    `RestoreCheckpointConfig.fallback_to_scratch = True` and `assignment_map = ()` there.
 
     Args:
         source: A checkpoint with a config.
@@ -56,10 +58,16 @@ def write_t5x(
     placed = places(source.config, SCALABLE_T5 if scan_layers else T5)
     with complete_or_absent(destination) as directory:
         target: dict[str, Any] = {}
+        moments: dict[str, Any] = {}
+        specs = trees.named_leaves(network.Transformer(source.config).specs)
         for name, place in placed.items():
             for part, spec in _write(directory, source.tensors[name], place, dtype).items():
                 _insert(target, part, spec)
-        state = {"target": target, "state": {"step": np.int32(source.step), "param_states": {}}}
+                _insert(moments, part, empty_moments(place, specs[name].axes))
+        state = {
+            "target": target,
+            "state": {"step": np.int32(source.step), "param_states": moments},
+        }
         index = flax_msgpack.encode({"version": _VERSION, "optimizer": state})
         (directory / INDEX).write_bytes(index)
         (directory / META_FILE).write_text(json.dumps(meta.describe(source)))
