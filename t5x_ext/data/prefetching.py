@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     does wait for it before it exits: a thread that it has to cut off inside native code, as it does
     with daemons, aborts the whole process ("terminate called ... exception not rethrown").
     """
+    is_finalizing = sys.is_finalizing  # the interpreter clears modules before its last generators
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     try:
         ahead = deque(executor.submit(next, source, _END) for _ in range(depth))
@@ -28,4 +30,5 @@ def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             ahead.append(executor.submit(next, source, _END))
             yield item  # type: ignore[misc]  # not _END
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        if not is_finalizing():  # else the thread has been joined
+            executor.shutdown(wait=False, cancel_futures=True)
