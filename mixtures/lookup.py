@@ -56,7 +56,7 @@ def _register_file(name: str, prompt: str, budget: str) -> str:
     path = files.path(name, "MIXTURE_OR_TASK_NAME")
     if not files.is_remote(path):
         path = epath.Path(os.path.realpath(path))
-    key = hashlib.sha256(f"{path} {prompt} {budget}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(os.fsencode(f"{path} {prompt} {budget}")).hexdigest()[:8]
     registered = f"own.{escape(path.stem)}.{key}"
     if not on_demand.is_known(registered):
         register(registered, path, prompt, budget)

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mixtures.budgets import parse_budget
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.records import TaskRecord
 
@@ -85,7 +85,7 @@ def parse_name(name: str) -> Name:
     """
     head, _, budget = name.removeprefix(PREFIX).rpartition(".")
     if not name.startswith(PREFIX) or "." not in head or head in PROMPTS:
-        raise DataError(f"name '{name}'; allowed: {_GRAMMAR}")
+        raise DataError(f"name {quoted(name)}; allowed: {_GRAMMAR}")
     prompts = [prompt for prompt in PROMPTS if head.startswith(f"{prompt}.")]
     prompt = max(prompts, key=len) if prompts else _misspelt_prompt(head)
     get_prompt(prompt)
@@ -116,8 +116,8 @@ def find_scope(scope: str, store: TaskStore) -> Scope:
     near = difflib.get_close_matches(scope, known, n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise DataError(
-        f"scope '{scope}' is unknown{hint}; allowed: a task, {HELD_IN}, {PRETUNE}, or a category: "
-        f"{', '.join(named)}"
+        f"scope {quoted(scope)} is unknown{hint}; allowed: a task, {HELD_IN}, {PRETUNE}, "
+        f"or a category: {', '.join(named)}"
     )
 
 

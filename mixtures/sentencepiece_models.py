@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from mixtures import files, tokenizer_json
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 
 PAD_ID = 0
 EOS_ID = 1
@@ -135,7 +136,10 @@ def load_model(path: str, extra_ids: int) -> LoadedModel:
         model.pieces.add(piece=name, score=0.0, type=model.SentencePiece.USER_DEFINED)
     serialized = model.SerializeToString(deterministic=True)
     processor = sentencepiece.SentencePieceProcessor()
-    processor.LoadFromSerializedProto(serialized)
+    try:
+        processor.LoadFromSerializedProto(serialized)
+    except RuntimeError as error:  # pieces that occur twice, a damaged normalizer, no unknown piece
+        raise DataError(f"vocabulary: {path} is a damaged SentencePiece model ({error})") from None
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if ids != (PAD_ID, EOS_ID, UNK_ID):
         raise DataError(
@@ -150,18 +154,33 @@ def _read_proto(path: str) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     content = read_bytes(path)
+    if not content:
+        raise DataError(
+            f"vocabulary: {path} is empty; allowed: a SentencePiece model or a tokenizer.json"
+        )
     if path.endswith(".json"):
         try:
-            return tokenizer_json.to_sentencepiece(json.loads(content))
-        except (ValueError, LookupError, TypeError) as error:
+            return _checked(tokenizer_json.to_sentencepiece(json.loads(content)), path)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DataError(
                 f"vocabulary: {path} is not a T5 tokenizer ({error}); "
                 "allowed: a Unigram model behind SentencePiece's normalizer"
             ) from None
     try:
-        return sentencepiece_model_pb2.ModelProto.FromString(content)
+        return _checked(sentencepiece_model_pb2.ModelProto.FromString(content), path)
     except DecodeError:
         raise DataError(f"vocabulary: {path} is not a SentencePiece model") from None
+
+
+def _checked(proto: Any, path: str) -> Any:
+    """The model, unless a score in it is no number: SentencePiece would cut texts at random."""
+    for index, piece in enumerate(proto.pieces):
+        if not math.isfinite(piece.score):
+            raise DataError(
+                f"vocabulary: {path}: piece {index} ({quoted(piece.piece)}) has score "
+                f"{piece.score}; allowed: finite numbers"
+            )
+    return proto
 
 
 @functools.lru_cache(maxsize=8)

@@ -28,13 +28,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from etils import epath
 
 from mixtures import files, sentencepiece_models, tokenizer_json
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 from mixtures.sentencepiece_models import EOS_ID, PAD_ID, UNK_ID
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 T5_EXTRA_IDS = 100
 MT5_VOCABULARY = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 BYT5_EXTRA_IDS = 125
+
+_MAX_EXTRA_IDS = 1 << 20  # more than any model has rows
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = ("pad_token", "eos_token", "unk_token")  # ids 0, 1, 2
@@ -89,8 +91,7 @@ class SentencePieceVocabulary:
     unk_id: ClassVar[int] = UNK_ID
 
     def __post_init__(self) -> None:
-        if self.extra_ids < 0:
-            raise DataError(f"vocabulary: extra_ids={self.extra_ids}; allowed: 0 or more")
+        _check_extra_ids("vocabulary: extra_ids", self.extra_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -142,6 +143,9 @@ class ByteVocabulary:
     pad_id: ClassVar[int] = PAD_ID
     eos_id: ClassVar[int] = EOS_ID
     unk_id: ClassVar[int] = UNK_ID
+
+    def __post_init__(self) -> None:
+        _check_extra_ids("vocabulary: extra_ids", self.extra_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -219,7 +223,7 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
     is_bytes = str(config.get("tokenizer_class", "")).startswith("ByT5")
     if extra_ids is None:
         default = BYT5_EXTRA_IDS if is_bytes else T5_EXTRA_IDS
-        extra_ids = _count_extra_ids(config, default)
+        extra_ids = _count_extra_ids(config, default, directory / _TOKENIZER_CONFIG)
     if is_bytes:
         return ByteVocabulary(extra_ids)
     return SentencePieceVocabulary(sentencepiece_models.find_model(str(directory)), extra_ids)
@@ -231,15 +235,25 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DataError(f"vocabulary: {path} is not a JSON object") from None
 
 
-def _count_extra_ids(config: dict[str, Any], default: int) -> int:
+def _check_extra_ids(field: str, value: Any) -> None:
+    if type(value) is not int or not 0 <= value <= _MAX_EXTRA_IDS:
+        shown = quoted(value) if isinstance(value, str) else value
+        raise DataError(f"{field}={shown}; allowed: an integer of 0 to {_MAX_EXTRA_IDS}")
+
+
+def _count_extra_ids(config: dict[str, Any], default: int, path: epath.Path) -> int:
     # Transformers lists the names where it has saved a tokenizer, under keys that have changed, and
     # its own `extra_ids` may then be 0.
     names = set(re.findall(r"<extra_id_\d+>", json.dumps(config)))
-    return len(names) or int(config.get("extra_ids", default))
+    if names:
+        return len(names)
+    extra_ids = config.get("extra_ids", default)
+    _check_extra_ids(f"vocabulary: {path}: extra_ids", extra_ids)
+    return extra_ids
 
 
 def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:

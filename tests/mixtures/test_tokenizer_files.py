@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import seqio
+from sentencepiece import sentencepiece_model_pb2
 
 from mixtures.errors import DataError
 from mixtures.sentencepiece_models import load_model
@@ -215,3 +216,56 @@ def test_nothing_to_open_is_one_line(tmp_path):
         with pytest.raises(DataError, match=message) as caught:
             open_vocabulary(str(path)).encode("text")
         assert re.search(re.escape(str(path)), str(caught.value)) and "\n" not in str(caught.value)
+
+
+def rebuilt(path: str, change) -> bytes:
+    """A model file with one thing changed."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(Path(path).read_bytes())
+    change(model)
+    return model.SerializeToString()
+
+
+DAMAGE = {
+    "is empty": lambda m: m.Clear(),
+    "is a damaged .* already defined": lambda m: setattr(m.pieces[99], "piece", m.pieces[98].piece),
+    "piece 99 .* has score nan": lambda m: setattr(m.pieces[99], "score", float("nan")),
+    "piece 99 .* has score -inf": lambda m: setattr(m.pieces[99], "score", float("-inf")),
+    "is a damaged .* must not be empty": lambda m: setattr(m.pieces[99], "piece", ""),
+    "is a damaged .* normalization rule": lambda m: setattr(
+        m.normalizer_spec, "precompiled_charsmap", b"\1\2"
+    ),
+    "is a damaged .* unk is not": lambda m: m.pieces.__delitem__(slice(None)),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGE)
+def test_a_damaged_model_is_one_line(reason, unigram, tmp_path):
+    path = tmp_path / "vocab.model"
+    path.write_bytes(rebuilt(unigram, DAMAGE[reason]))
+    with pytest.raises(DataError, match=f"vocab.model:? {reason}") as caught:
+        open_vocabulary(str(path)).encode("text")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-300, "a", None, [1], {}, 1.5, True, 1e99, 10**12, float("nan")])
+@pytest.mark.parametrize("kind", ["ByT5Tokenizer", "T5Tokenizer"])
+def test_extra_ids_that_are_no_count_are_one_line(value, kind, unigram, tmp_path):
+    shutil.copy(unigram, tmp_path / "spiece.model")
+    config = {"tokenizer_class": kind, "extra_ids": value}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    for refused in (
+        lambda: open_vocabulary(str(tmp_path)),
+        lambda: ByteVocabulary(value),
+        lambda: SentencePieceVocabulary(unigram, value),
+    ):
+        with pytest.raises(DataError, match="extra_ids=.*; allowed: an integer of 0 to") as caught:
+            refused()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
+def test_deeply_nested_files_are_one_line(name, tmp_path):
+    (tmp_path / name).write_text('{"a":' * 50_000)
+    with pytest.raises(DataError, match=f"{name} is not a") as caught:
+        open_vocabulary(str(tmp_path)).encode("text")
+    assert "\n" not in str(caught.value)
