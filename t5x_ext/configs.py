@@ -59,7 +59,7 @@ class DatasetConfig:
     module: str | None = None
     prompt: str | None = None
     budget: str | int | None = None
-    memory_limit_bytes: int = 1 << 30
+    memory_limit_bytes: int = 1 << 29
 
     def __post_init__(self) -> None:
         bounds.check_int("DatasetConfig.batch_size", self.batch_size, 1, bounds.MAX_ROWS)

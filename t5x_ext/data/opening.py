@@ -33,7 +33,7 @@ def open_mixture(
     lengths: Mapping[str, int],
     use_cached: bool = False,
     seed: int = 0,
-    memory_limit_bytes: int = 1 << 30,
+    memory_limit_bytes: int = 1 << 29,
 ) -> list[Member]:
     """Opens a split of a task or mixture for training.
 
