@@ -14,7 +14,7 @@ import jax
 
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
-from t5x_ext.data.batching import eval_batches, make_length_buckets
+from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
@@ -72,12 +72,11 @@ def evaluate_loss(
         takes all.
     """
     assert cfg.task_feature_lengths is not None
-    buckets = make_length_buckets(cfg.task_feature_lengths["inputs"])
-    target_length = cfg.task_feature_lengths["targets"]
     batch_size = program.partitioner.round_up_batch(cfg.batch_size)
     if max_batches is not None:
         examples = first_of_all_tasks(examples, max_batches * batch_size)
-    batches = eval_batches(examples, batch_size, buckets, target_length)
+    features = program.model.features
+    batches = eval_batches(features, examples, batch_size, cfg.task_feature_lengths)
     return program.evaluate(model_params, (batch for _, batch in batches))
 
 

@@ -136,7 +136,7 @@ def train(
     datasets.set_context(superni_cfg, model.output_vocabulary)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
     rows = partitioner.host_rows(train_dataset_cfg.batch_size)
-    batches = datasets.train_batches(train_dataset_cfg, seed, rows)
+    batches = datasets.train_batches(train_dataset_cfg, model.features, seed, rows)
 
     def last_step(initial_step: int) -> int:
         if total_steps is not None:

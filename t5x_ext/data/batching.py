@@ -16,15 +16,13 @@ from functools import lru_cache
 import numpy as np
 
 from t5x_ext.data.epochs import EpochPlanner, describe_data
-from t5x_ext.data.packing import Layout, lay_out
+from t5x_ext.data.features import Batch, EncoderDecoderFeatures, Features, Lengths
+from t5x_ext.data.packing import lay_out
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
-Batch = dict[str, np.ndarray]
-
 _NO_TOKENS = np.zeros(0, np.int32)
-_ONE_PADDING = np.zeros(1, np.int32)
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ class TrainBatches:
         length_buckets: {'inputs': lengths, 'targets': lengths} that unpacked rows may have,
             ascending; rows are as long as the smallest that holds the longest example. If None,
             multiples of 32 up to `lengths`.
+        features: what a batch holds; None is an encoder-decoder model's.
 
     Raises:
         ConfigError: there are no examples, or one is too long or has no target.
@@ -80,19 +79,22 @@ class TrainBatches:
         rows: tuple[int, int] | None = None,
         shuffle: bool = True,
         length_buckets: Mapping[str, Sequence[int]] | None = None,
+        features: Features | None = None,
     ):
         named = [Member(*member) for member in members]
-        planner = EpochPlanner(named, seed, shuffle)
+        self._features = features or EncoderDecoderFeatures()
+        planner = EpochPlanner(named, seed, self._features, shuffle)
         self._batch_size = batch_size
         self._rows = rows or (0, batch_size)
         self._pack = pack
-        longest = planner.longest or (lengths["inputs"], lengths["targets"])
-        self._row_lengths = {}
-        for side, tokens in zip(("inputs", "targets"), longest, strict=True):
-            limit = lengths[side]
+        limits = self._features.limits(lengths)
+        longest = planner.longest or (limits["inputs"], limits["targets"])
+        needed = []
+        for (side, limit), positions in zip(limits.items(), longest, strict=True):
             allowed = (limit,) if pack else (length_buckets or {}).get(side, _multiples(32, limit))
-            self._row_lengths[side] = _smallest_holding(tokens, allowed, side)
-        pack_into = (lengths["inputs"], lengths["targets"]) if pack else None
+            needed.append(_smallest_holding(positions, allowed, side))
+        self._row_lengths = self._features.row_lengths(*needed)
+        pack_into = (limits["inputs"], limits["targets"]) if pack else None
         # Two plans: the background thread may be one epoch ahead.
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
         self._identity = {
@@ -106,8 +108,8 @@ class TrainBatches:
         self._stream: Generator[tuple[Batch, BatchInfo], None, None] | None = None
 
     @property
-    def row_lengths(self) -> Mapping[str, int]:
-        """{'inputs': tokens, 'targets': tokens} of every row."""
+    def row_lengths(self) -> Lengths:
+        """{'inputs': positions, 'targets': positions} of every row; see Features.limits."""
         return self._row_lengths
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
@@ -132,15 +134,19 @@ class TrainBatches:
         ]
         # Entries are sorted by row, so this host's are neighbours.
         first, last = np.searchsorted(whole.rows, self._rows)
-        batch = build_batch(
-            [encoder_tokens(example) for example in examples[first:last]],
+        batch = self._features.build(
+            [example.inputs for example in examples[first:last]],
             targets[first:last],
             whole.part(*self._rows),
-            self._row_lengths["inputs"],
-            self._row_lengths["targets"],
+            self._row_lengths,
         )
-        num_tokens = sum(len(example.inputs) for example in examples) + sum(map(len, targets))
-        positions = self._batch_size * sum(self._row_lengths.values())
+        sides = self._features.sides(
+            np.array([len(example.inputs) for example in examples], np.int64),
+            np.array([len(tokens) for tokens in targets], np.int64),
+        )
+        used = self._features.row_lengths(*(int(side.sum()) for side in sides))
+        num_tokens = self._features.num_positions(used)
+        positions = self._batch_size * self._features.num_positions(self._row_lengths)
         ids = tuple(example.id for example in examples)
         padding_share = 1 - num_tokens / positions
         return batch, BatchInfo(
@@ -191,51 +197,47 @@ class TrainBatches:
 
 
 def eval_batches(
+    features: Features,
     examples: Sequence[Example],
     batch_size: int,
-    buckets: Sequence[int],
-    target_length: int | None = None,
+    lengths: Lengths,
+    buckets: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Unpacked batches of examples sorted by input length, longest first.
+    """Unpacked batches of examples sorted by length, longest first.
 
-    A batch is as long as the smallest bucket that holds its longest example. So there are at most
-    len(buckets) shapes, and the one that decides whether memory suffices comes first.
+    A batch is as long as the smallest bucket that holds its longest example. So there are few
+    shapes, and the one that decides whether memory suffices comes first.
 
     Args:
+        features: what a batch holds.
         examples: each comes exactly once, with the first of its targets, if it has any.
         batch_size: rows of every batch, also of the last.
-        buckets: allowed encoder lengths, ascending; see make_length_buckets.
-        target_length: decoder length; if None, the smallest multiple of 32 that holds all targets.
+        lengths: {'inputs': tokens, 'targets': tokens}, at most.
+        buckets: lengths that rows may have (of encoder-decoder rows, the encoder's); None is
+            make_length_buckets.
 
     Yields:
         indices: int32 [B], position in `examples` of each row, -1 for rows that are filler.
-        batch: see build_batch.
+        batch: see Features.build.
 
     Raises:
-        ConfigError: an example is longer than the largest bucket or than target_length.
+        ConfigError: an example is longer than that.
     """
     targets = [example.targets[0] if example.targets else _NO_TOKENS for example in examples]
-    inputs = [encoder_tokens(example) for example in examples]
-    input_lengths = np.array([len(tokens) for tokens in inputs], np.int64)
+    input_lengths = np.array([len(example.inputs) for example in examples], np.int64)
     target_lengths = np.array([len(tokens) for tokens in targets], np.int64)
-    longest_target = int(target_lengths.max(initial=1))
-    target_length = target_length or -(-longest_target // 32) * 32
-    _smallest_holding(longest_target, (target_length,), "targets")
-    for chosen, input_length in batches_by_length(input_lengths, batch_size, buckets):
+    limits = features.limits(lengths)
+    first, second = features.sides(input_lengths, target_lengths)
+    _smallest_holding(int(second.max(initial=1)), (limits["targets"],), "targets")
+    buckets = buckets or make_length_buckets(limits["inputs"])
+    for chosen, length in batches_by_length(first, batch_size, buckets):
         rows = np.arange(len(chosen))
-        layout = lay_out(rows, input_lengths[chosen], target_lengths[chosen]).part(0, batch_size)
+        layout = lay_out(rows, first[chosen], second[chosen]).part(0, batch_size)
         indices = np.full(batch_size, -1, np.int32)
         indices[: len(chosen)] = chosen
-        yield (
-            indices,
-            build_batch(
-                [inputs[index] for index in chosen],
-                [targets[index] for index in chosen],
-                layout,
-                input_length,
-                target_length,
-            ),
-        )
+        inputs = [examples[index].inputs for index in chosen]
+        row_lengths = features.row_lengths(length, limits["targets"])
+        yield indices, features.build(inputs, [targets[i] for i in chosen], layout, row_lengths)
 
 
 def batches_by_length(
@@ -269,68 +271,6 @@ def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -
         buckets += [length for length in between if length < limit]
         smallest *= 2
     return (*buckets, limit)
-
-
-def build_batch(
-    inputs: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    layout: Layout,
-    input_length: int,
-    target_length: int,
-) -> Batch:
-    """Writes tokens into rows.
-
-    What is padding is said by the segment ids and loss weights, never by a token's value: some
-    vocabularies have a piece with id 0.
-
-    Args:
-        inputs: encoder tokens of each entry of the layout.
-        targets: decoder tokens of each entry of the layout.
-        layout: places in B = layout.num_rows rows.
-        input_length: L of the encoder.
-        target_length: L of the decoder.
-
-    Returns:
-        encoder_input_tokens, decoder_input_tokens, decoder_target_tokens: int32 [B, L], padding 0.
-        decoder_loss_weights: float32 [B, L], 1 on every target token.
-        {encoder,decoder}_segment_ids: int32 [B, L], from 1 in every row, padding 0.
-        {encoder,decoder}_positions: int32 [B, L], from 0 in every segment, padding 0.
-        Decoder inputs are the targets shifted right within their segment, starting with 0.
-    """
-    batch = {}
-    for side, sequences, starts, length in (
-        ("encoder", inputs, layout.encoder_starts, input_length),
-        ("decoder", targets, layout.decoder_starts, target_length),
-    ):
-        counts = np.array([len(tokens) for tokens in sequences], np.int64)
-        tokens = np.concatenate([_NO_TOKENS, *sequences])
-        positions = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
-        features = {"encoder_input_tokens": tokens}
-        if side == "decoder":
-            features = {
-                "decoder_input_tokens": np.where(positions == 0, 0, np.roll(tokens, 1)),
-                "decoder_target_tokens": tokens,
-                "decoder_loss_weights": np.ones(len(tokens), np.float32),
-            }
-        features[f"{side}_segment_ids"] = np.repeat(layout.segments, counts)
-        features[f"{side}_positions"] = positions
-        # One flat index per token writes all rows of a feature at once.
-        places = np.repeat(layout.rows * length + starts, counts) + positions
-        for name, values in features.items():
-            dtype = np.float32 if values.dtype == np.float32 else np.int32
-            array = np.zeros(layout.num_rows * length, dtype)
-            array[places] = values
-            batch[name] = array.reshape(layout.num_rows, length)
-    return batch
-
-
-def encoder_tokens(example: Example) -> np.ndarray:
-    """The encoder's side of an example; where that is empty, one padding token in its segment.
-
-    Its targets would otherwise find no key of their segment in the row, and attention would average
-    over all there are: those of other examples. That one token gives what a row of padding gives.
-    """
-    return example.inputs if len(example.inputs) else _ONE_PADDING
 
 
 def _multiples(step: int, limit: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import mixtures
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
+from t5x_ext.data.features import Features
 from t5x_ext.data.opening import open_mixture
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
@@ -102,12 +103,13 @@ def load_flat(cfg: DatasetConfig) -> list[Example]:
 
 
 def train_batches(
-    cfg: DatasetConfig, seed: int, rows: tuple[int, int] | None = None
+    cfg: DatasetConfig, features: Features, seed: int, rows: tuple[int, int] | None = None
 ) -> TrainBatches:
     """This host's endless training batches.
 
     Args:
       cfg: the dataset; `cfg.seed` wins over `seed`.
+      features: what a batch holds.
       seed: the run's seed.
       rows: the rows of each batch that this host needs; see `TrainBatches`.
 
@@ -133,4 +135,5 @@ def train_batches(
         seed=seed,
         rows=rows,
         shuffle=cfg.shuffle,
+        features=features,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_ext.data.features import Features
 from t5x_ext.data.packing import Layout, lay_out, pack_rows
 from t5x_ext.data.records import Member, reference_index
 from t5x_ext.data.tables import ExampleTable, TablePool, as_table
@@ -53,13 +54,16 @@ class EpochPlanner:
     Args:
         members: see Member; those without examples are left out.
         seed: seed of shuffling and of drawing references.
+        features: how many positions an example takes up.
         shuffle: False keeps the order of the members and of their examples.
 
     Raises:
         ConfigError: no examples, no positive rate, or an example without a target.
     """
 
-    def __init__(self, members: Sequence[Member], seed: int, shuffle: bool = True):
+    def __init__(
+        self, members: Sequence[Member], seed: int, features: Features, shuffle: bool = True
+    ):
         members = [member for member in members if len(member.examples) and member.rate > 0]
         if not members:
             raise ConfigError("training data: no examples; allowed: at least one, at a rate > 0")
@@ -70,22 +74,29 @@ class EpochPlanner:
         self._sizes = [len(table) for table in self._tables]
         self._quotas = share_out(sum(self._sizes), [member.rate for member in members])
         self._seed = seed
+        self._features = features
         self._shuffle = shuffle
 
     @property
     def longest(self) -> tuple[int, int] | None:
-        """Tokens of the longest input and target; None where later draws may be longer."""
+        """Positions of the longest example on each side; None where later draws may be longer."""
         if any(self._redraws):
             return None
-        inputs = max(int(table.input_lengths.max()) for table in self._tables)
-        return max(inputs, 1), max(int(table.target_lengths.max()) for table in self._tables)
+        longest = [0, 0]
+        for table in self._tables:
+            inputs = np.repeat(table.input_lengths, table.num_targets)
+            sides = self._features.sides(inputs, table.target_lengths)
+            longest = [
+                max(most, int(side.max())) for most, side in zip(longest, sides, strict=True)
+            ]
+        return longest[0], longest[1]
 
     def plan(self, epoch: int, pack_into: tuple[int, int] | None = None) -> EpochPlan:
         """Plans an epoch; about 50 bytes an example, and 25 of them stay.
 
         Args:
             epoch: number of the epoch, from 0.
-            pack_into: encoder and decoder tokens of a row to pack into; None: a row per example.
+            pack_into: positions of both sides of a row to pack into; None: a row per example.
         """
         pool = TablePool()
         examples, passes = self._choose_examples(epoch, pool)
@@ -95,22 +106,22 @@ class EpochPlanner:
         all_input_lengths, num_targets, all_target_lengths = pool.lengths()
         targets = self._draw_targets(pool, num_targets, examples, passes)
         del passes
-        # An empty input takes up one position; see batching.encoder_tokens.
-        input_lengths = np.maximum(all_input_lengths[examples], 1)
+        input_lengths = all_input_lengths[examples]
         if len(all_target_lengths) == len(num_targets):  # one each
             target_lengths = all_target_lengths[examples]
         else:
             # The targets of example i are at first_target[i].. in all_target_lengths.
             first_target = np.cumsum(num_targets, dtype=np.int64) - num_targets
             target_lengths = all_target_lengths[first_target[examples] + targets]
+        sides = self._features.sides(input_lengths, target_lengths)
         if pack_into:
-            rows = pack_rows(input_lengths, target_lengths, *pack_into)
+            rows = pack_rows(*sides, *pack_into)
             # The rows opened last are the emptiest: spread them over the epoch.
             spread = self._order(int(rows.max()) + 1, _SHUFFLE_ROWS, epoch).astype(np.uint32)
             rows = spread[rows]
         else:
             rows = np.arange(len(examples), dtype=np.uint32)
-        layout = lay_out(rows, input_lengths, target_lengths)
+        layout = lay_out(rows, *sides)
         return EpochPlan(pool, examples, targets, layout)
 
     def _draw_targets(

@@ -54,6 +54,10 @@ class Features(abc.ABC):
             lengths: TASK_FEATURE_LENGTHS, tokens of a prompt and of a target.
         """
 
+    def row_lengths(self, first: int, second: int) -> Lengths:
+        """Lengths of rows, given what each of the two sides needs."""
+        return {"inputs": first, "targets": second}
+
     @abc.abstractmethod
     def build(
         self,
@@ -148,7 +152,7 @@ class DecoderOnlyFeatures(Features):
         self, input_lengths: np.ndarray, target_lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         # One less than tokens: the last is never an input, the first never a target.
-        positions = np.maximum(input_lengths + target_lengths - 1, 1)
+        positions = np.maximum(input_lengths + target_lengths, 2) - 1
         return positions, positions
 
     def limits(self, lengths: Lengths) -> Lengths:
@@ -184,6 +188,9 @@ class DecoderOnlyFeatures(Features):
             in_prompt = (side.positions < prompt_lengths).astype(np.int32)
             batch["decoder_causal_attention"] = side.rows(in_prompt)
         return batch
+
+    def row_lengths(self, first: int, second: int) -> Lengths:
+        return {"inputs": first, "targets": first}
 
     def prompt_tokens(self, vocabulary: Any, text: str) -> np.ndarray:
         bos = getattr(vocabulary, "bos_id", None)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_ext.data.batching import eval_batches, make_length_buckets
+from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import ids_before_eos
@@ -58,9 +58,10 @@ class Scorer:
           float32 [len(examples)], natural logarithm, summed over the target's tokens.
         """
         batch_size = self.partitioner.round_up_batch(self.batch_size)
-        buckets = make_length_buckets(self.max_input_length)
+        longest = max((len(e.targets[0]) for e in examples if e.targets), default=1)
+        lengths = {"inputs": self.max_input_length, "targets": -(-longest // 32) * 32}
         scores = np.zeros(len(examples), np.float32)
-        for indices, batch in eval_batches(examples, batch_size, buckets):
+        for indices, batch in eval_batches(self.model.features, examples, batch_size, lengths):
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
             values = np.asarray(self._score(params, placed))
             real = indices >= 0

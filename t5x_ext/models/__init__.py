@@ -10,6 +10,7 @@ losses.py, output_loss.py               cross-entropy in sums, without all logit
 """
 
 from t5x_ext.models.base_model import BaseTransformerModel
+from t5x_ext.models.decoder_only import DecoderOnlyModel
 from t5x_ext.models.encoder_decoder import EncoderDecoderModel
 
-__all__ = ["BaseTransformerModel", "EncoderDecoderModel"]
+__all__ = ["BaseTransformerModel", "DecoderOnlyModel", "EncoderDecoderModel"]

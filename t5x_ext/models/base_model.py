@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.data.features import Features
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import losses
 from t5x_ext.models.config import ModelConfig
@@ -63,6 +64,11 @@ class BaseTransformerModel(abc.ABC):
     @abc.abstractmethod
     def output_vocabulary(self) -> Any:
         """Of targets and predictions."""
+
+    @property
+    @abc.abstractmethod
+    def features(self) -> Features:
+        """How the model takes examples in."""
 
     @property
     @abc.abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.models.base_model import BaseTransformerModel
 from t5x_ext.models.generation import DecoderOnlyGenerator
 from t5x_ext.models.network import Network
@@ -23,6 +24,7 @@ class DecoderOnlyModel(BaseTransformerModel):
 
     module: Network
     vocabulary: Any = None
+    optimizer_def: Any = None
     inputs_bidirectional_attention: bool = False
     loss_on_prompt: bool = False
 
@@ -35,6 +37,10 @@ class DecoderOnlyModel(BaseTransformerModel):
     def output_vocabulary(self) -> Any:
         """Of responses."""
         return self.vocabulary
+
+    @property
+    def features(self) -> DecoderOnlyFeatures:
+        return DecoderOnlyFeatures(self.loss_on_prompt, self.inputs_bidirectional_attention)
 
     @property
     def generator(self) -> DecoderOnlyGenerator:

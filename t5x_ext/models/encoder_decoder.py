@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.models.base_model import BaseTransformerModel
 from t5x_ext.models.generation import EncoderDecoderGenerator
 from t5x_ext.models.network import Network
@@ -22,6 +23,11 @@ class EncoderDecoderModel(BaseTransformerModel):
     module: Network
     input_vocabulary: Any = None
     output_vocabulary: Any = None
+    optimizer_def: Any = None
+
+    @property
+    def features(self) -> EncoderDecoderFeatures:
+        return EncoderDecoderFeatures()
 
     @property
     def generator(self) -> EncoderDecoderGenerator:

@@ -9,8 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from t5x_ext.data.features import Features, Lengths
+from t5x_ext.data.packing import lay_out
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import decode_batch
@@ -42,16 +45,27 @@ def lower_train_step(program: Program, workload: Workload, experts: int) -> jax.
     """The train step, ready to be compiled for the devices of the program's partitioner."""
     program.partitioner.check_batch(workload.rows, program.trainer.num_microbatches or 1)
     step: Any = program.train_step if experts == 1 else ExpertProgram(program, experts).train_step
-    return step.lower(*train_arguments(program, workload, experts))
+    lengths = {"inputs": workload.input_length, "targets": workload.target_length}
+    row_lengths = program.model.features.limits(lengths)
+    return step.lower(*train_arguments(program, workload.rows, row_lengths, experts))
 
 
-def train_arguments(program: Program, workload: Workload, experts: int) -> tuple[Any, ...]:
+def train_arguments(
+    program: Program, rows: int, row_lengths: Lengths, experts: int
+) -> tuple[Any, ...]:
     """What training gives to the train step, as shapes, dtypes and shardings.
 
     A step that is compiled for these is not compiled again when training comes to it.
+
+    Args:
+      program: the step.
+      rows: of a batch, global.
+      row_lengths: positions of a row, as `TrainBatches.row_lengths` has them.
+      experts: models that train side by side.
     """
     state = stack(program.abstract_state(), experts)
-    batch = stack(abstract_batch(workload, program.partitioner), experts)
+    features, partitioner = program.model.features, program.partitioner
+    batch = stack(abstract_batch(features, rows, row_lengths, partitioner), experts)
     key = jax.eval_shape(lambda: jax.random.key(0))
     if experts == 1:
         return state, batch, key
@@ -128,24 +142,14 @@ def stack(tree: Any, experts: int) -> Any:
 
 
 def abstract_batch(
-    workload: Workload, partitioner: PjitPartitioner
+    features: Features, rows: int, row_lengths: Lengths, partitioner: PjitPartitioner
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of the features that `t5x_ext.data.batching` makes."""
+    """Shapes, dtypes and shardings of a batch's features, read off a batch of no rows."""
+    nothing = lay_out(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int))
     sharding = partitioner.sharding(("batch", None))
-    dtypes = {
-        "encoder_input_tokens": jnp.int32,
-        "decoder_input_tokens": jnp.int32,
-        "decoder_target_tokens": jnp.int32,
-        "decoder_loss_weights": jnp.float32,
-    }
-    for side in ("encoder", "decoder"):
-        dtypes |= {f"{side}_segment_ids": jnp.int32, f"{side}_positions": jnp.int32}
-    lengths = {"encoder": workload.input_length, "decoder": workload.target_length}
     return {
-        name: jax.ShapeDtypeStruct(
-            (workload.rows, lengths[name.partition("_")[0]]), dtype, sharding=sharding
-        )
-        for name, dtype in dtypes.items()
+        name: jax.ShapeDtypeStruct((rows, array.shape[1]), array.dtype, sharding=sharding)
+        for name, array in features.build([], [], nothing, row_lengths).items()
     }
 
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
+from t5x_ext.data.features import Features
 from t5x_ext.data.records import Example
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups
-from t5x_ext.planning.lowering import Workload, train_arguments
+from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -84,7 +85,7 @@ class Tuner:
         """Plans a cell's batches."""
         if not train:
             return Job(cell, train, test)
-        batches = make_batches(train, self.recipe, cell.seed)
+        batches = make_batches(train, self.recipe, cell.seed, self.model.features)
         steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
         return Job(cell, train, test, batches, steps)
 
@@ -100,8 +101,7 @@ class Tuner:
         job = group[0]
         if job.batches is None:
             return
-        lengths = job.batches.row_lengths["inputs"], job.batches.row_lengths["targets"]
-        workload = Workload(self.recipe.batch_size, *lengths, self.recipe.pack)
+        shape = self.recipe.batch_size, job.batches.row_lengths
         program = self.program(self._trainer(job))
         step: Any
         if len(group) == 1:
@@ -109,7 +109,7 @@ class Tuner:
         else:
             experts = self._experts(group)
             step, size = experts.train_step, experts.num_experts
-        step.lower(*train_arguments(program, workload, size)).compile()
+        step.lower(*train_arguments(program, *shape, size)).compile()
 
     def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
         """Tunes a group from the same parameters, which are kept, wherever they are."""
@@ -180,17 +180,20 @@ def copy_to(model_params: Params, memory: str) -> Params:
     return jax.device_put(model_params, layout, may_alias=False)
 
 
-def make_batches(train: Sequence[Example], recipe: Recipe, seed: int) -> TrainBatches:
+def make_batches(
+    train: Sequence[Example], recipe: Recipe, seed: int, features: Features
+) -> TrainBatches:
     """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
-    lengths = recipe.task_feature_lengths
+    limits = features.limits(recipe.task_feature_lengths)
     return TrainBatches(
         [("study", list(train), 1.0)],
         batch_size=recipe.batch_size,
-        lengths=lengths,
+        lengths=recipe.task_feature_lengths,
         pack=recipe.pack,
         seed=seed,
         length_buckets={
-            "inputs": make_length_buckets(lengths["inputs"]),
-            "targets": make_length_buckets(lengths["targets"], smallest=16),
+            "inputs": make_length_buckets(limits["inputs"]),
+            "targets": make_length_buckets(limits["targets"], smallest=16),
         },
+        features=features,
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_ext.data.batching import TrainBatches, build_batch, eval_batches, make_length_buckets
+from t5x_ext.data.batching import TrainBatches, eval_batches, make_length_buckets
 from t5x_ext.data.epochs import share_out
+from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.data.packing import lay_out
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
@@ -48,6 +49,9 @@ def take(batches: TrainBatches, count: int):
     return list(itertools.islice(batches, count))
 
 
+FEATURES = EncoderDecoderFeatures()
+
+
 def assert_same(some, others):
     for (batch, info), (other, other_info) in zip(some, others, strict=True):
         assert info == other_info
@@ -61,12 +65,13 @@ def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
     inputs = [np.array(tokens, np.int32) for tokens in ([4, 0, 9, 1], [], [7, 1])]
     targets = [np.array(tokens, np.int32) for tokens in ([5, 1], [0, 6, 1], [8, 1])]
     lengths = [np.array([len(tokens) for tokens in side]) for side in (inputs, targets)]
-    layout = lay_out(np.zeros(3, np.int64), *lengths)
-    batch = build_batch(inputs, targets, layout, 8, 9)
+    sides = FEATURES.sides(*lengths)
+    layout = lay_out(np.zeros(3, np.int64), *sides)
+    batch = FEATURES.build(inputs, targets, layout, {"inputs": 8, "targets": 9})
     expected = {
-        "encoder_input_tokens": [4, 0, 9, 1, 7, 1, 0, 0],
-        "encoder_segment_ids": [1, 1, 1, 1, 3, 3, 0, 0],
-        "encoder_positions": [0, 1, 2, 3, 0, 1, 0, 0],
+        "encoder_input_tokens": [4, 0, 9, 1, 0, 7, 1, 0],  # the empty one has a place of its own
+        "encoder_segment_ids": [1, 1, 1, 1, 2, 3, 3, 0],
+        "encoder_positions": [0, 1, 2, 3, 0, 0, 1, 0],
         "decoder_target_tokens": [5, 1, 0, 6, 1, 8, 1, 0, 0],
         "decoder_input_tokens": [0, 5, 0, 0, 6, 0, 8, 0, 0],
         "decoder_loss_weights": [1, 1, 1, 1, 1, 1, 1, 0, 0],
@@ -306,11 +311,16 @@ def test_mistakes_get_one_clear_line(message, make):
     assert "\n" not in str(error.value)
 
 
+def eval_all(examples, batch_size, inputs, targets=32, buckets=None):
+    lengths = {"inputs": inputs, "targets": targets}
+    return eval_batches(FEATURES, examples, batch_size, lengths, buckets)
+
+
 def test_eval_batches_come_biggest_first_and_cover_all():
     examples = make_examples(23)
     buckets = (8, 16, 32, 64)
     seen, lengths = [], []
-    for indices, batch in eval_batches(examples, 4, buckets):
+    for indices, batch in eval_all(examples, 4, 64, buckets=buckets):
         lengths.append(batch["encoder_input_tokens"].shape[1])
         assert batch["decoder_target_tokens"].shape == (4, 32)
         for index, tokens in zip(indices, batch["encoder_input_tokens"], strict=True):
@@ -328,17 +338,17 @@ def test_eval_batches_come_biggest_first_and_cover_all():
 
 
 def test_eval_batches_of_examples_without_targets():
-    indices, batch = next(eval_batches([make_example("x", [3, 1])], 2, (4,), target_length=5))
+    indices, batch = next(eval_all([make_example("x", [3, 1])], 2, 4, 5))
     assert indices.tolist() == [0, -1]
     assert batch["decoder_loss_weights"].tolist() == [[0] * 5] * 2
-    assert list(eval_batches([], 2, (4,))) == []
+    assert list(eval_all([], 2, 4)) == []
 
 
 def test_eval_batches_refuse_what_no_bucket_holds():
     with pytest.raises(ConfigError, match="inputs: an example of 5 tokens; allowed: 4"):
-        next(eval_batches([make_example("x", [3] * 5, [1])], 2, (4,)))
+        next(eval_all([make_example("x", [3] * 5, [1])], 2, 4))
     with pytest.raises(ConfigError, match="targets: an example of 3 tokens; allowed: 2"):
-        next(eval_batches([make_example("x", [3], [4, 4, 1])], 2, (4,), target_length=2))
+        next(eval_all([make_example("x", [3], [4, 4, 1])], 2, 4, 2))
 
 
 def test_length_buckets_double_up_to_the_limit():

@@ -51,7 +51,7 @@ def test_an_odd_example_has_one_loss_packed_unpacked_and_evaluated(what):
     alone = sums_of([ODD[what]], pack=False)
     rest = sums_of(others, pack=False)
     together = sums_of([*others, ODD[what]], pack=True)
-    _, batch = next(eval_batches([ODD[what]], 1, (32,), 24))
+    _, batch = next(eval_batches(MODEL.features, [ODD[what]], 1, LENGTHS))
     assert float(alone.weight) == len(ODD[what].targets[0])
     for found, expected in ((together.loss - rest.loss, alone.loss), (compiled(batch), alone)):
         np.testing.assert_allclose(np.array(found), np.array(expected), rtol=2e-5)

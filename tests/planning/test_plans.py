@@ -12,6 +12,7 @@ import pytest
 
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
+from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.decoding import loop
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.sampling import Greedy
@@ -109,7 +110,8 @@ def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
 
 def test_a_packed_batch_has_segments_and_positions():
     partitioner = PjitPartitioner(devices=jax.devices()[:4])
-    batch = lowering.abstract_batch(lowering.Workload(8, 16, 4, pack=True), partitioner)
+    lengths = {"inputs": 16, "targets": 4}
+    batch = lowering.abstract_batch(EncoderDecoderFeatures(), 8, lengths, partitioner)
     shapes = {name: leaf.shape for name, leaf in batch.items()}
     assert shapes["encoder_positions"] == (8, 16) and shapes["decoder_segment_ids"] == (8, 4)
     assert len(shapes) == 8

@@ -9,6 +9,7 @@ import pytest
 import mixtures
 from mixtures.budgets import parse_budget
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.study_plans import StudySize, make_kinds
@@ -50,7 +51,11 @@ def test_steps_and_prompts_are_those_of_the_cells():
                 rows = data.budget(group, arm.prompt, budget, seed=0)
                 prompts += len(data.test(group, arm.prompt))
                 models += bool(rows)
-                steps += make_batches(rows, recipe, 0).steps_for_epochs(3) if rows else 0
+                steps += (
+                    make_batches(rows, recipe, 0, EncoderDecoderFeatures()).steps_for_epochs(3)
+                    if rows
+                    else 0
+                )
     size = study_size(arms, GIVEN, recipe, (0,), tasks, SuperNIConfig())
     assert totals(size) == (models, steps, prompts)
     assert (size.tasks, size.tasks_without_file) == (3, 0)
