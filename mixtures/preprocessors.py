@@ -19,6 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from mixtures.joining import prompt_start, response_tokens
 from mixtures.prompts import choose_reference, get_prompt
 from mixtures.records import Example, Row
 from mixtures.truncation import fit
@@ -50,11 +51,12 @@ def render_prompt(
     prompt: str,
     trim: str = "keep_question",
     seed: int = 0,
+    joined: bool = False,
 ) -> tf.data.Dataset:
     """Writes every row as a prompt and a target, and tokenizes both.
 
     Tokens are made here and not by `seqio.preprocessors.tokenize`, because fitting a prompt into
-    its length needs them anyway. Both features end in EOS, also where they had to be cut.
+    its length needs them anyway. Features that end in EOS do so also where they had to be cut.
 
     Args:
         dataset: rows; see the top of this module.
@@ -64,6 +66,7 @@ def render_prompt(
         trim: "keep_question" or "right"; see `mixtures.truncation`.
         seed: draws the reference that becomes the target (that of epoch 0), and the format where
             a prompt has several.
+        joined: whether a decoder-only model reads both as one text; see `mixtures.joining`.
 
     Returns:
         Dataset of `inputs` and `targets` (int32 [length]), `inputs_pretokenized`,
@@ -72,7 +75,10 @@ def render_prompt(
         `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
     """
     chosen = get_prompt(prompt)
-    encode_inputs = _Encoder(output_features["inputs"], (sequence_length or {}).get("inputs"))
+    start = prompt_start(output_features["inputs"].vocabulary) if joined else []
+    encode_inputs = _Encoder(
+        output_features["inputs"], (sequence_length or {}).get("inputs"), start
+    )
     encode_targets = _Encoder(output_features["targets"], (sequence_length or {}).get("targets"))
 
     def render_row(row: Row) -> dict[str, Any]:
@@ -87,7 +93,7 @@ def render_prompt(
         target = choose_reference(row, seed, epoch=0)
         return {
             "inputs": encode_inputs(fitted.text),
-            "targets": encode_targets(target),
+            "targets": encode_targets(target, fitted.text if joined else None),
             "inputs_pretokenized": fitted.text.encode("utf-8"),
             "targets_pretokenized": target.encode("utf-8"),
             "truncated": fitted.truncated,
@@ -117,14 +123,16 @@ def render_prompt(
 
 
 class _Encoder:
-    """Encodes one feature: its tokens, cut to the room there is, and EOS."""
+    """Encodes one feature: what it starts with, its tokens, cut to the room there is, and EOS."""
 
-    def __init__(self, feature: seqio.Feature, max_length: int | None):
+    def __init__(self, feature: seqio.Feature, max_length: int | None, start: Sequence[int] = ()):
         self._vocabulary = feature.vocabulary
+        self._start = list(start)
         self._end = [feature.vocabulary.eos_id] if feature.add_eos else []
         self._seen: dict[str, list[int]] = {}
-        # Tokens beside EOS.
-        self.room = sys.maxsize if max_length is None else max_length - len(self._end)
+        # Tokens beside start and EOS.
+        frame = len(self._start) + len(self._end)
+        self.room = sys.maxsize if max_length is None else max_length - frame
 
     def forget(self) -> None:
         """Drops the texts of the last row."""
@@ -136,9 +144,15 @@ class _Encoder:
             self._seen[text] = list(self._vocabulary.encode(text))
         return len(self._seen[text])
 
-    def __call__(self, text: str) -> list[int]:
-        tokens = self._seen[text] if text in self._seen else list(self._vocabulary.encode(text))
-        return tokens[: self.room] + self._end
+    def __call__(self, text: str, behind: str | None = None) -> list[int]:
+        """Tokens of `text`; of a response, where `behind` is its prompt."""
+        if behind is not None:
+            tokens = response_tokens(self._vocabulary, behind, text)
+        elif text in self._seen:
+            tokens = self._seen[text]
+        else:
+            tokens = list(self._vocabulary.encode(text))
+        return self._start + tokens[: self.room] + self._end
 
 
 def _call_python(

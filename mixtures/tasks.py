@@ -40,6 +40,8 @@ class Context:
         budget_seed: which sample a seeded budget is.
         trim: "keep_question" or "right"; see `mixtures.truncation`.
         missing: "report" or "refuse" tasks that a split list names and that have no file.
+        joined: whether prompt and response are one text, as a decoder-only model reads them: the
+            prompt then has the vocabulary's BOS and no EOS. See `mixtures.joining`.
     """
 
     data_dir: str | None = None
@@ -49,6 +51,7 @@ class Context:
     budget_seed: int = 0
     trim: str = "keep_question"
     missing: str = "report"
+    joined: bool = False
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -78,6 +81,7 @@ def configure(
     budget_seed: int = 0,
     trim: str = "keep_question",
     missing: str = "report",
+    joined: bool = False,
 ) -> Context:
     """Sets what names resolve against from now on, for the whole process.
 
@@ -104,6 +108,7 @@ def configure(
         budget_seed=budget_seed,
         trim=trim,
         missing=missing,
+        joined=joined,
     )
     on_demand.install()
     on_demand.forget_built()
@@ -122,14 +127,19 @@ def make_task(name: str, source: seqio.DataSource, prompt: str, context: Context
     The step before which SeqIO's cache keeps data comes first, so a cache holds rows, and serves
     any sequence length.
     """
-    feature = seqio.Feature(context.vocabulary.as_seqio(), add_eos=True)
+    vocabulary = context.vocabulary.as_seqio()
     return seqio.Task(
         name,
         source,
-        output_features={"inputs": feature, "targets": feature},
+        output_features={
+            "inputs": seqio.Feature(vocabulary, add_eos=not context.joined),
+            "targets": seqio.Feature(vocabulary, add_eos=True),
+        },
         preprocessors=[
             seqio.CacheDatasetPlaceholder(),
-            functools.partial(render_prompt, prompt=prompt, trim=context.trim),
+            functools.partial(
+                render_prompt, prompt=prompt, trim=context.trim, joined=context.joined
+            ),
         ],
         postprocess_fn=task_metrics.references_or_text,
         metric_fns=[task_metrics.rouge_l, task_metrics.exact_match],

@@ -182,7 +182,7 @@ def restore_each(
         open_source(path)  # a wrong path is refused before the data, whose imports take long
     from t5x_ext.data import datasets
 
-    datasets.set_context(superni_cfg, model.output_vocabulary)
+    datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     examples = first_of_each_task(datasets.load_flat(dataset_cfg), num_examples)
     if not examples:
         raise ConfigError(

@@ -83,7 +83,7 @@ def study(
     from t5x_ext.studies.runner import Runner
     from t5x_ext.studies.task_data import TaskData
 
-    datasets.set_context(superni_cfg, model.output_vocabulary)
+    datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     data = TaskData(recipe.task_feature_lengths)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
     index, count = store.parse_shard(shard)

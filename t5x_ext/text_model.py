@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,11 +25,12 @@ from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import Greedy, Method
+from t5x_ext.decoding import Greedy, Method, token_calls
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models import BaseTransformerModel, DecoderOnlyModel, EncoderDecoderModel, network
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -45,7 +46,8 @@ class Model:
     Attributes:
       config: shape and numerics of the network.
       params: nested dict of arrays, see `Network.specs`.
-      vocabulary: of prompts and answers.
+      vocabulary: of prompts and answers; None where the checkpoint has none: only calls with token
+        ids work then.
       partitioner: the mesh that `params` live on.
       path: the checkpoint they come from.
       step: updates they have seen; 0 where the checkpoint does not say.
@@ -54,7 +56,7 @@ class Model:
 
     config: ModelConfig
     params: Params
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     partitioner: PjitPartitioner
     path: str = ""
     step: int = 0
@@ -81,7 +83,7 @@ class Model:
             and a part of every batch; `PjitPartitioner(fsdp=8)` splits the parameters over 8.
 
         Raises:
-          ConfigError: there is no checkpoint, it does not state its shape, or it has no vocabulary.
+          ConfigError: there is no checkpoint, or it does not state its shape.
           mixtures.errors.DataError: the vocabulary cannot be read.
         """
         trees.check_dtype(dtype, "Model.load: dtype")
@@ -92,11 +94,6 @@ class Model:
                 " checkpoints, and what `convert` and runs of this version write"
             )
         vocabulary = source.tokenizer_dir if vocabulary is None else vocabulary
-        if vocabulary is None:
-            raise ConfigError(
-                f"{path}: has no vocabulary; give Model.load vocabulary=..., a SentencePiece file,"
-                " a directory with a tokenizer, or one of mixtures.vocabularies"
-            )
         if isinstance(vocabulary, str):
             vocabulary = open_vocabulary(vocabulary)
         config = source.config.replace(dtype=dtype)
@@ -176,11 +173,74 @@ class Model:
                 f"Model.score: {len(targets)} targets for {len(examples)} prompts; "
                 "allowed: a list of as many"
             )
+        to_tokens = functools.partial(self._described.features.target_tokens, self.vocabulary)
         examples = [
-            dataclasses.replace(example, targets=(self._tokens(target),), references=(target,))
+            dataclasses.replace(
+                example,
+                targets=(to_tokens(target, example.inputs_pretokenized),),
+                references=(target,),
+            )
             for example, target in zip(examples, targets, strict=True)
         ]
         return self._scorer(batch_size, max_input_tokens).log_likelihoods(self.params, examples)
+
+    def token_logits(self, rows: Sequence[Sequence[int]], batch_size: int = 8) -> list[np.ndarray]:
+        """Scores of every next token, teacher-forced; the ids are the whole input.
+
+        Args:
+          rows: token ids; nothing is added to them.
+          batch_size: rows at a time; a result does not depend on it.
+
+        Returns:
+          float32 [L, vocab_size] for each row of L ids.
+
+        Raises:
+          ConfigError: the model has an encoder, or a row or an id is not allowed.
+        """
+        bounds.check_int("Model.token_logits: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        return self._token_logits(batch_size)(self.params, rows)
+
+    def generate_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 128,
+        decoding: Method | None = None,
+        eos_ids: Sequence[int] | None = None,
+        batch_size: int = 8,
+    ) -> list[list[int]]:
+        """Continues prompts of token ids.
+
+        Args:
+          prompts: token ids; nothing is added to them.
+          max_new_tokens: longest answer in tokens, end of sequence included.
+          decoding: as of `generate`.
+          eos_ids: ids that end an answer; None is as the vocabulary has them, or none without one.
+          batch_size: prompts at a time; an answer does not depend on it.
+
+        Returns:
+          The new ids of each prompt, the end of sequence left out.
+
+        Raises:
+          ConfigError: an argument is not allowed.
+        """
+        bounds.check_int("Model.generate_tokens: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        bounds.check_int(
+            "Model.generate_tokens: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS
+        )
+        prompts = token_calls.check_rows("generate_tokens", prompts, self.config.vocab_size)
+        # One decoder, and so one compiled program, for prompts of similar length.
+        longest = max((len(row) for row in prompts), default=1)
+        limit = 64 << max(0, (longest - 1).bit_length() - 6)
+        ids = self._output_ids(None if eos_ids is None else tuple(int(i) for i in eos_ids))
+        method = Greedy() if decoding is None else decoding
+        decoder = self._decoder(batch_size, limit, max_new_tokens, method, ids=ids)
+        return token_calls.generate_tokens(decoder, self.params, prompts)
+
+    def _output_ids(self, eos_ids: tuple[int, ...] | None) -> OutputIds:
+        if self.vocabulary is None:
+            return OutputIds(eos_ids or (), self.config.vocab_size)
+        known = OutputIds.of(self.vocabulary)
+        return known if eos_ids is None else dataclasses.replace(known, eos=eos_ids)
 
     def save(self, path: str, layout: str = "t5x_ext") -> None:
         """Writes parameters, config and vocabulary; complete or absent.
@@ -195,8 +255,9 @@ class Model:
         if layout not in LAYOUTS:
             raise ConfigError(f"Model.save: layout {layout!r}; allowed: {', '.join(LAYOUTS)}")
         with tempfile.TemporaryDirectory() as tokenizer_dir:
-            save_tokenizer(self.vocabulary, tokenizer_dir)
-            source = self._as_source(tokenizer_dir)
+            if self.vocabulary is not None:
+                save_tokenizer(self.vocabulary, tokenizer_dir)
+            source = self._as_source(None if self.vocabulary is None else tokenizer_dir)
             if layout == "hf":
                 hugging_face.write_hf(source, path)
             elif layout == "t5x":
@@ -204,7 +265,7 @@ class Model:
             else:
                 own_layout.write_params(source, path)
 
-    def _as_source(self, tokenizer_dir: str) -> Source:
+    def _as_source(self, tokenizer_dir: str | None) -> Source:
         """This model as the writers see a checkpoint: arrays leave the devices one by one."""
         leaves = trees.named_leaves(self.params)
         return Source(
@@ -224,10 +285,16 @@ class Model:
     def _examples(
         self, prompts: Iterable[str], batch_size: int, max_input_tokens: int
     ) -> list[Example]:
+        if self.vocabulary is None:
+            raise ConfigError(
+                f"{self.path}: has no vocabulary; give Model.load vocabulary=..., a SentencePiece "
+                "file, a directory with a tokenizer, or one of mixtures.vocabularies"
+            )
         prompts = _texts("prompts", prompts)
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
         bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
-        tokens = [self._tokens(prompt) for prompt in prompts]
+        to_tokens = functools.partial(self._described.features.prompt_tokens, self.vocabulary)
+        tokens = [to_tokens(prompt) for prompt in prompts]
         lengths = [len(ids) for ids in tokens]
         too_long = sum(length > max_input_tokens for length in lengths)
         if too_long:
@@ -241,7 +308,7 @@ class Model:
                 id=str(index),
                 task="",
                 category="",
-                inputs=_cut(ids, max_input_tokens),
+                inputs=_cut(ids, max_input_tokens, self.config.has_encoder),
                 targets=(),
                 inputs_pretokenized=prompt,
                 references=(),
@@ -250,11 +317,8 @@ class Model:
             for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True))
         ]
 
-    def _tokens(self, text: str) -> np.ndarray:
-        return np.array([*self.vocabulary.encode(text), self.vocabulary.eos_id], np.int32)
-
     @functools.cached_property
-    def _described(self) -> EncoderDecoderModel:
+    def _described(self) -> BaseTransformerModel:
         return _described(self.config, self.vocabulary)
 
     # What is compiled for a setting is kept for the next call with it.
@@ -263,14 +327,20 @@ class Model:
         return functools.lru_cache(functools.partial(Decoder, self._described, self.partitioner))
 
     @functools.cached_property
+    def _token_logits(self) -> Any:
+        make = functools.partial(token_calls.TokenLogits, self._described, self.partitioner)
+        return functools.lru_cache(make)
+
+    @functools.cached_property
     def _scorer(self) -> Any:
         return functools.lru_cache(functools.partial(Scorer, self._described, self.partitioner))
 
 
-def _described(config: ModelConfig, vocabulary: Vocabulary) -> EncoderDecoderModel:
-    return EncoderDecoderModel(
-        network.Transformer(config), input_vocabulary=vocabulary, output_vocabulary=vocabulary
-    )
+def _described(config: ModelConfig, vocabulary: Vocabulary | None) -> BaseTransformerModel:
+    module = network.Transformer(config)
+    if config.has_encoder:
+        return EncoderDecoderModel(module, vocabulary, vocabulary)
+    return DecoderOnlyModel(module, vocabulary)
 
 
 def _texts(name: str, given: Iterable[str]) -> list[str]:
@@ -295,9 +365,11 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
     return texts
 
 
-def _cut(ids: np.ndarray, limit: int) -> np.ndarray:
-    """The first `limit` ids, the last of them the end of sequence."""
-    return ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
+def _cut(ids: np.ndarray, limit: int, has_end: bool) -> np.ndarray:
+    """The first `limit` ids; the last of them is the end of sequence, where prompts have one."""
+    if len(ids) <= limit or not has_end:
+        return ids[:limit]
+    return np.concatenate([ids[: limit - 1], ids[-1:]])
 
 
 def _reader(leaf: jax.Array) -> Any:

@@ -133,7 +133,7 @@ def train(
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training
 
-    datasets.set_context(superni_cfg, model.output_vocabulary)
+    datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
     rows = partitioner.host_rows(train_dataset_cfg.batch_size)
     batches = datasets.train_batches(train_dataset_cfg, model.features, seed, rows)

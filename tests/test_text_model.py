@@ -101,7 +101,7 @@ def test_padding_rows_of_the_embedding_are_never_generated(model):
     decoder = {**model.params["decoder"], "logits_dense": {"kernel": kernel}}
     changed = dataclasses.replace(model, params={**model.params, "decoder": decoder})
     batch = {
-        "encoder_input_tokens": model._tokens(PROMPTS[0])[None],
+        "encoder_input_tokens": MODEL.features.prompt_tokens(model.vocabulary, PROMPTS[0])[None],
         "decoder_input_tokens": np.zeros((1, 1), np.int32),
         "decoder_target_tokens": np.ones((1, 1), np.int32),
     }
@@ -135,7 +135,8 @@ def test_other_ways_of_decoding(model, saved):
 
 def test_score_is_the_sum_over_the_tokens_of_the_target(model):
     """Each token's probability, read off one long forward pass."""
-    inputs, target = model._tokens(PROMPTS[0]), model._tokens(TARGETS[0])
+    inputs = MODEL.features.prompt_tokens(model.vocabulary, PROMPTS[0])
+    target = MODEL.features.target_tokens(model.vocabulary, TARGETS[0])
     batch = {
         "encoder_input_tokens": inputs[None],
         "decoder_target_tokens": target[None],
@@ -179,16 +180,16 @@ def test_byt5_travels_with_its_bytes(tmp_path):
 
 
 def test_mistakes_are_one_line(model, saved, tmp_path):
-    def load_without(**meta: object) -> None:
+    def load_without(**meta: object) -> Model:
         path = tmp_path / f"params{len(list(tmp_path.iterdir()))}"
         save_params(str(path), model.params, {"step": 3, **meta})
-        Model.load(str(path))
+        return Model.load(str(path))
 
     stated = {"t5_config": dataclasses.asdict(CONFIG)}
     for mistake, message in (
         (lambda: Model.load(str(tmp_path / "none")), "no such directory"),
         (lambda: load_without(), "does not state its model's shape"),
-        (lambda: load_without(**stated), "has no vocabulary; give Model.load vocabulary"),
+        (lambda: load_without(**stated).generate(["x"]), "give Model.load vocabulary"),
         (lambda: Model.load(str(saved["hf"]), vocabulary="none.model"), "file not found"),
         (lambda: model.generate("one text"), "allowed: a list of texts"),
         (lambda: model.score(["a", "b"], ["c"]), "1 targets for 2 prompts"),

@@ -21,8 +21,8 @@ from t5x_ext.errors import ConfigError
 _UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
 
 
-def set_context(superni: SuperNIConfig, vocabulary: Any) -> None:
-    """Makes `superni.*` names resolve under this configuration and vocabulary."""
+def set_context(superni: SuperNIConfig, vocabulary: Any, features: Features | None = None) -> None:
+    """Makes `superni.*` names resolve under this configuration, vocabulary and kind of model."""
     mixtures.configure(
         data_dir=superni.data_dir,
         vocabulary=vocabulary,
@@ -31,6 +31,7 @@ def set_context(superni: SuperNIConfig, vocabulary: Any) -> None:
         budget_seed=superni.budget_seed,
         trim=superni.trim,
         missing=superni.missing,
+        joined=features is not None and features.joined,
     )
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import mixtures
 from mixtures import on_demand
+from mixtures.joining import response_tokens
 from mixtures.names import PREFIX
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
@@ -257,7 +258,9 @@ def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) 
         task=_text(row["task"]) if "task" in row else task.name,
         category=_text(row.get("category", "")),
         inputs=inputs,
-        targets=_tokenize_targets(target, references, features["targets"], target_length),
+        targets=_tokenize_targets(
+            target, references, features["targets"], target_length, _joined_prompt(prompt)
+        ),
         inputs_pretokenized=prompt,
         references=references,
         truncated=bool(row.get("truncated", False)),
@@ -265,21 +268,33 @@ def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) 
 
 
 def _tokenize_targets(
-    target: np.ndarray, references: tuple[str, ...], feature: seqio.Feature, length: int
+    target: np.ndarray,
+    references: tuple[str, ...],
+    feature: seqio.Feature,
+    length: int,
+    joined_prompt: str | None,
 ) -> tuple[np.ndarray, ...]:
-    """One target per reference, as SeqIO tokenises the row's own target."""
+    """One target per reference, as the row's own target is tokenised."""
     if len(references) < 2:
         return (target,)
     end = [feature.vocabulary.eos_id] if feature.add_eos else []
     targets = []
     for reference in references:
-        tokens = feature.vocabulary.encode(reference)[: length - len(end)] + end
-        targets.append(np.array(tokens, np.int32))
+        if joined_prompt is None:
+            tokens = list(feature.vocabulary.encode(reference))
+        else:
+            tokens = response_tokens(feature.vocabulary, joined_prompt, reference)
+        targets.append(np.array(tokens[: length - len(end)] + end, np.int32))
     # A task may rewrite its targets after it kept the references (a label format, say). Then the
     # references are for scoring only.
     if not any(np.array_equal(target, tokens) for tokens in targets):
         return (target,)
     return tuple(targets)
+
+
+def _joined_prompt(prompt: str) -> str | None:
+    """The prompt, where responses are tokenised behind it."""
+    return prompt if mixtures.current_context().joined else None
 
 
 def _text(value: object) -> str:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from mixtures.joining import prompt_start, response_tokens
 from t5x_ext.data.packing import Layout
 
 Batch = dict[str, np.ndarray]
@@ -30,7 +31,13 @@ _NO_TOKENS = np.zeros(0, np.int32)
 
 
 class Features(abc.ABC):
-    """What is packed, and what a batch holds."""
+    """What is packed, and what a batch holds.
+
+    Attributes:
+        joined: whether a prompt and its target are one text to the model.
+    """
+
+    joined: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sides(
@@ -83,8 +90,8 @@ class Features(abc.ABC):
     def prompt_tokens(self, vocabulary: Any, text: str) -> np.ndarray:
         """A prompt as the model is given it, int32."""
 
-    def target_tokens(self, vocabulary: Any, text: str) -> np.ndarray:
-        """A target with the end of sequence, int32."""
+    def target_tokens(self, vocabulary: Any, text: str, prompt: str = "") -> np.ndarray:
+        """A target with the end of sequence, int32; `prompt` is what it answers, as text."""
         return np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
 
     def num_positions(self, row_lengths: Lengths) -> int:
@@ -145,6 +152,8 @@ class DecoderOnlyFeatures(Features):
             each other whatever their order.
     """
 
+    joined: ClassVar[bool] = True
+
     loss_on_prompt: bool = False
     bidirectional_prompt: bool = False
 
@@ -193,8 +202,11 @@ class DecoderOnlyFeatures(Features):
         return {"inputs": first, "targets": first}
 
     def prompt_tokens(self, vocabulary: Any, text: str) -> np.ndarray:
-        bos = getattr(vocabulary, "bos_id", None)
-        return np.array([*([] if bos is None else [bos]), *vocabulary.encode(text)], np.int32)
+        return np.array([*prompt_start(vocabulary), *vocabulary.encode(text)], np.int32)
+
+    def target_tokens(self, vocabulary: Any, text: str, prompt: str = "") -> np.ndarray:
+        tokens = response_tokens(vocabulary, prompt, text)
+        return np.array([*tokens, vocabulary.eos_id], np.int32)
 
     def num_positions(self, row_lengths: Lengths) -> int:
         return row_lengths["targets"]

@@ -42,6 +42,7 @@ class Decoder:
       first_stage: positions after which the rows of a batch that have not ended are parked. Up to
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
       resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
+      ids: which tokens there are, and which end a row; None is as the output vocabulary has them.
     """
 
     model: BaseTransformerModel
@@ -52,6 +53,7 @@ class Decoder:
     method: Method | None = None
     first_stage: int | None = 8
     resident_bytes: int = 0
+    ids: OutputIds | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
@@ -74,6 +76,11 @@ class Decoder:
         """
         return make_length_buckets(self.max_input_length, per_doubling=2)
 
+    @property
+    def output_ids(self) -> OutputIds:
+        """Which tokens there are, and which end a row."""
+        return self.ids or OutputIds.of(self.model.output_vocabulary)
+
     @functools.cached_property
     def programs(self) -> Programs:
         """The compiled functions."""
@@ -86,7 +93,7 @@ class Decoder:
             self.partitioner,
             self.method,
             ends,
-            OutputIds.of(self.model.output_vocabulary),
+            self.output_ids,
             placement.cache_bytes(generator, self.partitioner, *batch),
             self.resident_bytes,
         )

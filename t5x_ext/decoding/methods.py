@@ -27,7 +27,7 @@ class OutputIds:
     """What decoding has to know of a model's token ids.
 
     Attributes:
-      eos: the ids that end a row, at least one.
+      eos: the ids that end a row; with none, rows go on to the longest output.
       num_valid: ids from this one on are padding rows of the embedding, never produced.
     """
 
@@ -42,9 +42,9 @@ class OutputIds:
 
     def ends(self, tokens: jax.Array) -> jax.Array:
         """Where a row ends: bool, shaped as `tokens`."""
-        found = tokens == self.eos[0]
-        for other in self.eos[1:]:
-            found = found | (tokens == other)
+        found = jnp.zeros(tokens.shape, bool)
+        for eos in self.eos:
+            found = found | (tokens == eos)
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from t5x_ext.models.output_loss import OutputLoss, output_loss_sums
 from t5x_ext.models.parameters import Params
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseTransformerModel(abc.ABC):
-    """Everything about a model that does not change while it trains.
+    """Everything about a model that does not change while it trains: a frozen dataclass.
 
     Attributes:
       module: the network, `network.Transformer`.
+      input_vocabulary: of prompts (`mixtures.vocabularies`).
+      output_vocabulary: of targets and predictions.
       optimizer_def: `training.optimizers.Adafactor` or `AdamW`.
       z_loss: factor of log(Z)^2.
       label_smoothing: in [0, 1).
@@ -34,16 +35,22 @@ class BaseTransformerModel(abc.ABC):
     """
 
     module: Network
-    optimizer_def: Any = None
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
-    decode_fn: Any = None
+    input_vocabulary: Any
+    output_vocabulary: Any
+    optimizer_def: Any
+    z_loss: float
+    label_smoothing: float
+    loss_normalizing_factor: losses.LossNormalizingFactor
+    decode_fn: Any
 
     def __post_init__(self) -> None:
         losses.check_normalizing_factor(self.loss_normalizing_factor)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
+
+    def replace(self, **changes: Any) -> Self:
+        """The model with other values of some fields."""
+        return cast(Self, dataclasses.replace(cast(Any, self), **changes))
 
     @property
     def config(self) -> ModelConfig:
@@ -54,16 +61,6 @@ class BaseTransformerModel(abc.ABC):
     def specs(self) -> Params:
         """The tree of `ParamSpec` of this model."""
         return self.module.specs
-
-    @property
-    @abc.abstractmethod
-    def input_vocabulary(self) -> Any:
-        """Of prompts."""
-
-    @property
-    @abc.abstractmethod
-    def output_vocabulary(self) -> Any:
-        """Of targets and predictions."""
 
     @property
     @abc.abstractmethod

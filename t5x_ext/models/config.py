@@ -49,6 +49,7 @@ class ModelConfig(abc.ABC):
 
     Attributes:
       family: names the class in checkpoints.
+      has_encoder: whether prompts are encoded; else prompt and response are one sequence.
       vocab_size: rows of the embedding; may exceed the vocabulary.
       emb_dim: width D of the residual stream.
       dtype: compute dtype, 'float32' or 'bfloat16' (parameters, norms and softmax stay float32).
@@ -60,6 +61,7 @@ class ModelConfig(abc.ABC):
     """
 
     family: ClassVar[str]
+    has_encoder: ClassVar[bool]
 
     vocab_size: int
     emb_dim: int

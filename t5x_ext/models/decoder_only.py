@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from t5x_ext.data.features import DecoderOnlyFeatures
+from t5x_ext.models import losses
 from t5x_ext.models.base_model import BaseTransformerModel
 from t5x_ext.models.generation import DecoderOnlyGenerator
 from t5x_ext.models.network import Network
@@ -13,7 +14,7 @@ from t5x_ext.models.network import Network
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyModel(BaseTransformerModel):
-    """A network without an encoder; see `BaseTransformerModel`.
+    """A network without an encoder; see `BaseTransformerModel` for the other fields.
 
     Attributes:
       vocabulary: of prompts and responses (`mixtures.vocabularies`).
@@ -25,17 +26,19 @@ class DecoderOnlyModel(BaseTransformerModel):
     module: Network
     vocabulary: Any = None
     optimizer_def: Any = None
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+    decode_fn: Any = None
     inputs_bidirectional_attention: bool = False
     loss_on_prompt: bool = False
 
     @property
-    def input_vocabulary(self) -> Any:
-        """Of prompts."""
+    def input_vocabulary(self) -> Any:  # type: ignore[override]
         return self.vocabulary
 
     @property
-    def output_vocabulary(self) -> Any:
-        """Of responses."""
+    def output_vocabulary(self) -> Any:  # type: ignore[override]
         return self.vocabulary
 
     @property

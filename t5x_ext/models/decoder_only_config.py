@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from t5x_ext.models.config import CacheShape, ModelConfig
 
@@ -25,6 +25,8 @@ class DecoderOnlyConfig(ModelConfig):
       logits_via_embedding: whether the output projection is the embedding.
       embedding_stddev: spread of the embedding's initial values.
     """
+
+    has_encoder: ClassVar[bool] = False
 
     vocab_size: int
     emb_dim: int

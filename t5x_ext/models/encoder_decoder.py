@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from t5x_ext.data.features import EncoderDecoderFeatures
+from t5x_ext.models import losses
 from t5x_ext.models.base_model import BaseTransformerModel
 from t5x_ext.models.generation import EncoderDecoderGenerator
 from t5x_ext.models.network import Network
@@ -13,17 +14,16 @@ from t5x_ext.models.network import Network
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderModel(BaseTransformerModel):
-    """A network with an encoder; see `BaseTransformerModel`.
-
-    Attributes:
-      input_vocabulary: vocabulary of prompts (`mixtures.vocabularies`).
-      output_vocabulary: vocabulary of targets and predictions.
-    """
+    """A network with an encoder; see `BaseTransformerModel` for the fields."""
 
     module: Network
     input_vocabulary: Any = None
     output_vocabulary: Any = None
     optimizer_def: Any = None
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
+    decode_fn: Any = None
 
     @property
     def features(self) -> EncoderDecoderFeatures:

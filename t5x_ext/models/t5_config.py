@@ -38,6 +38,7 @@ class T5Config(ModelConfig):
     """
 
     family: ClassVar[str] = "t5"
+    has_encoder: ClassVar[bool] = True
 
     vocab_size: int
     dtype: Any = "float32"

@@ -153,7 +153,7 @@ def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
 def _with_policy(setup: Setup, policy: str) -> Setup:
     config = setup.model.config.replace(remat_policy=policy)
     module = setup.model.module.replace(config)
-    return dataclasses.replace(setup, model=dataclasses.replace(setup.model, module=module))
+    return dataclasses.replace(setup, model=setup.model.replace(module=module))
 
 
 def divides(setup: Setup) -> bool:
