@@ -103,11 +103,11 @@ def read_task(path: StrPath) -> TaskRecord:
         DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty,
             repeated or of a wrong type, or two instances share an id.
     """
-    path = files.path(path, "task file")
-    fields = _Fields(path, _read_json_object(path))
+    file = files.path(path, "task file")
+    fields = _Fields(file, _read_json_object(file))
     categories = fields.texts("Categories", at_least=1)
     return TaskRecord(
-        name=path.stem,
+        name=file.stem,
         category=categories[0],
         categories=categories,
         sources=fields.texts("Source", optional=True),

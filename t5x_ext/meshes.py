@@ -130,7 +130,7 @@ def _follow_links(mesh: np.ndarray) -> np.ndarray:
     """
     groups = mesh.reshape(-1, mesh.shape[-1])
     for number, group in enumerate(groups):
-        box = _grid(group)
+        box = _grid(list(group))
         if box is not None and not all(map(_are_linked, group, group[1:])):
             groups[number] = _snake(box)
     return groups.reshape(mesh.shape)

@@ -205,7 +205,7 @@ class PjitPartitioner:
                     f"logical_axis_rules: no rule for axis {axis!r}; known: "
                     f"{', '.join(dict.fromkeys(axis for axis, _ in rules))}"
                 )
-        taken: dict[str, Any] = {}
+        taken: dict[str | None, Any] = {}
         used: set[str] = set()
         for axis, target in rules:
             names = _names(target)

@@ -227,14 +227,14 @@ class Model:
         bounds.check_int(
             "Model.generate_tokens: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS
         )
-        prompts = token_calls.check_rows("generate_tokens", prompts, self.config.vocab_size)
+        rows = token_calls.check_rows("generate_tokens", prompts, self.config.vocab_size)
         # One decoder, and so one compiled program, for prompts of similar length.
-        longest = max((len(row) for row in prompts), default=1)
+        longest = max((len(row) for row in rows), default=1)
         limit = 64 << max(0, (longest - 1).bit_length() - 6)
         ids = self._output_ids(None if eos_ids is None else tuple(int(i) for i in eos_ids))
         method = Greedy() if decoding is None else decoding
         decoder = self._decoder(batch_size, limit, max_new_tokens, method, ids=ids)
-        return token_calls.generate_tokens(decoder, self.params, prompts)
+        return token_calls.generate_tokens(decoder, self.params, rows)
 
     def _output_ids(self, eos_ids: tuple[int, ...] | None) -> OutputIds:
         if self.vocabulary is None:

@@ -22,7 +22,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
-Ids = Sequence[int]
+Ids = Sequence[int] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,11 +34,11 @@ class DecoderOnlyModel(BaseTransformerModel):
     loss_on_prompt: bool = False
 
     @property
-    def input_vocabulary(self) -> Any:  # type: ignore[override]
+    def input_vocabulary(self) -> Any:
         return self.vocabulary
 
     @property
-    def output_vocabulary(self) -> Any:  # type: ignore[override]
+    def output_vocabulary(self) -> Any:
         return self.vocabulary
 
     @property

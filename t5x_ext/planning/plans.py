@@ -139,7 +139,9 @@ class Plan:
     def whole_weights(self) -> bool | None:
         """Whether decoding gathers split weights once, not for every token; None without any."""
         load, setup = self.setup.decoding, self.setup
-        return load and lowering.holds_whole_weights(setup.program, load, setup.experts)
+        if load is None:
+            return None
+        return lowering.holds_whole_weights(setup.program, load, setup.experts)
 
     @property
     def hours(self) -> float | None:

@@ -120,7 +120,7 @@ class InitialModels:
         train = self.data.scope(
             initial.scope, initial.prompt, initial.budget, recipe.task_feature_lengths
         )
-        batches = make_batches(train, recipe, initial.seed)
+        batches = make_batches(train, recipe, initial.seed, self.tuner.model.features)
         steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
         base = self._save_base(initial, directory)
         clock = time.monotonic()

@@ -272,7 +272,8 @@ class Adafactor:
             update = self.beta1 * slot.m.astype(jnp.float32) + (1.0 - self.beta1) * update
             new = new._replace(m=update.astype(slot.m.dtype))
         update = -update
-        rate, exponent = settings.weight_decay_rate, self.weight_decay_rate_lr_exponent
+        rate: Any = settings.weight_decay_rate
+        exponent = self.weight_decay_rate_lr_exponent
         if exponent:
             rate = (1.0 if rate is None else rate) * learning_rate**exponent
         if rate is not None:

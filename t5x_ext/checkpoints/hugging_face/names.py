@@ -101,7 +101,7 @@ def _place(name: str, spec: ParamSpec) -> Placement:
     transposed = len(shape) == 2 and name != "token_embedder/embedding"
     if transposed:
         shape, axes = shape[::-1], axes[::-1]
-    fields = tuple(_FIELDS[axis] for axis in axes)
+    fields = tuple(_FIELDS[str(axis)] for axis in axes)
     names = _layer_names(name, spec.shape[0]) if stacked else (_WHOLE[name],)
     return Placement(names, shape, fields, stacked, transposed)
 
