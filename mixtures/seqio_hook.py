@@ -24,9 +24,11 @@ from typing import Any
 from mixtures import on_demand
 from mixtures.names import PREFIX
 
-# "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them.
+# "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them. Errors
+# are shown, but for those of every machine without CUDA, or with JAX's.
 _NATIVE_LOG = re.compile(
-    rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following"
+    rb"[IW]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following"
+    rb"|E\d{4} \d\d:\d\d.*(Unable to register cu|failed call to cuInit)"
 )
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mixtures import seqio_hook
+
 REPO = Path(__file__).resolve().parents[2]
 
 ASK = """
@@ -73,3 +75,12 @@ def test_prompts_alone_load_neither():
         "print([name for name in ('seqio', 'tensorflow') if name in sys.modules])"
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_errors_that_tensorflow_logs_while_it_is_loaded_are_shown(capfd):
+    stamp = "0000 00:00:1795174972.506864  7359 port.cc:153] "
+    dropped = [f"I{stamp}oneDNN", f"W{stamp}x", f"E{stamp}Unable to register cuDNN factory"]
+    shown = [f"E{stamp}the library does not fit", "Traceback"]
+    with seqio_hook._without_native_logs():
+        os.write(2, "".join(f"{line}\n" for line in [*dropped, *shown]).encode())
+    assert capfd.readouterr().err.splitlines() == shown
