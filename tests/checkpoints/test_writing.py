@@ -24,6 +24,7 @@ from t5x_ext.checkpoints import (
 )
 from t5x_ext.checkpoints.own_layout import write_params
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.families import config_to_json
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import init_params
 
@@ -48,7 +49,7 @@ def saved(tmp_path_factory):
         params["token_embedder"]["embedding"], spread
     )
     path = tmp_path_factory.mktemp("saved") / "params"
-    save_params(str(path), params, {"step": 30, "t5_config": dataclasses.asdict(CONFIG)})
+    save_params(str(path), params, {"step": 30, "model_config": config_to_json(CONFIG)})
     return path, params
 
 
