@@ -111,7 +111,8 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
     programs = decoder.programs_together
     weights = programs.prepare(stacked)
     inputs = jnp.ones((3, 8, 64), jnp.int32)
-    traced = programs._begin.trace(stacked, weights, inputs, jnp.zeros((3, 8), jnp.int32))
+    lengths, numbers = jnp.full((3, 8), 64), jnp.zeros((3, 8), jnp.int32)
+    traced = programs._begin.trace(stacked, weights, inputs, lengths, numbers)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
     assert [loop.params["cond_jaxpr"].out_avals[0].shape for loop in loops] == [()]
 
@@ -119,14 +120,16 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
 def test_batches_of_several_sets_are_those_of_each() -> None:
     buckets = (32, 64, 128)
     batches = list(batches_side_by_side([*SETS, []], 8, buckets))
-    assert [places.shape for places, _ in batches] == [(4, 8)] * 5
-    seen = np.concatenate([places[places >= 0] for places, _ in batches])
+    assert [places.shape for places, _, _ in batches] == [(4, 8)] * 5
+    seen = np.concatenate([places[places >= 0] for places, _, _ in batches])
     assert sorted(seen) == list(range(sum(SIZES)))
     everything = [example for examples in SETS for example in examples]
-    for places, inputs in batches:
+    for places, inputs, lengths in batches:
+        real = places >= 0
         assert inputs.shape[2] in buckets
-        assert not inputs[places < 0].any()
-        for place, row in zip(places[places >= 0], inputs[places >= 0], strict=True):
+        assert not inputs[~real].any() and not lengths[~real].any()
+        for place, row, length in zip(places[real], inputs[real], lengths[real], strict=True):
             tokens = everything[place].inputs
-            assert (row[: len(tokens)] == tokens).all() and not row[len(tokens) :].any()
+            assert length == len(tokens)
+            assert (row[:length] == tokens).all() and not row[length:].any()
     assert (batches[1][0][1] == -1).all()  # the second set has one batch
