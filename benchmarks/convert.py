@@ -24,7 +24,8 @@ import numpy as np
 
 from t5x_ext.checkpoints import fingerprint
 from t5x_ext.checkpoints.hugging_face import write_hf
-from t5x_ext.checkpoints.hugging_face.names import placements
+from t5x_ext.checkpoints.hugging_face.families import family_of
+from t5x_ext.checkpoints.hugging_face.placements import place_all
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.trees import named_leaves
 from t5x_ext.models.network import T5Config, Transformer
@@ -90,7 +91,9 @@ def main() -> None:
     source = make_source(config)
     sizes = {name: 4 * math.prod(tensor.shape) for name, tensor in source.tensors.items()}
     stacked = max(sizes.values()) / GB
-    in_file = max(4 * math.prod(place.shape) for place in placements(config).values()) / GB
+    family = family_of(config)
+    places = place_all(config, family.names(config), family.fields).values()
+    in_file = max(4 * math.prod(place.shape) for place in places) / GB
     limit = 2.5 * in_file + 1
     print(
         f"{sum(sizes.values()) / GB:.2f} GB; largest tensor: {in_file:.3f} GB in the file, "

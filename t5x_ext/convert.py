@@ -195,13 +195,13 @@ def _watched(source: Source, on_read: Callable[[str, np.ndarray], object]) -> So
     return dataclasses.replace(source, tensors=tensors)
 
 
-def _read_config(gin_file: str) -> network.T5Config:
+def _read_config(gin_file: str) -> ModelConfig:
     import gin
 
     from t5x_ext import gin_utils
 
     gin_utils.parse([gin_file])
-    return gin.get_configurable(network.T5Config)()
+    return gin.get_configurable(network.Transformer)().config
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:

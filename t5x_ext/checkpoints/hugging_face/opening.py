@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from t5x_ext import files
 from t5x_ext.checkpoints.digests import hash_files
-from t5x_ext.checkpoints.hugging_face import configs, names, pickles, safetensors_files, tokenizers
+from t5x_ext.checkpoints.hugging_face import configs, pickles, safetensors_files, tokenizers
+from t5x_ext.checkpoints.hugging_face.families import family_by_model_type
+from t5x_ext.checkpoints.hugging_face.placements import (
+    Placement,
+    deepest_stack,
+    describe_mismatch,
+    place_all,
+)
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import T5Config
-
-_COMPARED_BYTES = 1 << 24  # of each of two tensors at a time
+from t5x_ext.models.config import ModelConfig
 
 # In the order of preference of transformers.
 _READERS = {
@@ -28,43 +31,31 @@ _READERS = {
 
 
 def open_hf(path: str) -> Source:
-    """Opens a T5 1.0, 1.1, LM-adapted, Flan, Tk-Instruct, mT5 or ByT5 checkpoint.
+    """Opens a checkpoint of one of `families`.
 
     Every tensor of the files is used exactly once: none may be missing, unknown or mis-shaped.
-    Copies of the embedding under its other names are compared with it and then left out, and so
-    is the cross-attention position table of T5 1.0, which no forward pass reads.
+    Copies of a tensor under other names are compared with it and then left out, and so is what no
+    forward pass reads.
 
     Args:
         path: Directory with config.json and weights, local or `gs://`.
 
     Returns:
-        The checkpoint; `meta['hugging_face']` is its config.json.
+        The checkpoint; `meta['hugging_face']` is its config.json, `meta['generation_config']` the
+        file of that name where there is one.
 
     Raises:
         ConfigError: If the files are incomplete or damaged, disagree with config.json, or are of
             a model that our network does not express.
     """
-    directory = files.absolute(path)
-    raw = configs.read_config(directory)
+    directory = epath.Path(path).expanduser().absolute()
+    raw = configs.read_json(directory / configs.CONFIG_FILE)
+    family_by_model_type(raw.get("model_type"), str(directory / configs.CONFIG_FILE))
     weights, stored = _read_weights(directory)
-    stored = {name: tensor for name, tensor in stored.items() if name != names.UNUSED}
-    cfg = _decide_config(directory, raw, stored)
-    deepest = max(cfg.num_encoder_layers, cfg.num_decoder_layers)
-    if deepest > len(stored):  # before names are made for each of perhaps billions of layers
-        raise ConfigError(
-            f"{directory / configs.CONFIG_FILE}: {deepest} layers in a stack, but {weights.name}"
-            f" has only {len(stored)} tensors"
-        )
-    aliases = names.EMBEDDING_ALIASES + ((names.HEAD,) if cfg.logits_via_embedding else ())
-    stored = _merge_aliases(directory, stored, (names.EMBEDDING, *aliases))
-    wanted = names.placements(cfg)
-    problem = names.describe_mismatch({n: t.shape for n, t in stored.items()}, wanted)
-    if problem:
-        raise ConfigError(f"{weights}: tensors do not match {configs.CONFIG_FILE}: {problem}")
-    tensors = {
-        name: _assemble(directory, [stored[n] for n in placement.names], placement)
-        for name, placement in wanted.items()
-    }
+    cfg, tensors = assemble(raw, stored, directory / configs.CONFIG_FILE, weights)
+    meta = {"hugging_face": raw}
+    if (directory / configs.GENERATION_FILE).exists():
+        meta["generation_config"] = configs.read_json(directory / configs.GENERATION_FILE)
     return Source(
         kind="hf",
         path=str(directory),
@@ -72,9 +63,50 @@ def open_hf(path: str) -> Source:
         config=cfg,
         step=0,
         digest_fn=lambda: hash_files(_weight_files(weights, directory), directory),
-        meta={"hugging_face": raw},
+        meta=meta,
         tokenizer_dir=str(directory) if tokenizers.files_in(directory) else None,
     )
+
+
+def assemble(
+    raw: Mapping[str, Any],
+    stored: Mapping[str, LazyTensor],
+    config_file: epath.Path,
+    weights: epath.Path,
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """Our config and parameters for transformers' config and tensors.
+
+    Args:
+        raw: config.json.
+        stored: Tensors by transformers' names.
+        config_file: Where `raw` is from, for messages.
+        weights: Where `stored` is from, for messages.
+
+    Raises:
+        ConfigError: If they do not fit each other, or are of a model that we do not express.
+    """
+    family = family_by_model_type(raw.get("model_type"), str(config_file))
+    try:
+        cfg, used = family.read(raw, stored, str(config_file))
+    except ConfigError as error:
+        if str(config_file) in str(error):
+            raise
+        raise ConfigError(f"{config_file}: {error}") from None
+    deepest = deepest_stack(cfg)
+    if deepest > len(stored):  # before names are made for each of perhaps billions of layers
+        raise ConfigError(
+            f"{config_file}: {deepest} layers in a stack, but {weights.name}"
+            f" has only {len(stored)} tensors"
+        )
+    wanted = place_all(cfg, family.names(cfg), family.fields)
+    problem = describe_mismatch({name: t.shape for name, t in used.items()}, wanted)
+    if problem:
+        raise ConfigError(f"{weights}: tensors do not match {config_file.name}: {problem}")
+    tensors = {
+        name: _assemble(weights, [used[n] for n in placement.names], placement)
+        for name, placement in wanted.items()
+    }
+    return cfg, tensors
 
 
 def _read_weights(directory: epath.Path) -> tuple[epath.Path, dict[str, LazyTensor]]:
@@ -92,75 +124,19 @@ def _weight_files(weights: epath.Path, directory: epath.Path) -> list[epath.Path
     return files
 
 
-def _decide_config(
-    directory: epath.Path, raw: Mapping[str, Any], stored: Mapping[str, LazyTensor]
-) -> T5Config:
-    """Decides by the tensors whether the output is tied, and holds config.json to it."""
-    path = directory / configs.CONFIG_FILE
-    head, embedding = stored.get(names.HEAD), stored.get(names.EMBEDDING)
-    scaled = configs.scales_output(raw)
-    stated = {
-        field: raw[field]
-        for field in ("tie_word_embeddings", "scale_decoder_outputs")
-        if field in raw
-    } or "no tie_word_embeddings"
-    if raw["model_type"] == "mt5":
-        # transformers 5 writes tie_word_embeddings: true for these too, and never scales.
-        if head is None:
-            raise ConfigError(f"{directory}: an mt5 checkpoint without {names.HEAD}")
-        tied = False
-    elif head is None and not scaled:
-        raise ConfigError(
-            f"{path}: {stated} means an output that is not scaled, but there is no {names.HEAD};"
-            " allowed without one: a scaled output, tied to the embedding (T5 1.0)"
-        )
-    else:
-        tied = scaled
-        if tied and head and embedding and not _equal(head, embedding):
-            raise ConfigError(
-                f"{path}: {stated} means an output tied to the embedding, but {names.HEAD} differs"
-                f" from {names.EMBEDDING}; tie_word_embeddings: false would use it"
-            )
-    return configs.to_t5_config(raw, str(path), logits_via_embedding=tied)
-
-
-def _merge_aliases(
-    directory: epath.Path, stored: dict[str, LazyTensor], same: Sequence[str]
-) -> dict[str, LazyTensor]:
-    """Keeps one of several tensors that must be equal, under the first name."""
-    present = [name for name in same if name in stored]
-    for name in present[1:]:
-        if not _equal(stored[present[0]], stored[name]):
-            raise ConfigError(f"{directory}: {name} differs from {present[0]}, whose copy it is")
-    others = {name: tensor for name, tensor in stored.items() if name not in present}
-    return others | ({same[0]: stored[present[0]]} if present else {})
-
-
-def _equal(left: LazyTensor, right: LazyTensor) -> bool:
-    """Compares two matrices bit by bit, some rows at a time."""
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    rows = max(1, _COMPARED_BYTES // max(1, math.prod(left.shape[1:]) * left.dtype.itemsize))
-    parts = (
-        (slice(first, min(first + rows, left.shape[0])),) + (slice(None),) * (len(left.shape) - 1)
-        for first in range(0, left.shape[0], rows)
-    )
-    return all(left.read(part).tobytes() == right.read(part).tobytes() for part in parts)
-
-
-def _assemble(
-    directory: epath.Path, parts: Sequence[LazyTensor], placement: names.Placement
-) -> LazyTensor:
+def _assemble(weights: epath.Path, parts: Sequence[LazyTensor], placement: Placement) -> LazyTensor:
     """One of our parameters, made of transformers' tensors whenever a part of it is read."""
     dtypes = {part.dtype.name: name for name, part in zip(placement.names, parts, strict=True)}
     if len(dtypes) > 1:
         found = ", ".join(f"{name} is {dtype}" for dtype, name in dtypes.items())
-        raise ConfigError(f"{directory}: layers of one stack differ in dtype: {found}")
+        raise ConfigError(f"{weights}: layers of one stack differ in dtype: {found}")
     dtype = parts[0].dtype
-    shape = placement.shape[::-1] if placement.transposed else placement.shape
+    shape = placement.part_shape
 
     def read_part(part: LazyTensor, index: Index) -> np.ndarray:
-        return part.read(index[::-1]).T if placement.transposed else part.read(index)
+        index = index[::-1] if placement.transposed else index
+        values = part.read(index) if placement.rows is None else _read_rows(part, index, placement)
+        return values.T if placement.transposed else values
 
     def read_whole(index: Index) -> np.ndarray:
         return np.ascontiguousarray(read_part(parts[0], index))
@@ -176,3 +152,15 @@ def _assemble(
     if placement.stacked:
         return LazyTensor((len(parts), *shape), dtype, read_stack)
     return LazyTensor(shape, dtype, read_whole)
+
+
+def _read_rows(part: LazyTensor, index: Index, placement: Placement) -> np.ndarray:
+    """The rows of a fused tensor that are ours, one run of neighbours at a time."""
+    assert placement.rows is not None
+    numbers = placement.rows.numbers()[index[0]]
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    if not numbers.size:
+        return part.read((slice(0, 0), *index[1:]))
+    return np.concatenate(
+        [part.read((slice(int(run[0]), int(run[-1]) + 1), *index[1:])) for run in runs]
+    )
