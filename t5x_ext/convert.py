@@ -36,7 +36,7 @@ from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
 from t5x_ext.models.config import ModelConfig
-from t5x_ext.models.families import config_to_json
+from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
 KINDS = ("hf", "t5x", "t5x_ext")
@@ -201,7 +201,23 @@ def _read_config(gin_file: str) -> ModelConfig:
     from t5x_ext import gin_utils
 
     gin_utils.parse([gin_file])
-    return gin.get_configurable(network.Transformer)().config
+    bound = [family for family in FAMILIES.values() if _is_bound(family)]
+    if len(bound) != 1:
+        names = ", ".join(family.__name__ for family in FAMILIES.values())
+        found = ", ".join(family.__name__ for family in bound) or "none"
+        raise ConfigError(
+            f"{gin_file}: binds {found} of the models' configs; allowed: one of {names}"
+        )
+    return gin.get_configurable(bound[0])()
+
+
+def _is_bound(family: type[ModelConfig]) -> bool:
+    import gin
+
+    try:
+        return bool(gin.get_bindings(family, resolve_references=False))
+    except ValueError:  # the file does not name it
+        return False
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:

@@ -79,7 +79,7 @@ def open_source(path: str) -> Source:
         The checkpoint; every name, shape and dtype is checked, no value is read.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is damaged, or not of a T5 model.
+        ConfigError: If there is no checkpoint, or it is damaged, or not of a family we know.
     """
     return _read_from(path, lambda source: source)
 

@@ -91,6 +91,12 @@ def test_published_configs_are_understood(name: str) -> None:
     assert family.read(again, tensors, "config.json")[0] == expected
 
 
+def test_a_position_table_of_other_size_is_kept(tmp_path) -> None:
+    cfg = T5_1_1.replace(relative_attention_buckets=64, relative_attention_max_distance=256)
+    write_hf(random_source(cfg), str(tmp_path / "hf"))
+    assert open_hf(str(tmp_path / "hf")).config == cfg
+
+
 @pytest.mark.parametrize("cfg", [T5_1_0, T5_1_1], ids=["1.0", "1.1"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16], ids=str)
 def test_out_and_in_again_is_bit_exact(cfg, dtype, tmp_path) -> None:

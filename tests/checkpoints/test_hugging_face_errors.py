@@ -110,14 +110,6 @@ ONE_FILE = {
         change_config(scale_decoder_outputs=True),
         "'scale_decoder_outputs': True} means an output",
     ),
-    "other buckets": (
-        change_config(relative_attention_num_buckets=64),
-        "relative_attention_num_buckets is 64; allowed: 32",
-    ),
-    "other distance": (
-        change_config(relative_attention_max_distance=256),
-        "relative_attention_max_distance is 256; allowed: 128",
-    ),
     "other epsilon": (change_config(layer_norm_epsilon=1e-5), "epsilon is 1e-05; allowed: 1e-06"),
     "exact gelu": (
         change_config(feed_forward_proj="gelu"),

@@ -132,7 +132,7 @@ def _place(spec: ParamSpec, name: Name, fields: Mapping[str, str], is_table: boo
     transposed = len(shape) == 2 and not is_table
     if transposed:
         shape, axes = shape[::-1], axes[::-1]
-    lengths = [fields[axis] for axis in axes]
+    lengths = [fields[str(axis)] for axis in axes]
     if name.rows is not None:
         shape = (name.rows.groups * name.rows.span, *shape[1:])
         lengths[0] = "rows of query, key and value"

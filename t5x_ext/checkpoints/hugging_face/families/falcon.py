@@ -18,7 +18,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.falcon import FalconConfig
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "gelu": ("gelu_exact",),
     "gelu_new": ("gelu",),
     "gelu_pytorch_tanh": ("gelu",),

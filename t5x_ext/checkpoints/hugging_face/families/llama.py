@@ -18,7 +18,7 @@ from t5x_ext.models.llama import LlamaConfig
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 _KV_HEADS = {"llama": None, "mistral": 8}  # where config.json says nothing; None: all heads
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "silu": ("silu", "linear"),
     "gelu_pytorch_tanh": ("gelu", "linear"),
     "gelu": ("gelu_exact", "linear"),

@@ -1,0 +1,131 @@
+"""Decoder-only directories that are damaged, or ask for what we do not compute: one line each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hf_checkpoints import edit_config, make_checkpoint, read_arrays, write_arrays
+
+from t5x_ext.checkpoints import open_source
+from t5x_ext.convert import main
+from t5x_ext.errors import ConfigError
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.falcon import FalconConfig
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.mpt import MptConfig
+
+SIZES: dict[str, Any] = dict(vocab_size=50, emb_dim=24, num_layers=2, num_heads=6, mlp_dim=48)
+FAMILIES: dict[str, ModelConfig] = {
+    "llama": LlamaConfig(**SIZES, num_kv_heads=2, head_dim=4),
+    "mpt": MptConfig(**SIZES, num_kv_heads=6, head_dim=4),
+    "falcon": FalconConfig(**SIZES, num_kv_heads=1, head_dim=4),
+}
+# What config.json is changed to, and what is said of it.
+REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "llama": [
+        ({"sliding_window": 128}, "sliding_window is 128, .*max_position_embeddings, 2048"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "has 'sliding_attention'"),
+        ({"attention_bias": True}, "attention_bias is True, which is not supported"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"num_local_experts": 8}, "num_local_experts is 8"),
+        ({"hidden_act": "relu2"}, "hidden_act is 'relu2', .* allowed: silu"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn', .*'llama3'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type is 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None"),
+        ({"rope_parameters": {"rope_theta": 5e5}}, "rope_theta is 10000.0, but .* 500000.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        (
+            {"num_key_value_heads": 4},
+            "config.json: LlamaConfig.num_kv_heads: 4; allowed: a divisor",
+        ),
+        ({"num_key_value_heads": 3}, r"k_proj.weight is \[8, 24\], config.json needs .*=12"),
+        (
+            {"tie_word_embeddings": True, "hidden_size": 48},
+            r"norm.weight is \[24\], config.json needs \[hidden_size=48\]",
+        ),
+        ({"num_hidden_layers": 10**9}, "1000000000 layers in a stack, but .* tensors"),
+        ({"vocab_size": 51}, "vocab_size=51"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
+        ({"model_type": "mixtral"}, "'mixtral' is not supported .*mixtures of experts"),
+    ],
+    "mpt": [
+        ({"attn_config": {"alibi": False}}, "attn_config: alibi is False"),
+        ({"attn_config": {"qk_ln": True}}, "attn_config: qk_ln is True"),
+        ({"attn_config": {"prefix_lm": True}}, "prefix_lm is True"),
+        ({"attn_config": {"attn_type": "multiquery_attention"}}, "'multiquery_attention'"),
+        ({"attn_config": {"softmax_scale": 0.25}}, "softmax_scale is 0.25.*allowed: None, 0.5"),
+        ({"attn_config": {"clip_qkv": -1}}, "clip_qkv is -1; allowed: a number > 0"),
+        ({"no_bias": False}, "no_bias is False"),
+        ({"logit_scale": 0.5}, "logit_scale is 0.5"),
+        ({"n_heads": 5}, "n_heads is 5; allowed: a divisor of d_model, 24"),
+        ({"tie_word_embeddings": False}, "False, but there is no lm_head.weight"),
+    ],
+    "falcon": [
+        ({"alibi": True}, "alibi is True"),
+        ({"bias": True}, "bias is True"),
+        ({"parallel_attn": False}, "parallel_attn is False"),
+        ({"activation": "swiglu"}, "activation is 'swiglu'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_type is 'llama3'.*allowed: 'default'"),
+        ({"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn is 2"),
+        ({"multi_query": False}, "num_kv_heads is 1; allowed .* num_attention_heads, 6"),
+        (
+            {"new_decoder_architecture": True, "num_kv_heads": 2},
+            "missing: .*ln_mlp.* unknown: .*input_layernorm",
+        ),
+    ],
+}
+CASES = [(family, *case) for family, cases in REFUSED.items() for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"), CASES, ids=[f"{f}-{json.dumps(c)}" for f, c, _ in CASES]
+)
+def test_a_config_that_lies_or_asks_for_more_is_refused_in_one_line(
+    family: str, change: dict[str, Any], message: str, tmp_path: Path, capsys
+) -> None:
+    directory = make_checkpoint(tmp_path / "hf", FAMILIES[family])
+    edit_config(directory, **change)
+    with pytest.raises(ConfigError, match=message):
+        open_source(str(directory))
+    assert main([str(directory), str(tmp_path / "out"), "--to", "t5x_ext"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+    assert str(directory) in captured.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tensor_of_another_shape_is_named(family: str, tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "hf", FAMILIES[family])
+    arrays = read_arrays(directory)
+    name = next(n for n in arrays if "Wqkv" in n or "query_key_value" in n or "q_proj" in n)
+    write_arrays(directory, arrays | {name: np.ascontiguousarray(arrays[name][:-1])})
+    with pytest.raises(ConfigError, match=f"1 of another shape: {name} is "):
+        open_source(str(directory))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_missing_and_an_unknown_tensor_are_named(family: str, tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "hf", FAMILIES[family])
+    arrays = read_arrays(directory)
+    arrays["transformer.wpe.weight"] = arrays.pop(max(arrays))
+    write_arrays(directory, arrays)
+    with pytest.raises(ConfigError, match="1 missing: .*1 unknown: transformer.wpe.weight"):
+        open_source(str(directory))
+
+
+@pytest.mark.parametrize("family", ["mpt", "falcon"])
+def test_the_head_follows_the_tensors(family: str, tmp_path: Path) -> None:
+    """A copy of the embedding is left out where they are said to be tied; another head is used."""
+    directory = make_checkpoint(tmp_path / "hf", FAMILIES[family])
+    arrays = read_arrays(directory)
+    table = next(a for n, a in arrays.items() if "wte" in n or "word_embeddings" in n)
+    for head, tied in ((table, True), (table + 1, False)):
+        write_arrays(directory, arrays | {"lm_head.weight": head})
+        source = open_source(str(directory))
+        assert source.config.logits_via_embedding is tied
+        assert ("decoder/logits_dense/kernel" in source.tensors) is not tied
