@@ -227,6 +227,13 @@ def test_a_drawn_seed_is_written_down_and_kept(files, pretrained: Path, tmp_path
     assert load_meta(str(tmp_path))["random_seed"] == seed
 
 
+def test_a_seed_is_drawn_where_the_checkpoints_are_t5xs(pretrained: Path, tmp_path: Path) -> None:
+    """They hold none."""
+    convert(str(pretrained / "checkpoint_3"), str(tmp_path / "checkpoint_3"), "t5x")
+    assert "random_seed" not in load_meta(str(tmp_path))
+    assert 0 <= train._draw_seed(str(tmp_path)) < 1 << 31
+
+
 @pytest.fixture(scope="module")
 def finetuned(files: Path, pretrained: Path, tmp_path_factory) -> Path:
     model_dir = tmp_path_factory.mktemp("finetuned")
