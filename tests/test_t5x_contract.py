@@ -16,10 +16,10 @@ import pytest
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import eval as eval_script
 from t5x_ext import gin_utils, infer, train
-from t5x_ext.checkpoints import load_meta, load_params
+from t5x_ext.checkpoints import load_meta, load_params, save_params
 from t5x_ext.convert import convert
 from t5x_ext.metrics.predictions import read_predictions
-from t5x_ext.models.network import T5Config
+from t5x_ext.models.network import T5Config, Transformer
 
 HERE = Path(__file__).parent
 UPSTREAM = HERE / "t5x_contract"
@@ -227,11 +227,22 @@ def test_a_drawn_seed_is_written_down_and_kept(files, pretrained: Path, tmp_path
     assert load_meta(str(tmp_path))["random_seed"] == seed
 
 
-def test_a_seed_is_drawn_where_the_checkpoints_are_t5xs(pretrained: Path, tmp_path: Path) -> None:
-    """They hold none."""
-    convert(str(pretrained / "checkpoint_3"), str(tmp_path / "checkpoint_3"), "t5x")
-    assert "random_seed" not in load_meta(str(tmp_path))
-    assert 0 <= train._draw_seed(str(tmp_path)) < 1 << 31
+def test_a_seed_is_drawn_beside_checkpoints_that_hold_none(tmp_path: Path) -> None:
+    config = T5Config(
+        vocab_size=8,
+        emb_dim=8,
+        num_heads=1,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=8,
+        mlp_dim=8,
+    )
+    weights = Transformer(config).init(jax.random.key(0))
+    meta = {"step": 3, "t5_config": dataclasses.asdict(config)}
+    save_params(str(tmp_path / "own"), weights, meta)
+    convert(str(tmp_path / "own"), str(tmp_path / "model_dir" / "checkpoint_3"), "t5x")
+    assert "random_seed" not in load_meta(str(tmp_path / "model_dir"))
+    assert 0 <= train._draw_seed(str(tmp_path / "model_dir")) < 1 << 31
 
 
 @pytest.fixture(scope="module")
