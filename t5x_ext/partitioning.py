@@ -212,7 +212,7 @@ class PjitPartitioner:
             if axis in axes and axis not in taken and not names & used:
                 taken[axis] = target
                 used |= names
-        return PartitionSpec(*(_entry(taken.get(axis)) if axis else None for axis in axes))
+        return PartitionSpec(*(_entry(taken.get(axis)) for axis in axes))
 
     def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
         """The sharding of an array with these logical axes."""
