@@ -147,28 +147,6 @@ def write_bytes(file: StrPath, content: bytes) -> None:
             opened.write(content)
 
 
-def create(file: StrPath, content: bytes) -> bool:
-    """Writes a file only where there is none; of several processes that try, one succeeds.
-
-    Returns:
-        Whether this process did.
-
-    Raises:
-        OSError: If it cannot be written; `filename` and `strerror` are set.
-    """
-    try:
-        if is_remote(file):
-            with _requests(file):
-                bucket_files().pipe_file(os.fspath(file), content, mode="create")
-        else:
-            os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-            with open(file, "xb") as opened:
-                opened.write(content)
-    except FileExistsError:
-        return False
-    return True
-
-
 def remove(file: StrPath) -> None:
     """Removes a file if there is one."""
     with contextlib.suppress(FileNotFoundError):
@@ -253,8 +231,6 @@ def _requests(file: StrPath) -> Iterator[None]:
     name = os.fspath(file)
     try:
         yield
-    except FileExistsError:
-        raise
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such object or bucket", name) from None
     except Exception as error:

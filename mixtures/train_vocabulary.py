@@ -107,7 +107,7 @@ def trained_vocabulary(
     key = f"{_FORMAT} {vocab_size} {release.fingerprint(names)}"
     name = f"vocab-{vocab_size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.model"
     cache = cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
-    path = files.path(cache, "T5X_EXT_CACHE") / name
+    path = files.local_path(cache, "T5X_EXT_CACHE") / name
     if not files.is_file(path):
         print(
             f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}",

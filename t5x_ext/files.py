@@ -17,7 +17,7 @@ from etils import epath
 
 from mixtures import files
 from mixtures.errors import DataError
-from mixtures.files import StrPath, create, is_dir, is_file, is_remote, names_in, remove
+from mixtures.files import StrPath, is_dir, is_file, is_remote, names_in, remove
 from t5x_ext.errors import ConfigError
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "StrPath",
     "Unreachable",
     "absolute",
-    "create",
     "is_dir",
     "is_file",
     "is_remote",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from t5x_ext import multihost
+from t5x_ext import files, multihost
 from t5x_ext.bounds import int_flag, real_flag
 from t5x_ext.errors import ConfigError
 
@@ -178,7 +178,7 @@ def _keep_compilations(directory: str) -> None:
 
     if not directory or jax.config.jax_compilation_cache_dir:
         return
-    path = Path(directory).expanduser() / _cpu_kind()
+    path = files.local_path(directory, "--compilation_cache_dir") / _cpu_kind()
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)

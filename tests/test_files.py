@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from mixtures import files as base
-from t5x_ext import files
+from t5x_ext import eval as evaluate
+from t5x_ext import files, infer, study, train
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 
@@ -133,12 +134,6 @@ def test_standard_output_can_be_an_output_file(into: str, tmp_path: Path) -> Non
     assert printed == b"before\ncontent\nafter\n"
 
 
-def test_only_one_of_several_creates_a_file(tmp_path: Path) -> None:
-    won = [base.create(tmp_path / "lock", str(i).encode()) for i in range(3)]
-    assert won == [True, False, False]
-    assert (tmp_path / "lock").read_text() == "0"
-
-
 def test_what_grows_is_on_disk_at_once(tmp_path: Path) -> None:
     log = files.GrowingFile(tmp_path / "new" / "log")
     log.append(b"a\n")
@@ -163,3 +158,39 @@ def test_nothing_that_buckets_need_is_imported_without_one(tmp_path: Path) -> No
     command = [sys.executable, "-c", code, str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "macro"),
+    [
+        (train, "MODEL_DIR"),
+        (study, "MODEL_DIR"),
+        (evaluate, "EVAL_OUTPUT_DIR"),
+        (infer, "INFER_OUTPUT_DIR"),
+    ],
+)
+@pytest.mark.parametrize("value", ["", "xx://a/b"])
+def test_commands_refuse_an_output_that_cannot_be_meant_and_write_nothing(
+    command: ModuleType,
+    macro: str,
+    value: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = {"study": ["studies/quickstart.gin"]}
+    name = command.__name__.rpartition(".")[2]
+    gin_files = run.get(name, ["models/t5_1_1_tiny.gin", f"runs/{name}.gin"])
+    flags = [f"--gin_file={file}" for file in gin_files]
+    if name != "study":
+        flags.append("--gin.MIXTURE_OR_TASK_NAME='held_in'")
+        flags.append("--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}")
+    if name in ("eval", "infer"):
+        flags.append("--gin.CHECKPOINT_PATH='nowhere'")
+    if name == "train":
+        flags.append("--gin.TRAIN_STEPS=1")
+    assert command.main([*flags, f"--gin.{macro}='{value}'"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {macro}: {value!r}; allowed: ")
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@
 #
 # What follows -- goes to `python -m t5x_ext.study`; --shard is added: with two slices of four
 # workers, 1/8 to 8/8. A worker computes on its own chips alone. It keeps its results on its own
-# disk unless MODEL_DIR lies in a file system that all of them mount; fetch.sh brings them together.
+# disk, from where fetch.sh brings them together, unless MODEL_DIR lies in a bucket (gs://...) or in
+# a file system that all of them mount.
 # Give the same command again to go on with a study that was stopped.
 #
 #   --name=NAME         the slice; repeat it for several, all of one type

@@ -28,6 +28,7 @@ import numpy as np
 
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import hash_example
+from t5x_ext.files import local_path
 
 _RECORDS = "examples.array_record"
 _ABOUT = "store.json"
@@ -85,8 +86,8 @@ class StoredTable:
 
 def cache_directory() -> Path:
     """Where stores are kept: $T5X_EXT_CACHE/examples, else ~/.cache/t5x_ext/examples."""
-    root = Path(os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext")
-    return root.expanduser() / "examples"
+    root = os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
+    return Path(local_path(root, "T5X_EXT_CACHE")) / "examples"
 
 
 def store_path(name: str, settings: str, number: int, content: str) -> Path:

@@ -35,11 +35,6 @@ def test_a_bucket_is_read_and_written_like_a_directory(bucket: str) -> None:
         files.write_text("gs://no-such/x", "")
 
 
-def test_only_one_of_several_creates_an_object(bucket: str) -> None:
-    assert [base.create(f"{bucket}/lock", b"%d" % i) for i in range(3)] == [True, False, False]
-    assert base.read_bytes(f"{bucket}/lock") == b"0"
-
-
 def test_another_machines_writes_are_seen_at_once(bucket: str, proxy: Proxy) -> None:
     """A listing that is kept would hide the cells of other shards."""
     import urllib.request

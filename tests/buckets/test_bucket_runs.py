@@ -154,7 +154,7 @@ def test_a_study_in_shards_and_its_report(local: Place, remote: Place, tmp_path:
             place.commands.run("study", *flags, f"--shard={shard}")
     said = remote.commands.run("report", f"{remote.root}/study")
     assert f"-> {remote.root}/study/report/index.html" in said
-    for name in ("summary.csv", "report.md", "scores.svg"):
+    for name in ("summary.csv", "scores.svg", "categories.svg"):
         there = files.read_bytes(f"{remote.root}/study/report/{name}")
         assert there and there == files.read_bytes(f"{local.root}/study/report/{name}"), name
     cells = files.names_in(f"{remote.root}/study/cells")
