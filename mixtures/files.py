@@ -160,16 +160,14 @@ def remove(file: StrPath) -> None:
 def is_file(file: StrPath) -> bool:
     """Whether there is a file, or object, of this name."""
     if is_remote(file):
-        with _requests(file):
-            return bucket_files().isfile(os.fspath(file))
+        return _kind(file) == "file"
     return os.path.isfile(file)
 
 
 def is_dir(directory: StrPath) -> bool:
     """Whether there is such a directory; in a bucket, whether any object's name begins so."""
     if is_remote(directory):
-        with _requests(directory):
-            return bucket_files().isdir(os.fspath(directory))
+        return _kind(directory) == "directory"
     return os.path.isdir(directory)
 
 
@@ -223,6 +221,19 @@ def _prepare_buckets() -> None:
 
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+def _kind(file: StrPath) -> str | None:
+    """'file', 'directory', or None where there is nothing.
+
+    gcsfs' own `isdir` says no where it is refused, too: a run that may not see its checkpoints
+    would begin anew.
+    """
+    try:
+        with _requests(file):
+            return bucket_files().info(os.fspath(file))["type"]
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from t5x_ext import multihost
+from t5x_ext import files, multihost
 from t5x_ext.checkpoints.damage import Damage, first_line
 from t5x_ext.errors import ConfigError
 
@@ -29,9 +29,8 @@ def checkpoint_dir(model_dir: epath.Path, step: int) -> epath.Path:
 
 def saved_steps(model_dir: epath.Path) -> list[int]:
     """Steps with a finished (though perhaps since damaged) checkpoint, newest first."""
-    if not model_dir.is_dir():
-        return []
-    matches = (re.fullmatch(rf"{PREFIX}_(\d+)", path.name) for path in model_dir.iterdir())
+    names = files.names_in(model_dir) if files.is_dir(model_dir) else []
+    matches = (re.fullmatch(rf"{PREFIX}_(\d+)", name) for name in names)
     return sorted((int(match[1]) for match in matches if match), reverse=True)
 
 

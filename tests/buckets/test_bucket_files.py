@@ -10,6 +10,7 @@ from proxy import CUT, Proxy
 
 from mixtures import files as base
 from t5x_ext import files
+from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, PredictionLog, read_predictions
 from t5x_ext.training.logs import MetricLog
@@ -124,6 +125,9 @@ def test_a_refusal_is_one_line_with_whose_account_it_is(
         assert "\n" not in str(refused.value)
     with pytest.raises(files.Unreachable):  # not the same as a file that is not there
         files.read_text(f"{bucket}/x")
+    for ask in (files.is_file, files.is_dir, files.names_in, saved_steps):
+        with pytest.raises(base.BucketError, match="Forbidden"):
+            ask(files.path(bucket) / "x")
     assert capfd.readouterr().err == ""
 
 
