@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models.blocks import attend as attention
-from t5x_ext.models.blocks import by_distance_kernel
+from t5x_ext.models.blocks import by_distance_kernel, kernel_check
 from t5x_ext.models.blocks.attend import Heads, Pattern, make_attend
 from t5x_ext.models.blocks.positions import RelativeBias
 from t5x_ext.partitioning import PjitPartitioner
@@ -138,6 +139,39 @@ def test_kernel_is_taken_only_where_it_fits() -> None:
     segments = jnp.ones((1, 128), jnp.int32)
     pattern = Pattern(segments, segments)
     assert not attention._takes_kernel(pattern, Heads(2, 64), "auto")  # no TPU mesh is active
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "what"),
+    [
+        ((100, 128), Heads(4, 64), "100 x 128 positions"),
+        ((128, 4096), Heads(4, 64), "up to 2,048 keys"),
+        ((128, 128), Heads(3, 64), "3 heads of 64"),
+        ((128, 128), Heads(4, 64, num_kv_heads=2), "4 heads that share 2 key heads"),
+    ],
+)
+def test_a_kernel_that_cannot_be_had_is_an_error(lengths, heads, what) -> None:
+    segments = (jnp.ones((1, length), jnp.int32) for length in lengths)
+    with pytest.raises(ConfigError, match=what) as caught:
+        make_attend(Pattern(*segments), heads, path="flash")
+    assert "allowed: 'auto'" in str(caught.value)
+
+
+def test_the_kernel_is_compared_with_a_reference_before_it_is_taken(monkeypatch, capsys) -> None:
+    assert kernel_check.largest_difference() < kernel_check.TOLERANCE
+
+    def wrong(layout, query, key, value, by_distance, *segments):
+        out = by_distance_kernel.flash_attention(layout, query, key, value, by_distance, *segments)
+        return out + 0.1 * value
+
+    monkeypatch.setattr(kernel_check, "flash_attention", wrong)
+    kernel_check.kernel_agrees.cache_clear()
+    # Asked while a step is traced, as `auto` does.
+    found = []
+    jax.jit(lambda x: found.append(kernel_check.kernel_agrees()) or x)(1.0)
+    assert found == [False]
+    assert "plain XLA is used instead" in capsys.readouterr().err
+    kernel_check.kernel_agrees.cache_clear()
 
 
 def test_dropping_keys_equals_dropping_attention_weights() -> None:

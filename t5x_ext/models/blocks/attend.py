@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from t5x_ext.models.blocks import by_distance_kernel
+from t5x_ext.errors import ConfigError
+from t5x_ext.models.blocks import by_distance_kernel, kernel_check
 from t5x_ext.models.blocks.dropout import dropout
 from t5x_ext.models.blocks.positions import PositionBias, rotate
 from t5x_ext.partitioning import active_partitioner
@@ -85,7 +86,11 @@ def make_attend(
       pattern: masks, biases and rotations.
       heads: shape of the heads.
       dropout_rate: share of attention weights dropped when a key is given.
-      path: 'xla', 'flash', or 'auto': the kernel on a TPU mesh where the shapes suit it.
+      path: 'xla', 'flash', or 'auto': the kernel on a TPU where the shapes suit it, and where it
+        agrees with the reference; see `kernel_check`.
+
+    Raises:
+      ConfigError: 'flash' is asked for, and the kernel does not take this.
     """
     takes_kernel = _takes_kernel(pattern, heads, path)
     inner = _kernel(pattern, heads) if takes_kernel else _reference(pattern, heads)
@@ -227,18 +232,37 @@ def _reference(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
 def _takes_kernel(pattern: Pattern, heads: Heads, path: str) -> bool:
     if path == "xla":
         return False
+    obstacle = _obstacle(pattern, heads)
+    if path == "flash":
+        if obstacle:
+            raise ConfigError(
+                f"attention 'flash': the kernel does not take {obstacle}; allowed: 'auto', which "
+                "computes these rows without it, or 'xla'"
+            )
+        return True
+    partitioner = active_partitioner()
+    if obstacle or partitioner is None or partitioner.platform != "tpu":
+        return False
+    # A plan compiles for devices that are not here: nothing can be tried on them.
+    return jax.default_backend() != "tpu" or kernel_check.kernel_agrees()
+
+
+def _obstacle(pattern: Pattern, heads: Heads) -> str | None:
+    """Why the kernel cannot compute this, or None."""
+    if heads.kv != heads.num_heads:
+        return f"{heads.num_heads} heads that share {heads.kv} key heads"
+    if pattern.prefix is not None:
+        return "a prompt that sees itself whole"
     partitioner = active_partitioner()
     parts = 1 if partitioner is None else partitioner.num_model_shards
+    if heads.num_heads % parts:
+        return f"{heads.num_heads} heads on {parts} devices along `model`"
     lengths = pattern.query_segments.shape[1], pattern.key_segments.shape[1]
-    suits = (
-        heads.kv == heads.num_heads
-        and pattern.prefix is None
-        and heads.num_heads % parts == 0
-        and by_distance_kernel.suits(*lengths, heads.num_heads // parts, heads.head_dim)
-    )
-    if path == "flash":
-        return suits
-    return suits and partitioner is not None and partitioner.platform == "tpu"
+    own_heads = heads.num_heads // parts
+    if not by_distance_kernel.suits(*lengths, own_heads, heads.head_dim):
+        shape = f"{lengths[0]} x {lengths[1]} positions, {own_heads} heads of {heads.head_dim}"
+        return f"{shape} ({by_distance_kernel.SUITABLE})"
+    return None
 
 
 def _kernel(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:

@@ -31,6 +31,12 @@ _LOGITS_PER_BLOCK = 1 << 18  # float32 numbers of one [queries, keys] block: 1 M
 _VMEM_BYTES = 15 << 20  # of 16 MiB on the smallest TPU (v4)
 
 
+SUITABLE = (
+    f"it takes lengths that are multiples of {_LANES}, up to {_LOGITS_PER_BLOCK // _LANES:,} keys, "
+    f"and heads that fill {_LANES} lanes together"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """What is fixed when the kernel is traced.
