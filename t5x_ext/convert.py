@@ -242,7 +242,7 @@ def _parser() -> Parser:
         "--from",
         dest="source_kind",
         default="auto",
-        choices=(*KINDS, "auto"),
+        choices=(*KINDS, "gguf", "auto"),
         help="refuse SRC unless it is of this kind (default: auto, any)",
     )
     parser.add_argument("--to", required=True, choices=KINDS, help="what to write")

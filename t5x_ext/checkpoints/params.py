@@ -30,6 +30,7 @@ from t5x_ext.checkpoints.directories import (
     read_newest,
     saved_steps,
 )
+from t5x_ext.checkpoints.gguf import find_gguf, open_gguf
 from t5x_ext.checkpoints.hugging_face import open_hf
 from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
 from t5x_ext.checkpoints.own_layout import CONTENT, PARAMS, open_t5x_ext
@@ -70,6 +71,7 @@ def open_source(path: str) -> Source:
 
             what runs, `save_params` or `convert` wrote: a directory with `state` and `meta`;
             a Hugging Face directory: `config.json` beside `*.safetensors` (or `*.bin`);
+            a GGUF file of a LLaMA, or a directory that holds one;
             a T5X checkpoint: a directory with the file `checkpoint` (or that file), or one that
               Orbax wrote for T5X;
             a MODEL_DIR with `checkpoint_<step>` directories of ours or T5X's, which means its
@@ -203,6 +205,8 @@ def _layout(directory: epath.Path) -> Callable[[str], Source] | None:
         return t5x_layout.open_t5x
     if (directory / "config.json").exists():
         return open_hf
+    if find_gguf(directory):
+        return open_gguf
     return None
 
 
@@ -223,7 +227,7 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
     _check_kinds(directory)
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
-    if not directory.is_dir():
+    if not directory.is_dir() and not find_gguf(directory):
         raise ConfigError(f"checkpoint {path!r}: no such directory")
     if saved_steps(directory):
         result, _ = read_newest(directory, in_agreement(read_one) if together else read_one)

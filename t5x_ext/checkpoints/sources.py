@@ -43,7 +43,7 @@ class Source:
     """An opened checkpoint; opening it has checked every name, shape and dtype, but no value.
 
     Attributes:
-      kind: 't5x_ext', 'hf' or 't5x'.
+      kind: 't5x_ext', 'hf', 't5x' or 'gguf'.
       path: where it was opened.
       tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `Network.specs`.
       config: the model's shape, where the files state it; None where they do not.

@@ -1,0 +1,194 @@
+"""GGUF files of LLaMA: every type of tensor, llama.cpp's order of rows, and damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from hf_checkpoints import random_source
+
+from t5x_ext.checkpoints import open_source
+from t5x_ext.checkpoints.gguf.opening import TYPES
+from t5x_ext.convert import main
+from t5x_ext.errors import ConfigError
+from t5x_ext.models.llama import LlamaConfig
+
+CONFIG = LlamaConfig(
+    vocab_size=40,
+    emb_dim=256,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    mlp_dim=512,
+    max_length=96,
+    rope_theta=5e5,
+    norm_epsilon=1e-5,
+)
+NAMES = {
+    "pre_self_attention_layer_norm/scale": "attn_norm",
+    "self_attention/query/kernel": "attn_q",
+    "self_attention/key/kernel": "attn_k",
+    "self_attention/value/kernel": "attn_v",
+    "self_attention/out/kernel": "attn_output",
+    "pre_mlp_layer_norm/scale": "ffn_norm",
+    "mlp/wi_0/kernel": "ffn_gate",
+    "mlp/wi_1/kernel": "ffn_up",
+    "mlp/wo/kernel": "ffn_down",
+}
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """The order of query and key rows that llama.cpp's converter makes."""
+    pairs = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(
+    path: Path, kind: str = "F32", cfg: LlamaConfig = CONFIG, **metadata: Any
+) -> dict[str, np.ndarray]:
+    """Writes a random model; returns its tensors under our names, as exact as `kind` keeps them."""
+    quantization = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(str(path), metadata.pop("architecture", "llama"))
+    writer.add_context_length(cfg.max_length)
+    writer.add_embedding_length(cfg.emb_dim)
+    writer.add_block_count(cfg.num_layers)
+    writer.add_feed_forward_length(cfg.mlp_dim)
+    writer.add_head_count(cfg.num_heads)
+    writer.add_head_count_kv(metadata.pop("kv_heads", cfg.num_kv_heads))
+    writer.add_layer_norm_rms_eps(cfg.norm_epsilon)
+    writer.add_rope_freq_base(cfg.rope_theta)
+    for name, value in metadata.items():
+        writer.add_string(name, value) if isinstance(value, str) else writer.add_uint32(name, value)
+    kept = {}
+
+    def store(name: str, weight: np.ndarray, heads: int = 0) -> np.ndarray:
+        """Adds a tensor in llama.cpp's form; returns what the type keeps of it."""
+        if weight.ndim == 1:
+            writer.add_tensor(name, weight)
+            return weight
+        stored = permute(weight, heads) if heads else weight
+        if kind in ("Q4_K", "Q6_K"):  # the package only reads these: any bytes are blocks
+            rng = np.random.default_rng(len(name))
+            _, size = gguf.GGML_QUANT_SIZES[quantization]
+            blocks = rng.integers(0, 60, (weight.shape[0], weight.shape[1] // 256 * size))
+            values = blocks.astype(np.uint8)
+        else:
+            values = gguf.quants.quantize(np.ascontiguousarray(stored), quantization)
+        writer.add_tensor(name, values, raw_dtype=quantization)
+        found = gguf.quants.dequantize(values, quantization)
+        if heads:  # back: pairs of rows to two halves
+            found = found.reshape(heads, -1, 2, found.shape[-1]).swapaxes(1, 2)
+        return found.reshape(weight.shape)
+
+    for ours, tensor in random_source(cfg).tensors.items():
+        whole = tensor.whole()
+        if not ours.startswith("decoder/layers/"):
+            name = {
+                "token_embedder/embedding": "token_embd.weight",
+                "decoder/decoder_norm/scale": "output_norm.weight",
+                "decoder/logits_dense/kernel": "output.weight",
+            }[ours]
+            turned = ours.endswith("kernel")
+            found = store(name, whole.T if turned else whole)
+            kept[ours] = found.T if turned else found
+            continue
+        inner = NAMES[ours.removeprefix("decoder/layers/")]
+        heads = {"attn_q": cfg.num_heads, "attn_k": cfg.num_kv_heads}.get(inner, 0)
+        layers = [
+            store(f"blk.{i}.{inner}.weight", part.T if part.ndim == 2 else part, heads)
+            for i, part in enumerate(whole)
+        ]
+        kept[ours] = np.stack([part.T if part.ndim == 2 else part for part in layers])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return kept
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_is_read_as_the_numbers_it_means(kind: str, tmp_path: Path) -> None:
+    wanted = write_gguf(tmp_path / "model.gguf", kind)
+    for path in (tmp_path / "model.gguf", tmp_path):
+        source = open_source(str(path))
+        assert (source.kind, source.config) == ("gguf", CONFIG)
+        assert source.tensors.keys() == wanted.keys()
+        for name, tensor in source.tensors.items():
+            assert tensor.dtype == np.float32
+            np.testing.assert_array_equal(tensor.whole(), wanted[name], err_msg=name)
+    part = (slice(1, 2), slice(5, 9), slice(3, 40, 1))
+    name = "decoder/layers/self_attention/query/kernel"
+    np.testing.assert_array_equal(source.tensors[name].read(part), wanted[name][part])
+
+
+def test_rows_of_queries_and_keys_come_back_in_their_order(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf")
+    found = open_source(str(tmp_path)).tensors
+    for name, tensor in random_source(CONFIG).tensors.items():
+        np.testing.assert_array_equal(found[name].whole(), tensor.whole(), err_msg=name)
+
+
+def test_without_a_head_the_output_is_tied(tmp_path: Path) -> None:
+    tied = CONFIG.replace(logits_via_embedding=True)
+    write_gguf(tmp_path / "model.gguf", cfg=tied)
+    assert open_source(str(tmp_path)).config == tied
+
+
+def test_convert_writes_what_transformers_reads(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", "Q8_0")
+    assert main([str(tmp_path / "model.gguf"), str(tmp_path / "hf"), "--to", "hf"]) == 0
+    back, source = open_source(str(tmp_path / "hf")), open_source(str(tmp_path / "model.gguf"))
+    assert (back.kind, back.config) == ("hf", source.config)
+    for name, tensor in source.tensors.items():
+        np.testing.assert_array_equal(back.tensors[name].whole(), tensor.whole())
+
+
+REFUSED = {
+    "another architecture": (dict(architecture="qwen2"), "general.architecture is 'qwen2'"),
+    "stretched positions": ({"llama.rope.scaling.type": "yarn"}, "scaling.type is 'yarn'"),
+    "half a head turned": ({"llama.rope.dimension_count": 32}, "dimension_count is 32"),
+    "experts": ({"llama.expert_count": 8}, "num_local_experts is 8"),
+    "heads that lie": (dict(kv_heads=4), r"k_proj.weight is \[128, 256\], .*=256"),
+    "heads that do not divide": (dict(kv_heads=3), "num_kv_heads: 3; allowed: a divisor"),
+    "another tokenizer": ({"tokenizer.ggml.model": "bert"}, "ggml.model is 'bert'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_honoured_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    metadata, message = REFUSED[name]
+    write_gguf(tmp_path / "model.gguf", **metadata)
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_source(str(tmp_path))
+    assert "model.gguf" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused_in_one_line(share: float, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert main([str(path), str(tmp_path / "out"), "--to", "hf"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "model.gguf" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_type_of_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_embedding_length(256)
+    writer.add_head_count(4)
+    blocks = np.zeros((4, 84), np.uint8)
+    writer.add_tensor("token_embd.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q2_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ConfigError, match="token_embd.weight is of type Q2_K.* allowed: F32, F16"):
+        open_source(str(path))
