@@ -115,7 +115,9 @@ def count(config: dict[str, object]) -> int:
 
 
 def test_every_model_file_but_the_miniature_is_a_published_one():
-    assert {path.stem for path in MODELS.glob("*.gin")} == {*PUBLISHED, "t5_1_1_tiny"}
+    decoder_only = ("llama", "mpt", "falcon", "smollm2")
+    files = {path.stem for path in MODELS.glob("*.gin") if not path.stem.startswith(decoder_only)}
+    assert files == {*PUBLISHED, "t5_1_1_tiny"}
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
