@@ -18,8 +18,10 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
+from t5x_ext import files, multihost
 from t5x_ext.checkpoints import tensorstores, trees
-from t5x_ext.checkpoints.directories import PREFIX, STATE
+from t5x_ext.checkpoints.directories import PREFIX, STATE, checkpoint_dir, saved_steps
+from t5x_ext.checkpoints.manifests import MANIFEST
 
 PyTree = Any
 Shards = list[tuple[tuple[slice, ...], np.ndarray]]
@@ -46,6 +48,11 @@ def open_manager(
         on_written: Called in another thread when all files of a checkpoint are written, just before
             they become visible.
     """
+    # In a bucket, Orbax takes every directory without the file that ends a save for a temporary
+    # one: it would delete the tokenizer and whatever else lies in MODEL_DIR.
+    is_remote = files.is_remote(directory)
+    if is_remote and multihost.is_primary():
+        _remove_unfinished(directory)
     return ocp.CheckpointManager(
         directory,
         item_names=(STATE, *json_items),
@@ -53,10 +60,18 @@ def open_manager(
         options=ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not is_remote,
             async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
         ),
     )
+
+
+def _remove_unfinished(directory: epath.Path) -> None:
+    """Removes checkpoints of ours that were not saved to the end: nothing lists their files."""
+    for step in saved_steps(directory):
+        names = files.names_in(checkpoint_dir(directory, step))
+        if STATE in names and not {MANIFEST, "commit_success.txt"} & set(names):
+            checkpoint_dir(directory, step).rmtree()
 
 
 def items(
