@@ -77,7 +77,7 @@ EXTRAS_REQUIRE = {
 setup(
     name="t5x_ext",
     version="0.1.0",
-    description="Sample-efficient instruction tuning of T5 models in JAX: task files to report.",
+    description="Instruction tuning of language models in JAX and Flax: task files to report.",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
