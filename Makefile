@@ -42,8 +42,12 @@ quickstart: $(STAMP)
 	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
 	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
 
+# Tests compile far more than they compute, so the compiler does not optimise (tests/conftest.py);
+# the second line runs the invariants that optimising could break as users' programs are compiled.
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	@XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600" \
+	    $(VENV)/bin/python -m pytest -m optimised -q
 
 test-long: $(STAMP)
 	@$(VENV)/bin/python -m pytest -m long

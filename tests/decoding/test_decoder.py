@@ -78,6 +78,7 @@ def decode_all(decoder: Decoder, weights: parameters.Params, examples: list[Exam
     return out
 
 
+@pytest.mark.optimised
 def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -> None:
     """Every produced token is the best continuation that the whole-sequence decoder sees."""
     inputs = jnp.array([[5, 9, 11, 1, 0, 0], [7, 1, 0, 0, 0, 0], [33, 34, 35, 36, 37, 1]])
@@ -118,6 +119,7 @@ def test_a_row_does_not_depend_on_its_batch(weights, examples, batch_size) -> No
     assert (others == expected[shuffled]).all()
 
 
+@pytest.mark.optimised
 def test_eight_devices_decode_as_one(weights, examples) -> None:
     one = decode_all(make_decoder(8), weights, examples)
     assert (decode_all(make_decoder(8, devices=8), weights, examples) == one).all()

@@ -61,6 +61,7 @@ def assert_close(ours, expected, atol: float = 2e-5) -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.optimised
 def test_packed_equals_unpacked_with_all_gradients(family: str) -> None:
     model = make_model(family)
     params = model.init_params(jax.random.key(0))

@@ -96,6 +96,7 @@ def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
     assert float(sums.loss) / weight == pytest.approx(total / weight, abs=1e-5)
 
 
+@pytest.mark.optimised
 def test_packed_gradient_is_the_unpacked_gradient() -> None:
     model = make_model()
     weights = model.init_params(jax.random.key(0))
