@@ -63,6 +63,9 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.gin_utils": ["summarize_gin_config"],
             "t5x_ext.models": None,
             "t5x_ext.models.network": ["T5Config", "Transformer"],
+            "t5x_ext.models.llama": ["LlamaConfig"],
+            "t5x_ext.models.mpt": ["MptConfig"],
+            "t5x_ext.models.falcon": ["FalconConfig"],
             "t5x_ext.partitioning": [
                 "PjitPartitioner",
                 "ModelBasedPjitPartitioner",

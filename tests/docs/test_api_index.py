@@ -13,6 +13,7 @@ from pages import REPO
 
 # Kinds of checkpoints, which `open_source` and `convert` choose among.
 INTERNAL = {
+    "t5x_ext.checkpoints.gguf",
     "t5x_ext.checkpoints.hugging_face",
     "t5x_ext.checkpoints.hugging_face.families",
     "t5x_ext.checkpoints.t5x_layout",
