@@ -37,6 +37,7 @@ INSTALL_REQUIRES = [
     "tensorflow-text>=2.21.1,<2.22",  # 2.21.0 fails to load: undefined symbol icudt77_dat
     "tensorflow-datasets>=4.9.10,<5",  # our builder's command uses its flag parser, new in 4.9.10
     "sentencepiece>=0.2.3,<0.3",  # 0.2.2 aborts while training the bundled model
+    "tokenizers>=0.22,<0.24",  # tokenizer.json of byte-level BPE
     "absl-py>=2.1,<3",  # the command line of `tfds build`, which our dataset builder extends
     # sentencepiece 0.2.3 holds code generated for protobuf 7.36.1 and refuses an older one without
     # declaring it; TensorFlow 2.21 refuses 8.

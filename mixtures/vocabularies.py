@@ -12,7 +12,8 @@ A SentencePiece model is named by a path, which may be
 * a remote file such as T5's public `T5_VOCABULARY`; it is fetched when the first token is asked
   for, not before.
 
-`open_vocabulary` also tells a SentencePiece model from ByT5's bytes.
+`open_vocabulary` also tells a SentencePiece model from ByT5's bytes, and from the byte-level BPE of
+a `tokenizer.json` (see json_vocabularies.py).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from etils import epath
 
-from mixtures import files, sentencepiece_models, tokenizer_json
+from mixtures import files, json_vocabularies, sentencepiece_models, tokenizer_json
 from mixtures.errors import DataError, quoted
+from mixtures.json_vocabularies import JsonVocabulary
 from mixtures.sentencepiece_models import EOS_ID, PAD_ID, UNK_ID
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -226,7 +228,10 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
         extra_ids = _count_extra_ids(config, default, directory / _TOKENIZER_CONFIG)
     if is_bytes:
         return ByteVocabulary(extra_ids)
-    return SentencePieceVocabulary(sentencepiece_models.find_model(str(directory)), extra_ids)
+    model = sentencepiece_models.find_model(str(directory))
+    if model.endswith(".json") and json_vocabularies.is_bpe(model):
+        return JsonVocabulary(model)
+    return SentencePieceVocabulary(model, extra_ids)
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
@@ -268,6 +273,10 @@ def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:
     if isinstance(vocabulary, ByteVocabulary):
         config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
         names = ["<pad>", "</s>", "<unk>"]
+    elif isinstance(vocabulary, JsonVocabulary):
+        for name, content in json_vocabularies.read_files(vocabulary).items():
+            files.write_bytes(files.path(directory) / name, content)
+        return
     else:
         assert isinstance(vocabulary, SentencePieceVocabulary)
         loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)

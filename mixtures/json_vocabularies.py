@@ -1,0 +1,189 @@
+"""Vocabularies of a `tokenizer.json` that is no SentencePiece model, through `tokenizers`.
+
+So LLaMA 3, MPT, Falcon and SmolLM2 keep theirs: byte-level BPE. (Those of the T5 family are read
+as the SentencePiece models they were made from, because `tokenizers` breaks ties between equally
+good splits in another way.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+from mixtures import files
+from mixtures.errors import DataError
+
+_NEIGHBOURS = ("special_tokens_map.json", "generation_config.json", "tokenizer_config.json")
+_FILES = ("tokenizer.json", *_NEIGHBOURS)
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonVocabulary:
+    """A `tokenizer.json`, loaded when it is first used.
+
+    Attributes:
+        path: the file. Its neighbours tokenizer_config.json, special_tokens_map.json and
+            generation_config.json say which ids begin, end and pad a text.
+    """
+
+    path: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self._loaded.tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text; None if the tokenizer has none."""
+        return self._loaded.special_id("bos_token")
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text: the tokenizer's own first, then those of generation."""
+        return self._loaded.eos_ids
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a text."""
+        return self.eos_ids[0]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows up; which positions are padding the segment ids say."""
+        found = self._loaded.special_id("pad_token")
+        return 0 if found is None else found
+
+    @property
+    def unk_id(self) -> int:
+        """The id of what has no piece; -1 where every byte has one."""
+        found = self._loaded.special_id("unk_token")
+        return -1 if found is None else found
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text, such as a BOS."""
+        return self._loaded.around[0]
+
+    @property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts after every text, such as an EOS."""
+        return self._loaded.around[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the files that determine the ids."""
+        return self._loaded.fingerprint
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without prefix and suffix."""
+        return self._loaded.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and of each the characters of `text` it stands for: first, one past last."""
+        found = self._loaded.tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids` up to the first that ends a text."""
+        kept = []
+        for token in map(int, ids):
+            if token in self.eos_ids:
+                break
+            kept.append(token)
+        return self._loaded.tokenizer.decode(kept)
+
+    def as_seqio(self) -> Any:
+        """The `seqio.Vocabulary` that gives the same ids."""
+        return _seqio_vocabulary(self)
+
+    @property
+    def _loaded(self) -> _Loaded:
+        return _load(self.path)
+
+
+def is_bpe(path: str) -> bool:
+    """Whether a `tokenizer.json` holds byte pairs, as far as it can be read."""
+    try:
+        return json.loads(files.read_bytes(path))["model"]["type"] == "BPE"
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def read_files(vocabulary: JsonVocabulary) -> dict[str, bytes]:
+    """The files of a vocabulary by their names: what to write to have it elsewhere."""
+    directory = epath.Path(vocabulary.path).parent
+    present = [name for name in _FILES if files.is_file(directory / name)]
+    return {name: files.read_bytes(directory / name) for name in present}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    tokenizer: Any
+    special: dict[str, Any]
+    eos_ids: tuple[int, ...]
+    fingerprint: str
+
+    def special_id(self, name: str) -> int | None:
+        token = self.special.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        return None if content is None else self.tokenizer.token_to_id(str(content))
+
+    @functools.cached_property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        bare = self.tokenizer.encode("a", add_special_tokens=False).ids
+        full = self.tokenizer.encode("a", add_special_tokens=True).ids
+        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        return tuple(full[:start]), tuple(full[start + len(bare) :])
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: str) -> _Loaded:
+    import tokenizers
+
+    content = files.read_bytes(path)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # `tokenizers` raises nothing more special
+        reason = str(error).replace("\n", " ")
+        raise DataError(f"vocabulary: {path} is not a tokenizer.json ({reason})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    directory = epath.Path(path).parent
+    special = _read_json(directory / "special_tokens_map.json")
+    special |= _read_json(directory / "tokenizer_config.json")
+    loaded = _Loaded(tokenizer, special, (), "")
+    own = loaded.special_id("eos_token")
+    listed = _read_json(directory / "generation_config.json").get("eos_token_id")
+    more = listed if isinstance(listed, list) else [listed]
+    eos_ids = tuple(dict.fromkeys(i for i in (own, *more) if type(i) is int))
+    if not eos_ids:
+        raise DataError(
+            f"vocabulary: {path}: no token ends a text; allowed: an eos_token of its vocabulary in "
+            "tokenizer_config.json, or eos_token_id in generation_config.json"
+        )
+    digest = hashlib.sha256(content + repr((sorted(special.items()), eos_ids)).encode())
+    return _Loaded(tokenizer, special, eos_ids, digest.hexdigest())
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    if not files.is_file(path):
+        return {}
+    try:
+        return dict(json.loads(files.read_bytes(path)))
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"vocabulary: {path} is not a JSON object") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _seqio_vocabulary(vocabulary: JsonVocabulary) -> Any:
+    """One object a vocabulary, as SeqIO compares those of a mixture's tasks."""
+    from mixtures.seqio_vocabularies import EagerVocabulary
+
+    return EagerVocabulary(vocabulary)

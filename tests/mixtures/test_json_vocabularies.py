@@ -1,0 +1,99 @@
+"""Byte-level BPE in a tokenizer.json: ids as Transformers gives them, text back byte for byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from mixtures.errors import DataError
+from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
+
+SOURCE = Path(__file__).read_text().splitlines()
+# Without those that name special tokens, which are not text.
+LINES = [line for line in SOURCE if not any(name in line for name in ("<s>", "<end>"))] + [
+    "",
+    "  two  spaces\nand a newline\t{}",
+    "Ünïcode – “quotes” ½ ﬁ 日本語 \U0001f600\u200d",
+    "no\u00a0break",
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    """A tokenizer as LLaMA 3's: a BOS before every text, and two ids that end one."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unused>", "<s>", "<end>", "<turn>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    folder = tmp_path_factory.mktemp("bpe")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "<end>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3]}))
+    return folder
+
+
+def test_ids_are_those_of_transformers_and_texts_come_back(directory):
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(str(directory))
+    ours = open_vocabulary(str(directory))
+    assert isinstance(ours, Vocabulary)
+    assert (ours.bos_id, ours.eos_ids, ours.prefix_ids, ours.suffix_ids) == (1, (2, 3), (1,), ())
+    assert ours.vocab_size == len(theirs) == 400
+    for text in LINES:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False)
+        assert [*ours.prefix_ids, *ids] == theirs.encode(text)
+        assert ours.decode(ids) == text
+        assert ours.decode([*ids, 3, *ids]) == text
+
+
+def test_offsets_say_which_characters_a_token_is(directory):
+    ours = open_vocabulary(str(directory))
+    prompt, response = "Say it in French: cheese", " fromage, s'il vous plaît"
+    ids, offsets = ours.encode_with_offsets(prompt + response)
+    assert ids == ours.encode(prompt + response)
+    is_response = [start >= len(prompt) for start, _ in offsets]
+    assert is_response == sorted(is_response) and 0 < sum(is_response) < len(ids)
+    kept = [index for index, chosen in zip(ids, is_response, strict=True) if chosen]
+    assert ours.decode(kept) == response
+
+
+def test_seqio_gives_the_same_ids_and_a_copy_is_the_same(directory, tmp_path):
+    ours = open_vocabulary(str(directory))
+    theirs = ours.as_seqio()
+    for text in LINES[-6:]:
+        assert theirs.encode_tf(text).numpy().tolist() == theirs.encode(text) == ours.encode(text)
+        assert theirs.decode(ours.encode(text)) == text
+    save_tokenizer(ours, str(tmp_path / "copy"))
+    copy = open_vocabulary(str(tmp_path / "copy"))
+    assert copy.fingerprint == ours.fingerprint and copy.as_seqio() == theirs
+
+
+def test_a_tokenizer_that_ends_no_text_is_one_line(directory, tmp_path):
+    content = (directory / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(
+        DataError, match="tokenizer.json: no token ends a text; allowed: "
+    ) as caught:
+        open_vocabulary(str(tmp_path)).encode("text")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 3}}')
+    with pytest.raises(DataError, match="is not a tokenizer.json") as caught:
+        open_vocabulary(str(tmp_path)).encode("text")
+    assert "\n" not in str(caught.value)
