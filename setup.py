@@ -16,6 +16,7 @@ JAX = "0.10.2,<0.11"
 
 INSTALL_REQUIRES = [
     f"jax>={JAX}",
+    "flax>=0.12.6,<0.13",  # NNX modules; how variables hold values changed by minor version
     "optax>=0.2.6,<0.3",  # optimizer state trees are saved in checkpoints
     "orbax-checkpoint>=0.12.6,<0.13",  # CheckpointManager policies; options change by minor
     "etils>=1.14,<2",  # paths that may be gs://; orbax 0.12 fails with 1.13 (`absolute` is missing)

@@ -7,9 +7,8 @@ from typing import Any
 
 
 def prompt_start(vocabulary: Any) -> list[int]:
-    """What stands before a prompt: the BOS, where the vocabulary has one."""
-    bos = getattr(vocabulary, "bos_id", None)
-    return [] if bos is None else [bos]
+    """What stands before a prompt: the BOS, where the tokenizer puts one (some only have one)."""
+    return list(getattr(vocabulary, "prefix_ids", ()))
 
 
 def response_tokens(vocabulary: Any, prompt: str, response: str) -> list[int]:

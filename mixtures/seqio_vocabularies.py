@@ -30,6 +30,11 @@ class EagerVocabulary(seqio.Vocabulary):
         return self._vocabulary.bos_id
 
     @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text."""
+        return tuple(getattr(self._vocabulary, "prefix_ids", ()))
+
+    @property
     def unk_id(self) -> int:
         return self._vocabulary.unk_id
 

@@ -41,7 +41,8 @@ class Context:
         trim: "keep_question" or "right"; see `mixtures.truncation`.
         missing: "report" or "refuse" tasks that a split list names and that have no file.
         joined: whether prompt and response are one text, as a decoder-only model reads them: the
-            prompt then has the vocabulary's BOS and no EOS. See `mixtures.joining`.
+            prompt then starts as the tokenizer starts texts (a BOS) and has no EOS. See
+            `mixtures.joining`.
     """
 
     data_dir: str | None = None

@@ -10,7 +10,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from mixtures.errors import DataError
+from mixtures.joining import prompt_start, response_tokens
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
+from t5x_ext.data.features import DecoderOnlyFeatures
 
 SOURCE = Path(__file__).read_text().splitlines()
 # Without those that name special tokens, which are not text.
@@ -61,6 +63,34 @@ def test_ids_are_those_of_transformers_and_texts_come_back(directory):
         assert [*ours.prefix_ids, *ids] == theirs.encode(text)
         assert ours.decode(ids) == text
         assert ours.decode([*ids, 3, *ids]) == text
+
+
+def test_a_prompt_starts_as_the_tokenizer_starts_texts(directory, tmp_path):
+    ours = open_vocabulary(str(directory))
+    features = DecoderOnlyFeatures()
+    assert features.prompt_tokens(ours, "Say").tolist() == [1, *ours.encode("Say")]
+    assert prompt_start(ours.as_seqio()) == [1]
+    # SmolLM2 has a BOS and puts it before nothing.
+    bare = json.loads((directory / "tokenizer.json").read_text())
+    bare["post_processor"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bare))
+    config = (directory / "tokenizer_config.json").read_text()
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    without = open_vocabulary(str(tmp_path))
+    assert without.bos_id == 1
+    assert features.prompt_tokens(without, "Say").tolist() == ours.encode("Say")
+
+
+def test_a_response_is_tokenised_behind_its_prompt(directory):
+    ours = open_vocabulary(str(directory))
+    whole = ours.encode("Say it in French: cheese") + response_tokens(
+        ours, "Say it in French: cheese", " fromage"
+    )
+    assert whole == ours.encode("Say it in French: cheese fromage")
+    # Where a token would reach across the border, each is tokenised by itself.
+    assert response_tokens(ours, "chee", "se") == ours.encode("se")
+    target = DecoderOnlyFeatures().target_tokens(ours, " fromage", "cheese")
+    assert target.tolist() == [*response_tokens(ours, "cheese", " fromage"), 2]
 
 
 def test_offsets_say_which_characters_a_token_is(directory):
