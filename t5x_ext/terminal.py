@@ -177,16 +177,18 @@ def _explain(error: Exception) -> str:
     """The line that is shown for an error; raises it again where it is a defect."""
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
+    cause: BaseException = error
     if isinstance(error, OSError):
         # What gin raises instead, to say in which call, has neither number nor file name.
-        cause = error if error.errno is not None else error.__context__
+        if error.errno is None and isinstance(error.__context__, OSError):
+            cause = error.__context__
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
             return f"{cause.filename or 'a file'}: {cause.strerror}"
     # What has met a bucket has imported how to read its errors.
     buckets = sys.modules.get("mixtures.files")
-    problem = buckets and buckets.bucket_problem(error)
+    problem = buckets and buckets.bucket_problem(cause)
     if problem:
-        return f"{getattr(error, 'filename', None) or 'a bucket'}: {problem}"
+        return f"{getattr(cause, 'filename', None) or 'a bucket'}: {problem}"
     # Importing mixtures imports TensorFlow, but no DataError exists before that import.
     data_errors = sys.modules.get("mixtures.errors")
     known = (ConfigError, data_errors.DataError) if data_errors else (ConfigError,)

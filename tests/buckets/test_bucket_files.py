@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 
+import gin
 import pytest
 from proxy import CUT, Proxy
 
@@ -13,6 +14,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, PredictionLog, read_predictions
+from t5x_ext.terminal import exit_status
 from t5x_ext.training.logs import MetricLog
 
 ROW = Prediction("t", "c", "1", "in", ("out",), "")
@@ -147,3 +149,18 @@ def test_a_log_outlives_an_outage(
     log.append(b"c\n")
     with pytest.raises(base.BucketError, match="Forbidden"):
         log.close()
+
+
+def test_a_command_says_which_object_was_refused_through_gin_too(
+    bucket: str, proxy: Proxy, capsys: pytest.CaptureFixture
+) -> None:
+    """Gin puts an exception of its own in the place of one that passes through it."""
+
+    @gin.configurable
+    def look_into_the_bucket() -> None:
+        files.is_dir(f"{bucket}/data")
+
+    proxy.fault = lambda method, route: 403
+    assert exit_status(look_into_the_bucket) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {bucket}/data: Forbidden: ") and "gcloud auth" in line
