@@ -29,6 +29,7 @@ import numpy as np
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import hash_example
 from t5x_ext.files import local_path
+from t5x_ext.terminal import note
 
 _RECORDS = "examples.array_record"
 _ABOUT = "store.json"
@@ -189,4 +190,4 @@ def _progress(examples: Iterable[Example], name: str) -> Iterator[Example]:
         yield example
         if time.monotonic() - told > _REPORT_SECS:
             told = time.monotonic()
-            print(f"{what}: {number:,} examples", file=sys.stderr, flush=True)
+            note(f"{what}: {number:,} examples")

@@ -175,10 +175,10 @@ def test_lengths_and_tokens_can_be_forced(method) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_beams": 0}, "Beam.num_beams: 0; allowed: at least 1"),
+        ({"num_beams": 0}, "Beam.num_beams: 0; allowed: 1 to 4,096"),
         ({"style": "fairseq"}, "Beam.style: 'fairseq'; allowed: t5x, hf"),
         ({"early_stopping": True}, "Beam.early_stopping: True; allowed: False, or style 'hf'"),
-        ({"min_length": -1}, "Beam.min_length: -1; allowed: at least 0"),
+        ({"min_length": -1}, "Beam.min_length: -1; allowed: 0 and more"),
     ],
 )
 def test_settings_that_cannot_be_are_named(fields, message) -> None:

@@ -84,7 +84,7 @@ command("DATA_DIR '", *WHOLE, "--gin.DATA_DIR='{tmp}/nothing'")
 command("field 'output'", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/rows.jsonl'")
 command("occurs 2 times", *WHOLE, "--gin.MIXTURE_OR_TASK_NAME='{tmp}/repeated.jsonl'")
 command("RANDOM_SEED", *WHOLE, "--gin.DETERMINISTIC=True", "--gin.RANDOM_SEED=None")
-command("holds no checkpoint", "inspect", "{tmp}")
+command("holds no checkpoint", "inspect_checkpoint", "{tmp}")
 command("do not match the model", *WHOLE, "--gin.INITIAL_CHECKPOINT_PATH='{tmp}/checkpoints/hf'")
 command(
     ": cannot be written (...)",

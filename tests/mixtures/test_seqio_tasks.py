@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 import mixtures
-from mixtures import task_metrics
+from mixtures import files, task_metrics
 from mixtures.errors import DataError
 from mixtures.release import Release
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
@@ -358,8 +358,13 @@ def test_opening_a_task_reads_its_own_file_only(configure, superni_dir, monkeypa
     ]
     read(names[0], "train")  # the first one also loads the vocabulary
     opened: list[Path] = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read_bytes(path))
+    read_bytes = files.read_bytes
+
+    def note_and_read(path):
+        opened.append(Path(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(files, "read_bytes", note_and_read)
     for name in names[1:]:
         seqio.get_mixture_or_task(name).get_dataset(LENGTHS, "train", shuffle=False)
     tasks = [path for path in opened if path.parent.name == "tasks"]
