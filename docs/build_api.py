@@ -66,6 +66,9 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.models.llama": ["LlamaConfig"],
             "t5x_ext.models.mpt": ["MptConfig"],
             "t5x_ext.models.falcon": ["FalconConfig"],
+            "t5x_ext.models.network_config": ["NetworkConfig"],
+            "t5x_ext.models.nnx_network": ["NNXNetwork"],
+            "t5x_ext.models.linen": ["LinenNetwork"],
             "t5x_ext.partitioning": [
                 "PjitPartitioner",
                 "ModelBasedPjitPartitioner",

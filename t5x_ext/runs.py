@@ -26,7 +26,7 @@ from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import parameters
-from t5x_ext.models.families import config_to_json
+from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.terminal import note, show
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
@@ -124,8 +124,10 @@ def run_training(
         meta = meta | {
             "initial_step": carried.initial_step,
             "random_seed": random_seed,
-            CONFIG: config_to_json(program.model.config),
         }
+        config = program.model.config
+        if config.family in FAMILIES:  # what the code of a user builds, no checkpoint can describe
+            meta |= {CONFIG: config_to_json(config)}
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
 

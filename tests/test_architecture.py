@@ -147,6 +147,31 @@ def test_gin_enters_only_at_the_commands() -> None:
                 assert "gin" not in [alias.name for alias in node.names], path.name
 
 
+# Their own transformations sort and hash whole modules at every call, and keep state that our
+# checkpoints would not see: modules are bound inside functions that JAX transforms.
+NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "vmap", "pmap", "scan", "remat", "Optimizer"}
+
+
+def test_flax_is_imported_where_models_are() -> None:
+    for path in (REPO / "t5x_ext").rglob("*.py"):
+        if path.is_relative_to(REPO / "t5x_ext" / "models") or "t5x_layout" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not any(n.split(".")[0] == "flax" for n in names), f"{path} imports {names}"
+
+
+def test_only_jax_transforms_functions() -> None:
+    for path in (REPO / "t5x_ext").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("nnx", "flax.nnx"):
+                assert node.attr not in NNX_TRANSFORMS, f"{path}: nnx.{node.attr}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flax.nnx"):
+                assert not NNX_TRANSFORMS & {alias.name for alias in node.names}, path
+
+
 def test_what_runs_on_accelerators_never_loads_tensorflow() -> None:
     code = f"import sys, importlib\nfor m in {NO_TENSORFLOW!r}: importlib.import_module(m)\n"
     code += "print([m for m in ('tensorflow', 'seqio', 'tensorflow_datasets') if m in sys.modules])"

@@ -84,7 +84,7 @@ def cache_bytes(
       num_rows: K, rows that share a prompt.
     """
     positions = sum(input_length + num_rows * end for end in ends)
-    shape = generator.network.config.cache_shape
+    shape = generator.cache_shape
     prompts = partitioner.round_up_batch(batch_size) // partitioner.num_batch_shards
     whole = prompts * positions * shape.bytes_per_position
     divides = shape.num_kv_heads % partitioner.num_model_shards == 0

@@ -23,7 +23,7 @@ class BaseTransformerModel(abc.ABC):
     """Everything about a model that does not change while it trains: a frozen dataclass.
 
     Attributes:
-      module: the network, `network.Transformer`.
+      module: the network: `network.Transformer`, `NNXNetwork` or `LinenNetwork`.
       input_vocabulary: of prompts (`mixtures.vocabularies`).
       output_vocabulary: of targets and predictions.
       optimizer_def: `training.optimizers.Adafactor` or `AdamW`.
@@ -121,8 +121,13 @@ class BaseTransformerModel(abc.ABC):
             batch.get("decoder_segment_ids"),
         )
         table, factor = network.output()
-        settings = OutputLoss(self.label_smoothing, self.z_loss, factor)
         targets = batch["decoder_target_tokens"]
+        if table is None:
+            logits = hidden.astype(jnp.float32)
+            return losses.cross_entropy_sums(
+                logits, targets, weights, self.label_smoothing, self.z_loss
+            )
+        settings = OutputLoss(self.label_smoothing, self.z_loss, factor)
         return output_loss_sums(settings, hidden, table, targets, weights)
 
     def logits(

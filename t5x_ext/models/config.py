@@ -50,6 +50,7 @@ class ModelConfig(abc.ABC):
     Attributes:
       family: names the class in checkpoints.
       has_encoder: whether prompts are encoded; else prompt and response are one sequence.
+      can_remat: whether `remat_policy` can be chosen.
       vocab_size: rows of the embedding; may exceed the vocabulary.
       emb_dim: width D of the residual stream.
       dtype: compute dtype, 'float32' or 'bfloat16' (parameters, norms and softmax stay float32).
@@ -62,6 +63,7 @@ class ModelConfig(abc.ABC):
 
     family: ClassVar[str]
     has_encoder: ClassVar[bool]
+    can_remat: ClassVar[bool] = True
 
     vocab_size: int
     emb_dim: int
@@ -82,11 +84,11 @@ class ModelConfig(abc.ABC):
         """What decoding keeps of each position."""
 
     @abc.abstractmethod
-    def forward_flops(self, rows: int, input_length: int, target_length: int) -> int:
+    def forward_flops(self, rows: int, input_length: int, target_length: int) -> int | None:
         """FLOPs of the products of one forward pass, 2 per multiply-add, padding included.
 
         Projections, attention over every pair of positions, feed-forward blocks and scores count;
-        look-ups, norms and softmax do not.
+        look-ups, norms and softmax do not. None where nobody has counted them.
 
         Args:
           rows: B, rows of the batch.
@@ -94,9 +96,10 @@ class ModelConfig(abc.ABC):
           target_length: T, positions of a row's target. A decoder-only row has L + T positions.
         """
 
-    def train_flops(self, rows: int, input_length: int, target_length: int) -> int:
-        """FLOPs of one train step: every product once forward and twice backward."""
-        return 3 * self.forward_flops(rows, input_length, target_length)
+    def train_flops(self, rows: int, input_length: int, target_length: int) -> int | None:
+        """FLOPs of one train step: every product once forward and twice backward; None: unknown."""
+        forward = self.forward_flops(rows, input_length, target_length)
+        return None if forward is None else 3 * forward
 
     def describe(self) -> dict[str, Any]:
         """What determines results, as JSON; how they are computed is left out.

@@ -8,7 +8,7 @@ from typing import Any
 from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.models import losses
 from t5x_ext.models.base_model import BaseTransformerModel
-from t5x_ext.models.generation import DecoderOnlyGenerator
+from t5x_ext.models.generation import DecoderOnlyGenerator, Generator
 from t5x_ext.models.network import Network
 
 
@@ -46,5 +46,9 @@ class DecoderOnlyModel(BaseTransformerModel):
         return DecoderOnlyFeatures(self.loss_on_prompt, self.inputs_bidirectional_attention)
 
     @property
-    def generator(self) -> DecoderOnlyGenerator:
-        return DecoderOnlyGenerator(self.module)
+    def generator(self) -> Generator:
+        if self.module.has_cache:
+            return DecoderOnlyGenerator(self.module)
+        from t5x_ext.models.recomputing import RecomputingDecoderOnlyGenerator
+
+        return RecomputingDecoderOnlyGenerator(self.module, self.inputs_bidirectional_attention)

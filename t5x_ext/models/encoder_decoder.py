@@ -8,7 +8,7 @@ from typing import Any
 from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.models import losses
 from t5x_ext.models.base_model import BaseTransformerModel
-from t5x_ext.models.generation import EncoderDecoderGenerator
+from t5x_ext.models.generation import EncoderDecoderGenerator, Generator
 from t5x_ext.models.network import Network
 
 
@@ -30,5 +30,9 @@ class EncoderDecoderModel(BaseTransformerModel):
         return EncoderDecoderFeatures()
 
     @property
-    def generator(self) -> EncoderDecoderGenerator:
-        return EncoderDecoderGenerator(self.module)
+    def generator(self) -> Generator:
+        if self.module.has_cache:
+            return EncoderDecoderGenerator(self.module)
+        from t5x_ext.models.recomputing import RecomputingEncoderDecoderGenerator
+
+        return RecomputingEncoderDecoderGenerator(self.module)

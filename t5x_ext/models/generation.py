@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext.models import parameters
+from t5x_ext.models.config import CacheShape
 from t5x_ext.models.network import Network
 from t5x_ext.models.parameters import Params, ParamSpec
 from t5x_ext.partitioning import constrain, gather
@@ -101,14 +102,19 @@ class Generator(abc.ABC):
         specs = self.network.specs
         stack = specs["decoder"]["layers"]
         layer = parameters.map_specs(lambda spec: spec.axes[1:], stack)
-        num_layers = self.network.config.cache_shape.num_layers
+        num_layers = self.cache_shape.num_layers
         return DecodingWeights((layer,) * num_layers, parameters.param_axes(_without_stacks(specs)))
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """What is kept of each position."""
+        return self.network.config.cache_shape
 
     def empty_cache(self, num_rows: int) -> OutputCache:
         """A cache of no positions for `num_rows` rows."""
         from t5x_ext.models.blocks.cache import OutputCache
 
-        shape = self.network.config.cache_shape
+        shape = self.cache_shape
         one = jnp.zeros((num_rows, shape.num_kv_heads, 0, shape.head_dim), shape.dtype)
         return OutputCache((one,) * shape.num_layers, (one,) * shape.num_layers)
 
@@ -173,6 +179,8 @@ class DecoderOnlyGenerator(Generator):
 def scores(module: Any, hidden: jax.Array) -> jax.Array:
     """Of every vocabulary row: [..., D] -> float32 [..., V]."""
     table, factor = module.output()
+    if table is None:
+        return hidden.astype(jnp.float32)
     products = jnp.einsum("...d,dv->...v", hidden, table, preferred_element_type=jnp.float32)
     return products if factor == 1.0 else products * factor
 

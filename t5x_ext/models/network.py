@@ -8,9 +8,11 @@ throughout: state, optimizer, checkpoints, experts and plans handle ordinary pyt
 A module has
 
     hidden_states(batch, dropout_key)   the last activations for a converted batch, [B, T, D]
-    output()                            the output projection [D, V], and the factor of its products
+    output()                            the output projection [D, V] in the compute dtype, and the
+                                        factor of its products; (None, 1.0) where `hidden_states`
+                                        gives scores already, [B, T, V]
 
-and, to be decoded with cached keys and values (see `generation`),
+and, to be decoded with cached keys and values (see `generation`; `recomputing` does without),
 
     start(layers, prompts, mask)        what is kept of the prompts
     step(layers, prompt, cache, tokens, index)   the activations after one more position
@@ -34,40 +36,31 @@ __all__ = ["Network", "T5Config", "Transformer"]
 
 
 class Network(abc.ABC):
-    """A module that is built without arrays."""
+    """What the rest of the package asks of a network, whatever it is made with."""
 
     config: ModelConfig
-
-    @abc.abstractmethod
-    def build(self) -> Any:
-        """The `flax.nnx.Module`, with an abstract value in every parameter."""
 
     @abc.abstractmethod
     def replace(self, config: ModelConfig) -> Network:
         """The same network with another config."""
 
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
     def specs(self) -> Params:
         """The tree of `ParamSpec`."""
-        from t5x_ext.models.blocks.parameter import specs_of
 
-        return specs_of(self.build())
+    @property
+    @abc.abstractmethod
+    def has_cache(self) -> bool:
+        """Whether the module has `start` and `step`."""
 
-    @functools.cached_property
-    def _graph(self) -> Any:
-        from flax import nnx
-
-        return nnx.split(self.build())[0]
-
+    @abc.abstractmethod
     def bind(self, params: Params) -> Any:
         """The module with `params` in place; to be called inside a traced function only."""
-        from flax import nnx
 
-        return nnx.merge(self._graph, params)
-
+    @abc.abstractmethod
     def init(self, key: jax.Array) -> Params:
-        """Random parameters in float32; each is drawn from its own name and `key`."""
-        return parameters.init_params(self.specs, key)
+        """Random parameters in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +74,33 @@ class Transformer(Network):
     config: ModelConfig
 
     def build(self) -> Any:
+        """The `flax.nnx.Module`, with an abstract value in every parameter."""
         return self.config.build()
 
     def replace(self, config: ModelConfig) -> Transformer:
         return Transformer(config)
+
+    @property
+    def has_cache(self) -> bool:
+        return True
+
+    @functools.cached_property
+    def specs(self) -> Params:
+        from t5x_ext.models.blocks.parameter import specs_of
+
+        return specs_of(self.build())
+
+    @functools.cached_property
+    def _graph(self) -> Any:
+        from flax import nnx
+
+        return nnx.split(self.build())[0]
+
+    def bind(self, params: Params) -> Any:
+        from flax import nnx
+
+        return nnx.merge(self._graph, params)
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters in float32; each is drawn from its own name and `key`."""
+        return parameters.init_params(self.specs, key)

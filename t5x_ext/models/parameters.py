@@ -79,6 +79,11 @@ def _is_spec(x: Any) -> bool:
     return isinstance(x, ParamSpec)
 
 
+def drawn_by_network(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Stands in the specs of a network whose constructor draws all parameters at once."""
+    raise TypeError("this network draws its parameters in Network.init, not one by one")
+
+
 def stacked_init(init: Initializer) -> Initializer:
     """Draws [layers, ...] layer by layer, as the same layer alone would be drawn."""
 

@@ -104,12 +104,13 @@ class Plan:
         return self.missing_bytes == 0
 
     @property
-    def model_flops(self) -> int:
-        """FLOPs of one step by formula, all models and devices together."""
+    def model_flops(self) -> int | None:
+        """FLOPs of one step by formula, all models and devices together; None where unknown."""
         load = self.setup.workload
-        return self.setup.experts * self.setup.model.config.train_flops(
+        of_one = self.setup.model.config.train_flops(
             load.rows, load.input_length, load.target_length
         )
+        return None if of_one is None else self.setup.experts * of_one
 
     @property
     def step_secs(self) -> float | None:
@@ -127,7 +128,9 @@ class Plan:
     def utilization(self) -> float | None:
         """Model FLOPs as a share of what the machine could do in the time of a step (MFU)."""
         peak = self.machine.device.flops_per_sec * self.machine.count
-        return self.model_flops / (peak * self.step_secs) if self.step_secs else None
+        if self.step_secs is None or self.model_flops is None:
+            return None
+        return self.model_flops / (peak * self.step_secs)
 
     @property
     def decoding_secs(self) -> float | None:

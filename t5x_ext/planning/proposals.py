@@ -90,10 +90,11 @@ def _secs_per_model(proposal: Proposal) -> float:
 def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
     """What mesh, batch and model allow: one change before two, of each kind the weakest first."""
     setup = plan.setup
-    present = REMAT_POLICIES.index(setup.model.config.remat_policy)
+    config = setup.model.config
+    present = REMAT_POLICIES.index(config.remat_policy)
     spreads = [False, True]
     parts_choices = [1, *(n for n in _MICROBATCHES if n > setup.num_microbatches)]
-    policies = REMAT_POLICIES[present:]
+    policies = REMAT_POLICIES[present:] if config.can_remat else (config.remat_policy,)
 
     def weight(option: tuple[bool, int, str]) -> tuple[int, int, bool]:
         spread, parts, policy = option

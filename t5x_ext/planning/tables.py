@@ -89,11 +89,9 @@ def memory(plan: Plan) -> str:
 
 def _costs(plan: Plan) -> str:
     totals = plan.train.totals
-    per_device = plan.model_flops / plan.machine.count
     rows = [
         ("a train step on each device", ""),
-        ("  model FLOPs", f"{_tera(per_device)} (by formula, {_tera(plan.model_flops)} in all)"),
-        ("  compiled FLOPs", f"{_tera(totals.flops)} ({totals.flops / per_device:.2f} x)"),
+        *_flops(plan, totals.flops),
         ("  HBM traffic", _gb(totals.hbm_bytes)),
         ("  sent to other devices", _gb(totals.wire_bytes)),
     ]
@@ -105,12 +103,30 @@ def _costs(plan: Plan) -> str:
     return align(rows)
 
 
+def _flops(plan: Plan, compiled: float) -> list[tuple[str, str]]:
+    """What the model takes by its config's formula, and what was compiled."""
+    if plan.model_flops is None:
+        name = type(plan.setup.model.config).__name__
+        return [
+            ("  model FLOPs", f"unknown: {name} does not define forward_flops"),
+            ("  compiled FLOPs", _tera(compiled)),
+        ]
+    of_each = plan.model_flops / plan.machine.count
+    return [
+        ("  model FLOPs", f"{_tera(of_each)} (by formula, {_tera(plan.model_flops)} in all)"),
+        ("  compiled FLOPs", f"{_tera(compiled)} ({compiled / of_each:.2f} x)"),
+    ]
+
+
 def _time(plan: Plan) -> str:
     totals = plan.train.totals
     rows = [
         ("time and cost (estimates)", ""),
         ("  step", _parts(totals)),
-        ("  model FLOPs utilization", f"{plan.utilization:.1%}"),
+        (
+            "  model FLOPs utilization",
+            "unknown" if plan.utilization is None else f"{plan.utilization:.1%}",
+        ),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
     ]
     if plan.hours is None:

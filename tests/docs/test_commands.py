@@ -1,4 +1,4 @@
-"""The commands of README, quickstart and your_own_tasks, run as a reader would.
+"""The commands of README, quickstart and the pages on own tasks and models, as readers run them.
 
 A page becomes one shell script, top to bottom, in a directory that looks like a fresh clone whose
 installation is done. What is changed for the test is in `REPLACED`, what is left out in `NOT_RUN`,
@@ -23,7 +23,7 @@ from t5x_ext import Model
 from t5x_ext.models import network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 
-PAGES = ("README.md", "docs/quickstart.md", "docs/your_own_tasks.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/your_own_tasks.md", "docs/your_own_model.md")
 
 TINY = {
     "vocab_size": 896,
@@ -63,6 +63,7 @@ REPLACED = {
         ("make quickstart", f"make quickstart {SMALL_STUDY}", "8 minutes"),
     ],
     "docs/your_own_tasks.md": [],
+    "docs/your_own_model.md": [],
 }
 # page -> {command begins with: why it is not run}
 NOT_RUN = {
@@ -82,6 +83,7 @@ NOT_RUN = {
             "a bucket; tests/mixtures/test_tfds_builder.py builds on disk"
         ),
     },
+    "docs/your_own_model.md": {},
 }
 
 
@@ -141,8 +143,9 @@ def save_tiny_models(directory: Path) -> None:
 def run_page(page: str, directory: Path) -> None:
     """Runs a page's commands in one shell and holds them to what the page says they print."""
     for block in blocks(REPO / page):
-        if block.info.startswith("jsonl file="):
-            (directory / block.info.removeprefix("jsonl file=")).write_text(block.text)
+        _, is_file, name = block.info.partition(" file=")
+        if is_file:
+            (directory / name).write_text(block.text)
     script = ["set -u"]
     for number, command in enumerate(prepared(page)):
         fails = "" if command.output is None else f" || echo '@@ status {number}'"
@@ -193,3 +196,11 @@ def test_your_own_tasks(clone: Path) -> None:
     run_page("docs/your_own_tasks.md", clone)
     predictions = clone / "runs" / "french" / "test" / "predictions.jsonl"
     assert len(predictions.read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_your_own_model(clone: Path) -> None:
+    run_page("docs/your_own_model.md", clone)
+    for kind in ("my_nnx", "my_linen"):
+        assert (clone / "runs" / kind / "checkpoint_3").is_dir()
+        assert (clone / "runs" / kind / "predictions" / "predictions.jsonl").stat().st_size > 0

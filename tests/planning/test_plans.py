@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
@@ -18,6 +20,8 @@ from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models.linen import LinenNetwork
+from t5x_ext.models.network_config import NetworkConfig
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, lowering, plans, proposals, tables
 from t5x_ext.planning.devices import DEVICES, Machine, parse_topology
@@ -65,6 +69,25 @@ def test_parameters_and_optimizer_are_as_their_shapes_say(plan):
     assert plan.train.memory.optimizer == 2 * 4 * count + 4  # two moments and a counter
     memory = plan.train.memory
     assert memory.params + memory.optimizer + memory.temporaries == memory.peak
+
+
+def test_a_plan_says_which_figures_of_a_network_of_ones_own_are_unknown():
+    class Pairs(nn.Module):
+        @nn.compact
+        def __call__(self, encoder_input_tokens, decoder_input_tokens):
+            read = nn.Embed(64, 8)(encoder_input_tokens).mean(axis=1, keepdims=True)
+            return nn.Dense(64)(read + nn.Embed(64, 8)(decoder_input_tokens))
+
+    module = LinenNetwork(Pairs(), NetworkConfig(vocab_size=64))
+    model = EncoderDecoderModel(module, optimizer_def=AdamW())
+    own = plans.make_plan(dataclasses.replace(make_setup(), model=model), THREE)
+    assert own.fits and own.model_flops is None and own.utilization is None
+    assert own.train.totals.flops > 0 and own.as_record()["model_flops_all_devices"] is None
+    printed = tables.render(own, None)
+    assert "unknown: NetworkConfig does not define forward_flops" in printed
+    assert re.search(r"model FLOPs utilization +unknown$", printed, re.MULTILINE)
+    policies = {change.setup.model.config.remat_policy for change in proposals._changes(own, SIX)}
+    assert policies == {"none"}
 
 
 def test_time_and_money_follow_from_the_step(plan):
