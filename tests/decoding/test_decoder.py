@@ -103,6 +103,48 @@ def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -
         assert (tokens[row, stop:] == 0).all()
 
 
+def test_cache_gives_the_logits_of_teacher_forcing_with_a_table_in_each_layer() -> None:
+    config = CONFIG.replace(position_table_per_layer=True)
+    weights = parameters.init_params(network.Transformer(config).specs, jax.random.key(5))
+    for number, stack in enumerate(("encoder", "decoder")):
+        bias = weights[stack]["layers"]["relpos_bias"]
+        # Large enough, and different enough, that another layer's table gives other tokens.
+        bias["rel_embedding"] = 3 * jax.random.normal(
+            jax.random.key(number), bias["rel_embedding"].shape
+        )
+    model = EncoderDecoderModel(network.Transformer(config), Vocabulary(), Vocabulary())
+    inputs = jnp.array([[5, 9, 11, 1, 0, 0], [33, 34, 35, 36, 37, 1]])
+    decode = jax.jit(
+        lambda weights: loop.decode_batch(
+            model.generator,
+            weights,
+            inputs,
+            jnp.array([4, 6]),
+            MAX_LENGTH,
+            OutputIds.of(Vocabulary),
+        )
+    )
+
+    def forced(weights: parameters.Params, tokens: np.ndarray) -> np.ndarray:
+        batch = {
+            "encoder_input_tokens": inputs,
+            "decoder_input_tokens": jnp.asarray(np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]),
+            "decoder_target_tokens": jnp.asarray(tokens),
+            "decoder_segment_ids": jnp.ones_like(tokens),
+            "encoder_segment_ids": (inputs > 0).astype(jnp.int32),
+        }
+        return np.array(model.logits(weights, batch))[..., : Vocabulary.vocab_size].argmax(-1)
+
+    tokens = np.asarray(decode(weights))
+    stops = [min(len(ids_before_eos(row, (1,))) + 1, MAX_LENGTH) for row in tokens]
+    best = forced(weights, tokens)
+    for row, stop in enumerate(stops):
+        assert (best[row, :stop] == tokens[row, :stop]).all()
+    table = weights["decoder"]["layers"]["relpos_bias"]
+    table["rel_embedding"] = table["rel_embedding"][::-1]
+    assert (forced(weights, tokens) != best).any()
+
+
 def test_rows_end_at_different_places(weights, examples) -> None:
     """Guards the fixture: a model whose rows all end together would prove nothing below."""
     tokens = decode_all(make_decoder(8), weights, examples)

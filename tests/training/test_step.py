@@ -56,9 +56,16 @@ def make_batches(count: int, batch_size: int, pack: bool) -> TrainBatches:
     return TrainBatches([("task", make_examples(count), 1.0)], batch_size, LENGTHS, pack, seed=0)
 
 
-def run(partitioner: PjitPartitioner, microbatches: int, steps: int, optimizer=None, pack=True):
+def run(
+    partitioner: PjitPartitioner,
+    microbatches: int,
+    steps: int,
+    optimizer=None,
+    pack=True,
+    **changes,
+):
     trainer = Trainer(microbatches, schedules.create_learning_rate_scheduler("constant", 1e-2))
-    program = Program(make_model(optimizer), partitioner, trainer)
+    program = Program(make_model(optimizer, **changes), partitioner, trainer)
     losses: list[jax.Array] = []
     state = train_loop(
         program,
@@ -128,6 +135,20 @@ def test_memory_does_not_grow_with_microbatches() -> None:
 
     one, four = peak_temporary_bytes(1), peak_temporary_bytes(4)
     assert four < 0.6 * one
+
+
+def test_position_tables_of_each_layer_train_on_a_mesh_as_on_one_device() -> None:
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    losses_one, params, _ = run(one, 1, 6, position_table_per_layer=True)
+    losses, _, _ = run(PjitPartitioner(fsdp=4, model=2), 1, 6, position_table_per_layer=True)
+    np.testing.assert_allclose(losses, losses_one, atol=1e-4)
+    assert losses_one[-1] < losses_one[0]
+    start = make_model(position_table_per_layer=True).init_params(jax.random.key(0))
+    for stack in ("encoder", "decoder"):
+        tables = params[stack]["layers"]["relpos_bias"]["rel_embedding"]
+        first, second = np.abs(tables - start[stack]["layers"]["relpos_bias"]["rel_embedding"])
+        assert first.max() > 1e-3 and second.max() > 1e-3
+        assert np.abs(first - second).max() > 1e-4  # each by its own gradient
 
 
 def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
