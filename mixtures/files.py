@@ -31,6 +31,7 @@ StrPath = str | os.PathLike[str]
 
 _GS = "gs://"
 _MAX_PATH = 4000  # bytes; Linux takes 4,095
+ENDLESS = "a pipe, socket or device, not a regular file"
 # Open files of this process under their names, such as standard output.
 _OPEN_FILES = {"/dev/stdout": 1, "/dev/stderr": 2}
 _NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -112,18 +113,23 @@ def read_bytes(file: StrPath) -> bytes:
     if is_remote(file):
         with _requests(file):
             return bucket_files().cat_file(os.fspath(file))
-    _check_readable(os.fspath(file))
+    if is_endless(file):
+        raise OSError(errno.EINVAL, ENDLESS, os.fspath(file))
     with open(file, "rb") as opened:
         return opened.read()
 
 
-def _check_readable(file: str) -> None:
-    """Refuses a named pipe, which would be waited for, and devices without an end."""
+def is_endless(file: StrPath) -> bool:
+    """Whether a local path is a named pipe, which would be waited for, or a device without an end.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    file = os.fspath(file)
     if file in ("/dev/stdin", os.devnull) or _NUMBERED.fullmatch(file):
-        return
+        return False
     mode = os.stat(file).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
-        raise OSError(errno.EINVAL, "a pipe, socket or device, not a regular file", file)
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 def write_bytes(file: StrPath, content: bytes) -> None:

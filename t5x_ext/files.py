@@ -33,6 +33,7 @@ __all__ = [
     "path",
     "read_bytes",
     "read_text",
+    "refuse_endless",
     "remove",
     "write_bytes",
     "write_text",
@@ -109,6 +110,17 @@ def read_text(file: StrPath) -> str:
         raise ConfigError(
             f"{os.fspath(file)}: not UTF-8 ({error.reason} at byte {error.start})"
         ) from None
+
+
+def refuse_endless(file: StrPath) -> None:
+    """For files that are opened by other means than `read_bytes`, which does this itself.
+
+    Raises:
+        ConfigError: If it is a named pipe or a device, which would be read for ever.
+        OSError: If there is no such file on a local disk.
+    """
+    if not is_remote(file) and files.is_endless(file):
+        raise ConfigError(f"{os.fspath(file)}: cannot be read ({files.ENDLESS})")
 
 
 def write_bytes(file: StrPath, content: bytes) -> None:

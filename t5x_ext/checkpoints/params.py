@@ -189,6 +189,7 @@ def hash_params(leaves: Mapping[str, Any]) -> str:
 
 
 def _open_checkpoint(checkpoint: epath.Path) -> Source:
+    _check_kinds(checkpoint)
     check_manifest(checkpoint)
     layout = _layout(checkpoint)
     if layout is None:

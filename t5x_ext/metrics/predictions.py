@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mixtures.errors import DataError
+from mixtures.records import parse_json
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
@@ -53,14 +55,12 @@ def parse_prediction(line: str, where: str) -> Prediction:
         where: file and line number, for messages.
 
     Raises:
-        ConfigError: not JSON, or a field is missing or of the wrong type.
+        ConfigError: not JSON, a key is repeated, or a field is missing or of the wrong type.
     """
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise ConfigError(f"{where}: not JSON ({error})") from None
+        fields = parse_json(line, where, "a JSON object")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(fields, dict):
         raise ConfigError(f"{where}: {_shorten(fields)} is not a JSON object")
     for name in _TEXT_FIELDS:

@@ -29,6 +29,7 @@ SIZES: dict[str, Any] = dict(
 )
 T5_1_0 = T5Config(**SIZES, mlp_activations=("relu",), logits_via_embedding=True)
 T5_1_1 = T5Config(**SIZES, mlp_activations=("gelu", "linear"), dropout_rate=0.0)
+UMT5 = T5_1_1.replace(position_table_per_layer=True)
 
 
 def random_source(cfg: T5Config, dtype: Any = np.float32, **fields: Any) -> Source:

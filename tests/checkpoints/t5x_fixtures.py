@@ -25,9 +25,11 @@ SHAPE = {
     "mlp_dim": 10,
 }
 GATED = T5Config(**SHAPE, mlp_activations=("gelu", "linear"))
+PER_LAYER = GATED.replace(position_table_per_layer=True)
 TIED = T5Config(**SHAPE, mlp_activations=("relu",), logits_via_embedding=True)
 
 _V, _D, _H, _C, _M = 24, 6, 3, 4, 10
+_BIAS = "relpos_bias/rel_embedding"
 _ATTENTION = {"query": "in", "key": "in", "value": "in", "out": "out"}
 
 
@@ -56,18 +58,21 @@ def layer_shapes(stack: str, gated: bool, split_heads: bool) -> dict[str, tuple[
 
 
 def make_t5(config: T5Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random parameters of examples/t5, by T5X's names."""
+    """Random parameters of examples/t5, by T5X's names; there no layer has a table of its own."""
     rng = np.random.default_rng(seed)
     shapes = {"token_embedder/embedding": (_V, _D)}
     if not config.logits_via_embedding:
         shapes["decoder/logits_dense/kernel"] = (_D, _V)
     gated = len(config.mlp_activations) == 2
     for stack, depth in (("encoder", 2), ("decoder", 3)):
-        shapes[f"{stack}/relpos_bias/rel_embedding"] = (_H, 32)
+        if not config.position_table_per_layer:
+            shapes[f"{stack}/{_BIAS}"] = (_H, 32)
         shapes[f"{stack}/{stack}_norm/scale"] = (_D,)
         for layer in range(depth):
             for name, shape in layer_shapes(stack, gated, split_heads=False).items():
                 shapes[f"{stack}/layers_{layer}/{name}"] = shape
+            if config.position_table_per_layer:
+                shapes[f"{stack}/layers_{layer}/{_BIAS}"] = (_H, 32)
     return {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
 
 
@@ -83,8 +88,11 @@ def to_scalable(params: dict[str, np.ndarray], scanned: bool) -> dict[str, np.nd
             name: [params[f"{stack}/layers_{i}/{name}"].reshape(shape) for i in range(depth)]
             for name, shape in shapes.items()
         }
-        bias = "relpos_bias/rel_embedding"
-        layers[bias] = [params[f"{stack}/{bias}"]] * depth
+        shared = params.get(f"{stack}/{_BIAS}")
+        layers[_BIAS] = [
+            params[f"{stack}/layers_{i}/{_BIAS}"] if shared is None else shared
+            for i in range(depth)
+        ]
         for name, values in layers.items():
             if scanned:
                 made[f"{stack}/{stack}/{name}"] = np.stack(values, axis=1)

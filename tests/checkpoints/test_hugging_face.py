@@ -12,6 +12,7 @@ import pytest
 from hf_checkpoints import (
     T5_1_0,
     T5_1_1,
+    UMT5,
     edit_config,
     make_checkpoint,
     random_source,
@@ -62,6 +63,14 @@ PUBLISHED = {
              tie_word_embeddings=False, vocab_size=250112),
         T5Config(250112, "float32", 512, 6, 8, 8, 64, 1024, ("gelu", "linear"), 0.1, False),
     ),
+    "google/umt5-small": (
+        dict(model_type="umt5", d_ff=1024, d_kv=64, d_model=512, dropout_rate=0.1,
+             feed_forward_proj="gated-gelu", layer_norm_epsilon=1e-06, num_decoder_layers=8,
+             num_heads=6, num_layers=8, relative_attention_num_buckets=32,
+             tie_word_embeddings=False, vocab_size=256384),
+        T5Config(256384, "float32", 512, 6, 8, 8, 64, 1024, ("gelu", "linear"), 0.1, False,
+                 position_table_per_layer=True),
+    ),
 }  # fmt: skip
 
 
@@ -97,7 +106,7 @@ def test_a_position_table_of_other_size_is_kept(tmp_path) -> None:
     assert open_hf(str(tmp_path / "hf")).config == cfg
 
 
-@pytest.mark.parametrize("cfg", [T5_1_0, T5_1_1], ids=["1.0", "1.1"])
+@pytest.mark.parametrize("cfg", [T5_1_0, T5_1_1, UMT5], ids=["1.0", "1.1", "umT5"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16], ids=str)
 def test_out_and_in_again_is_bit_exact(cfg, dtype, tmp_path) -> None:
     source = random_source(cfg, dtype)
@@ -118,6 +127,28 @@ def test_tensors_lie_as_transformers_has_them(tmp_path) -> None:
         np.testing.assert_array_equal(theirs, kernel[i].T)
     # 2 x 9 + 3 x 14 in the layers, two final norms, two position tables, embedding and head.
     assert len(arrays) == 2 * 9 + 3 * 14 + 6
+
+
+def test_umt5_has_a_position_table_in_every_layer(tmp_path) -> None:
+    source = random_source(UMT5)
+    write_hf(source, str(tmp_path / "hf"))
+    arrays = read_arrays(tmp_path / "hf")
+    for stack, depth in (("encoder", 2), ("decoder", 3)):
+        tables = source.tensors[f"{stack}/layers/relpos_bias/rel_embedding"].whole()
+        for i in range(depth):
+            attention = f"{stack}.block.{i}.layer.0.SelfAttention"
+            theirs = arrays[f"{attention}.relative_attention_bias.weight"]
+            np.testing.assert_array_equal(theirs, tables[i].T)
+    # As of 1.1, and tables in the other three layers.
+    assert len(arrays) == 2 * 9 + 3 * 14 + 6 + 3
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == (
+        "umt5",
+        ["UMT5ForConditionalGeneration"],
+    )
+    edit_config(tmp_path / "hf", model_type="mt5")
+    with pytest.raises(ConfigError, match="3 unknown: .*block.1.*relative_attention_bias"):
+        open_hf(str(tmp_path / "hf"))
 
 
 def test_dtype_on_the_way_out_is_rounding_once(tmp_path) -> None:

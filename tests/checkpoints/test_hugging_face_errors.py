@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from hf_checkpoints import (
     write_arrays,
 )
 
+from t5x_ext.checkpoints import open_source
 from t5x_ext.checkpoints.hugging_face import open_hf, write_hf
 from t5x_ext.convert import main
 from t5x_ext.errors import ConfigError
@@ -49,6 +51,14 @@ def change_arrays(change):
         arrays = read_arrays(directory)
         change(arrays)
         write_arrays(directory, arrays)
+
+    return damage
+
+
+def replace_by_pipe(name: str):
+    def damage(directory: Path) -> None:
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
 
     return damage
 
@@ -120,7 +130,10 @@ ONE_FILE = {
         "dense_act_fn is 'relu', but .* means 'gelu_new'",
     ),
     "dropout": (change_config(dropout_rate=1.5), r"dropout_rate is 1.5; allowed: .* \[0, 1\)"),
-    "umt5": (change_config(model_type="umt5"), "'umt5' is not supported .*table in every"),
+    "umt5 with two tables": (
+        change_config(model_type="umt5"),
+        "3 missing: decoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
     "longt5": (change_config(model_type="longt5"), "'longt5' is not supported .*locally"),
     "another model": (change_config(model_type="bart"), "'bart' is not supported; allowed: t5"),
     "config that is no JSON": (write_file("config.json", "{"), "config.json: is not JSON"),
@@ -167,6 +180,42 @@ def test_several_files_that_do_not_fit_are_refused(case, tmp_path, capsys) -> No
     directory = make_checkpoint(tmp_path / "hf", T5_1_1, max_file_bytes=6000)
     damage(directory)
     assert_refused(directory, message, capsys, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "model-00002-of-00008.safetensors",
+    ],
+)
+def test_a_pipe_is_refused_rather_than_waited_for(name, tmp_path) -> None:
+    directory = make_checkpoint(tmp_path / "hf", T5_1_1, max_file_bytes=6000)
+    replace_by_pipe(name)(directory)
+    with pytest.raises(ConfigError, match=f"{name}: cannot be read .a pipe, socket or device"):
+        open_hf(str(directory))
+
+
+def test_a_pipe_for_all_weights_is_refused(tmp_path) -> None:
+    directory = make_checkpoint(tmp_path / "hf", T5_1_1)
+    replace_by_pipe("model.safetensors")(directory)
+    with pytest.raises(ConfigError, match="model.safetensors: cannot be read .a pipe, socket"):
+        open_hf(str(directory))
+    # A pickle's reader opens files by itself.
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="pytorch_model.bin: cannot be read .a pipe, socket"):
+        open_hf(str(directory))
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_pipe_in_a_checkpoint_of_a_run_is_refused(name, tmp_path) -> None:
+    directory = make_checkpoint(tmp_path / "checkpoint_5", T5_1_1)
+    (directory / "manifest.json").touch()
+    replace_by_pipe(name)(directory)
+    with pytest.raises(ConfigError, match=f"{name}: neither a file nor a directory"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_fixtures import (
     BFLOAT16,
     GATED,
+    PER_LAYER,
     TIED,
     make_t5,
     nest,
@@ -40,6 +42,7 @@ from t5x_ext.checkpoints.sources import Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack, write_t5x
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
+from t5x_ext.models.families import config_to_json
 from t5x_ext.models.network import T5Config
 from t5x_ext.models.parameters import abstract_params
 
@@ -79,7 +82,7 @@ def test_t5x_checkpoints_are_read_bit_exactly(tmp_path, form, config):
 
 @pytest.mark.parametrize("form", NETWORKS)
 def test_any_slice_is_the_same_as_of_the_whole(tmp_path, form):
-    params = make_t5(GATED)
+    params = make_t5(GATED if form == "t5" else PER_LAYER)
     write_checkpoint(tmp_path / "checkpoint_1", NETWORKS[form](params))
     wanted = ours(params)
     rng = np.random.default_rng(1)
@@ -312,14 +315,53 @@ def test_damaged_files_are_named(tmp_path):
         open_source(str(path))
 
 
-def test_position_tables_that_differ_between_layers_are_refused(tmp_path):
+@pytest.mark.parametrize("layout", ["legacy", "zarr", "ocdbt"])
+@pytest.mark.parametrize("scanned", [True, False], ids=["scanned", "by number"])
+def test_tables_that_differ_between_layers_come_in_and_go_back_bit_by_bit(
+    tmp_path, layout, scanned
+):
+    params = make_t5(PER_LAYER)
+    theirs = to_scalable(params, scanned)
+    path = tmp_path / "checkpoint_12"
+    if layout == "legacy":
+        write_checkpoint(path, theirs, step=12)
+    else:
+        mesh = Mesh(np.array(jax.devices()), ("a",))
+        state = train_state(theirs, NamedSharding(mesh, PartitionSpec()))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=layout == "ocdbt")) as writer:
+            writer.save(path, args=ocp.args.PyTreeSave(state))
+    source = open_source(str(path))
+    assert source.config == PER_LAYER
+    assert_holds(source, params)
+    write_t5x(source, str(tmp_path / "made"), scan_layers=scanned)
+    found, step = read_as_t5x(tmp_path / "made")
+    assert step == 12
+    assert found.keys() == theirs.keys()
+    for name, value in found.items():
+        assert (value.shape, value.dtype) == (theirs[name].shape, theirs[name].dtype), name
+        assert value.tobytes() == np.ascontiguousarray(theirs[name]).tobytes(), name
+    again = open_source(str(tmp_path / "made"))
+    assert again.config == PER_LAYER
+    assert_holds(again, params)
+
+
+def test_one_layer_that_differs_gives_each_layer_its_table(tmp_path):
     params = to_scalable(make_t5(GATED), scanned=True)
-    params["decoder/decoder/relpos_bias/rel_embedding"][0, 1, 0] += 1
+    tables = params["decoder/decoder/relpos_bias/rel_embedding"]
+    tables[0, 1, 0] += 1
     write_checkpoint(tmp_path / "checkpoint_1", params)
-    with pytest.raises(
-        ConfigError, match="decoder/decoder/relpos_bias.*differs from layer to layer"
-    ):
-        open_source(str(tmp_path))
+    source = open_source(str(tmp_path))
+    assert source.config == PER_LAYER
+    found = source.tensors["decoder/layers/relpos_bias/rel_embedding"].whole()
+    np.testing.assert_array_equal(found, tables.swapaxes(0, 1))
+
+
+def test_tables_that_a_stated_config_shares_have_to_be_equal(tmp_path):
+    path = tmp_path / "checkpoint_1"
+    write_checkpoint(path, to_scalable(make_t5(PER_LAYER), scanned=True))
+    (path / "t5x_ext.json").write_text(json.dumps({"model_config": config_to_json(GATED)}))
+    with pytest.raises(ConfigError, match="decoder/decoder/relpos.*its model_config has position_"):
+        open_source(str(path))
 
 
 def test_paths_point_where_the_checkpoint_is_now():
@@ -344,9 +386,9 @@ LARGE = T5Config(
 )
 
 # What Adafactor.init_param_state of T5X makes of these parameters, after its own rules: matrices by
-# size, a stack of layers (axis 1) by the names of its axes.
+# size, others (a stack of layers on axis 1, heads apart from head_dim) by the names of their axes.
 MOMENTS = {
-    False: {
+    "t5": {
         "token_embedder/embedding": {"v_row": (128,), "v_col": (192,)},
         "decoder/logits_dense/kernel": {"v_row": (128,), "v_col": (192,)},
         "encoder/layers_1/attention/query/kernel": {"v_row": (128,), "v_col": (128,)},
@@ -354,7 +396,7 @@ MOMENTS = {
         "decoder/layers_0/pre_mlp_layer_norm/scale": {"v": (128,)},
         "encoder/relpos_bias/rel_embedding": {"v": (2, 32)},
     },
-    True: {
+    "scalable_t5 scanned": {
         "token_embedder/embedding": {"v_row": (128,), "v_col": (192,)},
         "encoder/encoder/attention/query/kernel": {"v_row": (128, 2), "v_col": (2, 2, 64)},
         "encoder/encoder/attention/out/kernel": {"v_row": (2, 128), "v_col": (2, 2, 64)},
@@ -363,13 +405,20 @@ MOMENTS = {
         "encoder/encoder/pre_mlp_layer_norm/scale": {"v": (128, 2)},
         "encoder/encoder/relpos_bias/rel_embedding": {"v": (2, 2, 32)},
     },
+    "scalable_t5": {
+        "encoder/layers_1/attention/query/kernel": {"v_row": (128,), "v_col": (2, 64)},
+        "encoder/layers_1/attention/out/kernel": {"v_row": (128,), "v_col": (2, 64)},
+        "encoder/layers_0/mlp/wo/kernel": {"v_row": (128,), "v_col": (256,)},
+        "decoder/layers_0/relpos_bias/rel_embedding": {"v": (2, 32)},
+    },
 }
 
 
-@pytest.mark.parametrize("scan_layers", MOMENTS, ids=["t5", "scalable_t5"])
-def test_the_optimizers_entries_are_those_that_training_restores(tmp_path, scan_layers):
+@pytest.mark.parametrize("form", MOMENTS)
+def test_the_optimizers_entries_are_those_that_training_restores(tmp_path, form):
     """T5X refuses a checkpoint whose keys are not those of its own state."""
-    write_t5x(random_source(LARGE), str(tmp_path / "made"), scan_layers)
+    config = LARGE.replace(position_table_per_layer=form == "scalable_t5")
+    write_t5x(random_source(config), str(tmp_path / "made"), scan_layers="scanned" in form)
     tree = flax_msgpack.decode((tmp_path / "made" / "checkpoint").read_bytes())["optimizer"]
     assert set(tree["state"]) == {"step", "param_states"}
     target = dict(flax_msgpack.named_leaves(tree["target"]))
@@ -377,7 +426,7 @@ def test_the_optimizers_entries_are_those_that_training_restores(tmp_path, scan_
     kinds = ("m", "v", "v_col", "v_row")
     assert set(moments) == {f"{name}/{kind}" for name in target for kind in kinds}
     assert all(values.dtype == np.float32 and not values.any() for values in moments.values())
-    for name, shapes in MOMENTS[scan_layers].items():
+    for name, shapes in MOMENTS[form].items():
         found = {kind: moments[f"{name}/{kind}"].shape for kind in kinds}
         assert found == dict.fromkeys(kinds, (1,)) | shapes, name
-    assert open_source(str(tmp_path / "made")).config == LARGE
+    assert open_source(str(tmp_path / "made")).config == config

@@ -60,6 +60,21 @@ def test_missing_field_is_named(field):
         parse_prediction(json.dumps(fields), "p.jsonl: line 1")
 
 
+def test_a_repeated_key_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    twice = json.dumps(GOOD)[:-1] + ', "prediction": "e"}'
+    path.write_text(json.dumps(GOOD) + "\n" + twice + "\n")
+    with pytest.raises(ConfigError) as error:
+        read_predictions(path)
+    expected = (
+        f"{path}: line 2: key 'prediction' occurs 2 times in one object; allowed: each key once"
+    )
+    assert str(error.value) == expected
+    inner = json.dumps(GOOD)[:-1] + ', "score": {"rougeL": 1.0, "rougeL": 0.0}}'
+    with pytest.raises(ConfigError, match="line 1: key 'rougeL' occurs 2 times"):
+        parse_prediction(inner, "p.jsonl: line 1")
+
+
 def test_line_number_counts_blank_lines(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(GOOD) + "\n\n{oops\n")

@@ -54,7 +54,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     ),
+    "umt5": dict(
+        vocab_size=270,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=3,
+        num_heads=5,
+    ),
+    "umt5_tied": dict(vocab_size=260, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3),
 }
+_TIED = ("t5_1_0", "umt5_tied")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +90,15 @@ def make_twin(family: str, directory: Path) -> Twin:
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)  # its threads spin, and the models are tiny
     transformers = pytest.importorskip("transformers")
-    config_cls, model_cls = (
-        (transformers.MT5Config, transformers.MT5ForConditionalGeneration)
-        if family == "mt5"
-        else (transformers.T5Config, transformers.T5ForConditionalGeneration)
-    )
+    kind = {"mt5": "MT5", "umt5": "UMT5", "umt5_tied": "UMT5"}.get(family, "T5")
+    config_cls = getattr(transformers, f"{kind}Config")
     config = config_cls(decoder_start_token_id=0, **FAMILIES[family])
-    model = model_cls(config).eval()
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     generator = torch.Generator().manual_seed(sorted(FAMILIES).index(family))
-    if family != "t5_1_0":  # transformers 5 makes every new model tied
+    if family not in _TIED:  # transformers 5 makes every new model tied
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+    if family == "umt5":  # and scales the output of every umt5, which Google's are not
+        model.config.tie_word_embeddings = False
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -19,12 +20,15 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ConfigError: If it is missing or malformed.
+        ConfigError: If it is missing, malformed or no regular file.
     """
     try:
+        files.refuse_endless(path)
         raw = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path.parent}: has no {path.name}") from None
+    except ConfigError:
+        raise
     except ValueError as error:  # also of bytes that are not UTF-8
         raise ConfigError(f"{path}: is not JSON: {error}") from None
     if not isinstance(raw, dict):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.hugging_face import configs, pickles, safetensors_files, tokenizers
 from t5x_ext.checkpoints.hugging_face.families import family_by_model_type
@@ -113,15 +114,16 @@ def _read_weights(directory: epath.Path) -> tuple[epath.Path, dict[str, LazyTens
     """The file that says what weights there are, and the tensors by transformers' names."""
     for name, read in _READERS.items():
         if (directory / name).exists():
+            files.refuse_endless(directory / name)
             return directory / name, read(directory / name)
     raise ConfigError(f"{directory}: holds no weights; allowed: {', '.join(_READERS)}")
 
 
 def _weight_files(weights: epath.Path, directory: epath.Path) -> list[epath.Path]:
-    files = [directory / configs.CONFIG_FILE, weights]
+    found = [directory / configs.CONFIG_FILE, weights]
     if weights.name.endswith(".json"):
-        files += [directory / name for name in safetensors_files.read_weight_map(weights)]
-    return files
+        found += [directory / name for name in safetensors_files.read_weight_map(weights)]
+    return found
 
 
 def _assemble(weights: epath.Path, parts: Sequence[LazyTensor], placement: Placement) -> LazyTensor:

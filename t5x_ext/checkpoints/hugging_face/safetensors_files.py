@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints.sources import Index, LazyTensor
 from t5x_ext.errors import ConfigError
 
@@ -87,19 +88,20 @@ def read_weight_map(index: epath.Path) -> dict[str, set[str]]:
     """The tensor names of every file that an index names; all of the files exist.
 
     Raises:
-        ConfigError: If the index is malformed, or one of its files is missing.
+        ConfigError: If the index is malformed, or one of its files is missing or no regular file.
     """
     try:
         weight_map = json.loads(index.read_text())["weight_map"]
-        files: dict[str, set[str]] = {}
+        names_by_file: dict[str, set[str]] = {}
         for name, file in weight_map.items():
-            files.setdefault(file, set()).add(name)
+            names_by_file.setdefault(file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{index}: is not an index: it has no weight_map") from None
-    for file in files:
+    for file in names_by_file:
         if "/" in file or not (index.parent / file).exists():
             raise ConfigError(f"{index}: names {file}, which is missing")
-    return files
+        files.refuse_endless(index.parent / file)
+    return names_by_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,18 +134,18 @@ def write_files(
         max_file_bytes: A file ends before the tensor that would pass this size.
     """
     shards = _split(infos, max_file_bytes)
-    files = [FILE]
+    names = [FILE]
     if len(shards) > 1:
-        files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
         index = {
             "metadata": {"total_size": sum(info.num_bytes for info in infos)},
             "weight_map": {
-                info.name: file for file, shard in zip(files, shards, strict=True) for info in shard
+                info.name: file for file, shard in zip(names, shards, strict=True) for info in shard
             },
         }
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
     values = iter(arrays)
-    for file, shard in zip(files, shards, strict=True):
+    for file, shard in zip(names, shards, strict=True):
         _write_file(directory / file, shard, values, {"format": "pt", **metadata})
 
 

@@ -27,7 +27,8 @@ def empty_moments(place: Place, axes: Sequence[str]) -> dict[str, np.ndarray]:
         axes: Logical axes of ours, among them `layers` where it has layers.
     """
     moments = {name: np.zeros(1, np.float32) for name in ("m", "v", "v_col", "v_row")}
-    rows, columns = _scanned(place, axes) if place.scanned else _by_size(place.shape)
+    by_name = place.scanned or len(place.shape) > 2
+    rows, columns = _by_name(place, axes) if by_name else _by_size(place.shape)
     if not (rows and columns):
         return moments | {"v": np.zeros(place.shape, np.float32)}
     return moments | {
@@ -44,14 +45,15 @@ def _by_size(shape: Sequence[int]) -> tuple[list[int], list[int]]:
     return [int(order[-2])], [int(order[-1])]
 
 
-def _scanned(place: Place, axes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Of a stack of layers, the axes other than that of the layers, by their names."""
+def _by_name(place: Place, axes: Sequence[str]) -> tuple[list[int], list[int]]:
+    """All axes but that of the layers, as rows or columns by their names."""
     names = [name for name in axes if name != "layers"]
     if _UNFACTORED in names:
         return [], []
     if place.split_axis is not None:  # heads and head_dim
         names.insert(place.split_axis, names[place.split_axis])
-    names.insert(LAYER_AXIS, "layers")
+    if place.scanned:
+        names.insert(LAYER_AXIS, "layers")
     rows = [at for at, name in enumerate(names) if name == _ROW]
     columns = [at for at, name in enumerate(names) if name not in (_ROW, "layers")]
     return rows, columns

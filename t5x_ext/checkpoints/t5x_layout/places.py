@@ -7,9 +7,8 @@ Our `encoder/layers/attention/query/kernel` [layers, embed, heads * head_dim] is
     scalable_t5          encoder/layers_<i>/attention/query/kernel  [embed, heads, head_dim]
 
 after examples/t5 and examples/scalable_t5 (`scan_layers`, `param_scan_axis` = 1) of
-google-research/t5x. scalable_t5 has a table of relative positions in every layer, where t5 and our
-model share one: such a checkpoint is our model if its tables are equal, which those of umT5 are
-not.
+google-research/t5x. scalable_t5 has a table of relative positions in every layer, t5 one in each
+stack. Our model is either: where all tables of a stack are equal, one table stands for them.
 """
 
 from __future__ import annotations
@@ -49,8 +48,15 @@ class Network:
     bias_per_layer: bool
 
 
-T5 = Network(scanned=False, split_heads=False, bias_per_layer=False)
-SCALABLE_T5 = Network(scanned=True, split_heads=True, bias_per_layer=True)
+def network_for(cfg: T5Config, scanned: bool) -> Network:
+    """The network of T5X's that computes what our model does.
+
+    Args:
+        cfg: The model. With a position table per layer only scalable_t5 will do.
+        scanned: The layers of a stack are one parameter, which only scalable_t5 has.
+    """
+    scalable = scanned or cfg.position_table_per_layer
+    return Network(scanned, split_heads=scalable, bias_per_layer=scalable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +121,8 @@ def recognise(shapes: Mapping[str, Shape]) -> tuple[Network, T5Config]:
 
     What shapes do not say is as in the published models: gated activations are ('gelu', 'linear')
     (1.1), a single one is 'relu' (1.0). Without an output kernel the output is tied to the
-    embedding.
+    embedding. Whether layers differ in their position tables only values say: the model has one
+    for each stack here.
 
     Raises:
         ConfigError: If a parameter that tells is missing or of another rank.

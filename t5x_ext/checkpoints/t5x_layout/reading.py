@@ -21,14 +21,15 @@ from t5x_ext.models.t5_config import T5Config
 def open_t5x(path: str) -> Source:
     """Opens a T5X checkpoint of one of its T5 networks, in any of its layouts.
 
-    Its config is inferred, see `places.recognise`, unless `write_t5x` wrote it.
+    Its config is inferred, see `places.recognise`, unless `write_t5x` wrote it. Of layers whose
+    position tables differ, each keeps its own; the tables (a few KiB) are read to tell.
 
     Args:
         path: Directory of one checkpoint, local or `gs://`.
 
     Raises:
         ConfigError: If it is of another model: a parameter is missing, left over, or of another
-            shape; or if its layers have different tables of relative positions (umT5).
+            shape; or if it states that its layers share a position table, and they do not.
         Damage: If a file is damaged or missing.
     """
     directory = epath.Path(path)
@@ -38,7 +39,8 @@ def open_t5x(path: str) -> Source:
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}") from None
     meta = {"step": stored.step, **stored.meta}
-    config = config_in(meta, directory) or inferred
+    stated = config_in(meta, directory)
+    config = stated or inferred
     if not isinstance(config, T5Config):
         raise ConfigError(f"{directory}: states a {config.family} model; its parameters are T5's")
     for field in ("num_encoder_layers", "num_decoder_layers"):
@@ -54,11 +56,19 @@ def open_t5x(path: str) -> Source:
         for name in place.names
     }
     trees.check_tree(directory, stored.params, wanted)
+    differing = _differing_tables(placed, stored.params)
+    if differing and stated:
+        raise ConfigError(
+            f"{directory}: {differing} differs from layer to layer; its model_config has"
+            " position_table_per_layer False"
+        )
+    if differing:
+        config = config.replace(position_table_per_layer=True)
+        placed = places(config, kind)  # the same parts, put together in another way
     tensors = {
         name: _tensor(place, [stored.params[part] for part in place.names])
         for name, place in placed.items()
     }
-    _check_shared(directory, placed, stored.params)
     return Source(
         kind="t5x",
         path=path,
@@ -121,17 +131,13 @@ def _split(place: Place, bounds: Index) -> tuple[Index, Index]:
     return (*bounds[:at], *heads, *bounds[at + 1 :]), tuple(cut)
 
 
-def _check_shared(
-    directory: epath.Path, placed: Mapping[str, Place], params: Mapping[str, LazyTensor]
-) -> None:
-    """Reads the tables of relative positions (a few KiB) where there is one in each layer."""
+def _differing_tables(placed: Mapping[str, Place], params: Mapping[str, LazyTensor]) -> str | None:
+    """The first parameter that the layers of our model share and those of the files do not."""
     for place in placed.values():
         if not place.shared:
             continue
         tables = [params[name].whole() for name in place.names]
         layers = np.moveaxis(tables[0], LAYER_AXIS, 0) if place.scanned else np.stack(tables)
-        if not (layers == layers[:1]).all():
-            raise ConfigError(
-                f"{directory}: {place.names[0]} differs from layer to layer, as in umT5; allowed:"
-                " models whose layers share the relative positions"
-            )
+        if len({layer.tobytes() for layer in layers}) > 1:  # bits: 0.0 == -0.0, but NaN != NaN
+            return place.names[0]
+    return None

@@ -15,7 +15,7 @@ from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecke
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.checkpoints.t5x_layout.moments import empty_moments
-from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, SCALABLE_T5, T5, Place, places
+from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, network_for, places
 from t5x_ext.checkpoints.t5x_layout.stored import INDEX, META_FILE
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -40,7 +40,8 @@ def write_t5x(
     Args:
         source: A checkpoint with a config.
         destination: Directory to create, for T5X best named `checkpoint_<step>`; must not exist.
-        scan_layers: Write for examples/scalable_t5 with scanned layers instead of examples/t5.
+        scan_layers: Write for examples/scalable_t5 with scanned layers instead of examples/t5, or
+            instead of scalable_t5 with its layers by number where each has a position table.
         dtype: "float32" or "bfloat16" instead of each parameter's own.
         check: Called with the directory that holds everything, before it gets its name.
 
@@ -55,7 +56,7 @@ def write_t5x(
         raise ConfigError(
             f"{source.path}: is a {source.config.family} model; allowed in T5X's layout: t5"
         )
-    placed = places(source.config, SCALABLE_T5 if scan_layers else T5)
+    placed = places(source.config, network_for(source.config, scan_layers))
     with complete_or_absent(destination) as directory:
         target: dict[str, Any] = {}
         moments: dict[str, Any] = {}

@@ -19,7 +19,6 @@ _FAMILIES: tuple[Family, ...] = (T5(), Llama(), Mpt(), Falcon())
 _BY_MODEL_TYPE = {name: family for family in _FAMILIES for name in family.model_types}
 
 _UNSUPPORTED_TYPES = {
-    "umt5": "it has a relative position table in every layer, T5 has one per stack",
     "longt5": "its encoder attends locally",
     "switch_transformers": "its feed-forward blocks are mixtures of experts",
     "mixtral": "its feed-forward blocks are mixtures of experts",

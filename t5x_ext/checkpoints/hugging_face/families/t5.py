@@ -1,10 +1,12 @@
-"""T5 1.0, 1.1, LM-adapted, Flan, Tk-Instruct, mT5 and ByT5.
+"""T5 1.0, 1.1, LM-adapted, Flan, Tk-Instruct, mT5, ByT5 and umT5.
 
 How the output is computed is the one thing config.json does not say plainly. transformers 4 wrote
 `tie_word_embeddings`: true scales the decoder's output by d_model ** -0.5 and multiplies with the
 embedding (1.0), false neither scales nor ties (1.1 and later). transformers 5 always writes true,
 and says whether to scale in `scale_decoder_outputs`; a head of its own is used if it is among the
-tensors. What is written here is read alike by both.
+tensors. What is written here is read alike by both, but for umt5: version 5 takes every one for
+scaled, whatever its files say, and scales the output of Google's, which are not. We go by the
+files, as version 4 does.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.t5_config import T5Config
 
-_ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
+_PER_LAYER = "umt5"  # the one type with a position table in every layer
+_ARCHITECTURES = {
+    "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+    _PER_LAYER: "UMT5ForConditionalGeneration",
+}
 
 # feed_forward_proj -> mlp_activations. In transformers 'gelu' alone is the exact one, which no
 # released T5 uses, but 'gated-gelu' is the tanh approximation, as everywhere in T5X.
@@ -64,11 +71,13 @@ _HEAD = "lm_head.weight"
 # In the released T5 1.0 files, but in no forward pass: cross-attention has no position bias.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
-_TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+_TABLE = "layer.0.SelfAttention.relative_attention_bias.weight"
 _WHOLE = {
     "token_embedder/embedding": _EMBEDDING,
-    "encoder/relpos_bias/rel_embedding": f"encoder.{_TABLE}",
-    "decoder/relpos_bias/rel_embedding": f"decoder.{_TABLE}",
+    "encoder/relpos_bias/rel_embedding": f"encoder.block.0.{_TABLE}",
+    "decoder/relpos_bias/rel_embedding": f"decoder.block.0.{_TABLE}",
+    "encoder/layers/relpos_bias/rel_embedding": f"encoder.block.{{}}.{_TABLE}",
+    "decoder/layers/relpos_bias/rel_embedding": f"decoder.block.{{}}.{_TABLE}",
     "encoder/encoder_norm/scale": "encoder.final_layer_norm.weight",
     "decoder/decoder_norm/scale": "decoder.final_layer_norm.weight",
     "decoder/logits_dense/kernel": _HEAD,
@@ -137,12 +146,10 @@ class T5(Family):
     def write(self, cfg: ModelConfig, model_type: str | None) -> dict[str, Any]:
         """As `Family.write`.
 
-        A tied model is always written as 't5', because transformers 5 never scales the output of
-        an 'mt5'.
+        A tied model is never written as 'mt5', because transformers 5 does not scale the output of
+        one.
         """
         assert isinstance(cfg, T5Config)
-        if cfg.position_table_per_layer:
-            raise cfg.error("position_table_per_layer", "False: transformers has one per stack")
         by_activations = {activations: name for name, activations in _ACTIVATIONS.items()}
         projection = by_activations.get(tuple(cfg.mlp_activations))
         if projection is None:
@@ -151,7 +158,8 @@ class T5(Family):
                 f" allowed: {', '.join(map(str, by_activations))}"
             )
         tied = cfg.logits_via_embedding
-        kind = model_type if model_type and not tied else "t5"
+        shared = "mt5" if model_type == "mt5" and not tied else "t5"
+        kind = _PER_LAYER if cfg.position_table_per_layer else shared
         return {
             "architectures": [_ARCHITECTURES[kind]],
             "model_type": kind,
@@ -221,6 +229,7 @@ def _read_config(raw: Mapping[str, Any], path: str, tied: bool) -> T5Config:
         mlp_activations=_read_activations(raw, path),
         dropout_rate=float(dropout),
         logits_via_embedding=tied,
+        position_table_per_layer=raw["model_type"] == _PER_LAYER,
     )
 
 
