@@ -166,8 +166,7 @@ RULES: dict[str, Rule] = {
 ABSENT: dict[str, str] = {
     "SaveBestCheckpointer": _CHECKPOINTER.why,
     "create_task_from_tfexample_file": "register a SeqIO task in a module of your own",
-    "DecoderOnlyModel": "models are encoder-decoders",
-    "PrefixLanguageModel": "models are encoder-decoders",
+    "PrefixLanguageModel": "use DecoderOnlyModel.inputs_bidirectional_attention = True",
     "get_dataset": RULES["train.get_dataset_fn"].why,
     "get_training_eval_datasets": RULES["train.get_dataset_fn"].why,
     "TrainStateInitializer": _STATE.why,

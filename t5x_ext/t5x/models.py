@@ -1,5 +1,5 @@
 """`t5x.models`."""
 
-from t5x_ext.models import EncoderDecoderModel
+from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel
 
-__all__ = ["EncoderDecoderModel"]
+__all__ = ["DecoderOnlyModel", "EncoderDecoderModel"]
