@@ -17,7 +17,7 @@ from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.errors import ConfigError
 from t5x_ext.inspect_checkpoint import inspect
 from t5x_ext.models import network
-from t5x_ext.models.network import T5Config
+from t5x_ext.models.families import config_from_json
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_fuzz_checkpoint_files(sound: dict[str, Path], layout: str, data: st.Dat
     if isinstance(params, str):
         return
     # What is read is a whole model: no tensor is missing, none has another shape.
-    config = T5Config(**summary["config"]) if summary["config"] else None
+    config = config_from_json(summary["config"], "inspect") if summary["config"] else None
     shapes = {name: tuple(tensor["shape"]) for name, tensor in summary["tensors"].items()}
     found = {
         jax.tree_util.keystr(place, simple=True, separator="/"): np.shape(leaf)
@@ -64,7 +64,7 @@ def test_a_sound_checkpoint_is_read(sound: dict[str, Path], layout: str) -> None
     ("layout", "file", "place", "message"),
     [
         ("hf", "config.json", ("num_layers",), "config.json: 1180591620717411303424 layers"),
-        ("t5x", "t5x_ext.json", ("t5_config", "num_decoder_layers"), "its parameters 3"),
+        ("t5x", "t5x_ext.json", ("model_config", "num_decoder_layers"), "its parameters 3"),
     ],
 )
 def test_absurdly_many_layers_are_refused_at_once(

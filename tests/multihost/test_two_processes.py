@@ -152,7 +152,7 @@ def test_a_checkpoint_of_two_processes_is_whole(together: Path) -> None:
         files = [path for item in items for path in item.rglob("*") if path.is_file()]
         assert listed == {str(path.relative_to(directory)): path.stat().st_size for path in files}
         meta = load_meta(str(directory))
-        assert (meta["step"], meta["t5_config"]["emb_dim"]) == (step, 16)
+        assert (meta["step"], meta["model_config"]["emb_dim"]) == (step, 16)
 
 
 def test_one_process_goes_on_exactly_where_two_stopped(together: Path, tmp_path: Path) -> None:
