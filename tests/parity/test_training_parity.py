@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -50,9 +51,7 @@ def test_loss_and_gradients_are_equal(twin: Twin, tmp_path) -> None:
     assert float(sums.loss / sums.weight) == pytest.approx(loss.item(), abs=1e-4)
 
     # Their gradients take the way of the weights: saved by transformers, opened by us.
-    gradient_model = type(theirs)(theirs.config)
-    if theirs.lm_head.weight is not theirs.shared.weight:
-        gradient_model.lm_head.weight = torch.nn.Parameter(theirs.lm_head.weight.clone())
+    gradient_model = copy.deepcopy(theirs)  # with what it shares
     with torch.no_grad():
         for into, weight in zip(gradient_model.parameters(), theirs.parameters(), strict=True):
             into.copy_(weight.grad)
