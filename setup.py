@@ -27,7 +27,6 @@ INSTALL_REQUIRES = [
     "msgpack>=1.0,<2",  # the index of T5X's checkpoints; records of tokenised examples
     "array_record>=0.8.6,<0.9",  # tokenised examples on disk; tensorflow-datasets brings it too
     "gguf>=0.17,<0.20",  # dequantises llama.cpp's files; 0.19 is what their values were tested with
-    "tokenizers>=0.22,<0.24",  # writes the tokenizer of a GGUF file
     "filelock>=3.16,<5",  # JAX bounds the kept compilations with it, and keeps none without
     "ml_dtypes>=0.5,<0.7",  # bfloat16 for NumPy
     "numpy>=2.0,<3",  # the floor of jax 0.10
@@ -38,7 +37,7 @@ INSTALL_REQUIRES = [
     "tensorflow-text>=2.21.1,<2.22",  # 2.21.0 fails to load: undefined symbol icudt77_dat
     "tensorflow-datasets>=4.9.10,<5",  # our builder's command uses its flag parser, new in 4.9.10
     "sentencepiece>=0.2.3,<0.3",  # 0.2.2 aborts while training the bundled model
-    "tokenizers>=0.22,<0.24",  # tokenizer.json of byte-level BPE
+    "tokenizers>=0.22,<0.24",  # byte-level BPE of a tokenizer.json, or of a GGUF file
     "absl-py>=2.1,<3",  # the command line of `tfds build`, which our dataset builder extends
     # sentencepiece 0.2.3 holds code generated for protobuf 7.36.1 and refuses an older one without
     # declaring it; TensorFlow 2.21 refuses 8.
