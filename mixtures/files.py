@@ -222,6 +222,8 @@ def _prepare_buckets() -> None:
     is then raised, too.
     """
     os.environ.setdefault("EPATH_USE_TF", "false")
+    # epath remembers its first answer, and TensorFlow Datasets may have asked before us.
+    epath.gpath._is_tf_installed.cache_clear()
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec.config
 

@@ -7,6 +7,7 @@ import logging
 
 import gin
 import pytest
+from etils import epath
 from proxy import CUT, Proxy
 
 from mixtures import files as base
@@ -36,6 +37,18 @@ def test_a_bucket_is_read_and_written_like_a_directory(bucket: str) -> None:
         files.read_text(root / "b.txt")
     with pytest.raises(ConfigError, match="no-such/x: cannot be written .no such object or bucket"):
         files.write_text("gs://no-such/x", "")
+
+
+def test_epath_follows_although_it_was_asked_before(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow Datasets asks for its own bucket, after which epath stays with TensorFlow."""
+    monkeypatch.delenv("EPATH_USE_TF", raising=False)
+    epath.gpath._is_tf_installed.cache_clear()
+    assert epath.gpath._is_tf_installed()
+    base._prepare_buckets.cache_clear()
+    files.write_text(files.path(bucket) / "x", "1")
+    assert (epath.Path(bucket) / "x").exists()
 
 
 def test_another_machines_writes_are_seen_at_once(bucket: str, proxy: Proxy) -> None:

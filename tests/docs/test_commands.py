@@ -73,6 +73,9 @@ NOT_RUN = {
             "45 minutes; `make quickstart` is the same command on another gin file, and"
             " tests/test_gin_configs.py reads this one"
         ),
+        "python -m t5x_ext.train \\\n    --gin_file=models/smollm2_135m.gin": (
+            "what `make smollm2` fetches; tests marked `smollm2` tune that model"
+        ),
     },
     "docs/quickstart.md": {
         'git clone "$REPOSITORY"': "the directory of the test stands for the clone",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mixtures
+from mixtures import files
 from mixtures.errors import DataError
 from mixtures.names import find_scope
 from mixtures.own_data import read_jsonl
@@ -54,9 +55,11 @@ def test_very_many_tiny_tasks_are_all_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_release(tmp_path, TASKS)
-    read: collections.Counter[Path] = collections.Counter()
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.update([path]) or read_bytes(path))
+    read: collections.Counter[str] = collections.Counter()
+    read_bytes = files.read_bytes
+    monkeypatch.setattr(
+        files, "read_bytes", lambda path: read.update([str(path)]) or read_bytes(path)
+    )
     release = Release(tmp_path)
     scopes = {name: find_scope(name, release).tasks for name in ("pretune", "held_in")}
     assert [len(tasks) for tasks in scopes.values()] == [TASKS // 2, TASKS - TASKS // 2]
