@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ class ModelConfig(abc.ABC):
       family: names the class in checkpoints.
       has_encoder: whether prompts are encoded; else prompt and response are one sequence.
       can_remat: whether `remat_policy` can be chosen.
+      hugging_face_modules: linear layers, by the last two parts of their names here, and what
+        Hugging Face calls them. Those that have one name there are stored as one.
       vocab_size: rows of the embedding; may exceed the vocabulary.
       emb_dim: width D of the residual stream.
       dtype: compute dtype, 'float32' or 'bfloat16' (parameters, norms and softmax stay float32).
@@ -64,6 +67,7 @@ class ModelConfig(abc.ABC):
     family: ClassVar[str]
     has_encoder: ClassVar[bool]
     can_remat: ClassVar[bool] = True
+    hugging_face_modules: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     vocab_size: int
     emb_dim: int
@@ -95,6 +99,22 @@ class ModelConfig(abc.ABC):
           input_length: L, positions of a row's prompt.
           target_length: T, positions of a row's target. A decoder-only row has L + T positions.
         """
+
+    def module_names(self, path: str) -> tuple[str, ...]:
+        """All names of a linear layer: "decoder/layers/mlp/wo" and, say, "mlp/down_proj"."""
+        name = self.hugging_face_modules.get(_last_two(path))
+        return (path,) if name is None else (path, name)
+
+    def fused_group(self, path: str) -> str | None:
+        """Names what is stored as one with a linear layer; None where it is stored alone."""
+        parent, _, _ = _last_two(path).partition("/")
+        name = self.hugging_face_modules.get(_last_two(path))
+        siblings = [
+            ours
+            for ours, theirs in self.hugging_face_modules.items()
+            if theirs == name and ours.startswith(f"{parent}/")
+        ]
+        return f"{path.rpartition('/')[0]}:{name}" if len(siblings) > 1 else None
 
     def train_flops(self, rows: int, input_length: int, target_length: int) -> int | None:
         """FLOPs of one train step: every product once forward and twice backward; None: unknown."""
@@ -145,3 +165,7 @@ class ModelConfig(abc.ABC):
         """The error for a field's value."""
         name = f"{type(self).__name__}.{field}"
         return ConfigError(f"{name}: {getattr(self, field)!r}; allowed: {allowed}")
+
+
+def _last_two(path: str) -> str:
+    return "/".join(path.split("/")[-2:])

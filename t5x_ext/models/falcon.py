@@ -7,7 +7,8 @@ and grouped key heads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from t5x_ext.models.decoder_only_config import DecoderOnlyConfig
@@ -23,6 +24,16 @@ class FalconConfig(DecoderOnlyConfig):
     """
 
     family: ClassVar[str] = "falcon"
+    hugging_face_modules: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "self_attention/query": "self_attention/query_key_value",
+            "self_attention/key": "self_attention/query_key_value",
+            "self_attention/value": "self_attention/query_key_value",
+            "self_attention/out": "self_attention/dense",
+            "mlp/wi": "mlp/dense_h_to_4h",
+            "mlp/wo": "mlp/dense_4h_to_h",
+        }
+    )
 
     mlp_activations: Sequence[str] = ("gelu_exact",)
     max_length: int = 2048

@@ -6,7 +6,8 @@ RMS norm, rotary positions, grouped key heads, a gated feed-forward block, no bi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from t5x_ext.models.decoder_only_config import DecoderOnlyConfig
@@ -26,6 +27,17 @@ class LlamaConfig(DecoderOnlyConfig):
     """
 
     family: ClassVar[str] = "llama"
+    hugging_face_modules: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "self_attention/query": "self_attn/q_proj",
+            "self_attention/key": "self_attn/k_proj",
+            "self_attention/value": "self_attn/v_proj",
+            "self_attention/out": "self_attn/o_proj",
+            "mlp/wi_0": "mlp/gate_proj",
+            "mlp/wi_1": "mlp/up_proj",
+            "mlp/wo": "mlp/down_proj",
+        }
+    )
 
     mlp_activations: Sequence[str] = ("silu", "linear")
     max_length: int = 2048

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from t5x_ext.models.decoder_only_config import DecoderOnlyConfig
@@ -19,6 +20,16 @@ class MptConfig(DecoderOnlyConfig):
     """
 
     family: ClassVar[str] = "mpt"
+    hugging_face_modules: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "self_attention/query": "attn/Wqkv",
+            "self_attention/key": "attn/Wqkv",
+            "self_attention/value": "attn/Wqkv",
+            "self_attention/out": "attn/out_proj",
+            "mlp/wi": "ffn/up_proj",
+            "mlp/wo": "ffn/down_proj",
+        }
+    )
 
     mlp_activations: Sequence[str] = ("gelu_exact",)
     max_length: int = 2048

@@ -29,6 +29,7 @@ import jax
 
 from t5x_ext.models import parameters
 from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import Params
 from t5x_ext.models.t5_config import T5Config
 
@@ -62,6 +63,25 @@ class Network(abc.ABC):
     def init(self, key: jax.Array) -> Params:
         """Random parameters in float32."""
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws any."""
+        return self.config.dropout_rate > 0
+
+    @functools.cached_property
+    def trainable(self) -> Params:
+        """The part of `specs` that training changes: the adapters, or all without any."""
+        return parameters.trainable(self.specs)
+
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """The part of `specs` that training keeps; empty without adapters."""
+        return parameters.frozen(self.specs)
+
+    def init_trainable(self, key: jax.Array) -> Params:
+        """Random values of `trainable`, those that `init` gives them."""
+        return parameters.init_params(self.trainable, key) if self.frozen else self.init(key)
+
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Network):
@@ -69,16 +89,35 @@ class Transformer(Network):
 
     Attributes:
       config: shape and numerics; its class is the family.
+      lora: adapters on its linear layers, the only part that is then trained; None for none.
+      num_adapters: how many adapters it holds, one of which each row of a batch uses (see
+        `blocks.lora.adapter_rows`); None for one, used by all rows.
     """
 
     config: ModelConfig
+    lora: LoRA | None = None
+    num_adapters: int | None = None
 
     def build(self) -> Any:
         """The `flax.nnx.Module`, with an abstract value in every parameter."""
-        return self.config.build()
+        module = self.config.build()
+        if self.lora is not None:
+            from t5x_ext.models.blocks.lora import attach
+
+            attach(module, self.config, self.lora, self.num_adapters)
+        return module
 
     def replace(self, config: ModelConfig) -> Transformer:
-        return Transformer(config)
+        return dataclasses.replace(self, config=config)
+
+    @property
+    def has_dropout(self) -> bool:
+        return self.config.dropout_rate > 0 or (self.lora is not None and self.lora.dropout > 0)
+
+    @property
+    def base(self) -> Transformer:
+        """The same network without adapters."""
+        return Transformer(self.config)
 
     @property
     def has_cache(self) -> bool:

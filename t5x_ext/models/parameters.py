@@ -63,12 +63,14 @@ class ParamSpec:
       init: draws the initial value.
       is_kernel: a factor of matrix products, used in the compute dtype. Everything else (norms,
         position tables, embeddings, which are looked up as well) stays float32 until it is used.
+      is_adapter: belongs to an adapter; where a network has any, training changes these alone.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Initializer
     is_kernel: bool = False
+    is_adapter: bool = False
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
@@ -97,6 +99,43 @@ def stacked_init(init: Initializer) -> Initializer:
 def cast_kernels(specs: Params, params: Params, dtype: Any) -> Params:
     """Kernels in the compute dtype, everything else as it is."""
     return map_specs(lambda spec, x: x.astype(dtype) if spec.is_kernel else x, specs, params)
+
+
+def trainable(specs: Params) -> Params:
+    """The part of a tree of `ParamSpec` that training changes: the adapters, or all without any."""
+    return _prune(specs, lambda spec: spec.is_adapter) or specs
+
+
+def frozen(specs: Params) -> Params:
+    """The other part, which a network with adapters keeps as it is."""
+    return _prune(specs, lambda spec: not spec.is_adapter) if trainable(specs) != specs else {}
+
+
+def _prune(specs: Params, keep: Callable[[ParamSpec], bool]) -> Params:
+    kept: Params = {}
+    for name, inner in specs.items():
+        if isinstance(inner, ParamSpec):
+            if keep(inner):
+                kept[name] = inner
+        elif part := _prune(inner, keep):
+            kept[name] = part
+    return kept
+
+
+def select(part: Params, tree: Params) -> Params:
+    """What `tree` has in the places of `part`; its other places are left out."""
+    return {
+        name: select(inner, tree[name]) if isinstance(inner, dict) else tree[name]
+        for name, inner in part.items()
+    }
+
+
+def join(first: Params, second: Params) -> Params:
+    """One tree of two that have no leaf in common, such as the frozen and the trained part."""
+    joined = dict(first)
+    for name, inner in second.items():
+        joined[name] = join(joined[name], inner) if name in joined else inner
+    return joined
 
 
 def map_specs(function: Callable[..., Any], specs: Params, *trees: Params) -> Params:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from t5x_ext.models.config import CacheShape, ModelConfig
@@ -39,6 +40,18 @@ class T5Config(ModelConfig):
 
     family: ClassVar[str] = "t5"
     has_encoder: ClassVar[bool] = True
+    hugging_face_modules: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            f"{ours}/{projection}": f"{theirs}/{projection[0]}"
+            for ours, theirs in (
+                ("attention", "SelfAttention"),
+                ("self_attention", "SelfAttention"),
+                ("encoder_decoder_attention", "EncDecAttention"),
+            )
+            for projection in ("query", "key", "value", "out")
+        }
+        | {f"mlp/{name}": f"DenseReluDense/{name}" for name in ("wi", "wi_0", "wi_1", "wo")}
+    )
 
     vocab_size: int
     dtype: Any = "float32"

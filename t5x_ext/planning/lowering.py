@@ -68,10 +68,10 @@ def train_arguments(
     batch = stack(abstract_batch(features, rows, row_lengths, partitioner), experts)
     key = jax.eval_shape(lambda: jax.random.key(0))
     if experts == 1:
-        return state, batch, key
+        return state, batch, key, program.abstract_frozen()
     keys = jax.ShapeDtypeStruct((experts,), key.dtype)
     active = jax.ShapeDtypeStruct((experts,), jnp.bool_)
-    return state, batch, keys, active
+    return state, batch, keys, active, program.abstract_frozen()
 
 
 def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:

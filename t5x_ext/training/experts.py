@@ -40,18 +40,22 @@ class ExpertProgram:
 
     @functools.cached_property
     def train_step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-        """(states, batches, keys, active) -> (states, metrics), all with a leading axis E.
+        """(states, batches, keys, active, frozen) -> (states, metrics).
 
-        `active` is bool [E]; the state of an inactive expert comes back as it was. The states given
-        in are consumed.
+        All have a leading axis E but `frozen`, the one set of parameters under all adapters, which
+        is read once for them all (None without adapters). `active` is bool [E]; the state of an
+        inactive expert comes back as it was. The states given in are consumed.
         """
 
-        def one(state: TrainState, batch: Any, key: jax.Array, active: jax.Array):
-            stepped, metrics = self.program.step(state, batch, key)
+        def one(
+            state: TrainState, batch: Any, key: jax.Array, active: jax.Array, frozen: Params | None
+        ):
+            stepped, metrics = self.program.step(state, batch, key, frozen)
             kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, state)
             return kept, metrics
 
-        together = jax.vmap(one, spmd_axis_name=EXPERT_AXIS)
+        in_axes = (0, 0, 0, 0, None)
+        together = jax.vmap(one, in_axes, spmd_axis_name=EXPERT_AXIS)
         return jax.jit(together, donate_argnums=0, out_shardings=(self._layout(), None))
 
     @functools.cached_property
@@ -77,6 +81,7 @@ def train_experts(
     batches: Sequence[Batches],
     num_steps: Sequence[int],
     keys: Sequence[jax.Array],
+    frozen: Params | None = None,
 ) -> tuple[Params, list[list[float]]]:
     """Trains from the same parameters on other data each; equals `train_loop` on each alone.
 
@@ -87,6 +92,7 @@ def train_experts(
         There may be fewer than `experts.num_experts`: the rest of the program idles.
       num_steps: steps of each expert, 1 or more.
       keys: dropout key of each expert.
+      frozen: the parameters under all their adapters; None without.
 
     Returns:
       Parameters with a leading axis E, and [first loss, last loss] of each given expert.
@@ -108,7 +114,7 @@ def train_experts(
             name: partitioner.put_whole(np.stack([rows[name] for rows in shown]))
             for name in current[0]
         }
-        state, metrics = experts.train_step(state, placed, all_keys, step <= ends)
+        state, metrics = experts.train_step(state, placed, all_keys, step <= ends, frozen)
         if step == 1 or step in num_steps:
             losses[step] = metrics["loss"]
     read = {step: np.asarray(values) for step, values in losses.items()}

@@ -20,7 +20,8 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, updates applied so far (including those of an initial checkpoint).
-      params: nested dictionary of float32 arrays.
+      params: nested dictionary of float32 arrays: all parameters, or the adapters where the
+        network has any (`Network.trainable`).
       opt_state: optimizer slots; their layout belongs to the optimizer.
     """
 
@@ -37,8 +38,8 @@ def state_shardings(
     A slot with the shape of its parameter lives where the parameter lives; smaller slots
     (factored moments, counters) are replicated.
     """
-    axes = parameters.param_axes(model.specs)
-    abstract = parameters.abstract_params(model.specs)
+    axes = parameters.param_axes(model.module.trainable)
+    abstract = parameters.abstract_params(model.module.trainable)
     param_shardings = partitioner.param_shardings(axes, abstract)
     replicated = partitioner.sharding(())
     by_path = {
@@ -71,7 +72,7 @@ def abstract_state(
     model: BaseTransformerModel, optimizer: Optimizer, partitioner: PjitPartitioner
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; nothing is allocated."""
-    abstract = parameters.abstract_params(model.specs)
+    abstract = parameters.abstract_params(model.module.trainable)
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = TrainState(
         step=step,
@@ -94,7 +95,7 @@ def create_state(
     """A fresh state with random parameters, made directly in its sharded layout."""
 
     def init(key: jax.Array) -> TrainState:
-        model_params = model.init_params(key)
+        model_params = model.module.init_trainable(key)
         return TrainState(jnp.int32(0), model_params, optimizer.init(model_params))
 
     return jax.jit(init, out_shardings=state_shardings(model, optimizer, partitioner))(key)
@@ -118,9 +119,22 @@ def state_from_params(
 
 
 def abstract_params(model: BaseTransformerModel, partitioner: PjitPartitioner) -> Any:
-    """Shapes, dtypes and shardings of the parameters; nothing is allocated."""
-    abstract = parameters.abstract_params(model.specs)
-    shardings = partitioner.param_shardings(parameters.param_axes(model.specs), abstract)
+    """Shapes, dtypes and shardings of all parameters; nothing is allocated."""
+    return _abstract(model.specs, partitioner)
+
+
+def abstract_frozen(model: BaseTransformerModel, partitioner: PjitPartitioner) -> Any:
+    """The same of the parameters under adapters, kernels in the compute dtype; {} without."""
+    frozen = _abstract(model.module.frozen, partitioner)
+    dtype = model.config.dtype
+    return parameters.map_specs(
+        lambda spec, s: s.update(dtype=dtype) if spec.is_kernel else s, model.module.frozen, frozen
+    )
+
+
+def _abstract(specs: Any, partitioner: PjitPartitioner) -> Any:
+    abstract = parameters.abstract_params(specs)
+    shardings = partitioner.param_shardings(parameters.param_axes(specs), abstract)
     return jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
         abstract,

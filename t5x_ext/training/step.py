@@ -25,6 +25,7 @@ def sum_gradients(
     batch: Batch,
     dropout_key: jax.Array | None,
     num_microbatches: int = 1,
+    frozen: Params | None = None,
 ) -> tuple[Params, losses.LossSums]:
     """Gradient of the *summed* loss over the batch, and the sums.
 
@@ -33,22 +34,25 @@ def sum_gradients(
 
     Args:
       model: the model.
-      model_params: parameters.
+      model_params: the trainable parameters, all of them without adapters.
       batch: features [B, ...]; B divides by `num_microbatches`.
       dropout_key: None switches dropout off.
       num_microbatches: parts that are processed one after the other.
+      frozen: the parameters under adapters. No gradient of theirs is ever formed.
 
     Returns:
-      Gradients in float32 and `LossSums`.
+      Gradients of `model_params` in float32 and `LossSums`.
     """
+    dtype = model.config.dtype
+    compute_frozen = parameters.cast_kernels(model.module.frozen, frozen or {}, dtype)
 
     def loss_fn(p: Params, part: Batch, key: jax.Array | None):
-        sums = model.loss_sums(p, part, key)
+        sums = model.loss_sums(parameters.join(compute_frozen, p), part, key)
         return sums.loss, sums
 
     # Kernels are used in the compute dtype, so their gradients are made in it. Cast here, once,
     # gradients of a microbatch take no more memory than that before they are added in float32.
-    compute_params = parameters.cast_kernels(model.specs, model_params, model.config.dtype)
+    compute_params = parameters.cast_kernels(model.module.trainable, model_params, dtype)
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if num_microbatches == 1:
         grads, sums = grad_fn(compute_params, batch, dropout_key)
@@ -78,7 +82,7 @@ def make_train_step(
     num_microbatches: int = 1,
     weight_metrics: WeightMetricsComputer | None = None,
     skip_nonfinite: bool = False,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Binds everything static; the result is to be jitted with its state donated.
 
     Args:
@@ -95,15 +99,20 @@ def make_train_step(
         state: `TrainState`,
         batch: converted features [B, ...], B global,
         key: PRNG key of the run; dropout uses `fold_in(key, state.step)`,
+        frozen: the parameters under adapters, in the tree of `Network.frozen`; None without,
       that returns the next state and float32 scalar metrics: `loss` (divided by the loss
       denominator, z-loss included), `cross_entropy` and `z_loss` (per target token),
       `accuracy`, `target_tokens`, `learning_rate`, `grad_norm`, and those of `weight_metrics`;
       and `grad_squares`, float32 [tensors]: the sum of squares of each parameter's gradient.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        dropout_key = jax.random.fold_in(key, state.step) if model.config.dropout_rate else None
-        grads, sums = sum_gradients(model, state.params, batch, dropout_key, num_microbatches)
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
+        dropout_key = jax.random.fold_in(key, state.step) if model.module.has_dropout else None
+        grads, sums = sum_gradients(
+            model, state.params, batch, dropout_key, num_microbatches, frozen
+        )
         positions = batch["decoder_target_tokens"].size
         denominator = losses.loss_denominator(model.loss_normalizing_factor, sums.weight, positions)
         grads = jax.tree.map(lambda g: g / denominator, grads)

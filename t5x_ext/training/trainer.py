@@ -77,11 +77,12 @@ class Program:
     @functools.cached_property
     def optimizer(self) -> Any:
         """The optimizer built for this model's parameters."""
-        return self.model.optimizer_def.build(parameters.param_axes(self.model.specs))
+        axes = parameters.param_axes(self.model.module.trainable)
+        return self.model.optimizer_def.build(axes)
 
     @functools.cached_property
     def step(self) -> Callable[..., tuple[TrainState, Metrics]]:
-        """(state, batch, key) -> (state, metrics), to be traced: see `make_train_step`."""
+        """(state, batch, key, frozen) -> (state, metrics), to be traced: see `make_train_step`."""
         step = make_train_step(
             self.model,
             self.optimizer,
@@ -91,9 +92,11 @@ class Program:
             skip_nonfinite=self.trainer.skip_nonfinite_steps > 0,
         )
 
-        def sharded_step(state: TrainState, batch: Any, key: jax.Array):
+        def sharded_step(
+            state: TrainState, batch: Any, key: jax.Array, frozen: Params | None = None
+        ):
             with self.partitioner.activate():
-                return step(state, batch, key)
+                return step(state, batch, key, frozen)
 
         return sharded_step
 
@@ -128,8 +131,12 @@ class Program:
         return states.abstract_state(self.model, self.optimizer, self.partitioner)
 
     def abstract_params(self) -> Params:
-        """Shapes, dtypes and shardings of the parameters alone."""
+        """Shapes, dtypes and shardings of all parameters."""
         return states.abstract_params(self.model, self.partitioner)
+
+    def abstract_frozen(self) -> Params:
+        """Shapes, dtypes and shardings of the parameters under adapters; {} without."""
+        return states.abstract_frozen(self.model, self.partitioner)
 
     def evaluate(self, model_params: Params, batches: Iterable[dict[str, np.ndarray]]) -> Any:
         """Means per target token over all batches: {'cross_entropy', 'accuracy', ...} floats.
@@ -156,12 +163,19 @@ class StepEvent(NamedTuple):
       state: the state after the step; it is consumed by the next one, so do not keep it.
       metrics: of this step, float32: scalars, and `grad_squares` (see `make_train_step`).
       info: `t5x_ext.data.batching.BatchInfo` of the batch.
+      frozen: the parameters under adapters; {} without.
     """
 
     step: int
     state: TrainState
     metrics: Metrics
     info: Any
+    frozen: Params = {}
+
+    @property
+    def params(self) -> Params:
+        """All parameters of the network."""
+        return parameters.join(self.frozen, self.state.params)
 
 
 def train_loop(
@@ -172,6 +186,7 @@ def train_loop(
     key: jax.Array,
     after_step: Sequence[Callable[[StepEvent], bool | None]] = (),
     should_stop: Callable[[int], bool] = lambda step: False,
+    frozen: Params | None = None,
 ) -> TrainState:
     """Runs steps until the state has seen `total_steps` updates.
 
@@ -184,6 +199,7 @@ def train_loop(
       after_step: called in order after every step: logging, evaluation, saving. Where one
         answers True, the loop ends once all have been called.
       should_stop: asked before every step; True ends the loop early (preemption).
+      frozen: the parameters under adapters, which stay as they are; None without.
 
     Returns:
       The last state.
@@ -195,8 +211,8 @@ def train_loop(
         placed = {
             name: program.partitioner.put_rows(rows, info.num_rows) for name, rows in batch.items()
         }
-        state, metrics = program.train_step(state, placed, key)
-        event = StepEvent(step, state, metrics, info)
+        state, metrics = program.train_step(state, placed, key, frozen)
+        event = StepEvent(step, state, metrics, info, frozen or {})
         if any([callback(event) for callback in after_step]):
             break
     return state

@@ -60,10 +60,10 @@ class Attention(nnx.Module):
         # Keys and values of the encoder's output are as long as the inputs, in every decoder layer.
         keys_name = "projection" if memory is None else "memory_projection"
         memory = x if memory is None else memory
-        query = checkpoint_name(self._limit(self.query(x)), "projection")
-        keys = checkpoint_name(self._limit(self.key(memory)), keys_name)
-        values = checkpoint_name(self._limit(self.value(memory)), keys_name)
-        return self.out(checkpoint_name(attend(query, keys, values, key), "heads"))
+        query = checkpoint_name(self._limit(self.query(x, key)), "projection")
+        keys = checkpoint_name(self._limit(self.key(memory, key)), keys_name)
+        values = checkpoint_name(self._limit(self.value(memory, key)), keys_name)
+        return self.out(checkpoint_name(attend(query, keys, values, key), "heads"), key)
 
     def project_memory(
         self, memory: jax.Array, angles: tuple[jax.Array, jax.Array] | None = None

@@ -47,7 +47,7 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         hidden: Any = None
         for name, activation in zip(self._branches, self.activations, strict=True):
-            branch = ACTIVATIONS[activation](checkpoint_name(getattr(self, name)(x), name))
+            branch = ACTIVATIONS[activation](checkpoint_name(getattr(self, name)(x, key), name))
             hidden = branch if hidden is None else hidden * branch
         # One mask for all positions of a row, [B, 1, F].
-        return self.wo(dropout(hidden, self.dropout_rate, key, broadcast_axis=-2))
+        return self.wo(dropout(hidden, self.dropout_rate, key, broadcast_axis=-2), key)

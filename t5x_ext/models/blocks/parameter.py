@@ -12,12 +12,15 @@ from t5x_ext.models.parameters import Initializer, Params, ParamSpec, stacked_in
 
 M = TypeVar("M", bound=nnx.Module)
 
+LAYERS = "layers"  # the leading axis of a stack's parameters
+
 
 def param(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     init: Initializer,
     is_kernel: bool = False,
+    is_adapter: bool = False,
 ) -> nnx.Param:
     """Declares a float32 parameter; see `ParamSpec`. No array is made.
 
@@ -25,11 +28,11 @@ def param(
     as soon as they are set.
     """
     abstract: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return nnx.Param(abstract, axes=axes, init=init, is_kernel=is_kernel)
+    return nnx.Param(abstract, axes=axes, init=init, is_kernel=is_kernel, is_adapter=is_adapter)
 
 
 def stacked(layer: M, num_layers: int) -> M:
-    """Turns one layer into a stack: every parameter gets a leading axis `layers`.
+    """Turns one layer into a stack: every parameter gets a leading axis `LAYERS`.
 
     `stack.scan_layers` walks it. One module stands for all layers, so parameter names have no
     layer numbers, and checkpoints, optimizers and meshes see one array for each kind of weight.
@@ -37,9 +40,7 @@ def stacked(layer: M, num_layers: int) -> M:
     for _, variable in nnx.to_flat_state(nnx.state(layer)):
         metadata = variable.get_metadata()
         shape = (num_layers, *variable.get_value().shape)
-        variable.set_metadata(
-            axes=("layers", *metadata["axes"]), init=stacked_init(metadata["init"])
-        )
+        variable.set_metadata(axes=(LAYERS, *metadata["axes"]), init=stacked_init(metadata["init"]))
         variable.set_value(jax.ShapeDtypeStruct(shape, jnp.float32))
     return layer
 
@@ -59,5 +60,6 @@ def specs_of(module: nnx.Module) -> Params:
             axes=metadata.get("axes", (None,) * len(shape)),
             init=metadata["init"],
             is_kernel=metadata.get("is_kernel", False),
+            is_adapter=metadata.get("is_adapter", False),
         )
     return specs

@@ -1,0 +1,157 @@
+"""LoRA as it is configured: which products get an adapter, and how large it is.
+
+An adapter adds a product of two narrow matrices to a product with a frozen kernel,
+
+    y = x W + s (x A) B        A: [in, rank], B: [rank, out], s = alpha / rank,
+
+(Hu et al. 2021, arXiv:2106.09685), with the names and rules of PEFT. Nothing here imports Flax;
+`blocks.lora` has the computation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from t5x_ext import bounds
+from t5x_ext.errors import ConfigError
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Adapters on the linear layers of a network's blocks.
+
+    Embeddings and the output projection have none.
+
+    Attributes:
+      rank: width of an adapter.
+      alpha: an adapter's product counts alpha / rank times.
+      dropout: share of an adapter's input that is zero in training.
+      targets: "all", a list of suffixes of module names ("query", "self_attention/query"), or one
+        regular expression for whole names, with "." or "/" between their parts. A family's Hugging
+        Face names count as well ("q_proj", "Wqkv").
+      rslora: alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023, arXiv:2312.03732).
+      rank_pattern: other ranks, by suffix or regular expression.
+      alpha_pattern: other alphas, by suffix or regular expression.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str | Sequence[str] = ALL
+    rslora: bool = False
+    rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bounds.check_int("LoRA.rank", self.rank, 1, bounds.MAX_TOKENS)
+        for pattern, rank in self.rank_pattern.items():
+            bounds.check_int(f"LoRA.rank_pattern[{pattern!r}]", rank, 1, bounds.MAX_TOKENS)
+        for name, alpha in (("alpha", self.alpha), *self.alpha_pattern.items()):
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
+                raise ConfigError(f"LoRA.{name}: {alpha!r}; allowed: numbers above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"LoRA.dropout: {self.dropout!r}; allowed: [0, 1)")
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        if not self.targets:
+            raise ConfigError(f"LoRA.targets: {self.targets!r}; allowed: 'all', names, or a regex")
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted((key, str(value)) for key, value in self.describe().items())))
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as JSON; `LoRA(**fields)` is the same again."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        patterns = {name: dict(fields[name]) for name in ("rank_pattern", "alpha_pattern")}
+        return fields | {"targets": targets} | patterns
+
+    def matches(self, names: Iterable[str]) -> bool:
+        """Whether a module is a target, under any of its names."""
+        if self.targets == ALL:
+            return True
+        return any(_matches(target, name) for target in self._patterns() for name in names)
+
+    def check_targets(self, modules: Mapping[str, Iterable[str]]) -> None:
+        """Refuses targets that match none of a network's modules.
+
+        Args:
+          modules: every module that can have an adapter, with all its names.
+
+        Raises:
+          ConfigError: a target matches nothing.
+        """
+        for field in ("targets", "rank_pattern", "alpha_pattern"):
+            patterns = self._patterns() if field == "targets" else tuple(getattr(self, field))
+            for pattern in patterns:
+                found = any(_matches(pattern, n) for names in modules.values() for n in names)
+                if pattern != ALL and not found:
+                    known = sorted({name.rsplit("/", 1)[-1] for name in modules})
+                    raise ConfigError(
+                        f"LoRA.{field}: {_plain(pattern)!r} matches no linear layer of this model;"
+                        f" allowed: 'all', or names such as {', '.join(known)}"
+                    )
+
+    def rank_of(self, names: Sequence[str]) -> int:
+        """Rank of a module, given all its names."""
+        return _pick(self.rank_pattern, names, self.rank)
+
+    def scale_of(self, names: Sequence[str]) -> float:
+        """What the adapter of a module is multiplied with."""
+        alpha, rank = _pick(self.alpha_pattern, names, self.alpha), self.rank_of(names)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def _patterns(self) -> tuple[Any, ...]:
+        if isinstance(self.targets, str):
+            return (ALL,) if self.targets == ALL else (re.compile(_slashed(self.targets)),)
+        return tuple(self.targets)
+
+
+def create_lora(
+    rank: int | None = None,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = ALL,
+    rslora: bool = False,
+) -> LoRA | None:
+    """The adapter that a gin file asks for; None without a rank, which tunes all parameters.
+
+    Args:
+      rank: LORA_RANK.
+      alpha: LORA_ALPHA.
+      dropout: LORA_DROPOUT.
+      targets: LORA_TARGETS.
+      rslora: see `LoRA`.
+    """
+    return None if rank is None else LoRA(rank, alpha, dropout, targets, rslora)
+
+
+def _matches(pattern: str | re.Pattern[str], name: str) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return pattern.fullmatch(name) is not None
+    suffix = pattern.replace(".", "/")
+    return name == suffix or name.endswith(f"/{suffix}")
+
+
+def _pick(patterns: Mapping[str, Any], names: Sequence[str], default: Any) -> Any:
+    """The value of the first pattern that fits; as in PEFT a pattern is a regex for a suffix."""
+    for pattern, value in patterns.items():
+        regex = re.compile(rf"(.*/)?({_slashed(pattern)})")
+        if any(regex.fullmatch(name) for name in names):
+            return value
+    return default
+
+
+def _slashed(regex: str) -> str:
+    r"""A regex over dotted names as one over ours: `\.` and `/` mean the same."""
+    return regex.replace(r"\.", "/")
+
+
+def _plain(pattern: Any) -> str:
+    return pattern.pattern if isinstance(pattern, re.Pattern) else pattern
