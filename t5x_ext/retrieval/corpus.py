@@ -1,0 +1,124 @@
+"""A corpus: one passage a line, read where it lies.
+
+    {"id": "ncbi-1307230", "title": "...", "text": "..."}
+
+`title` may be absent; other fields are passed over. The file of a local corpus is mapped, so it may
+be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from mixtures.errors import DataError
+from mixtures.records import parse_json
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
+
+_ALLOWED = 'one object a line: {"id": ..., "title": ..., "text": ...}'
+_PIECE = 1 << 24  # bytes hashed at a time
+
+
+class Passage(NamedTuple):
+    """One passage of a corpus; `title` may be empty."""
+
+    id: str
+    title: str
+    text: str
+
+    @property
+    def whole(self) -> str:
+        """What is searched, and what a prompt shows: the title, then the text."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+class Corpus:
+    """The passages of a JSONL file."""
+
+    def __init__(self, path: files.StrPath):
+        """Opens the file.
+
+        Raises:
+            ConfigError: it cannot be read, or is empty.
+        """
+        self.path = files.path(path, "corpus")
+        if not files.is_remote(self.path) and files.is_file(self.path):
+            files.refuse_endless(self.path)
+            with open(self.path, "rb") as opened:
+                # An empty file cannot be mapped.
+                empty = not opened.read(1)
+                self._content = b"" if empty else _map(opened.fileno())
+        else:
+            self._content = files.read_bytes(self.path)
+        if not len(self._content):
+            raise ConfigError(f"{self.path}: empty; allowed: {_ALLOWED}")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self._content), _PIECE):
+            digest.update(self._content[start : start + _PIECE])
+        return digest.hexdigest()
+
+    def scan(self) -> Iterator[tuple[int, int, Passage]]:
+        """Start, end (in bytes) and content of each passage, in the order of the file.
+
+        Raises:
+            ConfigError: a line is no passage, an id is used twice, or there is no passage.
+        """
+        hashes, lines = [], []
+        start = number = 0
+        while start < len(self._content):
+            end = self._content.find(b"\n", start)
+            end = len(self._content) if end < 0 else end
+            number += 1
+            if self._content[start:end].strip():
+                passage = self._read(start, end, f"{self.path}: line {number}")
+                hashes.append(hash(passage.id))
+                lines.append(number)
+                yield start, end, passage
+            start = end + 1
+        if not lines:
+            raise ConfigError(f"{self.path}: holds no passage; allowed: {_ALLOWED}")
+        self._refuse_repeated_ids(np.array(hashes, np.int64), np.array(lines))
+
+    def passage(self, start: int, end: int) -> Passage:
+        """The passage that `scan` found at these bytes."""
+        return self._read(start, end, f"{self.path}: byte {start}")
+
+    def _read(self, start: int, end: int, where: str) -> Passage:
+        try:
+            value = parse_json(self._content[start:end].decode("utf-8-sig"), where, _ALLOWED)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where}: not UTF-8 ({error.reason})") from None
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: not an object; allowed: {_ALLOWED}")
+        for field, default in (("id", None), ("title", ""), ("text", None)):
+            text = value.setdefault(field, default)
+            if not isinstance(text, str) or (default is None and not text.strip()):
+                problem = "missing" if text is None else f"{text!r:.60}"
+                raise ConfigError(f"{where}: field '{field}': {problem}; allowed: {_ALLOWED}")
+        return Passage(value["id"], value["title"].strip(), value["text"].strip())
+
+    def _refuse_repeated_ids(self, hashes: np.ndarray, lines: np.ndarray) -> None:
+        """By hashes: the ids of 30 million passages would take gigabytes."""
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+        if len(same):
+            first, second = sorted(lines[order[same[0] : same[0] + 2]].tolist())
+            raise ConfigError(
+                f"{self.path}: line {second} has the id of line {first}; allowed: an id used once"
+            )
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
