@@ -58,6 +58,15 @@ def specialization_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def writing_dir() -> Path:
+    """The real writing sets and formats, or a skip that says which directory was looked for."""
+    path = Path(os.environ.get("WRITING_TEST_DIR", REPO.parent / "shared" / "writing"))
+    if not (path / "data" / "jfleg.test.jsonl").is_file():
+        pytest.skip(f"real writing sets not found at {path} (set WRITING_TEST_DIR)")
+    return path
+
+
 def _registered() -> tuple[dict, dict, dict]:
     registry = gin.config._REGISTRY
     tree = copy.deepcopy(registry._selector_tree)

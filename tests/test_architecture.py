@@ -72,6 +72,7 @@ NO_TENSORFLOW = [
     "mixtures.prompts",
     "mixtures.vocabularies",
     "mixtures.truncation",
+    "mixtures.writing.tokens",
 ]
 
 
