@@ -90,6 +90,11 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
         },
     ),
     (
+        "Self-specialization",
+        "Data that a model writes for itself.",
+        {"t5x_ext.retrieval": None},
+    ),
+    (
         "Errors",
         "What a user can correct; the message is one line.",
         {"t5x_ext.errors": ["ConfigError"]},
