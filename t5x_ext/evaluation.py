@@ -173,13 +173,17 @@ def restore_each(
     if jax.process_count() > 1:
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from t5x_ext.checkpoints import adapters, selection
+
+    # A wrong path is refused before the data, whose imports take long.
+    paths = [
+        adapters.split_path(path, restore_cfg.adapter) for path in selection.select(restore_cfg)
+    ]
+    _, first = paths[0]
+    if first is not None:
+        model = adapters.open_adapter(first, model.config).on(model)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
-    from t5x_ext.checkpoints import load, open_source, selection
-
-    paths = selection.select(restore_cfg)
-    for path in paths:
-        open_source(path)  # a wrong path is refused before the data, whose imports take long
     from t5x_ext.data import datasets
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
@@ -194,11 +198,12 @@ def restore_each(
     prompts = hashlib.sha256()
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
-    for path in paths:
-        params, source = load(path, abstract_params, restore_cfg.dtype)
+    for path, adapter_path in paths:
+        adapter = adapter_path and adapters.open_adapter(adapter_path, model.config)
+        weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
         signature = json.dumps(
             {
-                "weights": source.digest,
+                "weights": weights.digest,
                 "prompts": prompts.hexdigest(),
                 "model": model.config.describe(),
                 "vocabulary": model.output_vocabulary.fingerprint,
@@ -208,5 +213,7 @@ def restore_each(
             }
         )
         multihost.check_same({"weights, prompts and settings": signature})
-        yield Session(program, decoder, params, source.step, examples, dataset_cfg, signature)
-        del params  # before the next checkpoint comes in
+        yield Session(
+            program, decoder, weights.params, weights.step, examples, dataset_cfg, signature
+        )
+        del weights  # before the next checkpoint comes in

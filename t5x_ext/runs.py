@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 
 from t5x_ext import multihost
-from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
-from t5x_ext.checkpoints.meta import CONFIG
+from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, adapters, load, selection
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, describe_adapter
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
@@ -27,6 +28,8 @@ from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
+from t5x_ext.models.lora import LoRA
+from t5x_ext.models.parameters import Params
 from t5x_ext.terminal import note, show
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
@@ -117,7 +120,10 @@ def run_training(
         return interrupted
 
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
-        state, carried = _start(program, checkpoint_cfg, checkpointer, batches, random_seed)
+        base = _load_base(program, checkpoint_cfg)
+        state, carried = _start(
+            program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base
+        )
         on_start()
         first, last = int(state.step), last_step(carried.initial_step)
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
@@ -128,6 +134,9 @@ def run_training(
         config = program.model.config
         if config.family in FAMILIES:  # what the code of a user builds, no checkpoint can describe
             meta |= {CONFIG: config_to_json(config)}
+        if base is not None:
+            meta |= {ADAPTER: describe_adapter(base.lora, base.path, base.fingerprint)}
+        frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
 
@@ -147,7 +156,7 @@ def run_training(
         evaluator = _Evaluator(program, log, evaluation, last, actions)
         with log:
             if evaluation.before_training:
-                evaluator.evaluate(StepEvent(first, state, {}, None))
+                evaluator.evaluate(StepEvent(first, state, {}, None, frozen))
             state = train_loop(
                 program,
                 state,
@@ -156,12 +165,61 @@ def run_training(
                 jax.random.fold_in(jax.random.key(random_seed), 1),
                 [finite, log, evaluator, *hooks, save_state],
                 interrupt,
+                frozen,
             )
             finite.check(state.params)
             save_state(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         _say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
     return state, not interrupted
+
+
+class _Base(NamedTuple):
+    """The frozen parameters of a run that tunes adapters.
+
+    Attributes:
+      lora: the adapters.
+      params: in the tree of `Network.frozen`.
+      path: INITIAL_CHECKPOINT_PATH.
+      fingerprint: see `checkpoints.fingerprints`.
+      step: updates that they have seen.
+    """
+
+    lora: LoRA
+    params: Params
+    path: str
+    fingerprint: str
+    step: int
+
+
+def _load_base(program: Program, checkpoint_cfg: CheckpointConfig) -> _Base | None:
+    """Reads what adapters are tuned over; None for a run that tunes all parameters."""
+    restore = checkpoint_cfg.restore
+    lora = getattr(program.model.module, "lora", None)
+    if lora is None:
+        if restore is not None and restore.quantization is not None:
+            raise ConfigError(
+                f"QUANTIZATION: {restore.quantization!r} without LORA_RANK; quantised parameters "
+                "are frozen: allowed with adapters only"
+            )
+        return None
+    path = selection.select_one(restore)
+    if restore is None or path is None:
+        raise ConfigError(
+            "INITIAL_CHECKPOINT_PATH: not set; adapters (LORA_RANK) are tuned over the parameters "
+            "of a checkpoint"
+        )
+    params, source = load(path, program.abstract_frozen())
+    trained, kept = (parameters.count_params(p) for p in _parts(program))
+    _say(
+        f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
+        f"({100 * trained / (trained + kept):.2g}%)"
+    )
+    return _Base(lora, params, path, fingerprint_base(source), source.step)
+
+
+def _parts(program: Program) -> tuple[Params, Params]:
+    return program.model.module.trainable, program.model.module.frozen
 
 
 class _Carried(NamedTuple):
@@ -182,16 +240,22 @@ def _start(
     checkpointer: Checkpointer,
     batches: TrainBatches,
     random_seed: int,
+    model_dir: str,
+    base: _Base | None,
 ) -> tuple[TrainState, _Carried]:
     """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
     restored = checkpointer.restore(abstract)
     if restored is not None:
+        if base is not None:
+            adapters.check_base(model_dir, restored.meta, base.fingerprint, base.path)
         batches.restore(restored.data_state)
         step = int(restored.state.step)
         _say(f"resuming at step {step}: parameters, optimizer and data")
         skipped = restored.meta.get("skipped_steps", 0)
         return restored.state, _Carried(restored.meta["initial_step"], skipped)
+    if base is not None:
+        return _start_adapter(program, checkpoint_cfg, random_seed, base), _Carried(base.step)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
         count = parameters.count_params(program.model.specs)
@@ -200,6 +264,21 @@ def _start(
     initial, source = load(path, abstract.params)
     _say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
     return program.state_from_params(initial, source.step), _Carried(source.step)
+
+
+def _start_adapter(
+    program: Program, checkpoint_cfg: CheckpointConfig, random_seed: int, base: _Base
+) -> TrainState:
+    """Fresh adapters, or those of ADAPTER, with a new optimizer."""
+    assert checkpoint_cfg.restore is not None  # or there were no base
+    path = checkpoint_cfg.restore.adapter
+    if path is None:
+        state = program.init_state(jax.random.key(random_seed))
+        return dataclasses.replace(state, step=state.step + base.step)
+    adapter = adapters.open_adapter(path, program.model.config)
+    adapter.check_base(base.fingerprint, base.path)
+    _say(f"going on from the adapter {path}, with a new optimizer")
+    return program.state_from_params(adapter.placed(program.abstract_state().params), base.step)
 
 
 def _say(line: str) -> None:
@@ -305,7 +384,7 @@ class _Evaluator:
     def evaluate(self, event: StepEvent) -> bool:
         """Evaluates the state of an event; returns whether an action ends the run."""
         what = self._what
-        weights = event.state.params
+        weights = event.params
         ends = False
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(

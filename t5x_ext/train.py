@@ -133,6 +133,11 @@ def train(
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training
 
+    adapter_path = checkpoint_cfg.restore and checkpoint_cfg.restore.adapter
+    if adapter_path:
+        from t5x_ext.checkpoints.adapters import open_adapter
+
+        model = open_adapter(adapter_path, model.config).on(model)
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
     rows = partitioner.host_rows(train_dataset_cfg.batch_size)

@@ -12,11 +12,13 @@ from t5x_ext.checkpoints.hugging_face import tokenizers
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.families import config_from_json, config_to_json
+from t5x_ext.models.lora import LoRA
 
 TOKENIZER = "tokenizer"
 
 CONFIG = "model_config"
 _T5_CONFIG = "t5_config"  # of checkpoints from before there were other families
+ADAPTER = "adapter"
 _SOURCE = "source"
 
 
@@ -42,6 +44,16 @@ def config_in(meta: Mapping[str, Any], path: epath.Path) -> ModelConfig | None:
         if name in meta:
             return config_from_json(meta[name], f"{path}: its {name}")
     return None
+
+
+def describe_adapter(lora: LoRA, base_path: str, base_fingerprint: str) -> dict[str, Any]:
+    """What a run's checkpoints say of their adapter, for `meta[ADAPTER]`."""
+    return {"lora": lora.describe(), "base": {"path": base_path, "sha256": base_fingerprint}}
+
+
+def lora_in(meta: Mapping[str, Any]) -> LoRA | None:
+    """The adapter that a meta describes; None of a checkpoint that holds all parameters."""
+    return LoRA(**meta[ADAPTER]["lora"]) if ADAPTER in meta else None
 
 
 def tokenizer_of(checkpoint: epath.Path) -> str | None:

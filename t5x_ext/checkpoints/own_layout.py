@@ -52,7 +52,8 @@ def open_t5x_ext(path: str) -> Source:
     facts = read_json(checkpoint, META)
     config = meta.config_in(facts, checkpoint)
     if config is not None:
-        trees.check_tree(checkpoint, tensors, trees.named_leaves(network.Transformer(config).specs))
+        whole = network.Transformer(config, meta.lora_in(facts))
+        trees.check_tree(checkpoint, tensors, trees.named_leaves(whole.trainable))
     return Source(
         kind="t5x_ext",
         path=path,

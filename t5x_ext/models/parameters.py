@@ -130,6 +130,17 @@ def select(part: Params, tree: Params) -> Params:
     }
 
 
+def without(part: Params, tree: Params) -> Params:
+    """What `tree` has in other places than those of `part`."""
+    rest: Params = {}
+    for name, inner in tree.items():
+        if name not in part:
+            rest[name] = inner
+        elif isinstance(inner, dict) and (left := without(part[name], inner)):
+            rest[name] = left
+    return rest
+
+
 def join(first: Params, second: Params) -> Params:
     """One tree of two that have no leaf in common, such as the frozen and the trained part."""
     joined = dict(first)

@@ -1,0 +1,221 @@
+"""Adapters: what a run with LoRA leaves in MODEL_DIR, and the directories of PEFT.
+
+An adapter is worth nothing without its base. A run's checkpoint therefore names it, by path and by
+a fingerprint of its values, and is not used over another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from t5x_ext import files
+from t5x_ext.checkpoints import trees
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.meta import ADAPTER, lora_in
+from t5x_ext.checkpoints.params import hash_params, load, open_source
+from t5x_ext.checkpoints.sources import Source
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.lora import LoRA
+from t5x_ext.models.network import Transformer
+from t5x_ext.models.parameters import Params, join, select, without
+
+_PEFT = "adapter_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """An adapter in memory.
+
+    Attributes:
+      path: where it was read from.
+      lora: which layers it is for, and its size.
+      params: float32 arrays in the tree of `Network.trainable`.
+      base_path: the base it was tuned over, as the run named it; None where it does not say.
+      base_fingerprint: see `fingerprints`; None where it does not say.
+      step: updates it has seen; 0 where it does not say.
+    """
+
+    path: str
+    lora: LoRA
+    params: Params
+    base_path: str | None = None
+    base_fingerprint: str | None = None
+    step: int = 0
+
+    def check_base(self, fingerprint: str, path: str) -> None:
+        """Refuses another base than the adapter's own; see `check_base`."""
+        if self.base_fingerprint is not None:
+            _check_base(self.path, self.base_path, self.base_fingerprint, fingerprint, path)
+
+    def on(self, model: BaseTransformerModel) -> BaseTransformerModel:
+        """A model with these adapters on its linear layers.
+
+        Raises:
+          ConfigError: the model has others, or its network cannot have any.
+        """
+        module = model.module
+        if not isinstance(module, Transformer):
+            raise ConfigError(
+                f"{self.path}: an adapter for a {type(module).__name__}; allowed: the networks "
+                "of network.Transformer"
+            )
+        if module.lora not in (None, self.lora):
+            raise ConfigError(
+                f"{self.path}: its adapters are {self.lora}; LORA_RANK and the like say "
+                f"{module.lora}; allowed: the same, or LORA_RANK = None"
+            )
+        return model.replace(module=dataclasses.replace(module, lora=self.lora))
+
+    def placed(self, wanted: Any) -> Params:
+        """Its arrays on the devices, where the leaves of `wanted` say."""
+        return jax.tree.map(
+            lambda leaf, x: jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding),
+            wanted,
+            self.params,
+        )
+
+
+def is_peft(path: files.StrPath) -> bool:
+    """Whether a directory is one of PEFT's."""
+    return files.is_file(epath.Path(path) / _PEFT)
+
+
+class Weights(NamedTuple):
+    """All parameters of a network, read from one checkpoint, or from a base and an adapter.
+
+    Attributes:
+      params: on the devices.
+      path: what they were read from, without the adapter.
+      step: updates that they have seen, the adapter's included.
+      digest: names the values.
+      source: the checkpoint, or the base.
+    """
+
+    params: Params
+    path: str
+    step: int
+    digest: str
+    source: Source
+
+
+def split_path(path: str, adapter: str | None) -> tuple[str, str | None]:
+    """The base and the adapter that two settings name.
+
+    Args:
+      path: CHECKPOINT_PATH; a run with LoRA stands for the base that it was tuned over, and for
+        its adapter.
+      adapter: ADAPTER, or None.
+
+    Raises:
+      ConfigError: both are adapters.
+    """
+    if is_peft(path):
+        raise ConfigError(
+            f"{path}: an adapter of PEFT's; give it as ADAPTER, and its base as CHECKPOINT_PATH"
+        )
+    base = base_of(path)
+    if base is not None and adapter is not None:
+        raise ConfigError(
+            f"{path}: holds an adapter itself; with ADAPTER allowed: its base, {base}"
+        )
+    return (path, adapter) if base is None else (base, path)
+
+
+def load_weights(
+    wanted: Params, path: str, adapter: Adapter | None = None, dtype: str | None = None
+) -> Weights:
+    """Reads parameters and, over them, an adapter.
+
+    Args:
+      wanted: see `params.load`; the tree of the network with the adapter.
+      path: the checkpoint of the base.
+      adapter: from `open_adapter`; None for none.
+      dtype: of parameters, see `params.load`.
+
+    Raises:
+      ConfigError: see `params.load`; or the adapter belongs to another base.
+    """
+    if adapter is None:
+        params, source = load(path, wanted, dtype)
+        return Weights(params, path, source.step, source.digest, source)
+    own = select(adapter.params, wanted)
+    params, source = load(path, without(own, wanted), dtype)
+    adapter.check_base(fingerprint_base(source), path)
+    joined = join(params, adapter.placed(own))
+    digest = f"{source.digest}+{hash_params(trees.named_leaves(adapter.params))}"
+    return Weights(joined, path, adapter.step or source.step, digest, source)
+
+
+def base_of(path: str) -> str | None:
+    """The base that an adapter's checkpoint names; None for a checkpoint of all parameters."""
+    facts = open_source(path).meta
+    return facts[ADAPTER]["base"]["path"] if ADAPTER in facts else None
+
+
+def open_adapter(path: str, config: ModelConfig) -> Adapter:
+    """Reads an adapter.
+
+    Args:
+      path: a directory of PEFT's, or the MODEL_DIR or a checkpoint of a run with LoRA.
+      config: of the base.
+
+    Raises:
+      ConfigError: there is none, it is damaged, or it does not fit the base.
+    """
+    if is_peft(path):
+        from t5x_ext.checkpoints import peft
+
+        return peft.read(path, config)
+    params, source = load(path)
+    lora = lora_in(source.meta)
+    if lora is None:
+        raise ConfigError(
+            f"{path}: holds a whole model, not an adapter; allowed: a directory of PEFT's "
+            f"({_PEFT}), or a run with LORA_RANK"
+        )
+    if source.config is not None and source.config.family != config.family:
+        raise ConfigError(
+            f"{path}: an adapter of the family {source.config.family}; the base is {config.family}"
+        )
+    trees.check_tree(path, params, Transformer(config, lora).trainable)
+    base = source.meta[ADAPTER]["base"]
+    return Adapter(path, lora, params, base["path"], base["sha256"], source.step)
+
+
+def check_base(path: str, meta: Mapping[str, Any], fingerprint: str, base_path: str) -> None:
+    """Refuses another base than the one an adapter was tuned over.
+
+    Args:
+      path: the adapter.
+      meta: of its checkpoint.
+      fingerprint: of the base that it is to be used with.
+      base_path: where that base was read from.
+
+    Raises:
+      ConfigError: they differ, or the checkpoint holds no adapter.
+    """
+    if ADAPTER not in meta:
+        raise ConfigError(
+            f"{path}: a run of all parameters; LORA_RANK needs a MODEL_DIR of its own"
+        )
+    own = meta[ADAPTER]["base"]
+    _check_base(path, own["path"], own["sha256"], fingerprint, base_path)
+
+
+def _check_base(
+    path: str, own_path: str | None, own: str, fingerprint: str, base_path: str
+) -> None:
+    if own != fingerprint:
+        named = f" ({own_path})" if own_path else ""
+        raise ConfigError(
+            f"{path}: an adapter of another base{named}: that one's fingerprint begins with "
+            f"{own[:12]}, that of {base_path} with {fingerprint[:12]}"
+        )
