@@ -199,7 +199,7 @@ def restore_each(
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
     for path, adapter_path in paths:
-        adapter = adapter_path and adapters.open_adapter(adapter_path, model.config)
+        adapter = adapters.open_adapter(adapter_path, model.config) if adapter_path else None
         weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
         signature = json.dumps(
             {

@@ -278,7 +278,8 @@ def _start_adapter(
     adapter = adapters.open_adapter(path, program.model.config)
     adapter.check_base(base.fingerprint, base.path)
     _say(f"going on from the adapter {path}, with a new optimizer")
-    return program.state_from_params(adapter.placed(program.abstract_state().params), base.step)
+    params = adapters.place(adapter.params, program.abstract_state().params)
+    return program.state_from_params(params, base.step)
 
 
 def _say(line: str) -> None:

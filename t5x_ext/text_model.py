@@ -22,6 +22,8 @@ import numpy as np
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext import bounds
 from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
+from t5x_ext.checkpoints.adapters import open_adapter, place, split_path, stack
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.data.records import Example
@@ -32,7 +34,8 @@ from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel, DecoderOnlyModel, EncoderDecoderModel, network
 from t5x_ext.models.config import ModelConfig
-from t5x_ext.models.parameters import Params
+from t5x_ext.models.lora import DEFAULT, LoRA
+from t5x_ext.models.parameters import Params, join, select, without
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.state import abstract_params
 
@@ -52,6 +55,9 @@ class Model:
       path: the checkpoint they come from.
       step: updates they have seen; 0 where the checkpoint does not say.
       meta: what the checkpoint says of itself.
+      adapters: names of the adapters that `params` hold besides, in their order; adapter 0, without
+        a name, is none.
+      lora: which layers they are on; None without.
     """
 
     config: ModelConfig
@@ -61,6 +67,8 @@ class Model:
     path: str = ""
     step: int = 0
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    adapters: Sequence[str] = ()
+    lora: LoRA | None = None
 
     @classmethod
     def load(
@@ -69,6 +77,8 @@ class Model:
         dtype: str = "float32",
         vocabulary: Vocabulary | str | None = None,
         partitioner: PjitPartitioner | None = None,
+        adapter: str | None = None,
+        adapters: Mapping[str, str] | None = None,
     ) -> Model:
         """Loads a model of any layout onto the devices at hand.
 
@@ -81,12 +91,20 @@ class Model:
             beside the weights.
           partitioner: how to use several devices. None gives each a whole copy of the parameters
             and a part of every batch; `PjitPartitioner(fsdp=8)` splits the parameters over 8.
+          adapter: a directory of PEFT's or a run with LoRA. All calls use it that name no other.
+          adapters: several of them by name, over parameters that are held once. Calls say which
+            each row uses; those that do not use none.
 
         Raises:
-          ConfigError: there is no checkpoint, or it does not state its shape.
+          ConfigError: there is no checkpoint, or it does not state its shape, or an adapter is of
+            another base.
           mixtures.errors.DataError: the vocabulary cannot be read.
         """
         trees.check_dtype(dtype, "Model.load: dtype")
+        if adapter is not None and adapters is not None:
+            raise ConfigError("Model.load: adapter and adapters; allowed: one of them")
+        path, adapter = split_path(path, adapter) if adapters is None else (path, None)
+        named = dict(adapters or {}) if adapter is None else {DEFAULT: adapter}
         source = open_source(path)
         if source.config is None:
             raise ConfigError(
@@ -98,11 +116,27 @@ class Model:
             vocabulary = open_vocabulary(vocabulary)
         config = source.config.replace(dtype=dtype)
         partitioner = partitioner or PjitPartitioner()
-        described = _described(config, vocabulary)
-        described.check_vocabulary()
+        _described(config, vocabulary).check_vocabulary()
+        loaded = {name: open_adapter(where, config) for name, where in named.items()}
+        lora, stacked = stack([*loaded.values()], config) if loaded else (None, {})
+        described = _described(config, vocabulary, lora, len(loaded) + 1)
         wanted = abstract_params(described, partitioner)
-        params, source = load(path, wanted, dtype)
-        return cls(config, params, vocabulary, partitioner, source.path, source.step, source.meta)
+        base = without(stacked, wanted)
+        params, source = load(path, base, dtype)
+        for each in loaded.values():
+            each.check_base(fingerprint_base(source), path)
+        params = join(params, place(stacked, select(stacked, wanted)))
+        return cls(
+            config,
+            params,
+            vocabulary,
+            partitioner,
+            source.path,
+            max([source.step, *(each.step for each in loaded.values())]),
+            source.meta,
+            tuple(loaded),
+            lora,
+        )
 
     def generate(
         self,
@@ -319,7 +353,7 @@ class Model:
 
     @functools.cached_property
     def _described(self) -> BaseTransformerModel:
-        return _described(self.config, self.vocabulary)
+        return _described(self.config, self.vocabulary, self.lora, len(self.adapters) + 1)
 
     # What is compiled for a setting is kept for the next call with it.
     @functools.cached_property
@@ -336,8 +370,13 @@ class Model:
         return functools.lru_cache(functools.partial(Scorer, self._described, self.partitioner))
 
 
-def _described(config: ModelConfig, vocabulary: Vocabulary | None) -> BaseTransformerModel:
-    module = network.Transformer(config)
+def _described(
+    config: ModelConfig,
+    vocabulary: Vocabulary | None,
+    lora: LoRA | None = None,
+    num_adapters: int = 1,
+) -> BaseTransformerModel:
+    module = network.Transformer(config, lora, num_adapters if lora else None)
     if config.has_encoder:
         return EncoderDecoderModel(module, vocabulary, vocabulary)
     return DecoderOnlyModel(module, vocabulary)

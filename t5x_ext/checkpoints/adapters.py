@@ -7,7 +7,7 @@ a fingerprint of its values, and is not used over another one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
-from t5x_ext.models.parameters import Params, join, select, without
+from t5x_ext.models.parameters import Params, ParamSpec, join, path_name, select, without
 
 _PEFT = "adapter_config.json"
 
@@ -74,18 +74,17 @@ class Adapter:
             )
         return model.replace(module=dataclasses.replace(module, lora=self.lora))
 
-    def placed(self, wanted: Any) -> Params:
-        """Its arrays on the devices, where the leaves of `wanted` say."""
-        return jax.tree.map(
-            lambda leaf, x: jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding),
-            wanted,
-            self.params,
-        )
-
 
 def is_peft(path: files.StrPath) -> bool:
     """Whether a directory is one of PEFT's."""
     return files.is_file(epath.Path(path) / _PEFT)
+
+
+def place(params: Params, wanted: Params) -> Params:
+    """NumPy arrays onto the devices, where the leaves of `wanted` say."""
+    return jax.tree.map(
+        lambda leaf, x: jax.device_put(np.asarray(x, leaf.dtype), leaf.sharding), wanted, params
+    )
 
 
 class Weights(NamedTuple):
@@ -149,9 +148,45 @@ def load_weights(
     own = select(adapter.params, wanted)
     params, source = load(path, without(own, wanted), dtype)
     adapter.check_base(fingerprint_base(source), path)
-    joined = join(params, adapter.placed(own))
+    joined = join(params, place(adapter.params, own))
     digest = f"{source.digest}+{hash_params(trees.named_leaves(adapter.params))}"
     return Weights(joined, path, adapter.step or source.step, digest, source)
+
+
+def stack(adapters: Sequence[Adapter], config: ModelConfig) -> tuple[LoRA, Params]:
+    """Several adapters over one base as one tree, for a network with an adapter a row.
+
+    They may differ in rank, scale and targets: smaller ones are filled up with zeros, and scales
+    become part of B, which changes no product.
+
+    Args:
+      adapters: N of them.
+      config: of the base.
+
+    Returns:
+      The adapters' common `LoRA`, and NumPy arrays in the tree of a network with N + 1 adapters.
+      Adapter 0 is none: all its numbers are zeros.
+    """
+    named = [trees.named_leaves(adapter.params) for adapter in adapters]
+    targets = sorted({name.rsplit("/lora/", 1)[0] for leaves in named for name in leaves})
+    rank = max(leaf.shape[-1] for each in named for n, leaf in each.items() if n.endswith("/a"))
+    common = LoRA(rank, float(rank), targets=targets)  # a scale of 1
+    specs = Transformer(config, common, len(adapters) + 1).trainable
+
+    def fill(path: Any, spec: ParamSpec) -> np.ndarray:
+        name = path_name(path)
+        module, _, part = name.rpartition("/lora/")
+        together = np.zeros(spec.shape, np.float32)
+        for index, (adapter, leaves) in enumerate(zip(adapters, named, strict=True), 1):
+            if name in leaves:
+                scale = adapter.lora.scale_of(config.module_names(module)) if part == "b" else 1.0
+                values = scale * np.asarray(leaves[name], np.float32)
+                layers, rows, columns = values.shape
+                together[:layers, index, :rows, :columns] = values
+        return together
+
+    is_spec = lambda x: isinstance(x, ParamSpec)  # noqa: E731
+    return common, jax.tree_util.tree_map_with_path(fill, specs, is_leaf=is_spec)
 
 
 def base_of(path: str) -> str | None:
@@ -203,9 +238,7 @@ def check_base(path: str, meta: Mapping[str, Any], fingerprint: str, base_path: 
       ConfigError: they differ, or the checkpoint holds no adapter.
     """
     if ADAPTER not in meta:
-        raise ConfigError(
-            f"{path}: a run of all parameters; LORA_RANK needs a MODEL_DIR of its own"
-        )
+        raise ConfigError(f"{path}: a run of all parameters; LORA_RANK needs another MODEL_DIR")
     own = meta[ADAPTER]["base"]
     _check_base(path, own["path"], own["sha256"], fingerprint, base_path)
 
