@@ -183,9 +183,8 @@ class DecoderOnlyFeatures(Features):
         predicted = np.concatenate([_NO_TOKENS, *(tokens[1:] for tokens in joined)])
         prompt_lengths = np.array([len(tokens) for tokens in inputs], np.int64)
         prompt_lengths = np.repeat(prompt_lengths, side.counts)
-        is_real = np.repeat(
-            [len(p) + len(t) > 1 for p, t in zip(inputs, targets, strict=True)], side.counts
-        )
+        has_two = [len(p) + len(t) > 1 for p, t in zip(inputs, targets, strict=True)]
+        is_real = np.repeat(np.array(has_two, bool), side.counts)
         counts = is_real & (self.loss_on_prompt | (side.positions + 1 >= prompt_lengths))
         batch = {
             "decoder_input_tokens": side.rows(side.tokens),

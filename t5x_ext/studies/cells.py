@@ -57,7 +57,8 @@ def _as_json(value: Any) -> Any:
 def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
     """What of a model determines results; how it is computed does not."""
     optimizer = model.optimizer_def
-    return {
+    lora = getattr(model.module, "lora", None)
+    return ({"lora": lora.describe()} if lora else {}) | {
         "config": model.config.describe(),
         "vocabulary": model.output_vocabulary.fingerprint,
         "optimizer": type(optimizer).__name__,

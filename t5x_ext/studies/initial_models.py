@@ -14,7 +14,8 @@ from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
-from t5x_ext.models.parameters import Params
+from t5x_ext.models.merging import merge
+from t5x_ext.models.parameters import Params, join
 from t5x_ext.runs import run_training
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
@@ -103,12 +104,12 @@ class InitialModels:
     def _load(self, initial: InitialModel, seed: int) -> Params:
         program = self.tuner.program(self.tuner.recipe.trainer(1))
         if initial.is_random:
-            return program.init_state(jax.random.key(seed)).params
+            return program.init_base(jax.random.key(seed))
         path = initial.path
         if path is None and initial.scope is None:
             assert initial.base is not None  # or it would be random
             return self._load(self.by_name[initial.base], seed)
-        return load_params(path or str(self._made_params(initial)), program.abstract_params())
+        return load_params(path or str(self._made_params(initial)), program.base_params())
 
     def _made_params(self, initial: InitialModel) -> epath.Path:
         return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"
@@ -144,8 +145,18 @@ class InitialModels:
             "initial": initial.name,
             "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
         }
-        _save(directory / "params", state.params, meta)
+        _save(directory / "params", self._whole(state.params, base), meta)
         store.write_json(directory / "made.json", meta)
+
+    def _whole(self, tuned: Params, base: str | None) -> Params:
+        """All parameters after a run: adapters become part of those that they were tuned over."""
+        model = self.tuner.model
+        lora = getattr(model.module, "lora", None)
+        if lora is None:
+            return tuned
+        assert base is not None  # adapters without a base are refused
+        wanted = self.tuner.program(self.tuner.recipe.trainer(1)).base_params()
+        return merge(model.config, lora, join(load_params(base, wanted), tuned))
 
     def _save_base(self, initial: InitialModel, directory: epath.Path) -> str | None:
         """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""

@@ -127,7 +127,9 @@ class Runner:
                 clock = time.monotonic()
                 predicted = self._predict(tuned)
                 decode_secs = (time.monotonic() - clock) / len(jobs)
-                tuned = tuned._replace(params={})  # the next group needs the devices' memory
+                tuned = tuned._replace(
+                    params={}, frozen={}
+                )  # the next group needs the devices' memory
                 if written is not None:
                     written.result()  # raises what went wrong
                 written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
@@ -164,8 +166,9 @@ class Runner:
     def _predict(self, tuned: Tuned) -> list[list[Prediction]]:
         """The predictions of each tuned model for its test examples."""
         sets = [job.test for job in tuned.jobs]
-        if len(sets) == 1:
-            return [predict(self.decoder, tuned.params, sets[0])]
+        if len(sets) == 1 or tuned.frozen:
+            each = zip(tuned.each(), sets, strict=True)
+            return [predict(self.decoder, params, examples) for params, examples in each]
         return predict_together(self.decoder, tuned.params, sets)
 
     def _finish(

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.features import Features
 from t5x_ext.data.records import Example
-from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups
@@ -49,15 +50,26 @@ class Tuned(NamedTuple):
 
     Attributes:
       jobs: what they were tuned for.
-      params: their parameters; of several models with a leading axis, which may be longer.
+      params: their parameters, or their adapters; of several models with a leading axis, which
+        may be longer.
       losses: first and last training loss of each; none for zero-shot.
       train_secs: seconds that one took, as its share of the group's.
+      frozen: the parameters under the adapters, one set for all; {} without adapters.
     """
 
     jobs: Sequence[Job]
     params: Params
     losses: list[list[float]]
     train_secs: float
+    frozen: Params = {}
+
+    def each(self) -> Iterator[Params]:
+        """All parameters of one model after the other."""
+        for index in range(len(self.jobs)):
+            own = self.params
+            if len(self.jobs) > 1:
+                own = jax.tree.map(lambda x: x[index], own)  # noqa: B023
+            yield parameters.join(self.frozen, own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +126,27 @@ class Tuner:
     def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
         """Tunes a group from the same parameters, which are kept, wherever they are."""
         clock = time.monotonic()
+        frozen: Params = {}
+        if self.has_adapters:
+            specs, dtype = self.model.module.frozen, self.model.config.dtype
+            frozen = parameters.cast_kernels(specs, copy_to(initial, "device"), dtype)
         if group[0].batches is None:
+            if self.has_adapters:  # untrained ones change nothing
+                adapters = self.model.module.init_trainable(jax.random.key(0))
+                return Tuned(group, adapters, [[]], 0.0, frozen)
             return Tuned(group, copy_to(initial, "device"), [[]], 0.0)
         if len(group) == 1:
-            params, loss = self._tune_alone(initial, group[0])
+            params, loss = self._tune_alone(initial, group[0], frozen)
             losses = [loss]
         else:
-            params, losses = self._tune_together(initial, group)
+            params, losses = self._tune_together(initial, group, frozen)
         jax.block_until_ready(params)
-        return Tuned(group, params, losses, (time.monotonic() - clock) / len(group))
+        return Tuned(group, params, losses, (time.monotonic() - clock) / len(group), frozen)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether cells tune adapters over the initial parameters, which they share."""
+        return bool(self.model.module.frozen)
 
     def _shared(self, job: Job) -> tuple[Trainer, tuple[tuple[str, int], ...]]:
         """Schedule and shape of the batches: what jobs of one program have in common."""
@@ -132,9 +156,12 @@ class Tuner:
     def _trainer(self, job: Job) -> Trainer:
         return self.recipe.trainer(job.num_steps)
 
-    def _tune_alone(self, initial: Params, job: Job) -> tuple[Params, list[float]]:
+    def _tune_alone(self, initial: Params, job: Job, frozen: Params) -> tuple[Params, list[float]]:
         program = self.program(self._trainer(job))
-        state = program.state_from_params(copy_to(initial, "device"))
+        if frozen:
+            state = program.init_state(_adapter_key(job))
+        else:
+            state = program.state_from_params(copy_to(initial, "device"))
         ends: dict[int, jax.Array] = {}
 
         def keep_loss(event: Any) -> None:
@@ -144,21 +171,30 @@ class Tuner:
         key = jax.random.key(job.cell.seed)
         assert job.batches is not None  # `tune` trains nothing without
         with contextlib.closing(job.batches) as batches:
-            state = train_loop(program, state, batches, job.num_steps, key, [keep_loss])
+            state = train_loop(
+                program, state, batches, job.num_steps, key, [keep_loss], frozen=frozen
+            )
         return state.params, [float(ends[1]), float(ends[job.num_steps])]
 
     def _tune_together(
-        self, initial: Params, group: Sequence[Job]
+        self, initial: Params, group: Sequence[Job], frozen: Params
     ) -> tuple[Params, list[list[float]]]:
         experts = self._experts(group)
+        if frozen:
+            keys = [_adapter_key(job) for job in group]
+            keys += keys[:1] * (experts.num_experts - len(group))
+            state = experts.start_adapters(jnp.stack(keys))
+        else:
+            state = experts.start(copy_to(initial, "device"))
         batches = [job.batches for job in group if job.batches is not None]  # zero-shot: alone
         with contextlib.ExitStack() as closing:
             return train_experts(
                 experts,
-                experts.start(copy_to(initial, "device")),
+                state,
                 [closing.enter_context(contextlib.closing(each)) for each in batches],
                 [job.num_steps for job in group],
                 [jax.random.key(job.cell.seed) for job in group],
+                frozen,
             )
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:
@@ -171,6 +207,11 @@ class Tuner:
     def _expert_program(self) -> Any:
         """Trainer and size -> the compiled functions of so many experts, made once."""
         return functools.cache(lambda trainer, size: ExpertProgram(self.program(trainer), size))
+
+
+def _adapter_key(job: Job) -> jax.Array:
+    """What a cell's adapters are drawn with; its dropout uses the seed itself."""
+    return jax.random.fold_in(jax.random.key(job.cell.seed), 1)
 
 
 def copy_to(model_params: Params, memory: str) -> Params:

@@ -61,13 +61,25 @@ class ExpertProgram:
     @functools.cached_property
     def start(self) -> Callable[[Params], TrainState]:
         """Parameters -> E copies of them, each with an empty optimizer; those given are kept."""
-        optimizer = self.program.optimizer
 
         def spread(params: Params) -> TrainState:
-            one = TrainState(jnp.int32(0), params, optimizer.init(params))
+            one = self._empty(params)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_experts, *x.shape)), one)
 
         return jax.jit(spread, out_shardings=self._layout())
+
+    @functools.cached_property
+    def start_adapters(self) -> Callable[[jax.Array], TrainState]:
+        """Keys [E] -> the fresh adapters that each key draws, each with an empty optimizer."""
+
+        def draw(keys: jax.Array) -> TrainState:
+            module = self.program.model.module
+            return jax.vmap(lambda key: self._empty(module.init_trainable(key)))(keys)
+
+        return jax.jit(draw, out_shardings=self._layout())
+
+    def _empty(self, params: Params) -> TrainState:
+        return TrainState(jnp.int32(0), params, self.program.optimizer.init(params))
 
     def _layout(self) -> TrainState:
         program = self.program

@@ -116,6 +116,20 @@ class Program:
 
         return jax.jit(eval_step)
 
+    def base_params(self) -> Params:
+        """Shapes, dtypes and shardings of what a run starts from: all parameters but adapters."""
+        whole = self.abstract_params()
+        return parameters.select(self.model.module.frozen or whole, whole)
+
+    def init_base(self, key: jax.Array) -> Params:
+        """Random values for `base_params`."""
+        wanted = self.base_params()
+
+        def draw(key: jax.Array) -> Params:
+            return parameters.select(wanted, self.model.module.init(key))
+
+        return jax.jit(draw, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, wanted))(key)
+
     def init_state(self, key: jax.Array) -> TrainState:
         """Random parameters and an empty optimizer, in the sharded layout."""
         return states.create_state(self.model, self.optimizer, self.partitioner, key)
