@@ -105,8 +105,9 @@ def load(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> L
     Args:
         path: What `open_source` takes.
         wanted: Parameter tree with `jax.ShapeDtypeStruct` leaves; their shardings say where each
-            tensor goes, and their dtypes what it is cast to. None returns all parameters as
-            NumPy arrays in nested dicts, on a host with any number of devices.
+            tensor goes, and their dtypes what it is cast to; kernels in `nf4.NF4` are quantised
+            (see `nf4.quantise_abstract`). None returns all parameters as NumPy arrays in nested
+            dicts, on a host with any number of devices.
         dtype: Dtype for floating-point parameters instead ("float32", "bfloat16").
 
     Returns:
@@ -260,9 +261,7 @@ def _check_kinds(directory: epath.Path) -> None:
 def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:
     if wanted is None:
         return _nest({name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()})
-    wanted = jax.tree.map(
-        lambda leaf: trees.wanted_leaf(leaf, dtype if trees.is_floating(leaf) else None), wanted
-    )
+    wanted = trees.wanted_params(wanted, dtype)
     # Named as in a training state, so that a user sees one name for a parameter.
     trees.check_tree(source.path, {PARAMS: _nest(dict(source.tensors))}, {PARAMS: wanted})
     return trees.read_onto_devices(source.tensors, wanted)

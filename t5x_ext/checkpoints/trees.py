@@ -17,6 +17,8 @@ import numpy as np
 
 from t5x_ext.checkpoints.sources import Index, LazyTensor
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.nf4 import NF4
+from t5x_ext.models.quantizing import quantize
 
 PyTree = Any
 
@@ -41,8 +43,11 @@ def check_dtype(dtype: str | None, field: str) -> None:
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by path, e.g. `{"params/embed": ..., "opt_state/0/count": ...}`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    """The leaves of a tree by path, e.g. `{"params/embed": ..., "opt_state/0/count": ...}`.
+
+    A quantised kernel is one leaf, with the shape of the kernel.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_quantised)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
@@ -64,6 +69,21 @@ def map_params(
 def is_floating(leaf: Any) -> bool:
     """True for leaves (arrays or their descriptions) that a change of dtype applies to."""
     return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def wanted_params(params: PyTree, dtype: str | None = None) -> PyTree:
+    """A tree of `wanted_leaf`, with `dtype` for floating-point parameters that are not quantised."""
+
+    def visit(leaf: Any) -> Any:
+        if _is_quantised(leaf):
+            return jax.tree.map(wanted_leaf, leaf)
+        return wanted_leaf(leaf, dtype if is_floating(leaf) else None)
+
+    return jax.tree.map(visit, params, is_leaf=_is_quantised)
+
+
+def _is_quantised(leaf: Any) -> bool:
+    return isinstance(leaf, NF4)
 
 
 def wanted_leaf(leaf: Any, dtype: str | None = None) -> jax.ShapeDtypeStruct:
@@ -116,15 +136,42 @@ def check_tree(source: Any, saved: PyTree, wanted: PyTree) -> None:
 def read_onto_devices(tensors: Mapping[str, LazyTensor], wanted: PyTree) -> PyTree:
     """Reads tensors straight into their placement; each process reads what its devices hold.
 
+    Kernels that are wanted as `NF4` are quantised matrix by matrix while they are read: never more
+    than one is in memory in floating point. Every process reads and quantises the whole of these,
+    as one offset belongs to all magnitudes of a matrix.
+
     Args:
         tensors: By name, as `check_tree` has found them to be.
-        wanted: Tree of `wanted_leaf`.
+        wanted: Tree of `wanted_params`.
+
+    Raises:
+        ConfigError: If a number to be quantised is not finite.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _on_devices(
-            tensors[jax.tree_util.keystr(path, simple=True, separator="/")], leaf
+
+    def read(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if _is_quantised(leaf):
+            return _quantised_on_devices(name, tensors[name], leaf)
+        return _on_devices(tensors[name], leaf)
+
+    return jax.tree_util.tree_map_with_path(read, wanted, is_leaf=_is_quantised)
+
+
+def _quantised_on_devices(name: str, tensor: LazyTensor, wanted: NF4) -> NF4:
+    arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
+    for place in np.ndindex(*tensor.shape[:-2]):
+        index = (*(slice(i, i + 1) for i in place), slice(None), slice(None))
+        try:
+            matrix = quantize(tensor.read(index).reshape(tensor.shape[-2:]))
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}, and cannot be quantised") from None
+        jax.tree.map(lambda whole, part: whole.__setitem__(place, part), arrays, matrix)  # noqa: B023
+    return jax.tree.map(
+        lambda leaf, whole: jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index: whole[index]
         ),
         wanted,
+        arrays,
     )
 
 

@@ -251,7 +251,8 @@ def _struct(leading: tuple[int, ...], dtype: Any, *shape: int) -> jax.ShapeDtype
 
 def _shardings(nf4: NF4, partitioner: PjitPartitioner, spec: PartitionSpec) -> NF4:
     """Shardings of the arrays, given the mesh axes of the kernel [..., in, out]."""
-    *leading, of_in, of_out = (*spec, *(None,) * (len(nf4.shape) - len(spec)))
+    entries: list[Any] = [*spec, *[None] * (len(nf4.shape) - len(spec))]
+    *leading, of_in, of_out = entries
     rows = (*leading, of_out, of_in) if nf4.has_rows else (*leading, None)
 
     def one(array: Any, entries: tuple[Any, ...]) -> NamedSharding:

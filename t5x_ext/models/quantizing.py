@@ -33,7 +33,7 @@ def _quantize_matrix(kernel: np.ndarray) -> NF4:
     num_in, num_out = kernel.shape
     values = np.ascontiguousarray(kernel.T, np.float32).ravel()
     blocks = _blocks(values, BLOCK)
-    absmax = np.abs(blocks).max(axis=1)
+    absmax = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
     if not np.isfinite(absmax).all():
         raise ValueError("holds a number that is infinite or none (NaN)")
     offset = _mean(absmax)
@@ -83,8 +83,9 @@ def _quantize_absmax(absmax: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(values: np.ndarray, length: int) -> np.ndarray:
-    """[blocks, length], the last one filled with zeros."""
-    return np.pad(values, (0, -values.size % length)).reshape(-1, length)
+    """[blocks, length], the last one filled with zeros; a copy only where it has to be filled."""
+    missing = -values.size % length
+    return (np.pad(values, (0, missing)) if missing else values).reshape(-1, length)
 
 
 def _mean(values: np.ndarray) -> np.float32:
