@@ -1,0 +1,137 @@
+"""The commands with adapters, end to end: tune over a checkpoint, resume, evaluate, load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train_eval_infer import _bundled_data, losses  # noqa: F401
+
+from t5x_ext import Model, train
+from t5x_ext import eval as eval_script
+from t5x_ext.checkpoints import load_meta, load_params, trees
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.errors import ConfigError
+
+MODEL = [
+    "--gin_file=models/llama_tiny.gin",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",
+    "--gin.MIXTURE_OR_TASK_NAME='task142_animal_entailment'",
+    "--gin.PROMPT='tk.def'",
+    "--gin.BATCH_SIZE=8",
+]
+TRAIN = [
+    *MODEL,
+    "--gin_file=runs/train.gin",
+    "--gin.BUDGET=20",
+    "--gin.STATS_PERIOD=1",
+    "--gin.LEARNING_RATE=1e-2",
+]
+LORA = ["--gin.LORA_RANK=4", "--gin.LORA_DROPOUT=0.1", "--gin.LORA_TARGETS=['q_proj', 'wo']"]
+
+
+def run(model_dir: Path, *flags: str) -> None:
+    assert train.main([*TRAIN, f"--gin.MODEL_DIR='{model_dir}'", *flags]) == 0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model_dir = tmp_path_factory.mktemp("base")
+    run(model_dir, "--gin.TRAIN_STEPS=2")
+    return model_dir
+
+
+@pytest.fixture(scope="module")
+def over_base(base: Path) -> list[str]:
+    return [*LORA, f"--gin.INITIAL_CHECKPOINT_PATH='{base}'"]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, over_base: list[str]) -> Path:
+    model_dir = tmp_path_factory.mktemp("tuned")
+    run(model_dir, *over_base, "--gin.TRAIN_STEPS=8")
+    return model_dir
+
+
+def test_checkpoints_hold_the_adapter_and_name_its_base(tuned: Path, base: Path) -> None:
+    params = trees.named_leaves(load_params(str(tuned)))
+    assert params and all("/lora/" in name for name in params)
+    facts = load_meta(str(tuned))["adapter"]
+    assert facts["base"]["path"] == str(base)
+    assert facts["base"]["sha256"] == fingerprint_base(open_source(str(base)))
+    assert facts["lora"]["rank"] == 4 and facts["lora"]["targets"] == ["q_proj", "wo"]
+
+
+def test_a_run_that_was_stopped_goes_on_as_the_unbroken_one(
+    tuned: Path, over_base: list[str], tmp_path: Path
+) -> None:
+    run(tmp_path, *over_base, "--gin.TRAIN_STEPS=5")
+    run(tmp_path, *over_base, "--gin.TRAIN_STEPS=8")
+    assert losses(tmp_path) == losses(tuned)
+    for ours, theirs in zip(
+        *(trees.named_leaves(load_params(str(d))).values() for d in (tmp_path, tuned)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_goes_on_from_an_adapter(tuned: Path, base: Path, tmp_path: Path) -> None:
+    flags = [f"--gin.INITIAL_CHECKPOINT_PATH='{base}'", f"--gin.ADAPTER='{tuned}'"]
+    run(tmp_path, *flags, "--gin.TRAIN_STEPS=3")
+    assert losses(tmp_path)[3] < losses(tuned)[3]
+    assert load_meta(str(tmp_path))["adapter"]["lora"] == load_meta(str(tuned))["adapter"]["lora"]
+
+
+def test_a_run_and_its_base_with_adapter_evaluate_alike(
+    tuned: Path, base: Path, tmp_path: Path
+) -> None:
+    common = [*MODEL, "--gin_file=runs/eval.gin"]
+    for name, flags in {
+        "run": [f"--gin.CHECKPOINT_PATH='{tuned}'"],
+        "both": [f"--gin.CHECKPOINT_PATH='{base}'", f"--gin.ADAPTER='{tuned}'"],
+        "base": [f"--gin.CHECKPOINT_PATH='{base}'"],
+    }.items():
+        output = f"--gin.EVAL_OUTPUT_DIR='{tmp_path / name}'"
+        assert eval_script.main([*common, *flags, output]) == 0
+    scores = {n: json.loads((tmp_path / n / "scores.json").read_text()) for n in ("run", "both")}
+    assert scores["run"] == scores["both"]
+    whole = json.loads((tmp_path / "base" / "scores.json").read_text())
+    assert whole["loss"]["cross_entropy"] > scores["run"]["loss"]["cross_entropy"] + 0.1
+
+
+def test_models_are_loaded_with_one_adapter_or_several(tuned: Path, base: Path) -> None:
+    assert Model.load(str(tuned)).adapters == ("adapter",)
+    both = Model.load(str(base), adapters={"one": str(tuned), "two": str(tuned)})
+    assert both.adapters == ("one", "two") and both.step == 8
+    with pytest.raises(ConfigError, match="adapter and adapters; allowed: one of them"):
+        Model.load(str(base), adapter=str(tuned), adapters={"one": str(tuned)})
+
+
+def test_what_does_not_fit_is_one_line(
+    tuned: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    run(other, "--gin.TRAIN_STEPS=2", "--gin.RANDOM_SEED=5")
+    initial = "--gin.INITIAL_CHECKPOINT_PATH="
+    for flags, message in (
+        (["--gin.LORA_RANK=4"], "INITIAL_CHECKPOINT_PATH: not set; adapters (LORA_RANK) are"),
+        (["--gin.QUANTIZATION='nf4'"], "QUANTIZATION: 'nf4' without LORA_RANK"),
+        (["--gin.QUANTIZATION='int4'"], "QUANTIZATION: 'int4'; allowed: 'nf4', None"),
+        (
+            [f"{initial}'{other}'", f"--gin.ADAPTER='{tuned}'"],
+            f"{tuned}: an adapter of another base ({base}): that one's fingerprint begins with",
+        ),
+        ([f"{initial}'{base}'", f"--gin.ADAPTER='{base}'"], "holds a whole model, not an adapter"),
+        (
+            [f"{initial}'{base}'", f"--gin.ADAPTER='{tuned}'", "--gin.LORA_RANK=8"],
+            "LORA_RANK and the like say",
+        ),
+        ([f"{initial}'{base}'", "--gin.LORA_RANK=4", "--gin.LORA_TARGETS=['q']"], "'q' matches no"),
+    ):
+        capsys.readouterr()
+        run_dir = f"--gin.MODEL_DIR='{tmp_path / 'refused'}'"
+        assert train.main([*TRAIN, run_dir, "--gin.TRAIN_STEPS=3", *flags]) == 1
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1 and message in errors[0], errors
