@@ -94,7 +94,7 @@ setup(
     package_data={
         "gin_configs": ["**/*.gin"],
         "mixtures": ["**/*.json", "**/*.txt", "**/*.model", "**/*.vocab"],
-        "t5x_ext": ["**/*.json", "**/*.html", "**/*.css", "**/*.js"],
+        "t5x_ext": ["**/*.json", "**/*.jsonl", "**/*.html", "**/*.css", "**/*.js"],
     },
     include_package_data=False,
     install_requires=INSTALL_REQUIRES,

@@ -92,7 +92,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
     (
         "Self-specialization",
         "Data that a model writes for itself.",
-        {"t5x_ext.retrieval": None},
+        {"t5x_ext.generation": None, "t5x_ext.retrieval": None},
     ),
     (
         "Errors",

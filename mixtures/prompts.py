@@ -20,6 +20,13 @@ from dataclasses import dataclass
 
 from mixtures.errors import DataError
 from mixtures.records import Example, Row
+from mixtures.specialization_prompts import (
+    Demonstration,
+    few_shot,
+    instructions_prompt,
+    plain_prompt,
+    response_prompt,
+)
 
 Format = Callable[[Row], str]
 
@@ -185,23 +192,25 @@ register_mix("tk.mix", (tk_def, tk_pos2, tk_def_pos2, tk_def_pos2_neg2, tk_def_p
 # Other published formats ------------------------------------------------------------------------
 
 
-@register_prompt("alpaca")
-def alpaca(row: Row) -> str:
-    """Stanford Alpaca (tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT), with and without input.
-
-    The definition is the instruction.
-    """
-    if not row.input.strip():
+def alpaca_prompt(instruction: str, text: str) -> str:
+    """Stanford Alpaca with and without input (tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT)."""
+    if not text.strip():
         return (
             "Below is an instruction that describes a task. "
             "Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\n{row.definition}\n\n### Response:"
+            f"### Instruction:\n{instruction}\n\n### Response:"
         )
     return (
         "Below is an instruction that describes a task, paired with an input that provides further "
         "context. Write a response that appropriately completes the request.\n\n"
-        f"### Instruction:\n{row.definition}\n\n### Input:\n{row.input}\n\n### Response:"
+        f"### Instruction:\n{instruction}\n\n### Input:\n{text}\n\n### Response:"
     )
+
+
+@register_prompt("alpaca")
+def alpaca(row: Row) -> str:
+    """Stanford Alpaca; the definition is the instruction."""
+    return alpaca_prompt(row.definition, row.input)
 
 
 # The zero-shot templates that the Flan 2022 collection uses for Super-NaturalInstructions
@@ -265,3 +274,49 @@ def cot(row: Row) -> str:
         parts.append(f"Q: {example.input}\nA: Let's think step by step. {thought}{answer}\n\n")
     parts.append(f"Q: {row.input}\nA: Let's think step by step.")
     return "".join(parts)
+
+
+# Self-specialization (Kang et al., 2023, arXiv:2310.00160) ----------------------------------------
+
+
+@register_prompt("ss.instructions")
+def ss_instructions(row: Row) -> str:
+    """Asks for new tasks: the category is the domain.
+
+    Each positive example is a task that is shown: `output` is its instruction, `input` its input.
+    """
+    tasks = [(example.output, example.input) for example in row.positive_examples]
+    return instructions_prompt(row.category, tasks)
+
+
+@register_prompt("ss.response")
+def ss_response(row: Row) -> str:
+    """Asks for the answer to a task that the model wrote, without a passage."""
+    return response_prompt(row.category, row.definition, row.input)
+
+
+# How a template writes a task, and what stands between a worked example's prompt and its answer.
+TEMPLATES: dict[str, tuple[Callable[[str, str], str], str]] = {
+    "alpaca": (alpaca_prompt, ""),
+    "ss.none": (plain_prompt, " "),
+}
+
+
+def _few_shot_format(template: str, count: int) -> Format:
+    """The row after its first `count` positive examples, all written as `template` does."""
+    render, gap = TEMPLATES[template]
+
+    def write(row: Row) -> str:
+        shown = [
+            Demonstration(row.definition, example.input, example.output)
+            for example in row.positive_examples[:count]
+        ]
+        return few_shot(render, gap, shown, row.definition, row.input)
+
+    return write
+
+
+register_prompt("ss.none")(_few_shot_format("ss.none", 0))
+for _count in (1, 5):
+    register_prompt(f"alpaca.pos{_count}")(_few_shot_format("alpaca", _count))
+    register_prompt(f"ss.none.pos{_count}")(_few_shot_format("ss.none", _count))

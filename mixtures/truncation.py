@@ -125,7 +125,7 @@ def _shorten_definition(row: Row, fits: Callable[[Row], bool]) -> tuple[Row, boo
     def keep(words: int) -> Row:
         return replace(row, definition=row.definition[: ends[words]])
 
-    words = _largest(len(ends) - 1, lambda words: fits(keep(words)))
+    words = largest_fitting(len(ends) - 1, lambda words: fits(keep(words)))
     return keep(words or 0), words is not None
 
 
@@ -134,14 +134,14 @@ def _shorten_middle(row: Row, field: str, fits: Callable[[Row], bool]) -> Row:
     text = getattr(row, field).strip()
 
     def keep(characters: int) -> Row:
-        change: dict[str, Any] = {field: _cut_middle(text, characters)}
+        change: dict[str, Any] = {field: cut_middle(text, characters)}
         return replace(row, **change)
 
-    characters = _largest(len(text), lambda characters: fits(keep(characters)), lowest=1)
+    characters = largest_fitting(len(text), lambda characters: fits(keep(characters)), lowest=1)
     return keep(characters or 1)
 
 
-def _cut_middle(text: str, characters: int) -> str:
+def cut_middle(text: str, characters: int) -> str:
     """About `characters` characters of `text`, half from each end, with `GAP` between them.
 
     A word that the cut falls into is left out whole, unless it is so long that this would lose
@@ -154,7 +154,7 @@ def _cut_middle(text: str, characters: int) -> str:
     return f"{head}{GAP}{tail}" if head else tail
 
 
-def _largest(highest: int, fits: Callable[[int], bool], lowest: int = 0) -> int | None:
+def largest_fitting(highest: int, fits: Callable[[int], bool], lowest: int = 0) -> int | None:
     """By bisection, a size in [lowest, highest) that fits while the next one tried did not.
 
     `highest` is known not to fit. Token counts rise with size but for a token here and there, so

@@ -38,6 +38,7 @@ STAGES = [
     "seqio",
     "evaluation",
     "runs",
+    "generation",
     "reports",
     "studies",
 ]
@@ -64,6 +65,7 @@ NO_TENSORFLOW = [
     "t5x_ext.metrics.scoring",
     "t5x_ext.reports.study_files",
     "t5x_ext.data.batching",
+    "t5x_ext.generation",
     "t5x_ext.configs",
     "t5x_ext.studies",
     "t5x_ext.train",

@@ -141,7 +141,8 @@ counters = st.sampled_from([len, words, lambda text: len(text.encode()), lambda 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    name=st.sampled_from(sorted(PROMPTS)),
+    # ss.instructions asks for tasks: its row has no question of its own.
+    name=st.sampled_from(sorted(PROMPTS.keys() - {"ss.instructions"})),
     row=st.builds(
         Row,
         task=st.just("task1_x"),

@@ -1,0 +1,30 @@
+"""Data that a model writes for itself: tasks after the example of seeds, and their answers.
+
+Everything here is a function over records in JSONL files; the model is a callable. See
+docs/self_specialization.md.
+"""
+
+from __future__ import annotations
+
+from t5x_ext.generation.filters import FilterSettings
+from t5x_ext.generation.instructions import InstructionSettings, write_instructions
+from t5x_ext.generation.records import EvaluationRow, Seed, read_evaluation, read_seeds
+from t5x_ext.generation.refill import refill
+from t5x_ext.generation.requests import Completion, Generator, Request
+from t5x_ext.generation.responses import ResponseSettings, write_responses
+
+__all__ = [
+    "Completion",
+    "EvaluationRow",
+    "FilterSettings",
+    "Generator",
+    "InstructionSettings",
+    "Request",
+    "ResponseSettings",
+    "Seed",
+    "read_evaluation",
+    "read_seeds",
+    "refill",
+    "write_instructions",
+    "write_responses",
+]

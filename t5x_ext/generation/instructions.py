@@ -1,0 +1,229 @@
+"""First stage: a model writes tasks of a domain after the example of a few seeds.
+
+    requests.jsonl       what the model wrote, one line a request
+    instructions.jsonl   tasks that the filters kept
+    rejected.jsonl       all others, each with its reason
+
+The last two follow from the first. A run that is killed goes on after the last whole line of
+requests.jsonl and ends with the same three files; so does one with another batch size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from mixtures.prompts import draw
+from mixtures.specialization_prompts import instructions_prompt
+from t5x_ext import bounds, files
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.filters import FilterSettings, TaskFilter
+from t5x_ext.generation.journal import Journal, Record, Replayed, only_run
+from t5x_ext.generation.parsing import STOPS, parse_completion
+from t5x_ext.generation.records import EvaluationRow, Seed
+from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
+
+REQUESTS, INSTRUCTIONS, REJECTED = "requests.jsonl", "instructions.jsonl", "rejected.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class InstructionSettings:
+    """How tasks are asked for.
+
+    Attributes:
+        domain: an adjective, such as 'biomedical'; the prompt names it.
+        round: of self-specialization, from 1.
+        seed: of all draws.
+        num_demonstrations: seeds that a request shows.
+        max_new_tokens: of a completion, where the model's context leaves room for as many.
+        max_requests: after so many the stage ends, whatever has been kept.
+        filters: which tasks are dropped.
+    """
+
+    domain: str
+    round: int = 1
+    seed: int = 0
+    num_demonstrations: int = 3
+    max_new_tokens: int = 2048
+    max_requests: int = 10_000
+    filters: FilterSettings = FilterSettings()
+
+    def __post_init__(self) -> None:
+        name = "InstructionSettings"
+        if not self.domain.strip():
+            raise ConfigError(f"{name}.domain: {self.domain!r}; allowed: an adjective")
+        bounds.check_int(f"{name}.round", self.round, 1)
+        bounds.check_seed(f"{name}.seed", self.seed)
+        bounds.check_int(f"{name}.num_demonstrations", self.num_demonstrations, 1, 19)
+        bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+        bounds.check_int(f"{name}.max_requests", self.max_requests, 1)
+
+
+def draw_demonstrations(
+    seeds: Sequence[Seed], settings: InstructionSettings, request: int
+) -> list[Seed]:
+    """The seeds that a request shows, in the order shown: a pure function of (seed, request)."""
+    left = list(seeds)
+    return [
+        left.pop(draw(len(left), "demonstration", settings.seed, request, place))
+        for place in range(settings.num_demonstrations)
+    ]
+
+
+def instruction_request(
+    seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator, number: int
+) -> Request:
+    """Request `number`, from 0.
+
+    Raises:
+        ConfigError: there are too few seeds, or the model's context is too short for the prompt.
+    """
+    if len(seeds) < settings.num_demonstrations:
+        raise ConfigError(
+            f"{len(seeds)} seeds; allowed: at least {settings.num_demonstrations}, as many as a "
+            "request shows (num_demonstrations)"
+        )
+    shown = draw_demonstrations(seeds, settings, number)
+    prompt = instructions_prompt(settings.domain, [(s.instruction, s.input) for s in shown])
+    room = generator.max_tokens - generator.count_tokens(prompt)
+    if room < 1:
+        raise ConfigError(
+            f"request {number} (seeds {', '.join(s.id for s in shown)}) has "
+            f"{generator.max_tokens - room} tokens; allowed: fewer than {generator.max_tokens}, "
+            "the model's context"
+        )
+    limit = min(settings.max_new_tokens, room)
+    return Request(*single(prompt), settings.seed, number, limit, STOPS)
+
+
+def write_instructions(
+    directory: files.StrPath,
+    seeds: Sequence[Seed],
+    generator: Generator,
+    settings: InstructionSettings,
+    count: int,
+    evaluation: Iterable[EvaluationRow] = (),
+    batch_size: int = 8,
+) -> Counter[str]:
+    """Writes tasks until at least `count` are kept; every request is filtered as a whole.
+
+    Args:
+        directory: where the three files are.
+        seeds: demonstrations, and tasks not to be repeated.
+        generator: the model.
+        settings: how to ask, and what to drop.
+        count: tasks to be kept.
+        evaluation: rows that must not come back in a task.
+        batch_size: requests given to the model at a time; does not change the files.
+
+    Returns:
+        How many tasks were 'kept', how many were dropped by reason, and 'requests'.
+
+    Raises:
+        ConfigError: the files were begun under other settings or edited, or the prompt does not
+            fit.
+    """
+    bounds.check_int("count", count, 1)
+    bounds.check_int("batch_size", batch_size, 1)
+    place = files.path(directory)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_run(place))
+        requests = stack.enter_context(Journal(place / REQUESTS))
+        kept, dropped = (Replayed(place / name, REQUESTS) for name in (INSTRUCTIONS, REJECTED))
+        stack.callback(kept.close)
+        stack.callback(dropped.close)
+        task_filter = TaskFilter(settings.filters, seeds, evaluation)
+        counts: Counter[str] = Counter()
+
+        def take(record: Record) -> None:
+            counts["requests"] += 1
+            for task in _judged(record, settings, task_filter):
+                counts[task.get("reason", "kept")] += 1
+                (dropped if "reason" in task else kept).put(task)
+
+        for number, record in enumerate(requests.records):
+            wanted = instruction_request(seeds, settings, generator, number)
+            _check_same(requests, number, _header(wanted, seeds, settings, generator))
+            take(record)
+        while counts["kept"] < count and counts["requests"] < settings.max_requests:
+            first = counts["requests"]
+            numbers = range(first, min(first + batch_size, settings.max_requests))
+            batch = [instruction_request(seeds, settings, generator, n) for n in numbers]
+            for request, completion in zip(batch, completions(generator, batch), strict=True):
+                header = _header(request, seeds, settings, generator)
+                requests.append(header | _written(completion))
+                take(requests.records[-1])
+                if counts["kept"] >= count:
+                    break
+        kept.finish()
+        dropped.finish()
+    return counts
+
+
+def _header(
+    request: Request, seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator
+) -> Record:
+    """What determines a completion."""
+    shown = draw_demonstrations(seeds, settings, request.number)
+    return {
+        "request": request.number,
+        "model": generator.model,
+        "method": generator.method,
+        "seed": settings.seed,
+        "demos": [seed.id for seed in shown],
+        "prompt": prompt_hash(request.contexts),
+    }
+
+
+def _written(completion: Completion) -> Record:
+    return {"completion": completion.text, "finish": completion.finish}
+
+
+def _judged(
+    record: Record, settings: InstructionSettings, task_filter: TaskFilter
+) -> Iterable[Record]:
+    """The tasks of a request as records of instructions.jsonl, or of rejected.jsonl."""
+    pieces = parse_completion(
+        record["completion"], settings.num_demonstrations + 1, record["finish"] == "length"
+    )
+    number = record["request"]
+    origin = {key: record[key] for key in ("request", "demos", "model", "prompt", "seed")}
+    for place, piece in enumerate(pieces):
+        name = f"{settings.domain.replace(' ', '_')}-r{settings.round}-{number:05}-{place:02}"
+        if piece.task is None:
+            yield {"id": name, "text": piece.text, **origin, "reason": "unparsed"}
+            continue
+        instruction, text = piece.task
+        verdict = task_filter.judge(instruction, text)
+        task = {
+            "id": name,
+            "instruction": instruction,
+            "input": text,
+            **origin,
+            "max_rouge_l": verdict.max_rouge_l,
+            "nearest": verdict.nearest,
+        }
+        yield task if verdict.reason is None else task | {"reason": verdict.reason}
+
+
+def _check_same(requests: Journal, place: int, header: Record) -> None:
+    """Raises ConfigError where an earlier run asked something else."""
+    record = requests.records[place]
+    for field, value in header.items():
+        if record.get(field) != value:
+            raise ConfigError(
+                f"{requests.path}: line {place + 1}: field '{field}': {record.get(field)!r:.60}, "
+                f"but this run has {value!r:.60}; allowed: the settings that the file was begun "
+                "with, or another directory"
+            )
+    for field in ("completion", "finish"):
+        if not isinstance(record.get(field), str):
+            raise ConfigError(f"{requests.path}: line {place + 1}: field '{field}': not a text")
+
+
+def prompt_hash(contexts: Sequence[str]) -> str:
+    """Identifies what the model read."""
+    return hashlib.sha256("\x1f".join(contexts).encode()).hexdigest()[:16]

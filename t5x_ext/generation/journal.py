@@ -1,0 +1,195 @@
+"""Append-only JSONL that a killed run goes on from.
+
+A process may die at any byte. What is then left of a line is cut away when the file is opened
+again; every line before it stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import filelock
+from etils import epath
+
+from mixtures.errors import DataError
+from mixtures.records import parse_json
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
+from t5x_ext.terminal import note
+
+Record = dict[str, Any]
+
+
+@contextlib.contextmanager
+def only_run(directory: epath.Path) -> Iterator[None]:
+    """Keeps a directory on a local disk from a second run while its body runs.
+
+    Raises:
+        ConfigError: another run has it.
+    """
+    if files.is_remote(directory):
+        yield
+        return
+    with files.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(f"{directory}: another run writes here; allowed: one at a time") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Journal:
+    """A file of JSON objects, one a line.
+
+    Attributes:
+        path: the file's.
+        records: those that it holds, in order.
+    """
+
+    def __init__(self, path: files.StrPath):
+        """Opens the file, or makes it.
+
+        Raises:
+            ConfigError: it cannot be read or written, or has a line that is no JSON object; an
+                incomplete last line is no error.
+        """
+        self.path = files.path(path)
+        self.records: list[Record] = []
+
+        def take(content: bytes) -> bytes:
+            self.records, kept = _sound_part(content, self.path)
+            return kept
+
+        with files.writing(self.path):
+            self._file = files.GrowingFile(self.path, take)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds one record; see `GrowingFile` for when it is safe.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        self.records.append(dict(record))
+        with files.writing(self.path):
+            self._file.append(_line(record))
+
+    def close(self) -> None:
+        """Writes what is left."""
+        with files.writing(self.path):
+            self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Replayed:
+    """A journal whose records follow from others, so that a resumed run makes them again.
+
+    Records that are there already are compared with what is put, and the rest is appended.
+    """
+
+    def __init__(self, path: files.StrPath, source: str):
+        """Opens the file; see `Journal`.
+
+        Args:
+            path: the file's.
+            source: name of the file that the records follow from, for messages.
+        """
+        self._journal = Journal(path)
+        self._source = source
+        self._old = len(self._journal.records)
+        self.count = 0  # records that were put
+
+    def put(self, record: Mapping[str, Any]) -> None:
+        """Puts the next record.
+
+        Raises:
+            ConfigError: the file has another one in its place.
+        """
+        self.count += 1
+        if self.count > self._old:
+            self._journal.append(record)
+        elif json.loads(_line(record)) != self._journal.records[self.count - 1]:
+            raise self._differs(self.count)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._journal.close()
+
+    def finish(self) -> None:
+        """To be called after the last record.
+
+        Raises:
+            ConfigError: the file has more records than were put.
+        """
+        if self.count < self._old:
+            raise self._differs(self.count + 1)
+
+    def _differs(self, number: int) -> ConfigError:
+        return ConfigError(
+            f"{self._journal.path}: line {number} is not what {self._source} gives under these "
+            "settings; allowed: the settings that the file was begun with, or no such file, which "
+            "is then written again"
+        )
+
+
+def read_records(path: files.StrPath) -> list[Record]:
+    """The records of a journal that another stage has written.
+
+    Raises:
+        ConfigError: the file cannot be read or a line is wrong; an incomplete last line is left
+            out.
+    """
+    return _sound_part(files.read_bytes(files.path(path)), path)[0]
+
+
+def _sound_part(content: bytes, path: files.StrPath) -> tuple[list[Record], bytes]:
+    """The records of a file, and its content without an incomplete last line."""
+    *whole, last = content.split(b"\n")
+    records = [
+        _parse(line, f"{path}: line {number}")
+        for number, line in enumerate(whole, start=1)
+        if line.strip()
+    ]
+    kept = content[: len(content) - len(last)]
+    if not last.strip():
+        return records, kept
+    try:
+        # Complete but for its line end, as an editor may leave it.
+        return [*records, _parse(last, "")], content + b"\n"
+    except ConfigError:
+        note(f"{path}: line {len(whole) + 1} is incomplete and is written again")
+        return records, kept
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        value = parse_json(line.decode("utf-8-sig"), where, "a JSON object")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 ({error.reason})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: not a JSON object")
+    return value

@@ -1,0 +1,362 @@
+"""Second stage: a model answers the tasks, with passages beside them; what is kept is trained on.
+
+    responses.jsonl   one line a task of instructions.jsonl that was answered
+    train.jsonl       instruction, input, output: own-data JSONL, which `train` takes as it is
+
+train.jsonl follows from responses.jsonl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from mixtures.specialization_prompts import response_prompt
+from mixtures.truncation import cut_middle, largest_fitting
+from t5x_ext import bounds, files
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.instructions import INSTRUCTIONS, prompt_hash
+from t5x_ext.generation.journal import Journal, Record, Replayed, only_run, read_records
+from t5x_ext.generation.records import Seed
+from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
+from t5x_ext.retrieval import Hit, Index, log_weights
+from t5x_ext.retrieval.weights import check_weighting
+
+RESPONSES, TRAIN = "responses.jsonl", "train.jsonl"
+STOPS = ("\n###", "\nInstruction:", "\n\nInput:")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseSettings:
+    """How tasks are answered, and which answers are trained on.
+
+    Attributes:
+        domain: as of `InstructionSettings`.
+        round: likewise.
+        seed: of the draws, where the method draws.
+        num_passages: the best passages of the corpus, each in a prompt of its own; 0 for none.
+        weighting: of the passages; see `retrieval.log_weights`.
+        temperature: of the weighting 'softmax'.
+        max_new_tokens: of an answer.
+        keep_cut: keep answers that ended for their length.
+        include_seeds: put the seeds before the rows.
+    """
+
+    domain: str
+    round: int = 1
+    seed: int = 0
+    num_passages: int = 5
+    weighting: str = "proportional"
+    temperature: float = 1.0
+    max_new_tokens: int = 512
+    keep_cut: bool = False
+    include_seeds: bool = False
+
+    def __post_init__(self) -> None:
+        name = "ResponseSettings"
+        bounds.check_int(f"{name}.round", self.round, 1)
+        bounds.check_seed(f"{name}.seed", self.seed)
+        bounds.check_int(f"{name}.num_passages", self.num_passages, 0, 1000)
+        bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+        check_weighting(self.weighting, self.temperature)
+
+
+def fit_prompt(
+    settings: ResponseSettings, generator: Generator, task: Record, passage: str | None
+) -> tuple[str, bool]:
+    """The prompt of a task in what the model's context leaves beside the answer.
+
+    A prompt that is too long loses words from the end of its passage, then the middle of its input;
+    never the instruction or the words that ask for the response.
+
+    Returns:
+        The prompt, and whether it lost anything.
+
+    Raises:
+        ConfigError: it does not even fit without both.
+    """
+    limit = generator.max_tokens - settings.max_new_tokens
+
+    def render(text: str, words: str | None) -> str:
+        return response_prompt(settings.domain, task["instruction"], text, words)
+
+    def fits(prompt: str) -> bool:
+        return generator.count_tokens(prompt) <= limit
+
+    text = task["input"]
+    whole = render(text, passage)
+    if fits(whole):
+        return whole, False
+    if passage is not None and fits(render(text, None)):
+        words = passage.split()
+        number = largest_fitting(len(words), lambda n: fits(render(text, " ".join(words[:n]))))
+        return render(text, " ".join(words[:number]) if number else None), True
+    number = largest_fitting(len(text), lambda n: fits(render(cut_middle(text, n), None)), lowest=1)
+    if number is None:
+        raise ConfigError(
+            f"task {task['id']}: its prompt has {generator.count_tokens(render('', None))} tokens "
+            f"without its input; allowed: {limit}, the model's context of {generator.max_tokens} "
+            f"less max_new_tokens={settings.max_new_tokens}"
+        )
+    return render(cut_middle(text, number), None), True
+
+
+def response_request(
+    settings: ResponseSettings, generator: Generator, task: Record, hits: Sequence[Hit], number: int
+) -> tuple[Request, bool]:
+    """What is asked for one task, and whether a prompt was cut to fit.
+
+    Args:
+        settings: how to ask.
+        generator: the model.
+        task: a record of instructions.jsonl.
+        hits: the passages found; without any there is one prompt without a passage.
+        number: of the request.
+    """
+    if hits:
+        fitted = [fit_prompt(settings, generator, task, hit.passage.whole) for hit in hits]
+        weights = log_weights(
+            [hit.score for hit in hits], settings.weighting, settings.temperature
+        ).tolist()
+        contexts, logs = tuple(prompt for prompt, _ in fitted), tuple(weights)
+    else:
+        fitted = [fit_prompt(settings, generator, task, None)]
+        contexts, logs = single(fitted[0][0])
+    request = Request(contexts, logs, settings.seed, number, settings.max_new_tokens, STOPS)
+    return request, any(cut for _, cut in fitted)
+
+
+class AnswerFilter:
+    """Judges answers one after the other; Self-Instruct's rules."""
+
+    def __init__(self, keep_cut: bool = False):
+        self._keep_cut = keep_cut
+        self._outputs: dict[tuple[str, str], str] = {}
+
+    def judge(self, instruction: str, text: str, output: str, finish: str) -> str | None:
+        """Why an answer is not trained on; None if it is.
+
+        Args:
+            instruction: of the task.
+            text: its input.
+            output: the answer.
+            finish: 'eos', 'stop' or 'length'.
+        """
+        output = output.strip()
+        if not output:
+            return "empty"
+        if output == text.strip():
+            return "copies_input"
+        if output.endswith(":"):
+            return "colon"
+        if finish == "length" and not self._keep_cut:
+            return "cut"
+        task = (_fold(instruction), _fold(text))
+        if self._outputs.setdefault(task, output) != output:
+            return "other_output"
+        return None
+
+
+def write_responses(
+    directory: files.StrPath,
+    generator: Generator,
+    settings: ResponseSettings,
+    count: int,
+    index: Index | None = None,
+    seeds: Iterable[Seed] = (),
+    batch_size: int = 8,
+    instructions: files.StrPath | None = None,
+) -> Counter[str]:
+    """Answers tasks in their order until `count` answers are kept, or no task is left.
+
+    Args:
+        directory: where the files are.
+        generator: the model.
+        settings: how to answer.
+        count: rows wanted, seeds not counted.
+        index: of the corpus; None answers without passages.
+        seeds: for `include_seeds`.
+        batch_size: tasks given to the model at a time; does not change the files.
+        instructions: the tasks; None is the directory's own instructions.jsonl. A file may have
+            been edited: tasks that are answered already must only be as they were.
+
+    Returns:
+        How many answers were 'kept', and how many were dropped by reason.
+
+    Raises:
+        ConfigError: a file was begun under other settings, or a task does not fit.
+    """
+    bounds.check_int("count", count, 1)
+    bounds.check_int("batch_size", batch_size, 1)
+    place = files.path(directory)
+    tasks = read_tasks(instructions or place / INSTRUCTIONS)
+    generator = dataclasses.replace(generator, method=_method(generator, settings, index))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_run(place))
+        responses = stack.enter_context(Journal(place / RESPONSES))
+        train = Replayed(place / TRAIN, RESPONSES)
+        stack.callback(train.close)
+        answered = _by_id(responses, generator, settings)
+        answers = AnswerFilter(settings.keep_cut)
+        counts: Counter[str] = Counter()
+        if settings.include_seeds:
+            for seed in seeds:
+                train.put(_row(seed.id, seed.instruction, seed.input, seed.output, settings, 0))
+        for batch in _batches(tasks, batch_size):
+            new = [(n, task) for n, task in batch if task["id"] not in answered]
+            made = _answers(generator, settings, new, index)
+            for _, task in batch:
+                record = answered.get(task["id"])
+                if record is None:
+                    record = next(made)
+                    responses.append(record)
+                _check_same(responses, record, task)
+                texts = (record["instruction"], record["input"], record["output"])
+                reason = answers.judge(*texts, record["finish"])
+                counts[reason or "kept"] += 1
+                if reason is None:
+                    train.put(_row(task["id"], *texts, settings, settings.round))
+                if counts["kept"] >= count:
+                    return counts
+        train.finish()  # not above: an earlier run may have been asked for more rows
+    return counts
+
+
+def read_tasks(path: files.StrPath) -> list[Record]:
+    """The records of instructions.jsonl, edited or not.
+
+    Raises:
+        ConfigError: a line lacks a text, an id is used twice, or there is no task.
+    """
+    tasks = read_records(path)
+    seen = set()
+    for number, task in enumerate(tasks, start=1):
+        for field in ("id", "instruction", "input"):
+            if not isinstance(task.get(field), str):
+                raise ConfigError(f"{path}: record {number}: field '{field}': not a text")
+        if task["id"] in seen:
+            raise ConfigError(f"{path}: record {number}: id {task['id']!r} occurs twice")
+        seen.add(task["id"])
+    if not tasks:
+        raise ConfigError(f"{path}: holds no task; run the stage 'instructions' first")
+    return tasks
+
+
+def _method(generator: Generator, settings: ResponseSettings, index: Index | None) -> str:
+    """How answers come about, for the record: 'greedy; 5 passages of 3f2a9c01 (proportional)'."""
+    if index is None or not settings.num_passages:
+        return generator.method
+    weighting = settings.weighting
+    if weighting == "softmax":
+        weighting += f" at {settings.temperature:g}"
+    corpus = index.corpus.digest[:8]
+    return f"{generator.method}; {settings.num_passages} passages of {corpus} ({weighting})"
+
+
+def _answers(
+    generator: Generator,
+    settings: ResponseSettings,
+    tasks: Sequence[tuple[int, Record]],
+    index: Index | None,
+) -> Iterator[Record]:
+    """Records of responses.jsonl for tasks with their numbers."""
+    found: list[list[Hit]] = []
+    for _, task in tasks:
+        query = f"{task['instruction']}\n{task['input']}"
+        use = index is not None and settings.num_passages > 0
+        found.append(index.search(query, settings.num_passages) if use and index else [])
+    asked = [
+        response_request(settings, generator, task, hits, number)
+        for (number, task), hits in zip(tasks, found, strict=True)
+    ]
+    made = completions(generator, [request for request, _ in asked])
+    for (_, task), hits, (request, cut), completion in zip(tasks, found, asked, made, strict=True):
+        yield _record(generator, settings, task, hits, request, completion, cut)
+
+
+def _record(
+    generator: Generator,
+    settings: ResponseSettings,
+    task: Record,
+    hits: Sequence[Hit],
+    request: Request,
+    completion: Completion,
+    cut: bool,
+) -> Record:
+    log_prob = completion.log_prob
+    return {
+        "id": task["id"],
+        "instruction": task["instruction"],
+        "input": task["input"],
+        "output": completion.text.strip(),
+        "passages": [
+            {"id": hit.passage.id, "score": hit.score, "weight": math.exp(log_weight)}
+            for hit, log_weight in zip(hits, request.log_weights, strict=False)
+        ],
+        # Rounded: sums of floats depend on the batch in their last digits, and files must not.
+        "log_prob": None if log_prob is None else round(log_prob, 3),
+        "finish": completion.finish,
+        "truncated": cut,
+        "model": generator.model,
+        "method": generator.method,
+        "prompt": prompt_hash(request.contexts),
+        "seed": settings.seed,
+    }
+
+
+def _row(
+    name: str, instruction: str, text: str, output: str, settings: ResponseSettings, round_: int
+) -> Record:
+    return {
+        "instruction": instruction,
+        "input": text,
+        "output": output,
+        "id": name,
+        "domain": settings.domain,
+        "round": round_,
+    }
+
+
+def _by_id(
+    responses: Journal, generator: Generator, settings: ResponseSettings
+) -> dict[str, Record]:
+    """The answers that an earlier run left, after checks that they are of this model."""
+    expected = {"model": generator.model, "method": generator.method, "seed": settings.seed}
+    found = {}
+    for number, record in enumerate(responses.records, start=1):
+        where = f"{responses.path}: line {number}"
+        for field, value in expected.items():
+            if record.get(field) != value:
+                raise ConfigError(
+                    f"{where}: field '{field}': {record.get(field)!r:.60}, but this run has "
+                    f"{value!r:.60}; allowed: the settings that the file was begun with, or "
+                    "another directory"
+                )
+        for field in ("id", "instruction", "input", "output", "finish"):
+            if not isinstance(record.get(field), str):
+                raise ConfigError(f"{where}: field '{field}': not a text")
+        found[record["id"]] = record
+    return found
+
+
+def _check_same(responses: Journal, record: Record, task: Record) -> None:
+    for field in ("instruction", "input"):
+        if record[field] != task[field]:
+            raise ConfigError(
+                f"{responses.path}: answers task {task['id']} with another {field} than the tasks "
+                "have now; allowed: a task under a new id, or no such answer"
+            )
+
+
+def _batches(tasks: Sequence[Record], size: int) -> Iterator[list[tuple[int, Record]]]:
+    numbered = iter(enumerate(tasks))
+    while batch := list(itertools.islice(numbered, size)):
+        yield batch
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,204 @@
+"""Stages write the same files however often they are killed, and whatever the batch size."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+from sampler import BUNDLED, Sampler, run
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation import (
+    Completion,
+    Generator,
+    InstructionSettings,
+    ResponseSettings,
+    read_seeds,
+    refill,
+    write_instructions,
+    write_responses,
+)
+from t5x_ext.generation.instructions import draw_demonstrations
+
+FILES = ("requests", "instructions", "rejected", "responses", "train")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / f"{name}.jsonl").read_bytes() for name in FILES}
+
+
+def records(directory: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (directory / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("unbroken")
+    run(str(directory), 0.0, 8)
+    return directory
+
+
+def test_every_record_has_its_place(unbroken: Path) -> None:
+    requests, kept, rejected = (records(unbroken, name) for name in FILES[:3])
+    assert [record["request"] for record in requests] == list(range(len(requests)))
+    ids = [record["id"] for record in kept + rejected]
+    assert len(ids) == len(set(ids)) and [r["id"] for r in kept] == sorted(r["id"] for r in kept)
+    assert len(kept) >= 60 and all("reason" not in record for record in kept)
+    assert {"unparsed", "length", "similar"} <= {record["reason"] for record in rejected}
+    assert all(record["max_rouge_l"] <= 0.6 for record in kept)
+    responses, train = records(unbroken, "responses"), records(unbroken, "train")
+    assert len(train) == 30 < len(responses)
+    assert [r["id"] for r in responses] == [r["id"] for r in kept[: len(responses)]]
+    for response in responses:
+        weights = [passage["weight"] for passage in response["passages"]]
+        assert not weights or sum(weights) == pytest.approx(1.0)
+        assert weights == sorted(weights, reverse=True)
+    assert {row["round"] for row in train} == {1} and all(row["output"] for row in train)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_files_do_not_depend_on_the_batch_size(
+    unbroken: Path, tmp_path: Path, batch_size: int
+) -> None:
+    run(str(tmp_path), 0.0, batch_size)
+    assert contents(tmp_path) == contents(unbroken)
+
+
+def test_a_finished_run_asks_for_nothing(unbroken: Path, tmp_path: Path) -> None:
+    for name, content in contents(unbroken).items():
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    *_, sampler = run(str(tmp_path), 0.0, 8)
+    assert sampler.answered == 0 and contents(tmp_path) == contents(unbroken)
+
+
+def test_files_that_end_at_any_byte_are_completed(unbroken: Path, tmp_path: Path) -> None:
+    whole = contents(unbroken)
+    rng = random.Random(0)
+    for _ in range(20):
+        # What follows from a file is never ahead of it on a local disk, but may be in a bucket.
+        for name, content in whole.items():
+            (tmp_path / f"{name}.jsonl").write_bytes(content[: rng.randrange(len(content) + 1)])
+        run(str(tmp_path), 0.0, rng.choice([1, 5, 8]))
+        assert contents(tmp_path) == whole
+
+
+def test_runs_that_are_killed_twenty_times_over_end_alike(unbroken: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["t5x_ext.generation", "t5x_ext.retrieval.index"])
+    rng = random.Random(1)
+    killed = 0
+    for trial in range(20):
+        directory = tmp_path / str(trial)
+        for batch_size in (8, rng.choice([1, 3, 8])):
+            process = context.Process(target=run, args=(str(directory), 0.002, batch_size))
+            process.start()
+            while process.is_alive() and not (directory / "requests.jsonl").is_file():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.25))
+            process.kill()
+            process.join()
+            killed += process.exitcode != 0
+        run(str(directory), 0.0, rng.choice([2, 8]))
+        assert contents(directory) == contents(unbroken)
+    assert killed > 20  # of 40; the others had finished
+
+
+def test_demonstrations_are_a_pure_function_of_seed_and_request() -> None:
+    seeds = read_seeds(BUNDLED / "seeds.jsonl")
+    settings = InstructionSettings("harbour", seed=3)
+    drawn = [[s.id for s in draw_demonstrations(seeds, settings, n)] for n in range(200)]
+    assert drawn == [[s.id for s in draw_demonstrations(seeds, settings, n)] for n in range(200)]
+    assert all(len(set(ids)) == 3 for ids in drawn)
+    uses = [sum(seed.id in ids for ids in drawn) for seed in seeds]
+    assert min(uses) > 10 and max(uses) < 60  # 30 each on average
+    other = InstructionSettings("harbour", seed=4)
+    assert [s.id for s in draw_demonstrations(seeds, other, 0)] != drawn[0]
+
+
+def test_other_settings_do_not_continue_a_file(unbroken: Path, tmp_path: Path) -> None:
+    for name, content in contents(unbroken).items():
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    seeds = read_seeds(BUNDLED / "seeds.jsonl")
+    generator = Sampler().generator()
+    with pytest.raises(ConfigError, match=r"requests.jsonl: line 1: field 'seed': 7, but this"):
+        write_instructions(tmp_path, seeds, generator, InstructionSettings("harbour", seed=8), 9)
+    with pytest.raises(ConfigError, match=r"instructions.jsonl: line .* is not what requests"):
+        write_instructions(tmp_path, seeds, generator, InstructionSettings("harbour", seed=7), 9)
+    with pytest.raises(ConfigError, match=r"responses.jsonl: line 1: field 'method'"):
+        write_responses(tmp_path, generator, ResponseSettings("harbour"), 9)
+    assert contents(tmp_path) == contents(unbroken)
+
+
+def test_tasks_may_be_edited_before_they_are_answered(unbroken: Path, tmp_path: Path) -> None:
+    lines = (unbroken / "instructions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "instructions.jsonl").write_text("".join(lines[:20:2]).rstrip("\n"))
+    generator, settings = Sampler().generator(), ResponseSettings("harbour")
+    counts = write_responses(tmp_path, generator, settings, 1000)
+    assert sum(counts.values()) == 10
+    (tmp_path / "instructions.jsonl").write_text("".join(lines[:21]))
+    with pytest.raises(ConfigError, match="train.jsonl: line 1 is not what responses.jsonl gives"):
+        write_responses(tmp_path, generator, settings, 1000)
+    (tmp_path / "train.jsonl").unlink()
+    write_responses(tmp_path, generator, settings, 1000)
+    answered = [record["id"] for record in records(tmp_path, "responses")]
+    assert len(set(answered)) == len(answered) == 21
+    changed = lines[0].replace('"input": "', '"input": "other ')
+    (tmp_path / "instructions.jsonl").write_text(changed)
+    with pytest.raises(ConfigError, match="with another input than the tasks have now"):
+        write_responses(tmp_path, generator, settings, 1000)
+
+
+def test_tasks_whose_answers_are_dropped_are_replaced(tmp_path: Path) -> None:
+    seeds, generator = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().generator()
+    asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
+    counts = refill(
+        lambda count: write_instructions(tmp_path, seeds, generator, asking, count),
+        lambda: write_responses(tmp_path, generator, answering, 30),
+        30,
+    )
+    assert counts["kept"] == 30 < sum(counts.values())
+    assert len(records(tmp_path, "train")) == 30
+
+
+def test_a_model_that_writes_no_task_ends_at_the_limit(tmp_path: Path) -> None:
+    silent = Generator(
+        lambda requests: enumerate([Completion("", "eos")] * len(requests)),
+        lambda text: len(text.split()),
+        1000,
+        "silent",
+        "greedy",
+    )
+    seeds = read_seeds(BUNDLED / "seeds.jsonl")
+    settings = InstructionSettings("harbour", max_requests=5)
+    counts = write_instructions(tmp_path, seeds, silent, settings, 1)
+    assert counts == {"requests": 5, "unparsed": 5}
+    with pytest.raises(ConfigError, match="holds no task"):
+        write_responses(tmp_path, silent, ResponseSettings("harbour"), 1)
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    seeds, settings = read_seeds(BUNDLED / "seeds.jsonl"), InstructionSettings("harbour")
+
+    def intrude(requests):
+        write_instructions(tmp_path, seeds, Sampler().generator(), settings, 1)
+        return []
+
+    generator = Generator(intrude, lambda text: 1, 1000, "m", "greedy")
+    with pytest.raises(ConfigError, match="another run writes here"):
+        write_instructions(tmp_path, seeds, generator, settings, 1)
+
+
+def test_a_wrong_line_in_the_middle_is_named_and_nothing_is_lost(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    lines = (unbroken / "requests.jsonl").read_bytes().splitlines(keepends=True)
+    damaged = b"".join([lines[0], lines[1][:30] + b"\n", *lines[2:]])
+    (tmp_path / "requests.jsonl").write_bytes(damaged)
+    seeds, settings = read_seeds(BUNDLED / "seeds.jsonl"), InstructionSettings("harbour", seed=7)
+    with pytest.raises(ConfigError, match="requests.jsonl: line 2: not JSON"):
+        write_instructions(tmp_path, seeds, Sampler().generator(), settings, 9)
+    assert (tmp_path / "requests.jsonl").read_bytes() == damaged
