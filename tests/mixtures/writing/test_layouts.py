@@ -1,0 +1,233 @@
+"""Sets in the layouts that they are distributed in, with the traps those have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from mixtures.errors import DataError
+from mixtures.writing import layouts
+from mixtures.writing.finding import read_set, splits_in
+from mixtures.writing.sets import SETS, TASKS
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def test_quotes_in_wnc_are_characters(writing_dir: Path) -> None:
+    first, second = layouts.read_wnc(writing_dir / "formats" / "biased.word.test")
+    assert (first.source, first.references) == (
+        'The "great" mayor won.',
+        ("The mayor won.",),
+    )
+    assert second.source == 'An unbalanced " quote here.'
+    assert second.id == "1002"
+
+
+def test_quotes_in_turkcorpus_are_doubled(writing_dir: Path) -> None:
+    (item,) = layouts.read_turk_table(writing_dir / "formats" / "test.8turkers.organized.tsv")
+    assert item.references[0] == 'The cat "sat" there .'
+    assert len(item.references) == 8
+
+
+def test_only_pairs_of_similarity_five_are_paraphrases(writing_dir: Path) -> None:
+    (item,) = layouts.read_stsb(writing_dir / "formats" / "stsb-en-test.csv")
+    assert (item.source, item.references) == (
+        "A man, sitting, reads.",
+        ("A seated man is reading.",),
+    )
+
+
+def test_an_empty_rewriting_is_kept_by_the_reader_and_left_out_of_the_set(
+    writing_dir: Path,
+) -> None:
+    path = writing_dir / "formats" / "iterater_v2.train.json"
+    assert [item.references for item in layouts.read_iterater(path)] == [(" It is fine.",), ("",)]
+    formats = epath.Path(writing_dir / "formats")
+    (kept,) = read_set(formats, SETS["iterater_fluency"], "train")
+    assert kept.source == " It are fine."
+    with pytest.raises(DataError, match="no row of label 'coherence' that is rewritten"):
+        read_set(formats, SETS["iterater_coherence"], "train")
+
+
+def test_instructions_with_and_without_input_are_kept(writing_dir: Path) -> None:
+    tips, odd = layouts.read_alpaca(writing_dir / "formats" / "alpaca_data.json")
+    assert (tips.source, tips.references) == ("", ("1. A\n2. B\n3. C",))
+    assert (odd.instruction, odd.source) == (
+        "Identify the odd one out.",
+        "Twitter, Instagram, Telegram",
+    )
+
+
+def test_edits_in_characters_leave_uncorrected_errors(tmp_path: Path) -> None:
+    row = '{"id": "1-1", "text": "A medium city.\\nI like alot.", "edits": [[0, %s]]}'
+    path = write(
+        tmp_path / "A.dev.json", row % '[[8, 8, "-sized"], [22, 26, "a lot"], [0, 1, null]]'
+    )
+    (item,) = layouts.read_character_edits(path)
+    assert item.references == ("A medium-sized city.\nI like a lot.",)
+    write(path, row % '[[9, 99, "x"]]')
+    with pytest.raises(DataError, match=r"A.dev.json: line 1: field 'edits': .*in characters"):
+        layouts.read_character_edits(path)
+
+
+def test_parallel_files_and_pairs(writing_dir: Path) -> None:
+    formats = writing_dir / "formats"
+    name = "wiki.full.aner.ori.train"
+    items = layouts.read_parallel(formats / f"{name}.src", formats / f"{name}.dst")
+    assert items[0].references == ("It is in Alfalfa County .",)
+    pairs = layouts.read_pairs(formats / "clang8_source_target_en.spacy_tokenized.tsv")
+    assert [(pair.source, *pair.references) for pair in pairs] == [
+        ("I likes cats .", "I like cats ."),
+        ("no change here .", "no change here ."),
+    ]
+
+
+@pytest.mark.parametrize("place", ["", "jfleg/", "jfleg/flat"])
+def test_numbered_references_are_found_in_either_folder(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "jfleg" if place == "jfleg/flat" else tmp_path / place / "dev"
+    write(folder / "dev.src", "A b .\r\nC d .\r\n")
+    for number in range(4):
+        write(folder / f"dev.ref{number}", f"A {number} .\r\nC {number} .")
+    found = read_set(epath.Path(tmp_path), SETS["jfleg"], "validation")
+    assert [item.source for item in found] == ["A b .", "C d ."]
+    assert found[1].references == ("C 0 .", "C 1 .", "C 2 .", "C 3 .")
+    assert splits_in(epath.Path(tmp_path), SETS["jfleg"]) == ("validation",)
+
+
+def test_files_of_common_names_count_only_in_the_folder_of_their_set(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", "{}")
+    assert splits_in(epath.Path(tmp_path), SETS["iterater_fluency"]) == ()
+
+
+ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "set_name", "split", "message"),
+    [
+        (
+            "jfleg.test.jsonl",
+            ROW,
+            "jfleg",
+            "test",
+            r"jfleg.test.jsonl: line 1: field 'dataset': 'asset'; allowed: 'jfleg'",
+        ),
+        (
+            "asset.test.jsonl",
+            ROW,
+            "asset",
+            "test",
+            r"asset.test.jsonl: row 0: field 'references': 1; allowed: 10, as every row of asset has",
+        ),
+        ("asset.test.jsonl", "[]", "asset", "test", r"line 1: not an object"),
+        ("stsb.test.jsonl", '{"input": "A."}', "stsb", "test", r"field 'references': 'None'"),
+        (
+            "stsb-en-test.csv",
+            "a,b,high\n",
+            "stsb",
+            "test",
+            r"row 1: field 'score': 'high'; allowed: a",
+        ),
+        (
+            "biased.word.test",
+            "1\ta\tb\n",
+            "wnc",
+            "test",
+            r"line 1: 3 columns; allowed: 7: id, source",
+        ),
+        (
+            "test.8turkers.organized.tsv",
+            '1\t"a\tb\n',
+            "turkcorpus",
+            "test",
+            r"2 columns; allowed: 10",
+        ),
+        (
+            "clang8_source_target_en.spacy_tokenized.tsv",
+            "a\n",
+            "clang8",
+            "train",
+            r"1 columns; allowed: 2",
+        ),
+        (
+            "alpaca_data.json",
+            '[{"instruction": "x", "input": null}]',
+            "alpaca",
+            "train",
+            r"item 0: field 'input': 'null'; allowed: a string",
+        ),
+        ("alpaca_data.json", '{"a": 1}', "alpaca", "train", r"dict; allowed: a list of objects"),
+        (
+            "iterater/test.json",
+            '{"before_sent": "a"}',
+            "iterater_clarity",
+            "test",
+            r"test.json: line 1: field 'after_sent': 'missing'; allowed: a string",
+        ),
+        (
+            "other.txt",
+            "",
+            "wnc",
+            "test",
+            r"set 'wnc', split 'test': no file in .*; allowed: wnc.test.jsonl or biased.word.test, there",
+        ),
+    ],
+)
+def test_what_a_layout_does_not_have_is_named(
+    tmp_path: Path, name: str, text: str, set_name: str, split: str, message: str
+) -> None:
+    write(tmp_path / name, text)
+    with pytest.raises(DataError, match=message) as error:
+        read_set(epath.Path(tmp_path), SETS[set_name], split)
+    assert "\n" not in str(error.value)
+
+
+def test_reference_files_of_another_length_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.src", "A .\nB .\n")
+    with pytest.raises(DataError, match=r"a.dst: 1 lines; allowed: 2, one for each of .*a.src"):
+        layouts.read_parallel(source, write(tmp_path / "a.dst", "C .\n"))
+
+
+PUBLISHED = {
+    "jfleg": {"validation": 754, "test": 747},
+    "jfleg_edits": {"validation": 754, "test": 747},
+    "iterater_fluency": {"train": 739, "validation": 115, "test": 88},
+    "iterater_clarity": {"train": 1253, "validation": 157, "test": 185},
+    "iterater_coherence": {"train": 275, "validation": 41, "test": 35},
+    "turkcorpus": {"train": 2000, "test": 359},
+    "turkcorpus_detok": {"test": 359},
+    "asset": {"validation": 2000, "test": 359},
+    "wnc_sample": {"train": 1000, "test": 100},
+    "stsb": {"train": 266, "validation": 56, "test": 97},
+    "alpaca_seed": {"train": 175},
+}
+
+
+def test_real_sets_have_the_published_counts(writing_dir: Path) -> None:
+    directory = epath.Path(writing_dir / "data")
+    found = {
+        name: {split: len(read_set(directory, each, split)) for split in splits}
+        for name, each in SETS.items()
+        if (splits := splits_in(directory, each))
+    }
+    assert found == PUBLISHED
+
+
+def test_repeated_inputs_of_iterater_are_as_counted(writing_dir: Path) -> None:
+    directory = epath.Path(writing_dir / "data")
+    distinct = [
+        len({item.source for item in read_set(directory, SETS[f"iterater_{label}"], "test")})
+        for label in ("fluency", "clarity", "coherence")
+    ]
+    assert distinct == [70, 134, 30]
+
+
+def test_every_set_belongs_to_a_task_and_has_a_metric() -> None:
+    assert {each.task for each in SETS.values()} == {*TASKS, "generic"}
+    assert all(each.metrics for each in SETS.values())
