@@ -14,6 +14,7 @@ from mixtures.errors import DataError
 from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
 from mixtures.own_data import DEFAULT_PROMPT, register
 from mixtures.tasks import current_context
+from mixtures.writing import names as writing_names
 
 
 def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | None = None) -> str:
@@ -21,6 +22,7 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
 
     Args:
         name_or_path: a `superni.*` name or one registered with SeqIO, which is returned as it is;
+            a `writing.*` name (see `mixtures.writing.names`), to which prompt and budget are added;
             a scope such as `held_in`, a task or a category; or the path of a `.jsonl` or `.json`
             file, which is registered (see `mixtures.own_data`).
         prompt: for a scope or a file, how to write its rows; None: `tk.def_pos2`.
@@ -39,6 +41,8 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         _refuse("prompt", prompt, parsed.prompt, name_or_path)
         _refuse("budget", budget, parsed.budget, name_or_path)
         return name_or_path
+    if name_or_path.startswith(writing_names.PREFIX):
+        return writing_names.with_settings(name_or_path, prompt, budget)
     if on_demand.is_known(name_or_path):
         _refuse("prompt", prompt, None, name_or_path)
         _refuse("budget", budget, None, name_or_path)

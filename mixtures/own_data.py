@@ -31,6 +31,7 @@ from mixtures.records import Row, parse_json, read_task, read_utf8, rows
 from mixtures.sources import RowSource
 from mixtures.splits import split_instances
 from mixtures.tasks import Context, current_context, make_task
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_PROMPT = "tk.def_pos2"
@@ -53,7 +54,7 @@ def register(
     of `mixtures.configure` that hold then.
 
     Args:
-        name: letters, digits, `_` and `.`; not starting with `superni.`.
+        name: letters, digits, `_` and `.`; not starting with `superni.` or `writing.`.
         source: a file (see the top of this module); rows, each a `Row` or a dictionary with the
             fields of a JSONL line; or a dictionary from split to either.
         prompt: a name of the prompt registry.
@@ -63,9 +64,10 @@ def register(
         DataError: the name is taken or not allowed; a file is missing; prompt, budget, split or a
             row is wrong.
     """
-    if name != escape(name) or name.startswith(PREFIX):
+    if name != escape(name) or name.startswith((PREFIX, WRITING_PREFIX)):
         raise DataError(
-            f"name '{name}'; allowed: letters, digits, '_' and '.', not starting with '{PREFIX}'"
+            f"name '{name}'; allowed: letters, digits, '_' and '.', not starting with '{PREFIX}' "
+            f"or '{WRITING_PREFIX}'"
         )
     get_prompt(prompt)
     budget = parse_budget(budget).name

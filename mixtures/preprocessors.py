@@ -7,6 +7,11 @@ and from a SeqIO cache:
     references                                                       string [references]
     positive_inputs, positive_outputs, positive_explanations         string [positives]
     negative_inputs, negative_outputs, negative_explanations         string [negatives]
+
+and, where the input is to be rewritten (see `mixtures.records.Row`),
+
+    source, edits                                                    string []
+    target_texts                                                     string [references]
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ SCALARS = ("task", "category", "id", "definition", "input")
 POSITIVES = ("positive_inputs", "positive_outputs", "positive_explanations")
 NEGATIVES = ("negative_inputs", "negative_outputs", "negative_explanations")
 VECTORS = ("references", *POSITIVES, *NEGATIVES)
+REWRITING = ("source", "edits")
+TARGET_TEXTS = "target_texts"
 
 # Rows that one call into Python renders. A call costs about half a millisecond whatever it does,
 # far more than a row's prompt and tokens do.
@@ -71,7 +78,8 @@ def render_prompt(
     Returns:
         Dataset of `inputs` and `targets` (int32 [length]), `inputs_pretokenized`,
         `targets_pretokenized`, `task`, `category`, `id` (string []), `references`
-        (string [references]), `truncated` (int32 [], 1 if the prompt did not fit whole) and
+        (string [references]), of texts to be rewritten `source`, `edits` and `target_texts`,
+        `truncated` (int32 [], 1 if the prompt did not fit whole) and
         `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
     """
     chosen = get_prompt(prompt)
@@ -108,15 +116,17 @@ def render_prompt(
             rendered[name] = tf.RaggedTensor.from_row_lengths(
                 rendered[name], lengths, validate=False
             )
-        kept = ("task", "category", "id", "references")
         return rendered | {name: batch[name] for name in kept}
 
     @tf.autograph.experimental.do_not_convert
     def plain_tensors(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # Unbatched ragged rows are tensors, but their spec still says RaggedTensorSpec.
-        ragged = (*_TOKENS_OUT, "references")
+        ragged = [name for name in (*_TOKENS_OUT, "references", TARGET_TEXTS) if name in example]
         return example | {name: tf.ensure_shape(example[name], [None]) for name in ragged}
 
+    has_sources = TARGET_TEXTS in dataset.element_spec
+    kept = ["task", "category", "id", "references"]
+    kept += [*REWRITING, TARGET_TEXTS] if has_sources else []
     # The prefetch lets Python render the next rows while these are taken apart.
     batches = dataset.ragged_batch(_ROWS_PER_CALL).map(render_batch).prefetch(2)
     return batches.unbatch().map(plain_tensors)
@@ -160,8 +170,9 @@ def _call_python(
     batch: Mapping[str, tf.Tensor | tf.RaggedTensor],
 ) -> dict[str, tf.Tensor]:
     """Runs `render_row` over the rows of a batch; token lists come back end to end."""
+    vectors_in = [*VECTORS, *([TARGET_TEXTS] if TARGET_TEXTS in batch else [])]
     flat = [batch[name] for name in SCALARS]
-    for name in VECTORS:
+    for name in vectors_in:
         vectors = batch[name]
         if not isinstance(vectors, tf.RaggedTensor):
             vectors = tf.RaggedTensor.from_tensor(vectors)
@@ -191,7 +202,9 @@ def _rows(arrays: Sequence[np.ndarray]) -> Iterator[Row]:
     """The rows of a batch from its columns, in the order `_call_python` lists them."""
     scalars = dict(zip(SCALARS, arrays[: len(SCALARS)], strict=True))
     pairs = arrays[len(SCALARS) :]
-    vectors = dict(zip(VECTORS, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
+    # The texts to be trained on come last, if they come.
+    names = [*VECTORS, TARGET_TEXTS][: len(pairs) // 2]
+    vectors = dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
 
     def texts(name: str, index: int) -> tuple[str, ...]:
         values, splits = vectors[name]
@@ -207,4 +220,5 @@ def _rows(arrays: Sequence[np.ndarray]) -> Iterator[Row]:
             references=texts("references", index),
             positive_examples=examples(POSITIVES, index),
             negative_examples=examples(NEGATIVES, index),
+            targets=texts(TARGET_TEXTS, index) if TARGET_TEXTS in vectors else (),
         )

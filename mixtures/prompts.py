@@ -5,7 +5,7 @@ version number. Families:
 
     ql.*     Quick Learners, the paper's own format (srsawant34/efficient_instruction_learning)
     tk.*     Tk-Instruct (yizhongw/Tk-Instruct, src/ni_collator.py, without its length limit)
-    alpaca, flan, ni_v1, cot     other published formats, named at each function
+    alpaca, alpaca_lora, flan, ni_v1, cot     other published formats, named at each function
 
 Parts: def = definition, posN / negN = N positive / negative examples, expl = explanations.
 """
@@ -107,7 +107,8 @@ def draw(count: int, *key: str | int) -> int:
 
 def choose_reference(row: Row, seed: int, epoch: int) -> str:
     """The reference to train on: a pure function of (seed, row.id, epoch)."""
-    return row.references[draw(len(row.references), "reference", seed, row.id, epoch)]
+    texts = row.targets or row.references
+    return texts[draw(len(texts), "reference", seed, row.id, epoch)]
 
 
 # Quick Learners ---------------------------------------------------------------------------------
@@ -211,6 +212,12 @@ def alpaca_prompt(instruction: str, text: str) -> str:
 def alpaca(row: Row) -> str:
     """Stanford Alpaca; the definition is the instruction."""
     return alpaca_prompt(row.definition, row.input)
+
+
+@register_prompt("alpaca_lora")
+def alpaca_lora(row: Row) -> str:
+    """Alpaca-LoRA (tloen/alpaca-lora, templates/alpaca.json): the answer has a line of its own."""
+    return f"{alpaca(row)}\n"
 
 
 # The zero-shot templates that the Flan 2022 collection uses for Super-NaturalInstructions

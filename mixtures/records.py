@@ -61,7 +61,17 @@ class TaskRecord:
 
 @dataclass(frozen=True)
 class Row:
-    """What a prompt sees of one instance: the instance and its task's instruction."""
+    """What a prompt sees of one instance: the instance and its task's instruction.
+
+    The last three are for tasks whose input is to be rewritten, and empty elsewhere.
+
+    Attributes:
+        source: the input as its data set has it, tokens separated by spaces if they are in the
+            references.
+        edits: gold edits as JSON, {annotator: [[start, end, [correction, ...], type], ...]}.
+        targets: what a model is trained to write where that differs from the references: natural
+            text where those are tokens.
+    """
 
     task: str
     category: str
@@ -69,8 +79,11 @@ class Row:
     definition: str
     input: str
     references: tuple[str, ...]
-    positive_examples: tuple[Example, ...]
-    negative_examples: tuple[Example, ...]
+    positive_examples: tuple[Example, ...] = ()
+    negative_examples: tuple[Example, ...] = ()
+    source: str = ""
+    edits: str = ""
+    targets: tuple[str, ...] = ()
 
 
 def rows(record: TaskRecord, instances: Iterable[Instance]) -> list[Row]:

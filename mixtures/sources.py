@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mixtures.preprocessors import NEGATIVES, POSITIVES
+from mixtures.preprocessors import NEGATIVES, POSITIVES, REWRITING, TARGET_TEXTS
 from mixtures.records import Example, Row
 
 
@@ -68,7 +68,10 @@ class _Table:
     def __init__(self, rows: Sequence[Row]):
         self.num_rows = len(rows)
         self._instances = _matrix([(row.id, row.input) for row in rows], width=2)
-        self._references = _Lists([[(text,) for text in row.references] for row in rows], width=1)
+        self._references = _texts(row.references for row in rows)
+        self._rewriting: _Rewriting | None = None
+        if any(row.source for row in rows):
+            self._rewriting = _Rewriting(rows)
         # Rows of one task share their example tuples: identity is enough, and needs no hashing of
         # long texts.
         numbers: dict[tuple[object, ...], int] = {}
@@ -96,7 +99,21 @@ class _Table:
         }
         columns.update(zip(POSITIVES, self._positives.columns(group), strict=True))
         columns.update(zip(NEGATIVES, self._negatives.columns(group), strict=True))
+        if self._rewriting is not None:
+            columns.update(self._rewriting.columns(index))
         return columns
+
+
+class _Rewriting:
+    """What rows have whose input is to be rewritten."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self._scalars = _matrix([(row.source, row.edits) for row in rows], width=2)
+        self._targets = _texts(row.targets or row.references for row in rows)
+
+    def columns(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        scalars = zip(REWRITING, tf.unstack(self._scalars[index], num=2), strict=True)
+        return {**dict(scalars), TARGET_TEXTS: self._targets.columns(index)[0]}
 
 
 class _Lists:
@@ -115,6 +132,10 @@ class _Lists:
 
 def _matrix(values: Sequence[tuple[str, ...]], width: int) -> tf.Tensor:
     return tf.constant(values, tf.string, shape=[len(values), width])
+
+
+def _texts(lists: Iterable[Sequence[str]]) -> _Lists:
+    return _Lists([[(text,) for text in texts] for texts in lists], width=1)
 
 
 def _fields(examples: Iterable[Example]) -> list[tuple[str, str, str]]:

@@ -14,7 +14,20 @@ from typing import Any
 
 from rouge_score import rouge_scorer
 
+from mixtures.writing.rows import metrics_of as _writing_metrics
+
+DEFAULT_METRICS = ("rougeL", "exact_match")
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Names of the metrics that rows of a task are scored with, the first one in tables.
+
+    Args:
+        task: the `task` of a row or prediction.
+    """
+    return _writing_metrics(task) or DEFAULT_METRICS
 
 
 def references_or_text(

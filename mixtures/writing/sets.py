@@ -269,6 +269,8 @@ _EVERY = (
         ("rougeL",),
         _one(layouts.read_alpaca, train="alpaca_gpt4_data.json"),
     ),
+    # The train track of the SuperNI release at hand, else of the bundled suite.
+    WritingSet("superni", GENERIC, ("rougeL",), {"train": ("train", ())}),
     WritingSet("alpaca_seed", GENERIC, ("rougeL",), {"train": ("train", ())}, rows={"train": 175}),
 )
 SETS = {each.name: each for each in _EVERY}

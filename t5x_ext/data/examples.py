@@ -19,6 +19,8 @@ import mixtures
 from mixtures import on_demand
 from mixtures.joining import response_tokens
 from mixtures.names import PREFIX
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.writing.rows import find_directory
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
@@ -93,7 +95,11 @@ _COLUMNS = (
     "targets_pretokenized",
     "references",
     "truncated",
+    "source",
+    "edits",
+    "target_texts",
 )
+_LISTS = ("references", "target_texts")
 _ROWS_PER_BATCH = 64
 
 
@@ -157,6 +163,9 @@ def _memory_key(
 
 def _data_key(task: seqio.Task, split: str) -> Hashable:
     """What determines a task's rows; the same for all budgets where the budget plays no part."""
+    if task.name.startswith(WRITING_PREFIX):
+        context = mixtures.current_context()
+        return task.name, context, str(find_directory(context.data_dir))
     if not task.name.startswith(PREFIX):
         # The object, not its name: the name may come to stand for another task. Being kept in the
         # key it cannot be mistaken for a later object at the same address.
@@ -223,7 +232,7 @@ def _rows(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
     def columns_of(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # What comes out of Python code may not know that it is a vector.
         return {
-            name: tf.ensure_shape(row[name], [None]) if name == "references" else row[name]
+            name: tf.ensure_shape(row[name], [None]) if name in _LISTS else row[name]
             for name in names
         }
 
@@ -253,37 +262,42 @@ def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) 
         prompt = _text(row["inputs_pretokenized"])
     else:
         prompt = features["inputs"].vocabulary.decode(inputs.tolist())
+    texts = references
+    if "target_texts" in row:
+        texts = tuple(_text(text) for text in row["target_texts"])
     return Example(
         id=_text(row["id"]) if "id" in row else f"{task.name}:{index}",
         task=_text(row["task"]) if "task" in row else task.name,
         category=_text(row.get("category", "")),
         inputs=inputs,
         targets=_tokenize_targets(
-            target, references, features["targets"], target_length, _joined_prompt(prompt)
+            target, texts, features["targets"], target_length, _joined_prompt(prompt)
         ),
         inputs_pretokenized=prompt,
         references=references,
         truncated=bool(row.get("truncated", False)),
+        source=_text(row["source"]) if "source" in row else None,
+        edits=_text(row.get("edits", "")),
     )
 
 
 def _tokenize_targets(
     target: np.ndarray,
-    references: tuple[str, ...],
+    texts: tuple[str, ...],
     feature: seqio.Feature,
     length: int,
     joined_prompt: str | None,
 ) -> tuple[np.ndarray, ...]:
-    """One target per reference, as the row's own target is tokenised."""
-    if len(references) < 2:
+    """One target per text to train on, as the row's own target is tokenised."""
+    if len(texts) < 2:
         return (target,)
     end = [feature.vocabulary.eos_id] if feature.add_eos else []
     targets = []
-    for reference in references:
+    for text in texts:
         if joined_prompt is None:
-            tokens = list(feature.vocabulary.encode(reference))
+            tokens = list(feature.vocabulary.encode(text))
         else:
-            tokens = response_tokens(feature.vocabulary, joined_prompt, reference)
+            tokens = response_tokens(feature.vocabulary, joined_prompt, text)
         targets.append(np.array(tokens[: length - len(end)] + end, np.int32))
     # A task may rewrite its targets after it kept the references (a label format, say). Then the
     # references are for scoring only.

@@ -23,6 +23,8 @@ class Example:
         inputs_pretokenized: the prompt as text.
         references: every reference as text; scoring uses all of them.
         truncated: whether the prompt lost text to fit.
+        source: the text to be rewritten as its data set has it; None for other tasks.
+        edits: gold edits as JSON (see mixtures.records.Row), '' where there are none.
     """
 
     id: str
@@ -33,6 +35,8 @@ class Example:
     inputs_pretokenized: str
     references: tuple[str, ...]
     truncated: bool
+    source: str | None = None
+    edits: str = ""
 
 
 class Member(NamedTuple):
