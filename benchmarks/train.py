@@ -30,7 +30,7 @@ import numpy as np
 from train_data import VOCAB_SIZE, make_features, random_examples, superni_examples
 
 from t5x_ext.data.records import Example
-from t5x_ext.models.network import T5Config
+from t5x_ext.models.network import T5Config, Transformer
 
 LEARNING_RATE = 1e-4
 
@@ -77,13 +77,13 @@ def our_config(size: dict[str, int], dtype: str) -> T5Config:
 def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") -> Step:
     """Our train step, on one device."""
     from t5x_ext import schedules, startup
-    from t5x_ext.models import EncoderDecoderModel, network
+    from t5x_ext.models import EncoderDecoderModel
     from t5x_ext.partitioning import PjitPartitioner
     from t5x_ext.training.optimizers import AdamW
     from t5x_ext.training.trainer import Program, Trainer
 
     startup.keep_freed_memory()  # as our commands do
-    model = EncoderDecoderModel(network.Transformer(our_config(size, dtype)), optimizer_def=AdamW())
+    model = EncoderDecoderModel(Transformer(our_config(size, dtype)), optimizer_def=AdamW())
     rate = schedules.create_learning_rate_scheduler("constant", LEARNING_RATE)
     program = Program(
         model,
@@ -287,7 +287,7 @@ def measure_gpu(rows: int, rounds: int) -> None:
     kind = torch.cuda.get_device_name()
     peak = next((d.flops_per_sec for d in DEVICES.values() if d.name in kind), None)
     lengths = {"inputs": 1024, "targets": 128}
-    flops = our_config(XL, "bfloat16").train_flops(rows, *lengths.values())
+    flops = Transformer(our_config(XL, "bfloat16")).train_flops(rows, *lengths.values())
     examples = random_examples(rows, lengths, full=True)
     features = make_features(examples, rows, lengths, pack=False)
     print(f"XL, {rows} x 1024/128, bf16, {kind}: {flops / 1e12:.1f} TFLOP a step")

@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 
-QUANTIZATIONS = (None, "nf4")
 RESTORE_MODES = ("specific", "latest", "all")
 
 
@@ -110,19 +109,14 @@ class RestoreCheckpointConfig:
         float32.
       adapter: ADAPTER, a directory of PEFT's or a run with LoRA, over the parameters of `path`;
         None for none. A run that trains goes on from it.
-      quantization: QUANTIZATION of the kernels of blocks: 'nf4', four bits a number, or None. They
-        are frozen: only adapters can be trained.
     """
 
     path: str | Sequence[str] | None = None
     mode: str = "latest"
     dtype: str | None = "float32"
     adapter: str | None = None
-    quantization: str | None = None
 
     def __post_init__(self) -> None:
-        if self.quantization not in QUANTIZATIONS:
-            raise ConfigError(f"QUANTIZATION: {self.quantization!r}; allowed: 'nf4', None")
         if self.mode not in RESTORE_MODES:
             raise ConfigError(
                 f"RestoreCheckpointConfig.mode: {self.mode!r}; allowed: {', '.join(RESTORE_MODES)}"

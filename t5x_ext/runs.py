@@ -135,7 +135,9 @@ def run_training(
         if config.family in FAMILIES:  # what the code of a user builds, no checkpoint can describe
             meta |= {CONFIG: config_to_json(config)}
         if base is not None:
-            meta |= {ADAPTER: describe_adapter(base.lora, base.path, base.fingerprint)}
+            meta |= {
+                ADAPTER: describe_adapter(base.lora, base.path, base.fingerprint, base.quantization)
+            }
         frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
@@ -183,6 +185,7 @@ class _Base(NamedTuple):
       path: INITIAL_CHECKPOINT_PATH.
       fingerprint: see `checkpoints.fingerprints`.
       step: updates that they have seen.
+      quantization: of their kernels.
     """
 
     lora: LoRA
@@ -190,17 +193,19 @@ class _Base(NamedTuple):
     path: str
     fingerprint: str
     step: int
+    quantization: str | None
 
 
 def _load_base(program: Program, checkpoint_cfg: CheckpointConfig) -> _Base | None:
     """Reads what adapters are tuned over; None for a run that tunes all parameters."""
     restore = checkpoint_cfg.restore
     lora = getattr(program.model.module, "lora", None)
+    quantization = getattr(program.model.module, "quantization", None)
     if lora is None:
-        if restore is not None and restore.quantization is not None:
+        if quantization is not None:
             raise ConfigError(
-                f"QUANTIZATION: {restore.quantization!r} without LORA_RANK; quantised parameters "
-                "are frozen: allowed with adapters only"
+                f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are "
+                "frozen: allowed with adapters only"
             )
         return None
     path = selection.select_one(restore)
@@ -215,7 +220,7 @@ def _load_base(program: Program, checkpoint_cfg: CheckpointConfig) -> _Base | No
         f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
         f"({100 * trained / (trained + kept):.2g}%)"
     )
-    return _Base(lora, params, path, fingerprint_base(source), source.step)
+    return _Base(lora, params, path, fingerprint_base(source), source.step, quantization)
 
 
 def _parts(program: Program) -> tuple[Params, Params]:

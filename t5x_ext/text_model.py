@@ -58,6 +58,7 @@ class Model:
       adapters: names of the adapters that `params` hold besides, in their order; adapter 0, without
         a name, is none.
       lora: which layers they are on; None without.
+      quantization: of the kernels of layers, 'nf4' or None.
     """
 
     config: ModelConfig
@@ -69,6 +70,7 @@ class Model:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     adapters: Sequence[str] = ()
     lora: LoRA | None = None
+    quantization: str | None = None
 
     @classmethod
     def load(
@@ -79,6 +81,7 @@ class Model:
         partitioner: PjitPartitioner | None = None,
         adapter: str | None = None,
         adapters: Mapping[str, str] | None = None,
+        quantization: str | None = None,
     ) -> Model:
         """Loads a model of any layout onto the devices at hand.
 
@@ -94,6 +97,7 @@ class Model:
           adapter: a directory of PEFT's or a run with LoRA. All calls use it that name no other.
           adapters: several of them by name, over parameters that are held once. Calls say which
             each row uses; those that do not use none.
+          quantization: 'nf4' holds the kernels of layers in four bits a number; None as they are.
 
         Raises:
           ConfigError: there is no checkpoint, or it does not state its shape, or an adapter is of
@@ -119,7 +123,7 @@ class Model:
         _described(config, vocabulary).check_vocabulary()
         loaded = {name: open_adapter(where, config) for name, where in named.items()}
         lora, stacked = stack([*loaded.values()], config) if loaded else (None, {})
-        described = _described(config, vocabulary, lora, len(loaded) + 1)
+        described = _described(config, vocabulary, lora, len(loaded) + 1, quantization)
         wanted = abstract_params(described, partitioner)
         base = without(stacked, wanted)
         params, source = load(path, base, dtype)
@@ -136,6 +140,7 @@ class Model:
             source.meta,
             tuple(loaded),
             lora,
+            quantization,
         )
 
     def generate(
@@ -288,6 +293,11 @@ class Model:
         """
         if layout not in LAYOUTS:
             raise ConfigError(f"Model.save: layout {layout!r}; allowed: {', '.join(LAYOUTS)}")
+        if self.adapters or self.quantization:
+            raise ConfigError(
+                "Model.save: this one has adapters or quantised kernels; allowed: `t5x_ext convert "
+                "--merge_into`, which says what merging changes"
+            )
         with tempfile.TemporaryDirectory() as tokenizer_dir:
             if self.vocabulary is not None:
                 save_tokenizer(self.vocabulary, tokenizer_dir)
@@ -353,7 +363,8 @@ class Model:
 
     @functools.cached_property
     def _described(self) -> BaseTransformerModel:
-        return _described(self.config, self.vocabulary, self.lora, len(self.adapters) + 1)
+        count = len(self.adapters) + 1
+        return _described(self.config, self.vocabulary, self.lora, count, self.quantization)
 
     # What is compiled for a setting is kept for the next call with it.
     @functools.cached_property
@@ -375,8 +386,9 @@ def _described(
     vocabulary: Vocabulary | None,
     lora: LoRA | None = None,
     num_adapters: int = 1,
+    quantization: str | None = None,
 ) -> BaseTransformerModel:
-    module = network.Transformer(config, lora, num_adapters if lora else None)
+    module = network.Transformer(config, lora, num_adapters if lora else None, quantization)
     if config.has_encoder:
         return EncoderDecoderModel(module, vocabulary, vocabulary)
     return DecoderOnlyModel(module, vocabulary)

@@ -46,9 +46,12 @@ def config_in(meta: Mapping[str, Any], path: epath.Path) -> ModelConfig | None:
     return None
 
 
-def describe_adapter(lora: LoRA, base_path: str, base_fingerprint: str) -> dict[str, Any]:
+def describe_adapter(
+    lora: LoRA, base_path: str, base_fingerprint: str, quantization: str | None
+) -> dict[str, Any]:
     """What a run's checkpoints say of their adapter, for `meta[ADAPTER]`."""
-    return {"lora": lora.describe(), "base": {"path": base_path, "sha256": base_fingerprint}}
+    base = {"path": base_path, "sha256": base_fingerprint, "quantization": quantization}
+    return {"lora": lora.describe(), "base": base}
 
 
 def lora_in(meta: Mapping[str, Any]) -> LoRA | None:

@@ -72,7 +72,7 @@ def is_floating(leaf: Any) -> bool:
 
 
 def wanted_params(params: PyTree, dtype: str | None = None) -> PyTree:
-    """A tree of `wanted_leaf`, with `dtype` for floating-point parameters that are not quantised."""
+    """A tree of `wanted_leaf`, with `dtype` for floating-point parameters but quantised ones."""
 
     def visit(leaf: Any) -> Any:
         if _is_quantised(leaf):

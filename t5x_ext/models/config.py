@@ -116,11 +116,6 @@ class ModelConfig(abc.ABC):
         ]
         return f"{path.rpartition('/')[0]}:{name}" if len(siblings) > 1 else None
 
-    def train_flops(self, rows: int, input_length: int, target_length: int) -> int | None:
-        """FLOPs of one train step: every product once forward and twice backward; None: unknown."""
-        forward = self.forward_flops(rows, input_length, target_length)
-        return None if forward is None else 3 * forward
-
     def describe(self) -> dict[str, Any]:
         """What determines results, as JSON; how they are computed is left out.
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from t5x_ext.models import parameters
 from t5x_ext.models.config import CacheShape
 from t5x_ext.models.network import Network
+from t5x_ext.models.nf4 import NF4
 from t5x_ext.models.parameters import Params, ParamSpec
 from t5x_ext.partitioning import constrain, gather
 
@@ -95,7 +96,16 @@ class Generator(abc.ABC):
             layers=tuple(slice_layer(index) for index in range(num_layers)),
             top=parameters.map_specs(ready, _without_stacks(specs), top),
         )
-        return jax.tree.map(gather if whole else constrain, weights, self.weight_axes())
+        place = gather if whole else constrain
+
+        def placed(x: Any, axes: tuple[str | None, ...]) -> Any:
+            if isinstance(x, NF4):  # dequantised by every product: that is what it is for
+                return x.gather(axes) if whole else x
+            return place(x, axes)
+
+        return jax.tree.map(
+            placed, weights, self.weight_axes(), is_leaf=lambda x: isinstance(x, NF4)
+        )
 
     def weight_axes(self) -> DecodingWeights:
         """The logical axes of each weight, a tuple in each array's place."""

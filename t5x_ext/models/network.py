@@ -27,11 +27,14 @@ from typing import Any
 
 import jax
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import parameters
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import Params
 from t5x_ext.models.t5_config import T5Config
+
+QUANTIZATIONS = (None, "nf4")
 
 __all__ = ["Network", "T5Config", "Transformer"]
 
@@ -78,6 +81,20 @@ class Network(abc.ABC):
         """The part of `specs` that training keeps; empty without adapters."""
         return parameters.frozen(self.specs)
 
+    @property
+    def base(self) -> Network:
+        """The same network without adapters, not quantised."""
+        return self
+
+    def train_flops(self, rows: int, input_length: int, target_length: int) -> int | None:
+        """FLOPs of one train step; see `ModelConfig.forward_flops`. None: unknown.
+
+        Every product counts once forward and twice backward. One with a frozen kernel has no
+        gradient for that; an adapter's own products, a few in a hundred, are left out.
+        """
+        forward = self.config.forward_flops(rows, input_length, target_length)
+        return None if forward is None else forward * (2 if self.frozen else 3)
+
     def init_trainable(self, key: jax.Array) -> Params:
         """Random values of `trainable`, those that `init` gives them."""
         return parameters.init_params(self.trainable, key) if self.frozen else self.init(key)
@@ -92,11 +109,18 @@ class Transformer(Network):
       lora: adapters on its linear layers, the only part that is then trained; None for none.
       num_adapters: how many adapters it holds, one of which each row of a batch uses (see
         `blocks.lora.adapter_rows`); None for one, used by all rows.
+      quantization: 'nf4' holds the kernels of its layers in four bits a number, see `nf4`; None
+        for not. They cannot be trained.
     """
 
     config: ModelConfig
     lora: LoRA | None = None
     num_adapters: int | None = None
+    quantization: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"QUANTIZATION: {self.quantization!r}; allowed: 'nf4', None")
 
     def build(self) -> Any:
         """The `flax.nnx.Module`, with an abstract value in every parameter."""
@@ -116,7 +140,7 @@ class Transformer(Network):
 
     @property
     def base(self) -> Transformer:
-        """The same network without adapters."""
+        """The same network without adapters, not quantised."""
         return Transformer(self.config)
 
     @property

@@ -97,8 +97,12 @@ def stacked_init(init: Initializer) -> Initializer:
 
 
 def cast_kernels(specs: Params, params: Params, dtype: Any) -> Params:
-    """Kernels in the compute dtype, everything else as it is."""
-    return map_specs(lambda spec, x: x.astype(dtype) if spec.is_kernel else x, specs, params)
+    """Kernels in the compute dtype, everything else (quantised kernels too) as it is."""
+
+    def cast(spec: ParamSpec, x: Any) -> Any:
+        return x.astype(dtype) if spec.is_kernel and hasattr(x, "astype") else x
+
+    return map_specs(cast, specs, params)
 
 
 def trainable(specs: Params) -> Params:

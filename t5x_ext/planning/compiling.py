@@ -25,6 +25,7 @@ from t5x_ext.planning import hlo, roofline
 from t5x_ext.planning.devices import GIB, Machine
 from t5x_ext.planning.lowering import (
     Workload,
+    abstract_models,
     bytes_per_device,
     lower_decoding,
     lower_train_step,
@@ -164,7 +165,8 @@ def compile_train_step(
       ConfigError: batch, parameters and mesh do not divide.
     """
     state = stack(program.abstract_state(), experts)
-    params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
+    params = bytes_per_device(state.params) + bytes_per_device(program.abstract_frozen())
+    optimizer = bytes_per_device(state.opt_state)
     return _compile(lower_train_step(program, workload, experts), params, optimizer, machine)
 
 
@@ -185,7 +187,7 @@ def compile_decoding(
     Raises:
       OutOfMemory: it does not fit.
     """
-    params = bytes_per_device(stack(program.abstract_params(), experts))
+    params = bytes_per_device(abstract_models(program, experts))
     waiting = waiting_bytes(program, workload, experts)
     try:
         compiled = _compile(lower_decoding(program, workload, experts), params, 0, machine)

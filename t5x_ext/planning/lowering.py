@@ -19,6 +19,7 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.stages import stage_ends
+from t5x_ext.models import parameters
 from t5x_ext.partitioning import EXPERT_AXIS, PjitPartitioner
 from t5x_ext.training.experts import ExpertProgram
 from t5x_ext.training.trainer import Program
@@ -92,12 +93,26 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
             )
 
     if experts > 1:
-        decode = jax.vmap(decode, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
-    params = stack(program.abstract_params(), experts)
+        in_axes = (models_axes(program), 0)
+        decode = jax.vmap(decode, in_axes, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
+    params = abstract_models(program, experts)
     sharding = partitioner.sharding(("batch", None))
     shape = rows, workload.input_length
     prompts = stack(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding), experts)
     return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, prompts)
+
+
+def abstract_models(program: Program, experts: int) -> Any:
+    """The parameters of several models; those under adapters are there once."""
+    frozen = program.abstract_frozen()
+    return parameters.join(frozen, stack(program.abstract_state().params, experts))
+
+
+def models_axes(program: Program) -> Any:
+    """For `vmap` over `abstract_models`: 0 for what each model has alone, None for the rest."""
+    module = program.model.module
+    shared = parameters.map_specs(lambda spec: None, module.frozen)
+    return parameters.join(shared, parameters.map_specs(lambda spec: 0, module.trainable))
 
 
 def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:

@@ -107,7 +107,7 @@ class Plan:
     def model_flops(self) -> int | None:
         """FLOPs of one step by formula, all models and devices together; None where unknown."""
         load = self.setup.workload
-        of_one = self.setup.model.config.train_flops(
+        of_one = self.setup.model.module.train_flops(
             load.rows, load.input_length, load.target_length
         )
         return None if of_one is None else self.setup.experts * of_one
@@ -244,13 +244,15 @@ def least_bytes(setup: Setup) -> int:
     """Bytes on each device below which no train step gets: parameters, optimizer and gradients.
 
     Gradients are counted with half a parameter's bytes: a compiler may keep them in bfloat16.
+    Parameters under adapters are there once, without any.
 
     Args:
       setup: laid over a machine's devices.
     """
     state = lowering.stack(setup.program.abstract_state(), setup.experts)
     params = lowering.bytes_per_device(state.params)
-    return params + params // 2 + lowering.bytes_per_device(state.opt_state)
+    own = params + params // 2 + lowering.bytes_per_device(state.opt_state)
+    return own + lowering.bytes_per_device(setup.program.abstract_frozen())
 
 
 def _attempt(compile_step: Callable[[], Compiled]) -> tuple[Compiled | None, int]:

@@ -58,7 +58,9 @@ def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
     """What of a model determines results; how it is computed does not."""
     optimizer = model.optimizer_def
     lora = getattr(model.module, "lora", None)
-    return ({"lora": lora.describe()} if lora else {}) | {
+    quantization = getattr(model.module, "quantization", None)
+    adapters = {"lora": lora.describe(), "quantization": quantization} if lora else {}
+    return adapters | {
         "config": model.config.describe(),
         "vocabulary": model.output_vocabulary.fingerprint,
         "optimizer": type(optimizer).__name__,

@@ -14,6 +14,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
+from t5x_ext.errors import ConfigError
 from t5x_ext.models.merging import merge
 from t5x_ext.models.parameters import Params, join
 from t5x_ext.runs import run_training
@@ -23,6 +24,7 @@ from t5x_ext.studies.recipes import InitialModel
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
 from t5x_ext.terminal import note, show
+from t5x_ext.training.trainer import Program
 
 _SAVE_EVERY = 500  # steps; a killed pre-finetuning goes on from there
 _WAIT_SECS = 5.0
@@ -97,19 +99,32 @@ class InitialModels:
         """
         if self._resident is None or self._resident[0] != (name, seed):
             self._resident = None  # free them first: two may not fit
-            loaded = self._load(self.by_name[name], seed)
+            program = self._program
+            wanted = program.abstract_frozen() or program.abstract_params()
+            loaded = self._load(self.by_name[name], seed, wanted)
             self._resident = (name, seed), copy_to(loaded, "pinned_host")
         return self._resident[1]
 
-    def _load(self, initial: InitialModel, seed: int) -> Params:
-        program = self.tuner.program(self.tuner.recipe.trainer(1))
+    @property
+    def _program(self) -> Program:
+        """Any program of the study's: all have the same parameters."""
+        return self.tuner.program(self.tuner.recipe.trainer(1))
+
+    def _load(self, initial: InitialModel, seed: int, wanted: Params) -> Params:
+        """Parameters in the layout and the dtypes of `wanted`."""
         if initial.is_random:
-            return program.init_base(jax.random.key(seed))
+            if getattr(self.tuner.model.module, "quantization", None):
+                raise ConfigError(
+                    f"InitialModel {initial.name}: random parameters are not quantised; with "
+                    "QUANTIZATION allowed: path, or base and scope"
+                )
+            drawn = self._program.init_base(jax.random.key(seed))
+            return jax.tree.map(lambda x, leaf: x.astype(leaf.dtype), drawn, wanted)
         path = initial.path
         if path is None and initial.scope is None:
             assert initial.base is not None  # or it would be random
-            return self._load(self.by_name[initial.base], seed)
-        return load_params(path or str(self._made_params(initial)), program.base_params())
+            return self._load(self.by_name[initial.base], seed, wanted)
+        return load_params(path or str(self._made_params(initial)), wanted)
 
     def _made_params(self, initial: InitialModel) -> epath.Path:
         return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"
@@ -155,8 +170,8 @@ class InitialModels:
         if lora is None:
             return tuned
         assert base is not None  # adapters without a base are refused
-        wanted = self.tuner.program(self.tuner.recipe.trainer(1)).base_params()
-        return merge(model.config, lora, join(load_params(base, wanted), tuned))
+        whole = join(load_params(base, self._program.base_params()), tuned)
+        return merge(model.config, lora, whole)
 
     def _save_base(self, initial: InitialModel, directory: epath.Path) -> str | None:
         """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""
@@ -164,7 +179,8 @@ class InitialModels:
             return None
         path = directory / "base"
         if files.is_remote(path) or not path.is_dir():
-            params = self._load(self.by_name[initial.base], initial.seed)
+            base = self.by_name[initial.base]
+            params = self._load(base, initial.seed, self._program.base_params())
             _save(path, params, {"step": 0})
         return str(path)
 

@@ -126,10 +126,7 @@ class Tuner:
     def tune(self, initial: Params, group: Sequence[Job]) -> Tuned:
         """Tunes a group from the same parameters, which are kept, wherever they are."""
         clock = time.monotonic()
-        frozen: Params = {}
-        if self.has_adapters:
-            specs, dtype = self.model.module.frozen, self.model.config.dtype
-            frozen = parameters.cast_kernels(specs, copy_to(initial, "device"), dtype)
+        frozen: Params = copy_to(initial, "device") if self.has_adapters else {}
         if group[0].batches is None:
             if self.has_adapters:  # untrained ones change nothing
                 adapters = self.model.module.init_trainable(jax.random.key(0))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.models import BaseTransformerModel, parameters
+from t5x_ext.models import BaseTransformerModel, nf4, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.optimizers import Optimizer
 
@@ -120,16 +120,25 @@ def state_from_params(
 
 def abstract_params(model: BaseTransformerModel, partitioner: PjitPartitioner) -> Any:
     """Shapes, dtypes and shardings of all parameters; nothing is allocated."""
-    return _abstract(model.specs, partitioner)
+    return _quantised(model, model.specs, _abstract(model.specs, partitioner), partitioner)
 
 
 def abstract_frozen(model: BaseTransformerModel, partitioner: PjitPartitioner) -> Any:
     """The same of the parameters under adapters, kernels in the compute dtype; {} without."""
     frozen = _abstract(model.module.frozen, partitioner)
     dtype = model.config.dtype
-    return parameters.map_specs(
+    cast = parameters.map_specs(
         lambda spec, s: s.update(dtype=dtype) if spec.is_kernel else s, model.module.frozen, frozen
     )
+    return _quantised(model, model.module.frozen, cast, partitioner)
+
+
+def _quantised(
+    model: BaseTransformerModel, specs: Any, abstract: Any, partitioner: PjitPartitioner
+) -> Any:
+    if getattr(model.module, "quantization", None) is None:
+        return abstract
+    return nf4.quantise_abstract(specs, abstract, partitioner)
 
 
 def _abstract(specs: Any, partitioner: PjitPartitioner) -> Any:

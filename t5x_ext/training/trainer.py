@@ -117,9 +117,9 @@ class Program:
         return jax.jit(eval_step)
 
     def base_params(self) -> Params:
-        """Shapes, dtypes and shardings of what a run starts from: all parameters but adapters."""
-        whole = self.abstract_params()
-        return parameters.select(self.model.module.frozen or whole, whole)
+        """The same of what a run starts from, in float32: all parameters but adapters."""
+        model = self.model.replace(module=self.model.module.base)
+        return states.abstract_params(model, self.partitioner)
 
     def init_base(self, key: jax.Array) -> Params:
         """Random values for `base_params`."""

@@ -21,6 +21,7 @@ from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.models.linen import LinenNetwork
+from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network_config import NetworkConfig
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, lowering, plans, proposals, tables
@@ -128,7 +129,9 @@ def test_forward_flops_of_a_model_small_enough_to_count_by_hand():
     encoder = 2 * (4 * 6 + 2 * 10) + 2 * (2 * 2 * 3)  # projections, feed-forward, attention
     decoder = (4 * 6 + 2 * 10) + 2 * 3 + (2 * 6 + 2 * 2 * 6) + 2 * 2 * 3
     assert cfg.forward_flops(1, 2, 1) == 2 * (encoder + decoder + 2 * 7)
-    assert cfg.train_flops(1, 2, 1) == 3 * cfg.forward_flops(1, 2, 1)
+    forward = cfg.forward_flops(1, 2, 1)
+    assert network.Transformer(cfg).train_flops(1, 2, 1) == 3 * forward
+    assert network.Transformer(cfg, LoRA(4)).train_flops(1, 2, 1) == 2 * forward
 
 
 def test_a_packed_batch_has_segments_and_positions():

@@ -10,6 +10,7 @@ from flax import nnx
 
 from t5x_ext.models import parameters
 from t5x_ext.models.blocks.parameter import specs_of
+from t5x_ext.models.nf4 import NF4
 from t5x_ext.models.parameters import ParamSpec
 from t5x_ext.partitioning import gather
 
@@ -48,7 +49,9 @@ def scan_layers(
     num_layers = jax.tree.leaves(stacked)[0].shape[0]
     keys = None if key is None else jax.random.split(key, num_layers)
 
-    def ready(spec: ParamSpec, value: jax.Array) -> jax.Array:
+    def ready(spec: ParamSpec, value: Any) -> Any:
+        if isinstance(value, NF4):
+            return value.gather(spec.axes[1:])
         value = value.astype(dtype) if spec.is_kernel else value
         return gather(value, spec.axes[1:])
 
