@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,14 +18,16 @@ class Overlap(NamedTuple):
     Attributes:
         task: of the evaluation row.
         id: of the evaluation row.
-        words: the first words that both have, lower-cased.
+        words: those that both have, lower-cased; of several runs the one that fewest rows have.
         evaluation_text: the row's input or reference that has them.
+        num_rows: evaluation rows that have them; boilerplate is in many, a copied text in one.
     """
 
     task: str
     id: str
     words: str
     evaluation_text: str
+    num_rows: int
 
 
 class EvaluationTexts:
@@ -42,22 +45,27 @@ class EvaluationTexts:
         """
         self._size = size
         self._texts: list[tuple[EvaluationRow, str]] = []
-        self._first_with: dict[int, int] = {}  # hash of the words -> place in _texts
+        # By hash of the words: the place in _texts of the first text, and how many rows.
+        self._first_with: dict[int, int] = {}
+        self._num_with: Counter[int] = Counter()
         for row in rows:
+            of_row = set()
             for text in (row.input, *row.references):
-                place = len(self._texts)
+                found = {hash(words) for words in _in_a_row(text, size)}
+                for key in found:
+                    self._first_with.setdefault(key, len(self._texts))
                 self._texts.append((row, text))
-                for words in _in_a_row(text, size):
-                    self._first_with.setdefault(hash(words), place)
+                of_row |= found
+            self._num_with.update(of_row)
 
     def find(self, text: str) -> Overlap | None:
-        """The first overlap of a text with any row, None without one."""
-        for words in _in_a_row(text, self._size):
-            place = self._first_with.get(hash(words))
-            if place is not None:
-                row, found = self._texts[place]
-                return Overlap(row.task, row.id, " ".join(words), found)
-        return None
+        """The overlap of a text with the rows, None without one."""
+        shared = [words for words in _in_a_row(text, self._size) if hash(words) in self._num_with]
+        if not shared:
+            return None
+        words = min(shared, key=lambda words: self._num_with[hash(words)])
+        row, found = self._texts[self._first_with[hash(words)]]
+        return Overlap(row.task, row.id, " ".join(words), found, self._num_with[hash(words)])
 
 
 def _in_a_row(text: str, size: int) -> Iterator[tuple[str, ...]]:

@@ -1,0 +1,239 @@
+"""Evaluation with k demonstrations: the task's seeds before each question, in one template.
+
+Predictions go into a file that `score` reads, with a few fields beside those of every predictions
+file: how the output ended, how many demonstrations were shown and how many had to go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mixtures.prompts import TEMPLATES
+from mixtures.specialization_prompts import Demonstration, few_shot
+from mixtures.truncation import cut_middle, largest_fitting
+from t5x_ext import bounds, files
+from t5x_ext.errors import ConfigError, nearest
+from t5x_ext.generation.journal import Journal, Record
+from t5x_ext.generation.records import EvaluationRow, Seed
+from t5x_ext.generation.requests import Generator, Request, completions, single
+
+_LONG_KINDS = ("qa_long", "summarization")
+_STOPS = {
+    "alpaca": ("###",),
+    # Without a template nothing but a blank line says that the answer is over.
+    "ss.none": ("###", "\n\n"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How questions are asked.
+
+    Attributes:
+        template: 'alpaca', for models that were tuned with it, or 'ss.none'.
+        shots: demonstrations before each question.
+        max_new_tokens: of an answer; None is 256 for long answers and summaries, else 128.
+        seed: of the draws, where the method draws.
+    """
+
+    template: str = "alpaca"
+    shots: int = 0
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        name = "EvaluationSettings"
+        if self.template not in TEMPLATES:
+            raise ConfigError(
+                f"{name}.template: {self.template!r}{nearest(self.template, TEMPLATES)}"
+            )
+        bounds.check_int(f"{name}.shots", self.shots, 0, 1000)
+        bounds.check_seed(f"{name}.seed", self.seed)
+        if self.max_new_tokens is not None:
+            bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return _STOPS[self.template]
+
+    def limit(self, kind: str) -> int:
+        """The most tokens of an answer to a question of this kind."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return 256 if kind in _LONG_KINDS else 128
+
+
+class Question(NamedTuple):
+    """A prompt that fits.
+
+    Attributes:
+        prompt: what the model reads.
+        shown: demonstrations in it.
+        lost: demonstrations that had no room; the first ones go first.
+        truncated: whether the question itself lost the middle of its input.
+    """
+
+    prompt: str
+    shown: int
+    lost: int
+    truncated: bool
+
+
+def demonstrations(task: str, seeds: Sequence[Seed], shots: int) -> list[Demonstration]:
+    """The first seeds of a task in the order of their ids: the same for every row.
+
+    Raises:
+        ConfigError: the task has too few.
+    """
+    own = sorted((seed for seed in seeds if seed.task == task), key=lambda seed: seed.id)
+    if len(own) < shots:
+        raise ConfigError(f"task '{task}' has {len(own)} seeds; allowed: at least {shots} (shots)")
+    return [Demonstration(seed.instruction, seed.input, seed.output) for seed in own[:shots]]
+
+
+def ask(
+    row: EvaluationRow,
+    shown: Sequence[Demonstration],
+    settings: EvaluationSettings,
+    generator: Generator,
+) -> Question:
+    """A row's question after its demonstrations, in what the model's context leaves.
+
+    Raises:
+        ConfigError: not even the instruction fits.
+    """
+    render, gap = TEMPLATES[settings.template]
+    limit = generator.max_tokens - settings.limit(row.kind)
+
+    def write(first: int, text: str) -> str:
+        return few_shot(render, gap, shown[first:], row.instruction, text)
+
+    def fits(prompt: str) -> bool:
+        return generator.count_tokens(prompt) <= limit
+
+    for first in range(len(shown) + 1):
+        prompt = write(first, row.input)
+        if fits(prompt):
+            return Question(prompt, len(shown) - first, first, False)
+    none = len(shown)
+    size = largest_fitting(
+        len(row.input), lambda n: fits(write(none, cut_middle(row.input, n))), lowest=1
+    )
+    if size is None:
+        raise ConfigError(
+            f"{row.task}/{row.id}: has {generator.count_tokens(write(none, ''))} tokens without "
+            f"its input; allowed: {limit}, the model's context of {generator.max_tokens} less "
+            f"{settings.limit(row.kind)} for the answer"
+        )
+    return Question(write(none, cut_middle(row.input, size)), 0, none, True)
+
+
+def write_predictions(
+    path: files.StrPath,
+    rows: Sequence[EvaluationRow],
+    seeds: Sequence[Seed],
+    generator: Generator,
+    settings: EvaluationSettings,
+    batch_size: int = 8,
+) -> Counter[str]:
+    """Answers questions into a predictions file; a killed run goes on from there.
+
+    Args:
+        path: the file.
+        rows: the questions, of any tasks.
+        seeds: demonstrations, by task.
+        generator: the model.
+        settings: how to ask.
+        batch_size: questions given to the model at a time; does not change the file.
+
+    Returns:
+        'rows', how the outputs ended ('eos', 'stop', 'length'), 'lost' demonstrations and
+        'truncated' questions.
+
+    Raises:
+        ConfigError: the file is of other questions or settings, or a task has too few seeds.
+    """
+    tasks = {row.task for row in rows}
+    shown = {task: demonstrations(task, seeds, settings.shots) for task in sorted(tasks)}
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(Journal(path))
+        if len(journal.records) > len(rows):
+            raise ConfigError(
+                f"{path}: {len(journal.records)} predictions of {len(rows)} rows; allowed: the "
+                "rows that the file was begun with, or another file"
+            )
+        for first in range(0, len(rows), batch_size):
+            batch = range(first, min(first + batch_size, len(rows)))
+            asked = {n: ask(rows[n], shown[rows[n].task], settings, generator) for n in batch}
+            headers = {n: _header(rows[n], asked[n], settings, generator) for n in batch}
+            for number in batch:
+                if number < len(journal.records):
+                    _check_same(journal, number, headers[number])
+            new = [n for n in batch if n >= len(journal.records)]
+            for record in _answered(new, rows, asked, headers, settings, generator):
+                journal.append(record)
+            for number in batch:
+                counts[journal.records[number]["finish"]] += 1
+                counts["lost"] += asked[number].lost
+                counts["truncated"] += asked[number].truncated
+    counts["rows"] = len(rows)
+    return counts
+
+
+def _header(
+    row: EvaluationRow, question: Question, settings: EvaluationSettings, generator: Generator
+) -> Record:
+    """A prediction's record but for the prediction."""
+    return {
+        "task": row.task,
+        "category": row.kind,
+        "id": row.id,
+        "inputs": question.prompt,
+        "references": list(row.references),
+        "truncated": question.truncated or question.lost > 0,
+        "labels": list(row.labels),
+        "shots": question.shown,
+        "lost": question.lost,
+        "template": settings.template,
+        "model": generator.model,
+        "method": generator.method,
+    }
+
+
+def _answered(
+    numbers: Sequence[int],
+    rows: Sequence[EvaluationRow],
+    asked: dict[int, Question],
+    headers: dict[int, Record],
+    settings: EvaluationSettings,
+    generator: Generator,
+) -> Iterator[Record]:
+    requests = [
+        Request(
+            *single(asked[n].prompt),
+            settings.seed,
+            n,
+            settings.limit(rows[n].kind),
+            settings.stops,
+        )
+        for n in numbers
+    ]
+    for n, completion in zip(numbers, completions(generator, requests), strict=True):
+        yield headers[n] | {"prediction": completion.text.strip(), "finish": completion.finish}
+
+
+def _check_same(journal: Journal, number: int, header: Record) -> None:
+    record = journal.records[number]
+    for field, value in header.items():
+        if record.get(field) != value:
+            raise ConfigError(
+                f"{journal.path}: line {number + 1}: field '{field}': {record.get(field)!r:.60}, "
+                f"but this run has {value!r:.60}; allowed: the questions and settings that the "
+                "file was begun with, or another file"
+            )
