@@ -50,7 +50,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.study": ["study"],
             "t5x_ext.report": ["write_report"],
             "t5x_ext.score": ["summarise"],
-            "t5x_ext.audit": ["Settings", "audit"],
+            "t5x_ext.audit": ["Settings", "audit", "audit_synthetic"],
             "t5x_ext.convert": ["convert"],
             "t5x_ext.inspect_checkpoint": ["inspect"],
         },

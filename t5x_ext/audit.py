@@ -4,6 +4,11 @@
     python -m t5x_ext.audit --gin_file=models/t5_1_1_tiny.gin --gin_file=runs/train.gin \\
         --gin.MIXTURE_OR_TASK_NAME="'my_task.jsonl'"
 
+    python -m t5x_ext.audit --synthetic runs/mine/train.jsonl --evaluation DIR_OR_FILE
+
+The last form examines rows that a model wrote: repetitions, words in a row shared with evaluation
+rows, openings, verbs and nouns, lengths.
+
 With gin files, give what the run itself is given: mixture, lengths, vocabulary and data settings
 are taken from there. Tasks are compared with every other task of the data directory.
 """
@@ -106,6 +111,37 @@ def audit(settings: Settings) -> dict[str, Any]:
         "shared_inputs": [dataclasses.asdict(shared) for shared in shared_inputs],
         "shared_sources": [dataclasses.asdict(shared) for shared in shared_sources],
     }
+
+
+def audit_synthetic(
+    rows: str, evaluation: Sequence[str] = (), seeds: Sequence[str] = (), corpus: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measures rows that a model wrote; see `t5x_ext.generation.audit.audit_rows`.
+
+    Args:
+        rows: a JSONL file of instruction, input and output.
+        evaluation: files, or directories of them, of evaluation rows; their test split is read.
+        seeds: files of seeds.
+        corpus: files of passages.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    from t5x_ext.generation import audit as synthetic
+    from t5x_ext.generation.records import evaluation_files, read_evaluation, read_seeds
+    from t5x_ext.retrieval import Corpus
+
+    return synthetic.audit_rows(
+        synthetic.read_rows(rows),
+        [
+            row
+            for path in evaluation
+            for file in evaluation_files(path)
+            for row in read_evaluation(file)
+        ],
+        [seed for path in seeds for seed in read_seeds(path)],
+        [(found.id, found.whole) for path in corpus for *_, found in Corpus(path).scan()],
+    )
 
 
 def _progress(items: Sequence[T]) -> Iterator[T]:
@@ -217,6 +253,19 @@ def _parser() -> Parser:
         metavar="LIST",
         help="tokens of inputs, or inputs/targets, to try: 512,1024 or 512/64,1024/128",
     )
+    add("--synthetic", metavar="FILE", help="rows that a model wrote, to examine instead")
+    for name, what in (
+        ("evaluation", "evaluation rows, a file or a directory of them"),
+        ("seeds", "seeds that the rows were written after"),
+        ("corpus", "passages, compared with the evaluation rows too"),
+    ):
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help=f"with --synthetic: {what}",
+        )
     add("--json", action="store_true", help="print one JSON object instead")
     add("--out", metavar="DIR", help="also write audit.json and audit.txt there")
     return parser
@@ -226,10 +275,16 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
-    from t5x_ext.data import audit_text
+    if args.synthetic:
+        from t5x_ext.generation import audit_text
 
-    result = audit(_settings(flags, args))
-    text = audit_text.render(result)
+        result = audit_synthetic(args.synthetic, args.evaluation, args.seeds, args.corpus)
+        text = audit_text.render(result)
+    else:
+        from t5x_ext.data import audit_text as task_text
+
+        result = audit(_settings(flags, args))
+        text = task_text.render(result)
     if args.out:
         out = files.path(args.out, "--out")
         files.write_text(out / "audit.json", json.dumps(result) + "\n")

@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from t5x_ext import files
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import EvaluationTexts, Overlap
 from t5x_ext.generation.records import EvaluationRow, Seed
 
+_FIELDS = ("instruction", "input", "output")
 _MOST = 20  # pairs and bigrams that are listed
 
 _DETERMINERS = frozenset(
@@ -118,7 +122,22 @@ def audit_rows(
     }
 
 
-_FIELDS = ("instruction", "input", "output")
+def read_rows(path: files.StrPath) -> list[SyntheticRow]:
+    """Reads train.jsonl, or another file of instruction, input and output.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no row, or a row lacks a text.
+    """
+    found = []
+    for number, record in enumerate(read_records(path), start=1):
+        for name in _FIELDS:
+            if not isinstance(record.get(name), str):
+                raise ConfigError(f"{path}: record {number}: field '{name}': not a text")
+        name = str(record.get("id", f"row {number}"))
+        found.append(SyntheticRow(name, *(record[field] for field in _FIELDS)))
+    if not found:
+        raise ConfigError(f"{path}: holds no row; allowed: one or more")
+    return found
 
 
 def verb_noun(instruction: str) -> tuple[str, str]:

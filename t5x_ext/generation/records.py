@@ -136,6 +136,23 @@ def read_evaluation(path: files.StrPath, split: str = "test") -> list[Evaluation
     return _once_each(path, found)
 
 
+def evaluation_files(path: files.StrPath) -> list[files.StrPath]:
+    """A file itself, or the .jsonl files of a directory, by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    place = files.path(path, "evaluation")
+    if not files.is_dir(place):
+        return [place]
+    found: list[files.StrPath] = [
+        place / name for name in files.names_in(place) if name.endswith(".jsonl")
+    ]
+    if not found:
+        raise ConfigError(f"{place}: has no .jsonl file; allowed: evaluation rows")
+    return found
+
+
 def _objects(path: files.StrPath, fields: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, object) for each line that is not blank."""
     allowed = f"one object a line with {fields}"

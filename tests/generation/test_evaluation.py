@@ -124,6 +124,24 @@ def test_a_planted_leak_is_found_with_both_texts() -> None:
     assert len(shared["bad", "input"]["words"].split()) == 13
 
 
+def test_the_command_shows_a_leak_and_what_it_leaks(tmp_path: Path, capsys) -> None:
+    from t5x_ext.audit import main
+
+    path = tmp_path / "train.jsonl"
+    row = {"id": "r1", "instruction": "Say it again.", "input": ROWS[3].input, "output": "ok"}
+    path.write_text(json.dumps(row) + "\n")
+    evaluation = str(BUNDLED / "evaluation")
+    assert main(["--synthetic", str(path), "--evaluation", evaluation]) == 0
+    shown = capsys.readouterr().out
+    assert "r1 input, harbour_cargo/harbour_cargo-3 (1 row has these words" in shown
+    assert shown.count(ROWS[3].input) == 2
+    assert main(["--synthetic", str(path), "--evaluation", evaluation, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shared"][0]["id"] == "r1"
+    path.write_text('{"instruction": "Say it again.", "input": "x"}\n')
+    assert main(["--synthetic", str(path)]) == 1
+    assert "record 1: field 'output': not a text" in capsys.readouterr().err
+
+
 def test_boilerplate_is_told_from_a_copied_text() -> None:
     phrase = "choose the one option that answers the question as it stands in the text"
     rows = [dataclasses.replace(row, input=f"{phrase}: {row.input}") for row in ROWS]
