@@ -129,6 +129,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         bound.get("seeds", (0,)),
         bound.get("tasks"),
         bound.get("superni_cfg", SuperNIConfig()),
+        bound.get("test_examples"),
     )
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
     setup = Setup(

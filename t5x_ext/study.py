@@ -36,6 +36,7 @@ def study(
     superni_cfg: SuperNIConfig = SuperNIConfig(),
     partitioner: PjitPartitioner = PjitPartitioner(),
     eval_batch_size: int = 100,
+    test_examples: int | None = None,
     experts: int | str = 1,
     name: str = "study",
     shard: str | None = None,
@@ -56,6 +57,7 @@ def study(
       superni_cfg: where task files are, and how they are split.
       partitioner: the mesh.
       eval_batch_size: prompts decoded at a time.
+      test_examples: of each task that are decoded, the first (macro TEST_EXAMPLES); None takes all.
       experts: models tuned together in one program; 'auto' takes as many as fit in memory, found
         by compiling the step for the longest batch of one and of two (macro EXPERTS).
       name: title of the report.
@@ -69,6 +71,8 @@ def study(
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.num_expert_slots)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
+    if test_examples is not None:
+        bounds.check_int("TEST_EXAMPLES", test_examples, 1)
     for seed in seeds:
         bounds.check_seed("SEEDS", seed)
     model.check_vocabulary()
@@ -84,7 +88,7 @@ def study(
     from t5x_ext.studies.task_data import TaskData
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
-    data = TaskData(recipe.task_feature_lengths)
+    data = TaskData(recipe.task_feature_lengths, test_examples)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
@@ -178,6 +182,8 @@ def _plan(
     # A seed draws its own subset, so the SeqIO names' budget_seed plays no part in the cells.
     del policies["budget_seed"]
     common = {"model": described, "recipe": dataclasses.asdict(recipe), "data": policies}
+    if data.test_examples is not None:  # a study of all of them keeps the keys it always had
+        common["test_examples"] = data.test_examples
     cells = make_cells(
         arms,
         fingerprints,

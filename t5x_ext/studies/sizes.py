@@ -23,6 +23,7 @@ def study_size(
     seeds: Sequence[int],
     tasks: Sequence[str] | None,
     superni_cfg: SuperNIConfig,
+    test_examples: int | None = None,
 ) -> StudySize:
     """Counts models, steps and prompts of a study.
 
@@ -36,11 +37,12 @@ def study_size(
       seeds: one cell each.
       tasks: names of test-track tasks; None takes the whole test track.
       superni_cfg: where task files are, and how they are split.
+      test_examples: of each task that are decoded; None takes all.
 
     Raises:
       mixtures.DataError: a file is wrong, or no task has one.
     """
-    counts = _Counts(superni_cfg)
+    counts = _Counts(superni_cfg, test_examples)
     names = tuple(counts.listed("test") if tasks is None else tasks)
     by_name = {initial.name: initial for initial in initials}
     models = [
@@ -66,7 +68,8 @@ def _made(arms: Sequence[Arm], initials: Mapping[str, InitialModel]) -> set[str]
 
 
 class _Counts:
-    def __init__(self, superni_cfg: SuperNIConfig) -> None:
+    def __init__(self, superni_cfg: SuperNIConfig, test_examples: int | None) -> None:
+        self._test_examples = test_examples
         self.store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
         self._policy = superni_cfg.split_policy
 
@@ -78,7 +81,9 @@ class _Counts:
         self, initial: InitialModel, names: Sequence[str], budget: str, recipe: Recipe, seed: int
     ) -> ModelSize:
         """One cell of an arm."""
-        prompts = sum(self._split(name, "test")[1] for name in names)
+        most = self._test_examples
+        counts = (self._split(name, "test")[1] for name in names)
+        prompts = sum(count if most is None else min(count, most) for count in counts)
         steps = 0 if budget == ZERO_SHOT else self._steps(names, "test", budget, recipe)
         start = f"{initial.name}, seed {seed}" if initial.is_random else initial.name
         return ModelSize(start, steps, prompts, trainer=recipe.trainer(steps))

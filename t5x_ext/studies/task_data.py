@@ -24,9 +24,11 @@ class TaskData:
 
     Attributes:
       lengths: {'inputs': tokens, 'targets': tokens} of the cells.
+      test_examples: of each task that are decoded, the first; None takes all.
     """
 
     lengths: Mapping[str, int]
+    test_examples: int | None = None
 
     def budget(self, tasks: Sequence[str], prompt: str, budget: str, seed: int) -> list[Example]:
         """Training examples of a cell: a nested subset per task; none for zero-shot."""
@@ -42,7 +44,11 @@ class TaskData:
 
     def test(self, tasks: Sequence[str], prompt: str) -> list[Example]:
         """Test examples of a cell, task by task."""
-        return [example for name in tasks for example in self._load(name, prompt, "test")]
+        return [
+            example
+            for name in tasks
+            for example in self._load(name, prompt, "test")[: self.test_examples]
+        ]
 
     def scope(
         self, scope: str, prompt: str, budget: str, lengths: Mapping[str, int]
