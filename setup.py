@@ -61,8 +61,9 @@ EXTRAS_REQUIRE = {
     "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
     "torch": [TORCH],  # reads weights in pytorch_model.bin
-    # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4.
-    "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9"],
+    # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4, and with PEFT,
+    # whose rules for target_modules change by minor version.
+    "parity": [TORCH, "transformers>=5.20,<6", "safetensors>=0.7,<0.9", "peft>=0.21,<0.22"],
     "stemmer": ["PyStemmer>=3.1,<4"],  # BM25 by stems; Snowball 3 cut other endings than 2
     "wandb": ["wandb>=0.31,<0.32"],  # its files change by minor version; a test reads them
     "test": [

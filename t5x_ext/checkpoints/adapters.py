@@ -208,7 +208,7 @@ def open_adapter(path: str, config: ModelConfig) -> Adapter:
     if is_peft(path):
         from t5x_ext.checkpoints import peft
 
-        return peft.read(path, config)
+        return Adapter(path, *peft.read(path, config)[:5])
     params, source = load(path)
     lora = lora_in(source.meta)
     if lora is None:

@@ -105,9 +105,13 @@ class LoRA:
         """Rank of a module, given all its names."""
         return _pick(self.rank_pattern, names, self.rank)
 
+    def alpha_of(self, names: Sequence[str]) -> float:
+        """Alpha of a module, given all its names."""
+        return _pick(self.alpha_pattern, names, self.alpha)
+
     def scale_of(self, names: Sequence[str]) -> float:
         """What the adapter of a module is multiplied with."""
-        alpha, rank = _pick(self.alpha_pattern, names, self.alpha), self.rank_of(names)
+        alpha, rank = self.alpha_of(names), self.rank_of(names)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def _patterns(self) -> tuple[Any, ...]:

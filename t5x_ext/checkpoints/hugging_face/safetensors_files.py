@@ -146,15 +146,16 @@ def write_files(
         (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
     values = iter(arrays)
     for file, shard in zip(names, shards, strict=True):
-        _write_file(directory / file, shard, values, {"format": "pt", **metadata})
+        write_file(directory / file, shard, values, {"format": "pt", **metadata})
 
 
-def _write_file(
+def write_file(
     path: epath.Path,
     infos: Sequence[TensorInfo],
     arrays: Iterator[np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
+    """Writes one file; see `write_files`."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for info in infos:

@@ -1,0 +1,11 @@
+"""PEFT's LoRA directories, read and written without torch.
+
+`adapter_config.json` says which linear layers have an adapter, `adapter_model.safetensors` holds
+A^T [rank, in] and B^T [out, rank] of each, under transformers' names. What we write has a third
+file, `t5x_ext.json`, with the fingerprint of the base and the prompt format.
+"""
+
+from t5x_ext.checkpoints.peft.reading import StoredAdapter, read
+from t5x_ext.checkpoints.peft.writing import write
+
+__all__ = ["StoredAdapter", "read", "write"]
