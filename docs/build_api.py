@@ -86,6 +86,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
         "Checkpoints, predictions and scores.",
         {
             "t5x_ext.checkpoints": None,
+            "t5x_ext.checkpoints.peft": None,
             "t5x_ext.metrics": None,
         },
     ),

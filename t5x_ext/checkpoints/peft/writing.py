@@ -83,7 +83,7 @@ def _tensors(module: Module, leaves: Mapping[str, np.ndarray]) -> dict[str, np.n
         if f"{part}/lora/b" in leaves:
             rows = slice(None) if placement.rows is None else placement.rows.numbers()
             b[:, :, rows] = leaves[f"{part}/lora/b"]
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for layer, name in enumerate(module.names):
         names = tensor_names(name)
         tensors |= {names[0]: np.ascontiguousarray(a[layer].T)}
