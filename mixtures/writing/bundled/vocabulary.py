@@ -1,0 +1,53 @@
+"""The SentencePiece model of the writing suite: ``python -m mixtures.writing.bundled.vocabulary``.
+
+Its training text is what a model of the suite reads and writes, the prompt's own words included:
+the vocabulary of the bundled suite would spend a hundred tokens on those alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mixtures.bundled.vocabulary import train_vocabulary
+from mixtures.prompts import get_prompt
+from mixtures.vocabularies import SentencePieceVocabulary
+from mixtures.writing.names import DEFAULT_PROMPT, WritingName
+from mixtures.writing.rows import BUNDLED_COUNTS, rows_of
+from mixtures.writing.sets import SPLITS, TASKS
+
+MODEL = Path(__file__).parent / "vocab.model"
+SIZE = 1024  # pieces
+_ROWS_PER_PART = 600
+
+
+def writing_vocabulary() -> SentencePieceVocabulary:
+    """The small SentencePiece model that is shipped with the writing suite."""
+    return SentencePieceVocabulary(str(MODEL))
+
+
+def build_vocabulary() -> bytes:
+    """Trains the model anew, byte for byte the same."""
+    render = get_prompt(DEFAULT_PROMPT).render
+    texts = []
+    for part in (*TASKS, *(name for name in BUNDLED_COUNTS if name not in TASKS)):
+        name = WritingName(part, budget=f"n{_ROWS_PER_PART}")
+        for row in rows_of(name, SPLITS[0], None)[part]:
+            texts += f"{render(row)}{row.references[0]}".split("\n")
+    return train_vocabulary(filter(None, texts), SIZE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mixtures.writing.bundled.vocabulary", description=__doc__
+    )
+    parser.parse_args(arguments)
+    MODEL.write_bytes(build_vocabulary())
+    print(f"{MODEL}: {MODEL.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
