@@ -73,7 +73,7 @@ def audit(settings: Settings) -> dict[str, Any]:
         mixtures.errors.DataError: a name or file is wrong.
     """
     import mixtures
-    from t5x_ext.data import audit_flags, audit_records, audit_rows, audits, datasets
+    from t5x_ext.data import audit_flags, audit_records, audit_rows, audit_styles, audits, datasets
 
     if settings.module:
         importlib.import_module(settings.module)
@@ -93,18 +93,21 @@ def audit(settings: Settings) -> dict[str, Any]:
     everything = list({task.name: task for task in tasks}.values())
     if any(task.track for task in tasks):
         everything += audit_rows.load_others(names)
+    if any(task.is_rewriting for task in tasks):
+        everything += audit_rows.load_other_sets(names)
     auditor = audits.Auditor(
         context.vocabulary, [audit_records.Limit(*lengths) for lengths in settings.limits]
     )
     measured = [auditor.measure(task) for task in _progress(tasks)]
     shared_inputs = audits.shared_inputs(everything, names)
     shared_sources = audits.shared_sources(everything, names)
-    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources)
+    clashes = audit_styles.style_clashes(everything, names)
+    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources, clashes)
     rank = {flag.subject: index for index, flag in reversed(list(enumerate(flags)))}
     measured.sort(key=lambda task: (rank.get(task.name, len(flags)), -task.prompt.p95))
     return {
         "mixtures": resolved,
-        "data_dir": str(context.store.path),
+        "data_dir": _data_dir(resolved, context),
         "vocabulary": {"size": context.vocabulary.vocab_size, "loses": auditor.lost_spaces},
         "flags": [dataclasses.asdict(flag) for flag in flags],
         "tasks": [dataclasses.asdict(task) for task in measured],
@@ -142,6 +145,16 @@ def audit_synthetic(
         [seed for path in seeds for seed in read_seeds(path)],
         [(found.id, found.whole) for path in corpus for *_, found in Corpus(path).scan()],
     )
+
+
+def _data_dir(names: Sequence[str], context: Any) -> str:
+    """Where the data lies, for the report."""
+    from mixtures.writing.names import PREFIX
+    from mixtures.writing.rows import find_directory
+
+    if not all(name.startswith(PREFIX) for name in names):
+        return str(context.store.path)
+    return str(find_directory(context.data_dir) or "the bundled writing suite")
 
 
 def _progress(items: Sequence[T]) -> Iterator[T]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from t5x_ext.data.audit_records import SharedInputs, SharedSource, TaskAudit
+from t5x_ext.data.audit_styles import StyleClash
 
 # Shares of rows (0 to 1) from which something is flagged.
 CONSTANT_LABEL = 0.95
@@ -21,6 +22,10 @@ LOST_SPACE_TARGETS = 0.01
 KINDS = {
     "leak": "test inputs that are also training inputs of the task",
     "shared inputs": "test inputs that are training inputs of another task",
+    "shared validation": "validation inputs that are training inputs of another set",
+    "same test": "test inputs that another set tests too: their scores are not independent",
+    "repeated inputs": "test rows that ask about one input with different references",
+    "tokenisation": "sets that write the same thing in two ways: trained on one, tested on another",
     "no training rows": "nothing to train on",
     "truncated": "prompts that do not fit, and questions that do not fit even alone",
     "long targets": "targets that do not fit",
@@ -53,6 +58,7 @@ def find_flags(
     tasks: Iterable[TaskAudit],
     shared_inputs: Iterable[SharedInputs] = (),
     shared_sources: Iterable[SharedSource] = (),
+    clashes: Iterable[StyleClash] = (),
 ) -> list[Flag]:
     """Every flag, the most serious kind first and the worst case of each kind first."""
     flags = [flag for task in tasks for flag in _task_flags(task)]
@@ -61,6 +67,20 @@ def find_flags(
             text = f"{shared.tested_and_trained} inputs tested in one and trained on in another"
             subject = first_names(shared.tasks)
             flags.append(Flag("shared inputs", subject, text, shared.tested_and_trained))
+        if shared.is_rewriting and shared.validated_and_trained:
+            count = shared.validated_and_trained
+            text = f"{count} inputs are validation rows of one and training rows of another"
+            flags.append(Flag("shared validation", first_names(shared.tasks), text, count))
+        if shared.is_rewriting and shared.tested_together:
+            text = f"{shared.tested_together} inputs are test rows of each"
+            flags.append(Flag("same test", first_names(shared.tasks), text, shared.tested_together))
+    for clash in clashes:
+        text = (
+            f"{clash.style} apart in {percent(clash.trained_share)} of the training inputs that "
+            f"have any, in {percent(clash.tested_share)} of the test inputs"
+        )
+        weight = abs(clash.trained_share - clash.tested_share)
+        flags.append(Flag("tokenisation", f"{clash.trained}, {clash.tested}", text, weight))
     for same in shared_sources:
         names = same.train_tasks + same.test_tasks
         text = f"train: {first_names(same.train_tasks)}; test: {first_names(same.test_tasks)}"
@@ -81,7 +101,11 @@ def _task_flags(task: TaskAudit) -> Iterable[Flag]:
         exact = f"{task.duplicates} to the letter"
         text = f"{task.near_duplicates} of {task.test} test rows, {exact}"
         yield flag("leak", text, task.near_duplicates / task.test)
-    if task.test and not task.train:
+    if task.is_rewriting and task.repeated_inputs:
+        distinct = task.test - task.repeated_inputs
+        text = f"{task.test} test rows are {distinct} inputs: intervals must resample inputs"
+        yield flag("repeated inputs", text, task.repeated_inputs / task.test)
+    if task.test and not task.train and not task.is_rewriting:  # such sets are for testing alone
         yield flag("no training rows", f"all {task.rows} rows are held out", 1.0)
     yield from _cut_flags(task)
     label = task.label

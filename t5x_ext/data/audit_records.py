@@ -21,6 +21,7 @@ class TaskRows:
         render: writes a row as its whole prompt.
         train, validation, test: rows; parts may be empty.
         leaked: the split policy put test rows into train on purpose.
+        is_rewriting: whether its inputs are texts to be rewritten (a `writing.*` set).
     """
 
     name: str
@@ -32,6 +33,7 @@ class TaskRows:
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
     leaked: bool = False
+    is_rewriting: bool = False
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -108,6 +110,8 @@ class TaskAudit:
         rewritten_prompts, rewritten_targets: rows with a character that the vocabulary writes
             otherwise: it reads "½" as "1⁄2" and a no-break space as a space.
         rewritten_characters: those characters, most frequent first.
+        repeated_inputs: test rows whose input another test row before them has.
+        is_rewriting: see `TaskRows`.
         lost_space_inputs, lost_space_targets: rows whose question or reference holds white space
             that does not survive the vocabulary.
     """
@@ -134,6 +138,8 @@ class TaskAudit:
     rewritten_characters: str
     lost_space_inputs: int
     lost_space_targets: int
+    repeated_inputs: int = 0
+    is_rewriting: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,17 @@ class SharedInputs:
         inputs: distinct inputs that all of these tasks have, and no other task.
         tested_and_trained: how many of these are a test row of one and a train row of another, one
             of the two audited.
+        validated_and_trained: the same of validation rows.
+        tested_together: how many are test rows of several, one of them audited.
+        is_rewriting: whether all of these tasks rewrite texts.
     """
 
     tasks: tuple[str, ...]
     inputs: int
     tested_and_trained: int
+    validated_and_trained: int = 0
+    tested_together: int = 0
+    is_rewriting: bool = False
 
 
 @dataclass(frozen=True)

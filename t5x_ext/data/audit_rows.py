@@ -16,11 +16,19 @@ from mixtures.prompts import get_prompt
 from mixtures.records import Row, rows
 from mixtures.splits import TRACKS, split_instances
 from mixtures.tasks import task_rows
+from mixtures.writing.finding import splits_in
+from mixtures.writing.names import DEFAULT_PROMPT
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.writing.names import parse_name as parse_writing_name
+from mixtures.writing.rows import find_directory
+from mixtures.writing.sets import SETS, TASKS
+from mixtures.writing.tasks import read_parts
 from t5x_ext.data.audit_flags import first_names
 from t5x_ext.data.audit_records import TaskRows
 from t5x_ext.data.examples import load_mixture
 
 _SPLITS = ("train", "validation", "test")
+_MANY_ROWS = 100_000  # sets that are compared only where they are named
 _NO_LIMIT = {"inputs": 2**30, "targets": 2**30}  # tokens
 
 
@@ -30,6 +38,8 @@ def load_rows(name: str) -> list[TaskRows]:
     Raises:
         DataError: the name, or a file it needs, is wrong.
     """
+    if name.startswith(WRITING_PREFIX):
+        return _writing_rows(name)
     if not name.startswith(PREFIX):
         return _rows_of_seqio(name)
     parsed = parse_name(name)
@@ -56,6 +66,49 @@ def load_others(names: Collection[str]) -> list[TaskRows]:
             f"audited: {first_names(untrained)}"
         )
     return others
+
+
+def load_other_sets(names: Collection[str]) -> list[TaskRows]:
+    """The writing sets at hand but those named, and but those of millions of rows."""
+    directory = find_directory(mixtures.current_context().data_dir)
+    if directory is None:
+        return [
+            each
+            for task in TASKS
+            if task not in names
+            for each in _writing_rows(f"{WRITING_PREFIX}{task}")
+        ]
+    return [
+        each
+        for known in SETS.values()
+        if known.name not in names and max(known.rows.values(), default=0) < _MANY_ROWS
+        if splits_in(directory, known)
+        for each in _writing_rows(f"{WRITING_PREFIX}{known.name}")
+    ]
+
+
+def _writing_rows(name: str) -> list[TaskRows]:
+    """The sets behind a `writing.*` name, with the rows that the name takes of each."""
+    by_set: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for split in seqio.get_mixture_or_task(name).splits:
+        for part in read_parts(name, split).values():
+            for row in part:
+                by_set[row.task][split].append(row)
+    prompt = get_prompt(parse_writing_name(name).prompt or DEFAULT_PROMPT)
+    return [
+        TaskRows(
+            name=task,
+            category=next(iter(splits.values()))[0].category,
+            track="",
+            sources=(),
+            render=prompt.render,
+            train=tuple(splits["train"]),
+            validation=tuple(splits["validation"]),
+            test=tuple(splits["test"]),
+            is_rewriting=any(row.source for rows in splits.values() for row in rows),
+        )
+        for task, splits in by_set.items()
+    ]
 
 
 def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:

@@ -59,7 +59,10 @@ class Auditor:
         rows = task.rows
         prompts = [task.render(row) for row in rows]
         prompt_ids = [self._vocabulary.encode(prompt) for prompt in prompts]
-        target_ids = [[self._vocabulary.encode(text) for text in row.references] for row in rows]
+        target_ids = [
+            [self._vocabulary.encode(text) for text in row.targets or row.references]
+            for row in rows
+        ]
         prompt_tokens = np.array([len(ids) + 1 for ids in prompt_ids])
         target_tokens = np.array([max(map(len, every)) + 1 for every in target_ids])
         unk = self._vocabulary.unk_id
@@ -106,6 +109,8 @@ class Auditor:
             lost_space_targets=sum(
                 any(self._lost_space.search(text) for text in row.references) for row in rows
             ),
+            repeated_inputs=len(task.test) - len({row.input for row in task.test}),
+            is_rewriting=task.is_rewriting,
         )
 
     def _cut(
@@ -179,14 +184,22 @@ def shared_inputs(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[S
         audited: names of tasks; a group without any of them is left out.
     """
     chosen = set(audited)
+    rewriting = set()
     # input -> task -> splits in which the task has it
     places: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for task in tasks:
+        if task.is_rewriting:
+            rewriting.add(task.name)
         for split in ("train", "validation", "test"):
             for row in getattr(task, split):
-                places[fold(row.input)][task.name].add(split)
+                key = fold(row.input)
+                # Detokenisers do not all give the same spaces back.
+                key = key.replace(" ", "") if task.is_rewriting else key
+                places[key][task.name].add(split)
     inputs: Counter[tuple[str, ...]] = Counter()
     leaks: Counter[tuple[str, ...]] = Counter()
+    validated_leaks: Counter[tuple[str, ...]] = Counter()
+    together: Counter[tuple[str, ...]] = Counter()
     for splits in places.values():
         if len(splits) == 1 or chosen.isdisjoint(splits):
             continue
@@ -195,7 +208,22 @@ def shared_inputs(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[S
         group = tuple(sorted(splits, key=lambda name: name not in chosen))
         inputs[group] += 1
         leaks[group] += _differ(tested & chosen, trained) or _differ(tested, trained & chosen)
-    found = [SharedInputs(group, count, leaks[group]) for group, count in inputs.items()]
+        validated = {name for name in splits if "validation" in splits[name]}
+        validated_leaks[group] += _differ(validated & chosen, trained) or _differ(
+            validated, trained & chosen
+        )
+        together[group] += _differ(tested & chosen, tested)
+    found = [
+        SharedInputs(
+            group,
+            count,
+            leaks[group],
+            validated_leaks[group],
+            together[group],
+            is_rewriting=rewriting.issuperset(group),
+        )
+        for group, count in inputs.items()
+    ]
     return sorted(found, key=lambda shared: (-shared.tested_and_trained, -shared.inputs))
 
 

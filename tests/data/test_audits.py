@@ -251,12 +251,14 @@ def test_inputs_of_several_tasks_count_once_for_all_of_them():
     assert audits.shared_inputs(tasks, {"tested"}) == [
         audit_records.SharedInputs(("tested", "trained", "third"), 1, 1),
         audit_records.SharedInputs(("tested", "trained"), 1, 1),
-        audit_records.SharedInputs(("tested", "third"), 1, 0),
+        audit_records.SharedInputs(("tested", "third"), 1, 0, tested_together=1),
     ]
     # "a" is tested in one task and trained on in another, but neither is `bystander`.
     bystander = task("bystander", validation=[row(0, "a")])
     assert audits.shared_inputs([*tasks, bystander], {"bystander"}) == [
-        audit_records.SharedInputs(("bystander", "tested", "trained", "third"), 1, 0)
+        audit_records.SharedInputs(
+            ("bystander", "tested", "trained", "third"), 1, 0, validated_and_trained=1
+        )
     ]
     # One task that tests what it trains on itself is a leak of its own, not a shared input.
     repeated = task("repeated", train=[row(0, "z")], test=[row(1, "z")])
