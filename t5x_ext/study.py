@@ -67,7 +67,7 @@ def study(
       ConfigError: something in the configuration does not fit together.
     """
     directory = files.path(study_dir, "MODEL_DIR")
-    for each in [recipe, *(initial.recipe for initial in initials if initial.scope)]:
+    for each in [recipe, *(initial.recipe for initial in initials if initial.is_tuned)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.num_expert_slots)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
@@ -84,11 +84,11 @@ def study(
     from t5x_ext.data import datasets
     from t5x_ext.report import write_report
     from t5x_ext.studies import store
+    from t5x_ext.studies.named_data import make_task_data
     from t5x_ext.studies.runner import Runner
-    from t5x_ext.studies.task_data import TaskData
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
-    data = TaskData(recipe.task_feature_lengths, test_examples)
+    data = make_task_data(tasks, recipe.task_feature_lengths, test_examples)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
@@ -191,6 +191,7 @@ def _plan(
         initial_keys,
         common,
         lambda prompt: get_prompt(prompt).versioned_name,
+        data.fingerprint_named,
     )
     return _Plan(arms, cells, fingerprints, initial_keys)
 
@@ -211,9 +212,7 @@ def _write_study_json(
         {
             "format": 1,
             "name": name,
-            "arms": [
-                dataclasses.asdict(arm) | {"label": arm.label or arm.name} for arm in plan.arms
-            ],
+            "arms": [arm.describe() | {"label": arm.label or arm.name} for arm in plan.arms],
             "tasks": [
                 {
                     "name": task,

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from t5x_ext.decoding.methods import Method
 from t5x_ext.errors import ConfigError
+from t5x_ext.studies.recipes import Recipe
 
 SETTINGS = ("STL", "MTL")
+TUNINGS = ("", "full")
+_OWN = ("data", "tuning", "recipe", "decoding")
 ZERO_SHOT = "n0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """Tuning one initial model, with one prompt, on growing budgets.
+
+    By default an arm is trained on the study's tasks, tuned as the study's `MODEL` and `Recipe`
+    say, and decoded greedily. The last four fields are for arms that differ in one of these.
 
     Attributes:
       name: key of the arm in results and reports.
@@ -24,6 +32,12 @@ class Arm:
       budgets: training examples per task: 'n100', 'p1', 'all', ...; 'n0' scores without tuning.
       baseline: whether reports compare the other arms with it.
       label: what reports call it; the name where empty.
+      data: name of other training data, as MIXTURE_OR_TASK_NAME takes it; `{count}` in it stands
+        for the number of the budget ("writing.train.{count}").
+      tuning: 'full' tunes all parameters although the study has LORA_RANK; '' is as the study.
+      recipe: another way to tune; None is the study's.
+      decoding: how test examples are decoded; None is greedy. Arms that differ in nothing else
+        share one tuned model.
     """
 
     name: str
@@ -33,8 +47,16 @@ class Arm:
     budgets: Sequence[str]
     baseline: bool = False
     label: str = ""
+    data: str = ""
+    tuning: str = ""
+    recipe: Recipe | None = None
+    decoding: Method | None = None
 
     def __post_init__(self) -> None:
+        if self.tuning not in TUNINGS:
+            raise ConfigError(f"Arm {self.name}: tuning {self.tuning!r}; allowed: 'full', ''")
+        if self.data and self.setting != "MTL":
+            raise ConfigError(f"Arm {self.name}: data with setting 'STL'; allowed: with 'MTL'")
         if self.setting not in SETTINGS:
             raise ConfigError(
                 f"Arm {self.name}: setting {self.setting!r}; allowed: {', '.join(SETTINGS)}"
@@ -42,6 +64,22 @@ class Arm:
         if not self.budgets:
             raise ConfigError(f"Arm {self.name}: budgets is empty; allowed: at least one")
         object.__setattr__(self, "budgets", tuple(str(budget) for budget in self.budgets))
+
+    def describe(self) -> dict[str, Any]:
+        """The fields as JSON; the last four only where they are set, as older studies have them."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in _OWN:
+            if fields[name] in ("", None):
+                del fields[name]
+            elif not isinstance(fields[name], str):
+                fields[name] = {"type": type(fields[name]).__name__} | dataclasses.asdict(
+                    fields[name]
+                )
+        return fields
+
+    def training_data(self, budget: str) -> str:
+        """The name of the data that this arm is trained on with a budget; '' for the tasks'."""
+        return self.data.format(count=budget.removeprefix("n"))
 
     def runs(self, seeds: Sequence[int]) -> list[tuple[str, int]]:
         """Budget and seed of every run on the same tasks.

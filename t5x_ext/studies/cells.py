@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
-from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.training.optimizers import Optax
 
 # Raise it when a change of the code changes results; finished cells then no longer count.
@@ -27,6 +27,7 @@ class Cell:
       budget: canonical budget name.
       seed: of the subset, the data order and dropout.
       tasks: one task in STL, all of them in MTL.
+      tuned_key: the same of what determines the tuned model, before it decodes.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Cell:
     budget: str
     seed: int
     tasks: tuple[str, ...]
+    tuned_key: str = ""
 
     def __str__(self) -> str:
         what = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
@@ -80,6 +82,7 @@ def make_cells(
     initial_keys: Mapping[str, str],
     common: Mapping[str, Any],
     describe_prompt: Callable[[str], str],
+    describe_data: Callable[[str], str] = lambda name: name,
 ) -> list[Cell]:
     """Every cell of the grid once, in an order that keeps shared things together.
 
@@ -90,6 +93,7 @@ def make_cells(
       initial_keys: key of every initial model by name.
       common: what determines all cells alike (model, recipe, data policy).
       describe_prompt: prompt name -> versioned name.
+      describe_data: name of an arm's own training data -> hash of it.
 
     Returns:
       Cells ordered by setting, task, arm, budget and seed.
@@ -108,19 +112,25 @@ def make_cells(
             )
 
     def make_cell(arm: Arm, budget: str, seed: int, names: tuple[str, ...]) -> Cell:
-        key = digest(
-            {
-                "version": RESULT_VERSION,
-                "setting": arm.setting,
-                "initial": initial_keys[arm.initial],
-                "prompt": describe_prompt(arm.prompt),
-                "budget": budget,
-                "seed": seed,
-                "tasks": {name: tasks[name] for name in names},
-                "common": common,
-            }
-        )
-        return Cell(key, arm, budget, seed, names)
+        determinants = {
+            "version": RESULT_VERSION,
+            "setting": arm.setting,
+            "initial": initial_keys[arm.initial],
+            "prompt": describe_prompt(arm.prompt),
+            "budget": budget,
+            "seed": seed,
+            "tasks": {name: tasks[name] for name in names},
+            "common": common,
+        }
+        own = arm.describe()
+        determinants |= {name: own[name] for name in ("tuning", "recipe") if name in own}
+        if arm.data and budget != ZERO_SHOT:
+            determinants["data"] = describe_data(arm.training_data(budget))
+        tuned_key = digest(determinants)
+        if "decoding" not in own:
+            return Cell(tuned_key, arm, budget, seed, names, tuned_key)
+        key = digest(determinants | {"decoding": own["decoding"]})
+        return Cell(key, arm, budget, seed, names, tuned_key)
 
     groups = [((name,), "STL") for name in tasks] + [(tuple(sorted(tasks)), "MTL")]
     cells = [

@@ -51,7 +51,7 @@ class InitialModels:
     waits: bool = False
 
     def __post_init__(self) -> None:
-        self._resident: tuple[tuple[str, int], Params] | None = None
+        self._resident: tuple[tuple[str, int, bool], Params] | None = None
 
     def make(self, name: str) -> None:
         """Tunes an initial model unless it is given, random, or made before.
@@ -61,7 +61,7 @@ class InitialModels:
         initial = self.by_name[name]
         if initial.base:
             self.make(initial.base)
-        if initial.scope is None:
+        if not initial.is_tuned:
             return
         key = self.keys[name]
         directory = store.initial_dir(self.study_dir, key)
@@ -88,7 +88,7 @@ class InitialModels:
         name = cell.arm.initial
         return name, cell.seed if self.by_name[name].is_random else 0
 
-    def params(self, name: str, seed: int) -> Params:
+    def params(self, name: str, seed: int, tuner: Tuner) -> Params:
         """Parameters of an initial model in host memory; those asked for last are kept.
 
         Every group copies them to the devices, which do not need them beside the tuned models.
@@ -96,13 +96,15 @@ class InitialModels:
         Args:
           name: the initial model's name.
           seed: of random parameters; others are the same for every seed.
+          tuner: what tunes from them: adapters want kernels in the compute dtype, or quantised.
         """
-        if self._resident is None or self._resident[0] != (name, seed):
+        has_adapters = tuner.has_adapters
+        if self._resident is None or self._resident[0] != (name, seed, has_adapters):
             self._resident = None  # free them first: two may not fit
-            program = self._program
+            program = tuner.program(tuner.recipe.trainer(1))
             wanted = program.abstract_frozen() or program.abstract_params()
             loaded = self._load(self.by_name[name], seed, wanted)
-            self._resident = (name, seed), copy_to(loaded, "pinned_host")
+            self._resident = (name, seed, has_adapters), copy_to(loaded, "pinned_host")
         return self._resident[1]
 
     @property
@@ -121,7 +123,7 @@ class InitialModels:
             drawn = self._program.init_base(jax.random.key(seed))
             return jax.tree.map(lambda x, leaf: x.astype(leaf.dtype), drawn, wanted)
         path = initial.path
-        if path is None and initial.scope is None:
+        if path is None and not initial.is_tuned:
             assert initial.base is not None  # or it would be random
             return self._load(self.by_name[initial.base], seed, wanted)
         return load_params(path or str(self._made_params(initial)), wanted)
@@ -132,17 +134,16 @@ class InitialModels:
     def _tune(self, initial: InitialModel, directory: epath.Path) -> None:
         """Trains an initial model in its own resumable run and saves its parameters."""
         recipe = initial.recipe
-        assert initial.scope is not None  # what makes it one to be trained
-        train = self.data.scope(
-            initial.scope, initial.prompt, initial.budget, recipe.task_feature_lengths
-        )
-        batches = make_batches(train, recipe, initial.seed, self.tuner.model.features)
+        train = self.data.initial(initial)
+        # Adapters need something to adapt.
+        tuner = self.tuner if initial.base else self.tuner.full
+        batches = make_batches(train, recipe, initial.seed, tuner.model.features)
         steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
         base = self._save_base(initial, directory)
         clock = time.monotonic()
         show(f"initial model {initial.name}: {len(train)} examples, {steps} steps")
         state, done = run_training(
-            self.tuner.program(recipe.trainer(steps)),
+            tuner.program(recipe.trainer(steps)),
             batches,
             str(directory / "train"),
             lambda start: start + steps,
@@ -167,9 +168,8 @@ class InitialModels:
         """All parameters after a run: adapters become part of those that they were tuned over."""
         model = self.tuner.model
         lora = getattr(model.module, "lora", None)
-        if lora is None:
+        if lora is None or base is None:
             return tuned
-        assert base is not None  # adapters without a base are refused
         whole = join(load_params(base, self._program.base_params()), tuned)
         return merge(model.config, lora, whole)
 

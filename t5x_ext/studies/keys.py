@@ -53,11 +53,18 @@ def key_initials(
             return digest({"weights": fingerprint(initial.path)})
         base = key_of(initial.base, seen) if initial.base else f"random {initial.seed}"
         made: dict[str, Any] = {"version": RESULT_VERSION, "base": base, "model": described_model}
-        if initial.scope:
+        if initial.data:
+            made |= {
+                "data": data.fingerprint_named(initial.data),
+                "prompt": initial.prompt and get_prompt(initial.prompt).versioned_name,
+                "recipe": dataclasses.asdict(initial.recipe),
+                "seed": initial.seed,
+            }
+        elif initial.scope:
             store = mixtures.current_context().store
             made |= {
                 "data": data.fingerprint(find_scope(initial.scope, store).tasks),
-                "prompt": get_prompt(initial.prompt).versioned_name,
+                "prompt": get_prompt(initial.prompt or "").versioned_name,
                 "budget": parse_budget(initial.budget).name,
                 "recipe": dataclasses.asdict(initial.recipe),
                 "seed": initial.seed,

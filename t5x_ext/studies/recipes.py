@@ -90,7 +90,8 @@ class InitialModel:
       path: a checkpoint; None makes it here.
       base: name of the initial model that it is tuned from; None is random parameters.
       scope: what it is tuned on: 'pretune' is the train track; None leaves the base as it is.
-      prompt: prompt of that tuning.
+      data: what it is tuned on instead, as MIXTURE_OR_TASK_NAME takes it ("writing.generic").
+      prompt: prompt of that tuning; None is that of the data.
       budget: examples per task of that tuning.
       recipe: how it is tuned.
       seed: of dropout and data order, and of the random parameters it is tuned from. Without
@@ -102,19 +103,27 @@ class InitialModel:
     path: str | None = None
     base: str | None = None
     scope: str | None = None
-    prompt: str = "ql.def_pos2"
+    data: str | None = None
+    prompt: str | None = "ql.def_pos2"
     budget: str = "n100"
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     seed: int = 0
 
     def __post_init__(self) -> None:
         bounds.check_seed(f"InitialModel {self.name}: seed", self.seed)
-        if self.path and (self.scope or self.base):
+        if self.path and (self.is_tuned or self.base):
             raise ConfigError(
                 f"InitialModel {self.name}: set either path, or base and scope, not both"
             )
+        if self.scope and self.data:
+            raise ConfigError(f"InitialModel {self.name}: set either scope or data, not both")
 
     @property
     def is_random(self) -> bool:
         """Whether it is neither given nor tuned from anything: fresh parameters for every seed."""
-        return self.path is None and self.base is None and self.scope is None
+        return self.path is None and self.base is None and not self.is_tuned
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the study makes it, by training."""
+        return self.scope is not None or self.data is not None

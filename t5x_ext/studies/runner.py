@@ -20,7 +20,9 @@ from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
+from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -87,22 +89,28 @@ class Runner:
     waits: bool = False
 
     def __post_init__(self) -> None:
-        self._tuner = Tuner(self.model, self.partitioner, self.recipe, self.experts)
+        own = Tuner(self.model, self.partitioner, self.recipe, self.experts)
+        self._tuners = {"": own, "full": own.full}
         self._initials = InitialModels(
-            self.initials, self.initial_keys, self._tuner, self.data, self.study_dir, self.waits
+            self.initials, self.initial_keys, own, self.data, self.study_dir, self.waits
         )
 
     @functools.cached_property
-    def decoder(self) -> Decoder:
-        """One decoder for all cells."""
+    def _decoder(self) -> Any:
+        """(tuning, decoding) of an arm -> the decoder of all its cells, made once."""
         lengths = self.recipe.task_feature_lengths
-        return Decoder(
-            self.model,
-            self.partitioner,
-            self.eval_batch_size,
-            lengths["inputs"],
-            lengths["targets"],
-        )
+
+        def make(tuning: str, decoding: Method | None) -> Decoder:
+            return Decoder(
+                self._tuners[tuning].model,
+                self.partitioner,
+                self.eval_batch_size,
+                lengths["inputs"],
+                lengths["targets"],
+                decoding or Greedy(),
+            )
+
+        return functools.cache(make)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs those of this shard's cells that have no result yet."""
@@ -120,16 +128,16 @@ class Runner:
         ):
             written = None
             for (name, seed), jobs, compiled in groups:
-                initial = self._initials.params(name, seed)
+                tuner = self._tuners[jobs[0].cell.arm.tuning]
+                initial = self._initials.params(name, seed, tuner)
                 compiled.result()
-                tuned = self._tuner.tune(initial, jobs)
+                tuned = tuner.tune(initial, jobs)
                 del initial  # the next group may start from another: two may not fit
                 clock = time.monotonic()
                 predicted = self._predict(tuned)
-                decode_secs = (time.monotonic() - clock) / len(jobs)
-                tuned = tuned._replace(
-                    params={}, frozen={}
-                )  # the next group needs the devices' memory
+                decode_secs = (time.monotonic() - clock) / sum(len(job.cells) for job in jobs)
+                # The next group needs the devices' memory.
+                tuned = tuned._replace(params={}, frozen={})
                 if written is not None:
                     written.result()  # raises what went wrong
                 written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
@@ -148,55 +156,69 @@ class Runner:
         """
         start_of = self._initials.start_of
         for start, some in itertools.groupby(sorted(cells, key=start_of), start_of):
-            for jobs in self._tuner.group(map(self._prepare, some)):
-                yield start, jobs
+            models: dict[str, dict[str, list[Cell]]] = {tuning: {} for tuning in self._tuners}
+            for cell in some:
+                models[cell.arm.tuning].setdefault(cell.tuned_key, []).append(cell)
+            for tuning, by_key in models.items():
+                for jobs in self._tuners[tuning].group(map(self._prepare, by_key.values())):
+                    yield start, jobs
 
     def _compiled(
         self, cells: Iterable[Cell], compiler: Executor
     ) -> Iterator[tuple[tuple[str, int], list[Job], Future[None]]]:
         """Groups, each with the promise that its step is compiled."""
         for start, jobs in self.groups(cells):
-            yield start, jobs, compiler.submit(self._tuner.compile, jobs)
+            tuner = self._tuners[jobs[0].cell.arm.tuning]
+            yield start, jobs, compiler.submit(tuner.compile, jobs)
 
-    def _prepare(self, cell: Cell) -> Job:
-        prompt = cell.arm.prompt
-        train = self.data.budget(cell.tasks, prompt, cell.budget, cell.seed)
-        return self._tuner.prepare(cell, train, self.data.test(cell.tasks, prompt))
+    def _prepare(self, cells: Sequence[Cell]) -> Job:
+        """The model of some cells that differ in nothing but decoding."""
+        one = cells[0]
+        test = self.data.test(one.tasks, one.arm.prompt)
+        return self._tuners[one.arm.tuning].prepare(cells, self.data.train(one), test)
 
-    def _predict(self, tuned: Tuned) -> list[list[Prediction]]:
-        """The predictions of each tuned model for its test examples."""
+    def _predict(self, tuned: Tuned) -> list[list[list[Prediction]]]:
+        """For each way of decoding, the predictions of each tuned model for its test examples."""
         sets = [job.test for job in tuned.jobs]
-        if len(sets) == 1 or tuned.frozen:
-            each = zip(tuned.each(), sets, strict=True)
-            return [predict(self.decoder, params, examples) for params, examples in each]
-        return predict_together(self.decoder, tuned.params, sets)
+        tuning, decodings = tuned.jobs[0].cell.arm.tuning, tuned.jobs[0].decodings
+        together = len(sets) > 1 and not tuned.frozen
+        predicted = []
+        for decoder in (self._decoder(tuning, decoding) for decoding in decodings):
+            if together:
+                predicted.append(predict_together(decoder, tuned.params, sets))
+            else:
+                each = zip(tuned.each(), sets, strict=True)
+                predicted.append([predict(decoder, params, examples) for params, examples in each])
+        return predicted
 
     def _finish(
         self,
         tuned: Tuned,
-        predicted: Sequence[Sequence[Prediction]],
+        predicted: Sequence[Sequence[Sequence[Prediction]]],
         decode_secs: float,
         progress: _Progress,
     ) -> None:
         """Scores and writes the cells of a group; a cell's result file comes last."""
-        for job, rows, losses in zip(tuned.jobs, predicted, tuned.losses, strict=True):
-            rows = score_rows(rows)
-            seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
-            result = self._result(job, rows, losses, seconds)
-            directory = store.cell_dir(self.study_dir, job.cell)
-            write_predictions(directory / "predictions.jsonl", rows)
-            store.write_json(directory / "result.json", result)
-            progress.add(result)
+        seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
+        for number, of_models in enumerate(predicted):
+            for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
+                cell, rows = job.cells[number], score_rows(rows)
+                result = self._result(cell, job, rows, losses, seconds)
+                directory = store.cell_dir(self.study_dir, cell)
+                write_predictions(directory / "predictions.jsonl", rows)
+                store.write_json(directory / "result.json", result)
+                progress.add(result)
 
     def _result(
         self,
+        cell: Cell,
         job: Job,
         rows: Sequence[Prediction],
         losses: Sequence[float],
         seconds: Mapping[str, float],
     ) -> dict[str, Any]:
         """What a cell's result file holds."""
-        cell, train = job.cell, job.train
+        train = job.train
         counts = collections.Counter(example.task for example in train)
         return {
             "format": 1,

@@ -62,7 +62,7 @@ def _made(arms: Sequence[Arm], initials: Mapping[str, InitialModel]) -> set[str]
     for arm in arms:
         name: str | None = arm.initial
         while name is not None:
-            made |= {name} if initials[name].scope else set()
+            made |= {name} if initials[name].is_tuned else set()
             name = initials[name].base
     return made
 

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import mixtures
 from mixtures.budgets import parse_budget, select
 from mixtures.names import escape, find_scope
 from mixtures.splits import Splits, split_instances
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.writing.tasks import fingerprint as writing_fingerprint
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.studies.arms import ZERO_SHOT
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.recipes import InitialModel
+
+
+def fingerprint_named(name: str, split: str) -> str:
+    """Hash of the rows of a SeqIO name's split."""
+    if name.startswith(WRITING_PREFIX):
+        return writing_fingerprint(name, split)
+    digest = hashlib.sha256()
+    lengths = {"inputs": 1 << 20, "targets": 1 << 20}  # nothing is cut
+    for example in load_examples(mixtures.resolve(name), split, lengths):
+        fields = (example.id, example.inputs_pretokenized, *example.references)
+        digest.update("\x1f".join(fields).encode() + b"\x1e")
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +46,18 @@ class TaskData:
 
     lengths: Mapping[str, int]
     test_examples: int | None = None
+
+    def train(self, cell: Cell) -> list[Example]:
+        """Training examples of a cell; none for zero-shot."""
+        arm = cell.arm
+        if cell.budget == ZERO_SHOT or not arm.data:
+            return self.budget(cell.tasks, arm.prompt, cell.budget, cell.seed)
+        name = mixtures.resolve(arm.training_data(cell.budget), prompt=arm.prompt)
+        return load_examples(name, "train", self.lengths)
+
+    def fingerprint_named(self, name: str) -> str:
+        """Hash of an arm's own training data."""
+        return fingerprint_named(name, "train")
 
     def budget(self, tasks: Sequence[str], prompt: str, budget: str, seed: int) -> list[Example]:
         """Training examples of a cell: a nested subset per task; none for zero-shot."""
@@ -50,11 +79,14 @@ class TaskData:
             for example in self._load(name, prompt, "test")[: self.test_examples]
         ]
 
-    def scope(
-        self, scope: str, prompt: str, budget: str, lengths: Mapping[str, int]
-    ) -> list[Example]:
-        """Training examples of a scope of many tasks, such as 'pretune'."""
-        return load_examples(mixtures.task_name(prompt, scope, budget), "train", lengths)
+    def initial(self, initial: InitialModel) -> list[Example]:
+        """Training examples of an initial model."""
+        if initial.data is not None:
+            name = mixtures.resolve(initial.data, prompt=initial.prompt)
+        else:
+            assert initial.scope is not None and initial.prompt is not None
+            name = mixtures.task_name(initial.prompt, initial.scope, initial.budget)
+        return load_examples(name, "train", initial.recipe.task_feature_lengths)
 
     def check_tasks(self, tasks: Sequence[str] | None) -> list[str]:
         """The study's tasks: those named, or all of the test track that have a file.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from t5x_ext.data.batching import TrainBatches, make_length_buckets
 from t5x_ext.data.features import Features
 from t5x_ext.data.records import Example
+from t5x_ext.decoding.methods import Method
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -28,21 +29,31 @@ from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """A cell that is ready to tune.
+    """A model that is ready to be tuned.
 
     Attributes:
-      cell: the cell.
+      cells: those that it serves: one, or several that decode it in different ways.
       train: its training examples; none for zero-shot.
       test: its test examples.
       batches: of the training examples; None for zero-shot.
       num_steps: steps to make.
     """
 
-    cell: Cell
+    cells: tuple[Cell, ...]
     train: list[Example]
     test: list[Example]
     batches: TrainBatches | None = None
     num_steps: int = 0
+
+    @property
+    def cell(self) -> Cell:
+        """Any of the cells: they are tuned alike."""
+        return self.cells[0]
+
+    @property
+    def decodings(self) -> tuple[Method | None, ...]:
+        """How each of the cells decodes."""
+        return tuple(cell.arm.decoding for cell in self.cells)
 
 
 class Tuned(NamedTuple):
@@ -79,7 +90,7 @@ class Tuner:
     Attributes:
       model: the model that every cell tunes.
       partitioner: the mesh.
-      recipe: steps, batches and learning rate.
+      recipe: steps, batches and learning rate, for cells whose arm has none of its own.
       experts: models that may be tuned together; 1 tunes one after the other.
     """
 
@@ -93,13 +104,21 @@ class Tuner:
         """Trainer -> its compiled functions, made once."""
         return functools.cache(functools.partial(Program, self.model, self.partitioner))
 
-    def prepare(self, cell: Cell, train: list[Example], test: list[Example]) -> Job:
-        """Plans a cell's batches."""
+    @functools.cached_property
+    def full(self) -> Tuner:
+        """The same, tuning all parameters; itself without adapters."""
+        if not self.has_adapters:
+            return self
+        return dataclasses.replace(self, model=self.model.replace(module=self.model.module.base))
+
+    def prepare(self, cells: Sequence[Cell], train: list[Example], test: list[Example]) -> Job:
+        """Plans the batches of a model for some cells."""
         if not train:
-            return Job(cell, train, test)
-        batches = make_batches(train, self.recipe, cell.seed, self.model.features)
-        steps = self.recipe.num_steps(batches.steps_for_epochs(self.recipe.epochs))
-        return Job(cell, train, test, batches, steps)
+            return Job(tuple(cells), train, test)
+        recipe = self._recipe(cells[0])
+        batches = make_batches(train, recipe, cells[0].seed, self.model.features)
+        steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
+        return Job(tuple(cells), train, test, batches, steps)
 
     def group(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
         """Joins jobs that start from the same parameters: see `make_groups`."""
@@ -113,7 +132,7 @@ class Tuner:
         job = group[0]
         if job.batches is None:
             return
-        shape = self.recipe.batch_size, job.batches.row_lengths
+        shape = self._recipe(job.cell).batch_size, job.batches.row_lengths
         program = self.program(self._trainer(job))
         step: Any
         if len(group) == 1:
@@ -145,13 +164,16 @@ class Tuner:
         """Whether cells tune adapters over the initial parameters, which they share."""
         return bool(self.model.module.frozen)
 
-    def _shared(self, job: Job) -> tuple[Trainer, tuple[tuple[str, int], ...]]:
-        """Schedule and shape of the batches: what jobs of one program have in common."""
+    def _shared(self, job: Job) -> tuple[Any, ...]:
+        """What jobs of one program have in common: schedule, shape of the batches, decodings."""
         assert job.batches is not None  # zero-shot: alone
-        return self._trainer(job), tuple(job.batches.row_lengths.items())
+        return self._trainer(job), tuple(job.batches.row_lengths.items()), job.decodings
 
     def _trainer(self, job: Job) -> Trainer:
-        return self.recipe.trainer(job.num_steps)
+        return self._recipe(job.cell).trainer(job.num_steps)
+
+    def _recipe(self, cell: Cell) -> Recipe:
+        return cell.arm.recipe or self.recipe
 
     def _tune_alone(self, initial: Params, job: Job, frozen: Params) -> tuple[Params, list[float]]:
         program = self.program(self._trainer(job))

@@ -60,7 +60,7 @@ def make_examples(seed: int, count: int) -> list[Example]:
 def make_jobs(tuner: Tuner) -> list[Job]:
     return [
         tuner.prepare(
-            Cell(name, ARM, "n10", seed, (name,)),
+            [Cell(name, ARM, "n10", seed, (name,))],
             make_examples(seed, TRAIN[name]),
             make_examples(100 + seed, TEST[name]),
         )
@@ -103,7 +103,7 @@ def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
     tuner = make_tuner(2)
     sizes = {"a": 13, "b": 60, "c": 28, "d": 16, "zero": 0, "e": 40, "f": 13, "g": 5}
     jobs = [
-        tuner.prepare(Cell(name, ARM, "n10", 0, (name,)), make_examples(0, count), [])
+        tuner.prepare([Cell(name, ARM, "n10", 0, (name,))], make_examples(0, count), [])
         for name, count in sizes.items()
     ]
     groups = [[(job.cell.key, job.num_steps) for job in group] for group in tuner.group(jobs)]

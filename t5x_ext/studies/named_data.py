@@ -1,0 +1,75 @@
+"""The test sets of a study that have names of their own, such as `writing.jfleg`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import mixtures
+from mixtures import on_demand
+from t5x_ext.data.examples import load_examples
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+from t5x_ext.studies.arms import ZERO_SHOT
+from t5x_ext.studies.task_data import TaskData, fingerprint_named
+
+
+def make_task_data(
+    tasks: Sequence[str] | None, lengths: Mapping[str, int], test_examples: int | None
+) -> TaskData:
+    """The examples of a study's tasks: those of a SuperNI release, or any names.
+
+    Args:
+      tasks: TASKS; None is the whole test track of the release.
+      lengths: see `TaskData`.
+      test_examples: see `TaskData`.
+
+    Raises:
+      ConfigError: the names are of both kinds.
+    """
+    named = [name for name in tasks or () if name.endswith(".jsonl") or on_demand.is_known(name)]
+    if named and len(named) < len(tasks or ()):
+        others = ", ".join(sorted(set(tasks or ()) - set(named)))
+        raise ConfigError(
+            f"TASKS: {named[0]} and the like beside tasks of the release ({others}); "
+            "allowed: one kind"
+        )
+    return (NamedData if named else TaskData)(lengths, test_examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedData(TaskData):
+    """Test sets by name. Arms say themselves what they are trained on, see `Arm.data`."""
+
+    def budget(self, tasks: Sequence[str], prompt: str, budget: str, seed: int) -> list[Example]:
+        if budget == ZERO_SHOT:
+            return []
+        raise ConfigError(
+            f"Arm: budget {budget} without data; in a study of {tasks[0]} and the like an arm "
+            'says what it is trained on, as data = "writing.train.{count}"'
+        )
+
+    def check_tasks(self, tasks: Sequence[str] | None) -> list[str]:
+        return list(tasks or ())
+
+    def category(self, name: str) -> str:
+        return self._load(name, None, "test")[0].category or name
+
+    def num_train(self, name: str) -> int:
+        return 0
+
+    def is_leaked(self, name: str) -> bool:
+        return False
+
+    def short(self, tasks: Sequence[str], budget: str) -> dict[str, int]:
+        return {}
+
+    def fingerprint(self, tasks: Sequence[str]) -> str:
+        rows = [fingerprint_named(name, "test") for name in tasks]
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+    def _load(self, name: str, prompt: str | None, split: str) -> list[Example]:
+        examples = load_examples(mixtures.resolve(name, prompt=prompt), split, self.lengths)
+        # Scores go by the name that the study has for the set.
+        return [dataclasses.replace(example, task=name) for example in examples]
