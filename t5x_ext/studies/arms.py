@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,11 @@ class Arm:
             raise ConfigError(f"Arm {self.name}: tuning {self.tuning!r}; allowed: 'full', ''")
         if self.data and self.setting != "MTL":
             raise ConfigError(f"Arm {self.name}: data with setting 'STL'; allowed: with 'MTL'")
+        for budget in self.budgets if self.data else ():
+            if not re.fullmatch(r"n\d+", str(budget)):
+                raise ConfigError(
+                    f"Arm {self.name}: budget {budget!r} with data; allowed: n100 and the like"
+                )
         if self.setting not in SETTINGS:
             raise ConfigError(
                 f"Arm {self.name}: setting {self.setting!r}; allowed: {', '.join(SETTINGS)}"
