@@ -26,6 +26,7 @@ from t5x_ext.generation.parsing import STOPS, parse_completion
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
 
+_STEP = 64  # tokens
 REQUESTS, INSTRUCTIONS, REJECTED = "requests.jsonl", "instructions.jsonl", "rejected.jsonl"
 
 
@@ -95,7 +96,8 @@ def instruction_request(
             f"{generator.max_tokens - room} tokens; allowed: fewer than {generator.max_tokens}, "
             "the model's context"
         )
-    limit = min(settings.max_new_tokens, room)
+    # Requests of like lengths have one limit, so that they can be decoded in one batch.
+    limit = min(settings.max_new_tokens, max(room // _STEP * _STEP, 1))
     return Request(*single(prompt), settings.seed, number, limit, STOPS)
 
 

@@ -1,9 +1,12 @@
 """Second stage: a model answers the tasks, with passages beside them; what is kept is trained on.
 
-    responses.jsonl   one line a task of instructions.jsonl that was answered
-    train.jsonl       instruction, input, output: own-data JSONL, which `train` takes as it is
+    responses.jsonl      one line a task of instructions.jsonl that was answered
+    train.jsonl          instruction, input, output: own-data JSONL, which `train` takes as it is
+    measurements.jsonl   how probable each answer was, by id
 
-train.jsonl follows from responses.jsonl.
+train.jsonl follows from responses.jsonl. Log-probabilities are sums of floats, whose last digits
+depend on the batch; in a file of their own they leave the others the same at any batch size. A run
+that is killed may have measured an answer twice.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from t5x_ext.generation.requests import Completion, Generator, Request, completi
 from t5x_ext.retrieval import Hit, Index, log_weights
 from t5x_ext.retrieval.weights import check_weighting
 
-RESPONSES, TRAIN = "responses.jsonl", "train.jsonl"
+RESPONSES, TRAIN, MEASUREMENTS = "responses.jsonl", "train.jsonl", "measurements.jsonl"
 STOPS = ("\n###", "\nInstruction:", "\n\nInput:")
 
 
@@ -198,6 +201,7 @@ def write_responses(
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_run(place))
         responses = stack.enter_context(Journal(place / RESPONSES))
+        measurements = stack.enter_context(Journal(place / MEASUREMENTS))
         train = Replayed(place / TRAIN, RESPONSES)
         stack.callback(train.close)
         answered = _by_id(responses, generator, settings)
@@ -212,7 +216,9 @@ def write_responses(
             for _, task in batch:
                 record = answered.get(task["id"])
                 if record is None:
-                    record = next(made)
+                    record, log_prob = next(made)
+                    if log_prob is not None:
+                        measurements.append({"id": task["id"], "log_prob": log_prob})
                     responses.append(record)
                 _check_same(responses, record, task)
                 texts = (record["instruction"], record["input"], record["output"])
@@ -262,8 +268,8 @@ def _answers(
     settings: ResponseSettings,
     tasks: Sequence[tuple[int, Record]],
     index: Index | None,
-) -> Iterator[Record]:
-    """Records of responses.jsonl for tasks with their numbers."""
+) -> Iterator[tuple[Record, float | None]]:
+    """Records of responses.jsonl for tasks with their numbers, and their log-probabilities."""
     found: list[list[Hit]] = []
     for _, task in tasks:
         query = f"{task['instruction']}\n{task['input']}"
@@ -275,7 +281,8 @@ def _answers(
     ]
     made = completions(generator, [request for request, _ in asked])
     for (_, task), hits, (request, cut), completion in zip(tasks, found, asked, made, strict=True):
-        yield _record(generator, settings, task, hits, request, completion, cut)
+        record = _record(generator, settings, task, hits, request, completion, cut)
+        yield record, completion.log_prob
 
 
 def _record(
@@ -287,7 +294,6 @@ def _record(
     completion: Completion,
     cut: bool,
 ) -> Record:
-    log_prob = completion.log_prob
     return {
         "id": task["id"],
         "instruction": task["instruction"],
@@ -297,8 +303,6 @@ def _record(
             {"id": hit.passage.id, "score": hit.score, "weight": math.exp(log_weight)}
             for hit, log_weight in zip(hits, request.log_weights, strict=False)
         ],
-        # Rounded: sums of floats depend on the batch in their last digits, and files must not.
-        "log_prob": None if log_prob is None else round(log_prob, 3),
         "finish": completion.finish,
         "truncated": cut,
         "model": generator.model,

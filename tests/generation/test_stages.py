@@ -57,6 +57,8 @@ def test_every_record_has_its_place(unbroken: Path) -> None:
         weights = [passage["weight"] for passage in response["passages"]]
         assert not weights or sum(weights) == pytest.approx(1.0)
         assert weights == sorted(weights, reverse=True)
+    measured = {record["id"]: record["log_prob"] for record in records(unbroken, "measurements")}
+    assert measured == {r["id"]: measured[r["id"]] for r in responses}
     assert {row["round"] for row in train} == {1} and all(row["output"] for row in train)
 
 
