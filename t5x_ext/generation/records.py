@@ -77,7 +77,7 @@ def read_seeds(path: files.StrPath) -> list[Seed]:
         ConfigError: the file cannot be read or holds none, a line is wrong (a seed without output
             among them), or an id is used twice.
     """
-    found = []
+    found: list[Seed] = []
     for where, fields in _objects(path, _SEED_FIELDS):
         text = {
             "id": fields.get("id", f"seed-{len(found)}"),

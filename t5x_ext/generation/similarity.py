@@ -49,7 +49,7 @@ class SimilarTexts:
         Of equally near ones it is the first that was added; None where no text shares a word.
         """
         words = _words(text)
-        shared = np.zeros(len(self._texts), np.int32)
+        shared: np.ndarray = np.zeros(len(self._texts), np.int32)
         for key in _numbered(words):
             if key in self._having:
                 shared[self._having[key].values] += 1
@@ -70,7 +70,7 @@ class _Growing:
     """Integers, as an array that grows by doubling."""
 
     def __init__(self) -> None:
-        self._array = np.zeros(4, np.int32)
+        self._array: np.ndarray = np.zeros(4, np.int32)
         self._size = 0
 
     def append(self, value: int) -> None:

@@ -140,7 +140,9 @@ class Index:
         """
         words = " ".join(query.split()[: self._settings.query_words])
         terms = self._settings.terms(words)
-        numbers, scores, first = [], [], 0
+        numbers: list[np.ndarray] = []
+        scores: list[np.ndarray] = []
+        first = 0
         for shard in self._shards:
             known = shard.get_tokens_ids(terms)
             if known:
