@@ -2,11 +2,14 @@
 
     python -m t5x_ext.convert --to t5x_ext google/t5-xl-lm-adapt checkpoints/t5_xl_lm_adapt
     python -m t5x_ext.convert --to hf runs/mine/checkpoint_2000 export/mine
+    python -m t5x_ext.convert --to peft runs/adapter export/adapter
+    python -m t5x_ext.convert --to hf --adapter export/adapter --merge_into original BASE DST
 
 SRC is any checkpoint that INITIAL_CHECKPOINT_PATH takes, local or gs://. Every tensor of it is used
 exactly once; a missing, unknown or mis-shaped one is refused by name before anything is written.
 DST is complete or absent. Unless told otherwise, the result is opened again and every byte of it
-compared with SRC. Memory does not grow with the model, only with its largest tensor.
+compared with SRC. Memory does not grow with the model, only with its largest tensor; but comparing
+the logits of a merged model loads it.
 """
 
 from __future__ import annotations
@@ -25,13 +28,17 @@ from etils import epath
 
 from t5x_ext.checkpoints import (
     hugging_face,
+    merging,
     open_source,
     own_layout,
+    peft,
     t5x_layout,
     tensorstores,
     trees,
 )
+from t5x_ext.checkpoints.adapters import Adapter, open_adapter
 from t5x_ext.checkpoints.damage import reason
+from t5x_ext.checkpoints.meta import ADAPTER, lora_in
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -40,6 +47,7 @@ from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
 KINDS = ("hf", "t5x", "t5x_ext")
+PEFT = "peft"  # of a run with LoRA; written only
 
 
 def convert(
@@ -52,23 +60,30 @@ def convert(
     scan_layers: bool = False,
     config: ModelConfig | None = None,
     verify: bool = True,
+    adapter: str | None = None,
+    merge_into: str | None = None,
 ) -> dict[str, Any]:
     """Converts a checkpoint.
 
     Args:
         source_path: See `open_source`.
         destination: Directory to create.
-        to: One of `KINDS`.
+        to: One of `KINDS`, or `PEFT`.
         source_kind: The kind that the source has to be; 'auto' takes any.
         dtype: 'float32' or 'bfloat16' for all tensors; None keeps each one's.
         scan_layers: For T5X: write for its scalable_t5 network.
         config: Replaces what T5X's checkpoints do not state and is inferred; the tensors are
             checked against it.
         verify: Compare the result with the source.
+        adapter: A directory of PEFT's or a run with LoRA, to be merged into the source.
+        merge_into: 'original', or 'dequantised' for an adapter tuned over a quantised base: the
+            source's kernels then go through NF4 first.
 
     Returns:
         {"source": {"path", "kind", "step", "sha256"}, "destination": {"path", "kind"}, "tensors",
-        "parameters", "bytes" (of the values written), "config", "verified", "seconds"}.
+        "parameters", "bytes" (of the values written), "config", "verified", "seconds"}, and of a
+        merged model "merged": {"adapter", "into", "largest_change" (of any logit, against the
+        adapter over the original and the dequantised base; None unless verified)}.
 
     Raises:
         ConfigError: The source cannot be read or not be written as `to`; the destination exists,
@@ -80,8 +95,18 @@ def convert(
         raise ConfigError(f"{source.path}: is of kind {source.kind}, not {source_kind}")
     if config is not None:
         source = _with_config(source, config)
+    if dtype is not None and to == PEFT:
+        raise ConfigError(f"--dtype {dtype}: adapters are written in float32")
     if scan_layers and to != "t5x":
         raise ConfigError(f"--scan_layers: only T5X's layout has scanned layers, not {to}")
+    if ADAPTER in source.meta and to in ("hf", "t5x") and adapter is None:
+        raise ConfigError(
+            f"{source.path}: holds an adapter, no whole model; allowed: --to {PEFT}, or its base as"
+            " SRC with --adapter and --merge_into"
+        )
+    base, opened = source, _open_adapter(source, adapter, merge_into, to)
+    if opened is not None and merge_into is not None:
+        source = merging.merge_source(base, opened, merge_into, dtype)
 
     def check(written: epath.Path) -> None:
         if verify:
@@ -93,11 +118,19 @@ def convert(
             hugging_face.write_hf(shown, destination, dtype, check=check)
         elif to == "t5x":
             t5x_layout.write_t5x(shown, destination, scan_layers, dtype, check=check)
+        elif to == PEFT:
+            _write_peft(shown, destination)
         else:
             own_layout.write_params(shown, destination, dtype, check=check)
     parameters = [math.prod(tensor.shape) for tensor in source.tensors.values()]
     sizes = [np.dtype(dtype or tensor.dtype).itemsize for tensor in source.tensors.values()]
-    return {
+    merged = {}
+    if opened is not None:
+        written = open_source(destination)
+        change = merging.largest_changes(base, opened, written) if verify else None
+        facts = {"adapter": adapter, "into": merge_into, "largest_change": change}
+        merged = {"merged": facts}
+    return merged | {
         "source": {
             "path": source.path,
             "kind": source.kind,
@@ -112,6 +145,42 @@ def convert(
         "verified": verify,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _open_adapter(
+    source: Source, adapter: str | None, merge_into: str | None, to: str
+) -> Adapter | None:
+    """The adapter to be merged; None for none."""
+    if adapter is None and merge_into is None:
+        return None
+    allowed = " or ".join(merging.BASES)
+    if adapter is None or merge_into not in merging.BASES:
+        raise ConfigError(
+            f"--adapter {adapter} with --merge_into {merge_into}: allowed: both, and to merge into"
+            f" {allowed}; an adapter tuned with QUANTIZATION = 'nf4' is right for the latter alone"
+        )
+    if to == PEFT:
+        raise ConfigError(
+            f"--to {PEFT}: writes an adapter; with --adapter allowed: {', '.join(KINDS)}"
+        )
+    if ADAPTER in source.meta:
+        raise ConfigError(f"{source.path}: holds an adapter itself; with --adapter allowed: a base")
+    if source.config is None:
+        raise ConfigError(f"{source.path}: does not state its config, which merging needs")
+    return open_adapter(adapter, source.config)
+
+
+def _write_peft(source: Source, destination: str) -> None:
+    """Writes the adapter of a run as a directory of PEFT's, and reads it back."""
+    lora = lora_in(source.meta)
+    if lora is None or source.config is None:
+        raise ConfigError(
+            f"{source.path}: holds a whole model; --to {PEFT} takes a run with LORA_RANK"
+        )
+    params = trees.nest({name: tensor.whole() for name, tensor in source.tensors.items()})
+    base = source.meta[ADAPTER]["base"]
+    facts = base["sha256"], base["path"], source.step
+    peft.write(destination, source.config, lora, params, *facts)
 
 
 def _with_config(source: Source, config: ModelConfig) -> Source:
@@ -224,7 +293,9 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     source, destination = summary["source"], summary["destination"]
     config = summary["config"] or {"config": "not stated"}
     checked = "every tensor compared" if summary["verified"] else "not compared"
+    merged = summary.get("merged")
     return [
+        *(_merge_lines(merged) if merged else []),
         f"{source['path']} ({source['kind']}, step {source['step']})",
         f"-> {destination['path']} ({destination['kind']}), {checked}",
         f"{summary['tensors']} tensors, {summary['parameters']:,} parameters,"
@@ -232,6 +303,13 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"source sha256 {source['sha256']}",
         ", ".join(f"{name} {value}" for name, value in config.items()),
     ]
+
+
+def _merge_lines(merged: dict[str, Any]) -> list[str]:
+    lines = [f"{merged['adapter']} merged into the {merged['into']} base"]
+    for base, change in (merged["largest_change"] or {}).items():
+        lines.append(f"largest change of a logit against it over the {base} base: {change:.2g}")
+    return lines
 
 
 def _parser() -> Parser:
@@ -245,7 +323,7 @@ def _parser() -> Parser:
         choices=(*KINDS, "gguf", "auto"),
         help="refuse SRC unless it is of this kind (default: auto, any)",
     )
-    parser.add_argument("--to", required=True, choices=KINDS, help="what to write")
+    parser.add_argument("--to", required=True, choices=(*KINDS, PEFT), help="what to write")
     parser.add_argument("--dtype", choices=trees.DTYPES, help="cast all tensors; default: keep")
     parser.add_argument(
         "--scan_layers",
@@ -256,6 +334,14 @@ def _parser() -> Parser:
         "--gin_file",
         metavar="FILE",
         help="model file, such as models/t5_1_1_xl.gin: SRC has to fit it, DST states it",
+    )
+    parser.add_argument(
+        "--adapter", metavar="DIR", help="merge this adapter, PEFT's or a run with LoRA, into SRC"
+    )
+    parser.add_argument(
+        "--merge_into",
+        choices=merging.BASES,
+        help="SRC as it is, or as NF4 keeps it, over which QUANTIZATION = 'nf4' tunes",
     )
     parser.add_argument(
         "--verify",
@@ -280,6 +366,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         scan_layers=args.scan_layers,
         config=_read_config(args.gin_file) if args.gin_file else None,
         verify=args.verify,
+        adapter=args.adapter,
+        merge_into=args.merge_into,
     )
     if args.json:
         show_json(summary)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_ext.terminal import Parser, command, show, show_json
@@ -22,18 +22,22 @@ def inspect(path: str) -> dict[str, Any]:
 
     Returns:
         {"path", "kind", "step", "sha256", "tokenizer" (a directory or None), "config" (or None),
-        "parameters", "bytes", "tensors": {name: {"shape", "dtype"}}}.
+        "parameters", "bytes", "tensors": {name: {"shape", "dtype"}}}; of an adapter, also
+        "adapter": {"rank", "alpha", "targets", "base" (its name), "base_sha256"}: its parameters
+        are those that are trained.
 
     Raises:
         ConfigError: There is no checkpoint, or it is damaged, or not of a model we know.
     """
     # JAX, which --help does not need.
-    from t5x_ext.checkpoints import open_source
+    from t5x_ext.checkpoints import open_source, peft
+    from t5x_ext.checkpoints.adapters import is_peft
     from t5x_ext.models.families import config_to_json
 
-    source = open_source(path)
+    source = peft.open_source(path) if is_peft(path) else open_source(path)
     counts = {name: math.prod(tensor.shape) for name, tensor in source.tensors.items()}
-    return {
+    adapter = _adapter(source.meta)
+    return ({"adapter": adapter} if adapter else {}) | {
         "path": source.path,
         "kind": source.kind,
         "step": source.step,
@@ -49,6 +53,16 @@ def inspect(path: str) -> dict[str, Any]:
     }
 
 
+def _adapter(meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run with LoRA, or a directory of PEFT's, says of its adapter."""
+    stated = meta.get("adapter")
+    if stated is None:
+        return None
+    lora, base = stated["lora"], stated["base"]
+    facts = {name: lora[name] for name in ("rank", "alpha", "targets")}
+    return facts | {"base": base["path"], "base_sha256": base["sha256"]}
+
+
 def _lines(summary: dict[str, Any]) -> list[str]:
     config = summary["config"] or {"config": "not stated"}
     width = max(map(len, summary["tensors"]))
@@ -61,6 +75,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"sha256 {summary['sha256']}",
         *([f"values sha256 {summary['values_sha256']}"] if "values_sha256" in summary else []),
         f"tokenizer {summary['tokenizer'] or 'none'}",
+        *(_adapter_lines(summary["adapter"]) if "adapter" in summary else []),
         ", ".join(f"{name} {value}" for name, value in config.items()),
         *tensors,
         f"{len(summary['tensors'])} tensors, {summary['parameters']:,} parameters,"
@@ -68,9 +83,20 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     ]
 
 
+def _adapter_lines(adapter: dict[str, Any]) -> list[str]:
+    targets = adapter["targets"]
+    shown = targets if isinstance(targets, str) else ", ".join(targets)
+    return [
+        f"adapter of rank {adapter['rank']}, alpha {adapter['alpha']:g}, on {shown}",
+        f"base {adapter['base'] or 'not stated'}, fingerprint {adapter['base_sha256'] or 'none'}",
+    ]
+
+
 def _parser() -> Parser:
     parser = Parser("inspect", __doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a MODEL_DIR")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a MODEL_DIR or an adapter"
+    )
     parser.add_argument(
         "--values",
         action="store_true",

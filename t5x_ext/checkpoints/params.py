@@ -260,25 +260,15 @@ def _check_kinds(directory: epath.Path) -> None:
 
 def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:
     if wanted is None:
-        return _nest({name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()})
+        return trees.nest(
+            {name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()}
+        )
     wanted = trees.wanted_params(wanted, dtype)
     # Named as in a training state, so that a user sees one name for a parameter.
-    trees.check_tree(source.path, {PARAMS: _nest(dict(source.tensors))}, {PARAMS: wanted})
+    trees.check_tree(source.path, {PARAMS: trees.nest(dict(source.tensors))}, {PARAMS: wanted})
     return trees.read_onto_devices(source.tensors, wanted)
 
 
 def _on_host(tensor: LazyTensor, dtype: str | None) -> np.ndarray:
     values = tensor.whole()
     return values.astype(dtype) if dtype and trees.is_floating(tensor) else values
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree

@@ -5,7 +5,7 @@ A^T [rank, in] and B^T [out, rank] of each, under transformers' names. What we w
 file, `t5x_ext.json`, with the fingerprint of the base and the prompt format.
 """
 
-from t5x_ext.checkpoints.peft.reading import StoredAdapter, read
+from t5x_ext.checkpoints.peft.reading import StoredAdapter, open_source, read
 from t5x_ext.checkpoints.peft.writing import write
 
-__all__ = ["StoredAdapter", "read", "write"]
+__all__ = ["StoredAdapter", "open_source", "read", "write"]

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from t5x_ext import files
+from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.hugging_face.configs import read_json
 from t5x_ext.checkpoints.hugging_face.safetensors_files import read_header
 from t5x_ext.checkpoints.peft.configs import PeftConfig, read_config
@@ -21,7 +22,7 @@ from t5x_ext.checkpoints.peft.modules import (
     modules_of,
     tensor_names,
 )
-from t5x_ext.checkpoints.sources import LazyTensor
+from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import ALL, LoRA
@@ -84,7 +85,7 @@ def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
         layers = targeted[module.names]
         _assemble(params, module, layers, sizes[module.names], stored, asked)
     lora = _lora(asked, modules, sizes, config)
-    own = read_json(path / OWN_FILE) if files.is_file(path / OWN_FILE) else {}
+    own = _read_own(path)
     base = own.get("base", {})
     return StoredAdapter(
         lora,
@@ -94,6 +95,32 @@ def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
         own.get("step", 0),
         own.get("prompt"),
     )
+
+
+def open_source(directory: files.StrPath) -> Source:
+    """The tensors of a directory under PEFT's names, to be shown; no base has to be known."""
+    path = epath.Path(directory)
+    asked = read_config(path / CONFIG_FILE)
+    own = _read_own(path)
+    targets = asked.targets if isinstance(asked.targets, str) else list(asked.targets)
+    return Source(
+        kind="peft",
+        path=str(path),
+        tensors=_open_weights(path),
+        config=None,
+        step=own.get("step", 0),
+        digest_fn=lambda: hash_files([path / CONFIG_FILE, path / WEIGHTS_FILE], path),
+        meta={
+            "adapter": {
+                "lora": {"rank": asked.rank, "alpha": asked.alpha, "targets": targets},
+                "base": {"path": asked.base_name, "sha256": own.get("base", {}).get("sha256")},
+            }
+        },
+    )
+
+
+def _read_own(path: epath.Path) -> dict[str, Any]:
+    return read_json(path / OWN_FILE) if files.is_file(path / OWN_FILE) else {}
 
 
 @dataclasses.dataclass(frozen=True)
