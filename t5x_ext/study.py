@@ -207,6 +207,7 @@ def _write_study_json(
 ) -> None:
     from t5x_ext.studies import store
 
+    most = max((int(b[1:]) for arm in plan.arms if arm.data for b in arm.budgets), default=0)
     store.write_json(
         directory / "study.json",
         {
@@ -217,7 +218,8 @@ def _write_study_json(
                 {
                     "name": task,
                     "category": data.category(task),
-                    "train_instances": data.num_train(task),
+                    # Arms with data of their own: what the largest of them has.
+                    "train_instances": data.num_train(task) or most,
                 }
                 for task in plan.tasks
             ],

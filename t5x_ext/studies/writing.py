@@ -54,6 +54,20 @@ def writing_arms(
     if decodings:
         beam = Beam(num_beams=4, length_penalty=1.0, style="hf")
         sampled = Sampling(temperature=0.2, top_p=0.7)
-        arms.append(arm("writing_alpaca_beam4", "... by beam search", mixed, decoding=beam))
-        arms.append(arm("writing_alpaca_top_p", "... by sampling", mixed, decoding=sampled))
+        arms.append(
+            arm(
+                "writing_alpaca_beam4",
+                "generic and writing data, by beam search",
+                mixed,
+                decoding=beam,
+            )
+        )
+        arms.append(
+            arm(
+                "writing_alpaca_top_p",
+                "generic and writing data, by sampling",
+                mixed,
+                decoding=sampled,
+            )
+        )
     return tuple(arms)

@@ -1,0 +1,109 @@
+"""Writing assistance over the study engine: arms with data, tuning and decoding of their own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from t5x_ext import study
+from t5x_ext.checkpoints import load_params, trees
+from t5x_ext.errors import ConfigError
+from t5x_ext.studies import Arm, Recipe, writing_arms
+
+pytestmark = pytest.mark.slow
+
+SMALL = """
+from __gin__ import dynamic_registration
+from t5x_ext import studies
+from t5x_ext.models import llama
+include 'studies/writing_tiny.gin'
+TASKS = ("writing.fluency", "writing.paraphrasing")
+TEST_EXAMPLES = 4
+EVAL_BATCH_SIZE = 8
+LORA_RANK = 2
+llama.LlamaConfig.emb_dim = 16
+llama.LlamaConfig.head_dim = 8
+llama.LlamaConfig.num_heads = 2
+llama.LlamaConfig.num_kv_heads = 2
+pretrain/studies.Recipe.steps = 2
+cells/studies.Recipe.steps = 2
+full/studies.Recipe.steps = 2
+pretrain/studies.Recipe.batch_size = 8
+cells/studies.Recipe.batch_size = 8
+full/studies.Recipe.batch_size = 8
+studies.writing_arms.generic = 5
+studies.writing_arms.budgets = ("n2", "n4")
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Results and predictions by arm and budget; the study's directory under ''."""
+    directory = tmp_path_factory.mktemp("writing")
+    config = directory / "small.gin"
+    config.write_text(SMALL)
+    flags = [f"--gin_file={config}", f"--gin.MODEL_DIR='{directory / 'study'}'"]
+    assert study.main(flags) == 0
+    found: dict[str, dict] = {"": {"path": directory / "study", "flags": flags}}
+    for path in (directory / "study" / "cells").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        lines = (path.parent / "predictions.jsonl").read_text().splitlines()
+        result["predictions"] = [json.loads(line)["prediction"] for line in lines]
+        found[f"{result['arm']} {result['budget']}"] = result
+    return found
+
+
+def test_every_arm_is_scored_on_every_set(results: dict[str, dict]) -> None:
+    assert set(results) - {""} == {
+        "base n0",
+        "alpaca n4",
+        "writing_only n4",
+        "writing_alpaca n2",
+        "writing_alpaca n4",
+        "writing_alpaca_full n4",
+        "writing_alpaca_beam4 n4",
+        "writing_alpaca_top_p n4",
+    }
+    for name, result in results.items():
+        if name:
+            assert set(result["scores"]["by_task"]) == {"writing.fluency", "writing.paraphrasing"}
+            assert len(result["predictions"]) == 8
+    rows = {name: r["train_examples"] for name, r in results.items() if name}
+    assert rows["alpaca n4"] == 5 and rows["writing_only n4"] == 24
+    assert rows["writing_alpaca n2"] == 17 and rows["writing_alpaca n4"] == 29
+
+
+def test_ways_of_decoding_share_one_tuned_model(results: dict[str, dict]) -> None:
+    arms = ("writing_alpaca n4", "writing_alpaca_beam4 n4", "writing_alpaca_top_p n4")
+    assert len({(r["train_secs"], *r["train_loss"]) for r in map(results.get, arms)}) == 1
+    greedy, beam, _ = (results[arm]["predictions"] for arm in arms)
+    assert greedy != beam
+
+
+def test_full_tuning_is_another_model_of_the_same_base(results: dict[str, dict]) -> None:
+    adapters, full = (results[f"{arm} n4"] for arm in ("writing_alpaca", "writing_alpaca_full"))
+    assert adapters["train_loss"][0] == pytest.approx(full["train_loss"][0], rel=1e-4)
+    assert adapters["train_loss"][1] != full["train_loss"][1]
+    (base,) = (results[""]["path"] / "initials").glob("*/params")
+    assert not any("lora" in name for name in trees.named_leaves(load_params(str(base))))
+
+
+def test_a_finished_study_runs_nothing_again(results: dict[str, dict], capsys) -> None:
+    assert study.main(results[""]["flags"]) == 0
+    assert "8 cells, 8 finished before, 0 to run" in capsys.readouterr().out
+    grid = json.loads((results[""]["path"] / "study.json").read_text())
+    assert [task["train_instances"] for task in grid["tasks"]] == [4, 4]
+    assert (results[""]["path"] / "report" / "index.html").is_file()
+
+
+def test_arms_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Arm a: data with setting 'STL'; allowed: with 'MTL'"):
+        Arm("a", "STL", "base", "alpaca", ("n1",), data="writing.train.{count}")
+    with pytest.raises(ConfigError, match="Arm a: budget 'all' with data; allowed: n100"):
+        Arm("a", "MTL", "base", "alpaca", ("all",), data="writing.train.{count}")
+    with pytest.raises(ConfigError, match="Arm a: tuning 'half'; allowed: 'full', ''"):
+        Arm("a", "MTL", "base", "alpaca", ("n1",), tuning="half")
+    assert all(arm.tuning == "" for arm in writing_arms(10, ("n1",)))
+    own = {arm.name: set(arm.describe()) for arm in writing_arms(10, ("n1",), full=Recipe())}
+    assert own["writing_alpaca_full"] - own["writing_alpaca"] == {"tuning", "recipe"}
