@@ -180,6 +180,12 @@ def bundled_vocabulary() -> SentencePieceVocabulary:
     return SentencePieceVocabulary(str(Path(__file__).parent / "bundled" / "suite" / "vocab.model"))
 
 
+def writing_vocabulary() -> SentencePieceVocabulary:
+    """The small SentencePiece model that is shipped with the writing suite: 1,024 pieces."""
+    bundled = Path(__file__).parent / "writing" / "bundled"
+    return SentencePieceVocabulary(str(bundled / "vocab.model"))
+
+
 def t5_vocabulary(path: str | None = None) -> SentencePieceVocabulary:
     """T5's own vocabulary: 32,000 pieces and 100 extra ids.
 

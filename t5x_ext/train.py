@@ -13,13 +13,14 @@ import jax
 from mixtures.vocabularies import save_tokenizer
 from t5x_ext import bounds, files, gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
+from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
-from t5x_ext.terminal import show
+from t5x_ext.terminal import note, show
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
 from t5x_ext.training.actions import MetricsByTask
@@ -151,6 +152,7 @@ def train(
         assert total_epochs is not None  # exactly one of the three is set
         return initial_step + batches.steps_for_epochs(total_epochs)
 
+    _tell_sources(batches, last_step(0))
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
 
@@ -194,6 +196,15 @@ def train(
         )
     if not finished and multihost.is_primary():
         show("stopped by SIGTERM with everything saved; the same command resumes")
+
+
+def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
+    """Says what a run of several sources is trained on, before its first step."""
+    from t5x_ext.data.mixture_tables import share_of_sources, source_lines
+
+    shares = share_of_sources(batches.members, num_steps / batches.steps_per_epoch())
+    if len(shares) > 1 and multihost.is_primary():
+        note(*source_lines(shares))
 
 
 def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:

@@ -82,6 +82,7 @@ class TrainBatches:
         features: Features | None = None,
     ):
         named = [Member(*member) for member in members]
+        self.members = named
         self._features = features or EncoderDecoderFeatures()
         planner = EpochPlanner(named, seed, self._features, shuffle)
         self._batch_size = batch_size

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mixtures
-from mixtures.writing.bundled.vocabulary import writing_vocabulary
+from mixtures.vocabularies import writing_vocabulary
 from t5x_ext.audit import Settings, audit
 from t5x_ext.data import audit_flags, audit_records, audit_rows, audit_styles, audits
 

@@ -12,19 +12,14 @@ from pathlib import Path
 
 from mixtures.bundled.vocabulary import train_vocabulary
 from mixtures.prompts import get_prompt
-from mixtures.vocabularies import SentencePieceVocabulary
+from mixtures.vocabularies import writing_vocabulary
 from mixtures.writing.names import DEFAULT_PROMPT, WritingName
 from mixtures.writing.rows import BUNDLED_COUNTS, rows_of
 from mixtures.writing.sets import SPLITS, TASKS
 
-MODEL = Path(__file__).parent / "vocab.model"
+MODEL = Path(writing_vocabulary().sentencepiece_model_file)
 SIZE = 1024  # pieces
 _ROWS_PER_PART = 600
-
-
-def writing_vocabulary() -> SentencePieceVocabulary:
-    """The small SentencePiece model that is shipped with the writing suite."""
-    return SentencePieceVocabulary(str(MODEL))
 
 
 def build_vocabulary() -> bytes:
