@@ -16,6 +16,7 @@ MODULES = [
     *map(module_of, COMMANDS),
     "mixtures.train_vocabulary",
     "mixtures.super_natural_instructions",
+    "mixtures.writing",
 ]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPO / "docs").glob("*.md"))]
 # Flags of `tfds build`, whose parser takes TensorFlow to build.

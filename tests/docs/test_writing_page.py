@@ -12,7 +12,9 @@ from pages import REPO, blocks
 
 @pytest.mark.slow
 def test_examples_print_what_the_page_says() -> None:
-    code = [block.text for block in blocks(REPO / "docs" / "writing.md") if block.info == "python run"]
+    code = [
+        block.text for block in blocks(REPO / "docs" / "writing.md") if block.info == "python run"
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "WRITING_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)],

@@ -5,20 +5,16 @@ python -m mixtures.writing.bundled.rows --out DIR        writes them as <task>.<
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from mixtures.bundled.draws import Draw
 from mixtures.release import BUNDLED_SUITE, Release
 from mixtures.writing.bundled.edits import EDIT_TASKS
 from mixtures.writing.bundled.generic import generic
 from mixtures.writing.layouts import Item
-from mixtures.writing.sets import GENERIC, INSTRUCTIONS, SPLITS
+from mixtures.writing.sets import GENERIC
 
 SEED = "t5x_ext writing suite 1"
 SIZES = {"test": 200, "validation": 100, "train": 3000}  # in the order in which they are drawn
@@ -73,34 +69,3 @@ def _suite_items() -> list[Item]:
         for record in [suite.task(name)]
         for instance in record.instances[:_SUITE_ROWS_PER_TASK]
     ]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mixtures.writing.bundled.rows", description=__doc__
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    folder = parser.parse_args(arguments).out
-    folder.mkdir(parents=True, exist_ok=True)
-    for task in (*INSTRUCTIONS, GENERIC):
-        for split in SPLITS:
-            lines = [json.dumps(_fields(task, item)) for item in bundled_items(task, split)]
-            (folder / f"{task}.{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"{folder}: {len(list(folder.glob('*.jsonl')))} files")
-    return 0
-
-
-def _fields(task: str, item: Item) -> dict[str, object]:
-    return {
-        "dataset": task,
-        "id": item.id,
-        "instruction": item.instruction or INSTRUCTIONS[task],
-        "input": item.source,
-        "references": list(item.references),
-        "meta": {"tokenized": bool(item.tokenized)},
-    }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from mixtures.prompts import get_prompt
 from mixtures.vocabularies import writing_vocabulary
+from mixtures.writing.__main__ import main
 from mixtures.writing.bundled.lexicon import EASY_WORDS, PRAISE_AND_BLAME, SYNONYMS
 from mixtures.writing.bundled.rows import SIZES, bundled_items
 from mixtures.writing.m2 import Edit, apply_edits
@@ -57,6 +59,15 @@ def test_answers_of_tables_are_those_of_the_tables() -> None:
         assert not set(item.references[0].replace(".", "").split()) & set(PRAISE_AND_BLAME)
     for item in bundled_items("paraphrasing", "test"):
         assert not set(item.references[0].replace(".", "").split()) & set(SYNONYMS)
+
+
+def test_the_command_writes_every_row(tmp_path: Path) -> None:
+    assert main([f"--out={tmp_path}"]) == 0
+    lines = (tmp_path / "clarity.test.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == SIZES["test"]
+    row = json.loads(lines[0])
+    assert (row["input"], *row["references"]) == EXPECTED[0]
+    assert len(list(tmp_path.iterdir())) == len(SPLITS) * (len(TASKS) + 1)
 
 
 def test_gold_edits_make_the_reference() -> None:

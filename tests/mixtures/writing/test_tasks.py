@@ -18,6 +18,7 @@ from mixtures.records import Row
 from mixtures.writing.names import mixture_name, parse_name
 from mixtures.writing.tasks import fingerprint, read_parts, register_mixture
 from mixtures.writing.tokens import detokenize
+from t5x_ext.data.examples import load_examples
 
 LENGTHS = {"inputs": 512, "targets": 256}
 
@@ -202,3 +203,17 @@ def test_every_task_names_its_metrics() -> None:
     assert task_metrics.metrics_of("conll2014") == ("m2", "errant")
     assert task_metrics.metrics_of("asset") == ("sari",)
     assert task_metrics.metrics_of("task1344_glue_entailment") == ("rougeL", "exact_match")
+
+
+def test_loaded_examples_keep_source_and_edits_and_train_on_natural_text(real: None) -> None:
+    (example, *_) = load_examples("writing.jfleg_edits", "validation", LENGTHS)
+    assert example.source is not None
+    assert example.source.startswith("So I think we can not live if old people")
+    assert list(json.loads(example.edits)) == ["0", "1", "2", "3"]
+    vocabulary = mixtures.current_context().vocabulary
+    natural = [detokenize(reference) for reference in example.references]
+    assert [vocabulary.decode(target.tolist()) for target in example.targets] == natural
+    (plain, *_) = load_examples(
+        "superni.ql.io.task141_animal_and_vehicle_tagging.n10", "test", LENGTHS
+    )
+    assert plain.source is None
