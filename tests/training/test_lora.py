@@ -13,7 +13,7 @@ from test_decoder_only_training import CONFIGS, assert_close, make_batches
 from t5x_ext.checkpoints import trees
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import DecoderOnlyModel, parameters
-from t5x_ext.models.blocks.lora import adapter_rows
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.lora import LoRA, row_indices
 from t5x_ext.models.merging import merge
 from t5x_ext.models.network import T5Config, Transformer

@@ -5,10 +5,7 @@ Letters used in shapes: B rows, R rank, N adapters.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +14,7 @@ from flax import nnx
 
 from t5x_ext.models import lora as configs
 from t5x_ext.models import parameters
+from t5x_ext.models.adapter_rows import current_rows
 from t5x_ext.models.blocks.dropout import dropout, fold_key
 from t5x_ext.models.blocks.linear import Linear
 from t5x_ext.models.blocks.parameter import LAYERS, param
@@ -25,23 +23,6 @@ from t5x_ext.models.parameters import stacked_init
 
 # Dropout keys of adapters begin here; a block's own places fold in smaller numbers.
 _FIRST_SITE = 1000
-
-_rows: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("rows", default=None)
-
-
-@contextlib.contextmanager
-def adapter_rows(index: jax.Array | None) -> Iterator[None]:
-    """Says which adapter each row of a batch uses, for what is traced inside.
-
-    Args:
-      index: int32 [B], into the adapters that the network holds; None leaves it open, which a
-        network of one adapter needs.
-    """
-    token = _rows.set(index)
-    try:
-        yield
-    finally:
-        _rows.reset(token)
 
 
 class LoRA(nnx.Module):
@@ -65,7 +46,7 @@ class LoRA(nnx.Module):
         if a.ndim == 2:
             rows = x.reshape(-1, x.shape[-1]) @ a @ (b * self.scale)
             return rows.reshape(*x.shape[:-1], -1)
-        index = _rows.get()
+        index = current_rows()
         if index is None:
             raise ValueError("a network with several adapters runs inside adapter_rows(index)")
         narrow = jnp.einsum("b...i,bir->b...r", x, a[index])
