@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import MAX_OUTPUTS, Method, OutputIds
+from t5x_ext.decoding.methods import MAX_OUTPUTS, OutputIds, RestrictedMethod
 
 STYLES = ("t5x", "hf")
 
@@ -53,7 +53,7 @@ class Beams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beam(Method):
+class Beam(RestrictedMethod):
     """Beam search; see the head of this file.
 
     Attributes:
@@ -87,7 +87,12 @@ class Beam(Method):
         return self.num_beams
 
     def start(
-        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
+        self,
+        numbers: jax.Array,
+        filler: jax.Array,
+        first: jax.Array,
+        max_length: int,
+        num_stops: int = 0,
     ) -> Beams:
         shape = (len(numbers), self.num_beams)
         none = jnp.zeros((*shape, max_length), jnp.int32)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
-from t5x_ext.data.batching import batches_by_length, make_length_buckets
+from t5x_ext.data.batching import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
+from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds, ids_before_eos
 from t5x_ext.decoding.programs import Programs
-from t5x_ext.decoding.stages import Queue, stage_ends
+from t5x_ext.decoding.requests import Request, RequestBatch, batches_side_by_side
+from t5x_ext.decoding.side_by_side import SideBySideGenerator
+from t5x_ext.decoding.stages import Finished, Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.generation import Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -43,6 +46,10 @@ class Decoder:
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
       resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
       ids: which tokens there are, and which end a row; None is as the output vocabulary has them.
+      num_contexts: C, prompts that share an output at most, see `decoding.marginal`.
+      amateur: the model that a contrast is drawn with, where it has weights of its own; parameters
+        are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
+      keep_log_probs: whether `decode_requests` gives log-probabilities.
     """
 
     model: BaseTransformerModel
@@ -54,6 +61,9 @@ class Decoder:
     first_stage: int | None = 8
     resident_bytes: int = 0
     ids: OutputIds | None = None
+    num_contexts: int = 1
+    amateur: BaseTransformerModel | None = None
+    keep_log_probs: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
@@ -65,6 +75,10 @@ class Decoder:
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"
+            )
+        if self.output_ids.num_stops and not method.can_stop:
+            raise ConfigError(
+                f"stop: {type(method).__name__} ends rows at EOS alone; allowed: Greedy, Sampling"
             )
 
     @property
@@ -85,9 +99,10 @@ class Decoder:
     def programs(self) -> Programs:
         """The compiled functions."""
         assert self.method is not None  # __post_init__ has set it
-        generator = self.model.generator
+        generator = self._generator
         ends = stage_ends(self.max_decode_length, self.first_stage)
-        batch = self.batch_size, self.buckets[-1], ends, self.method.num_rows
+        prompts = self.batch_size * self.num_contexts * self._num_sides
+        batch = prompts, self.buckets[-1], ends, self.method.num_rows
         return Programs(
             generator,
             self.partitioner,
@@ -96,7 +111,21 @@ class Decoder:
             self.output_ids,
             placement.cache_bytes(generator, self.partitioner, *batch),
             self.resident_bytes,
+            keep_log_probs=self.keep_log_probs,
         )
+
+    @property
+    def _generator(self) -> Generator:
+        if self.amateur is None:
+            return self.model.generator
+        expert = self.model.generator
+        return SideBySideGenerator(expert.network, expert, self.amateur.generator)
+
+    @property
+    def _num_sides(self) -> int:
+        """Rows of each context: two where one model is expert and amateur."""
+        assert self.method is not None  # __post_init__ has set it
+        return 1 if self.amateur is not None else self.method.num_sides
 
     @functools.cached_property
     def programs_together(self) -> Programs:
@@ -127,8 +156,23 @@ class Decoder:
           tokens: int32 [n, S, max_decode_length], the method's outputs of each, best first; a row
             ends with EOS where one was produced.
         """
-        known = np.arange(len(examples)) if numbers is None else np.asarray(numbers)
-        yield from self._decode(self.programs, params, [examples], known)
+        known = range(len(examples)) if numbers is None else numbers
+        pairs = zip(examples, known, strict=True)
+        requests = [Request.of(example, int(number)) for example, number in pairs]
+        for finished in self.decode_requests(params, requests):
+            yield finished.numbers, finished.outputs
+
+    def decode_requests(self, params: Params, requests: Sequence[Request]) -> Iterator[Finished]:
+        """Decodes batch by batch, from one prompt each or from several that share an output.
+
+        Args:
+          params: parameters on the partitioner's mesh.
+          requests: outputs to make, each with `num_contexts` prompts at most.
+
+        Yields:
+          Outputs by their place in `requests`, each once.
+        """
+        yield from self._decode(self.programs, params, [requests])
 
     def decode_tokens(
         self,
@@ -165,30 +209,38 @@ class Decoder:
         Yields:
           (place in all sets one after the other, text) pairs.
         """
-        numbers = np.concatenate([np.arange(len(examples)) for examples in sets])
+        requests = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in sets]
         num_models = jax.tree.leaves(stacked_params)[0].shape[0]
-        sets = [*sets, *[[]] * (num_models - len(sets))]
-        outputs = self._decode(self.programs_together, stacked_params, sets, numbers)
-        for indices, tokens in outputs:
-            yield self._to_texts(indices, tokens[:, 0])
+        requests += [[]] * (num_models - len(sets))
+        for finished in self._decode(self.programs_together, stacked_params, requests):
+            yield self._to_texts(finished.numbers, finished.outputs[:, 0])
 
     def _decode(
-        self,
-        programs: Programs,
-        params: Params,
-        sets: Sequence[Sequence[Example]],
-        numbers: np.ndarray,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes a set of prompts a model; places and `numbers` go through all sets in turn."""
+        self, programs: Programs, params: Params, sets: Sequence[Sequence[Request]]
+    ) -> Iterator[Finished]:
+        """Decodes a set of requests a model; places go through all sets in turn."""
         weights = programs.prepare(params)
         small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
         queue = Queue(programs, weights, small_batch)
-        batches = batches_side_by_side(sets, self.batch_size, self.buckets)
-        for places, prompts, lengths in batches:
+        numbers = np.array([one.number for requests in sets for one in requests])
+        batches = batches_side_by_side(
+            sets, self.batch_size, self.buckets, self.num_contexts, self._num_sides
+        )
+        for batch in batches:
+            places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
-            reached = programs.begin(params, weights, prompts, lengths, of_rows)
+            reached = programs.begin(
+                params, weights, batch.prompts, batch.lengths, of_rows, self._shared(batch)
+            )
             yield from queue.admit(places, reached)
         yield from queue.finish()
+
+    def _shared(self, batch: RequestBatch) -> Shared:
+        chooses = getattr(self.model.module, "num_adapters", None) is not None
+        return Shared(
+            batch.log_weights if self.num_contexts > 1 else None,
+            batch.adapters if chooses else None,
+        )
 
     def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, str]]:
         vocabulary = self.model.output_vocabulary
@@ -196,33 +248,3 @@ class Decoder:
             (int(place), vocabulary.decode(ids_before_eos(row, self.programs.ids.eos)))
             for place, row in zip(places, tokens, strict=True)
         ]
-
-
-def batches_side_by_side(
-    sets: Sequence[Sequence[Example]], batch_size: int, buckets: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of several sets of prompts next to each other, each set's longest first.
-
-    Yields:
-      places: int32 [E, B], counted through all sets one after the other; -1 for filler, of which
-        the batches are that a set does not have.
-      prompts: int32 [E, B, L], padded.
-      lengths: int32 [E, B], tokens of each prompt, 0 for filler.
-    """
-    starts = np.cumsum([0, *map(len, sets)])
-    own_batches = (
-        batches_by_length([len(example.inputs) for example in examples], batch_size, buckets)
-        for examples in sets
-    )
-    for together in itertools.zip_longest(*own_batches):
-        present = [(index, *pair) for index, pair in enumerate(together) if pair is not None]
-        shape = (len(sets), batch_size)
-        places, lengths = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
-        prompts = np.zeros((*shape, max(length for _, _, length in present)), np.int32)
-        for index, chosen, _ in present:
-            places[index, : len(chosen)] = chosen + starts[index]
-            for row, place in enumerate(chosen):
-                tokens = sets[index][place].inputs
-                prompts[index, row, : len(tokens)] = tokens
-                lengths[index, row] = len(tokens)
-        yield places, prompts, lengths

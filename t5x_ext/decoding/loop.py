@@ -1,17 +1,31 @@
 """The decoding loop on the device: one `while_loop` over output positions.
 
 A `Generator` scores the tokens after a position, a method chooses among them, and the loop stops as
-soon as every prompt is done. Neither the loop nor the method knows what family the model is of.
+soon as every output is done. Neither the loop nor the method knows what family the model is of.
+
+Several prompts may share an output: contexts, whose distributions are mixed (`marginal`), and the
+two sides of a contrast. Their scores become one before the method sees them, and the token that it
+chooses goes to all of them:
+
+    tokens [B, K] -> of each prompt [B * R, K] -> Generator.step -> scores [B, C, sides, K, V]
+                  -> marginalise over C -> [B, sides, K, V] -> Method.advance -> tokens [B, K]
+
+Letters used in shapes: B outputs to make (prompts, where none share one), R prompts of each, C of
+them contexts, K rows of a prompt that are decoded side by side (samples or beams), T longest output,
+V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.decoding.marginal import marginalise
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, grow, pad
@@ -19,24 +33,43 @@ from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import active_partitioner, constrain
 
-# (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], cache)
+# (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], or [B, sides, K, V], cache)
 TokensToLogits = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 TOKEN_LOOP = "decode_tokens"
 
 
-class Rows(NamedTuple):
-    """Prompts that are being decoded; every array leads with B, those of the cache with B * K.
+class Shared(NamedTuple):
+    """What there is to know of prompts beside their tokens; None where it is the same for all.
 
     Attributes:
-      prompt: keys and values of the prompts.
-      cache: keys and values of the positions decoded so far.
-      state: what the method has chosen so far, and what it needs to go on.
+      log_weights: float32 [B, C], natural logarithms of the contexts' weights; None where each
+        output has one context.
+      adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
+    """
+
+    log_weights: jax.Array | None = None
+    adapters: jax.Array | None = None
+
+
+class Rows(NamedTuple):
+    """Outputs that are being decoded.
+
+    Attributes:
+      prompt: keys and values of the prompts; arrays lead with B * R.
+      cache: keys and values of the positions decoded so far; arrays lead with B * R * K.
+      state: what the method has chosen so far, and what it needs to go on; arrays lead with B.
+      first: int32 [B * R], the decoder's first inputs.
+      shared: of the prompts.
+      log_probs: float32 [B, K, T], of the tokens chosen so far; None where nobody asks.
     """
 
     prompt: PromptCache
     cache: OutputCache
     state: Any
+    first: jax.Array
+    shared: Shared
+    log_probs: jax.Array | None
 
 
 def run_loop(
@@ -48,8 +81,9 @@ def run_loop(
     stop: int,
     ids: OutputIds,
     axis_name: str | None = None,
-) -> tuple[Any, Any]:
-    """Decodes positions from `start` to before `stop`, or until every prompt is done.
+    log_probs: jax.Array | None = None,
+) -> tuple[Any, Any, jax.Array | None]:
+    """Decodes positions from `start` to before `stop`, or until every output is done.
 
     Args:
       tokens_to_logits: advances the model by one position.
@@ -61,13 +95,15 @@ def run_loop(
       ids: which tokens there are, and which end a row.
       axis_name: a vmapped axis of models that decode side by side, all until the last is done; None
         for a single model.
+      log_probs: float32 [B, K, T], which the log-probabilities of the chosen tokens are written
+        into (an expert's, where two sides are set against each other); None for not.
 
     Returns:
-      The cache and the state afterwards.
+      The cache, the state and the log-probabilities afterwards.
     """
 
-    def running(carry: tuple[jax.Array, Any, Any]) -> jax.Array:
-        index, _, state = carry
+    def running(carry: tuple[jax.Array, Any, Any, Any]) -> jax.Array:
+        index, _, state, _ = carry
         left = jnp.any(~method.is_done(state))
         if axis_name is not None:
             # One answer for all: with one for each, vmap would copy the whole carry at every
@@ -75,17 +111,22 @@ def run_loop(
             left = jax.lax.pmax(left, axis_name)
         return (index < stop) & left
 
-    def advance(carry: tuple[jax.Array, Any, Any]) -> tuple[jax.Array, Any, Any]:
-        index, cache, state = carry
+    def advance(carry: tuple[jax.Array, Any, Any, Any]) -> tuple[jax.Array, Any, Any, Any]:
+        index, cache, state, log_probs = carry
         logits, cache = tokens_to_logits(cache, method.last_tokens(state, index), index)
         state, parents = method.advance(state, logits, index, ids)
         if parents is not None:
             cache = jax.tree.map(lambda rows: _follow(rows, parents), cache)
-        return index + 1, cache, state
+        if log_probs is not None:
+            own = logits if method.num_sides == 1 else logits[:, 0]
+            chosen = _log_probs_of(own, method.last_tokens(state, index + 1))
+            log_probs = jax.lax.dynamic_update_slice_in_dim(log_probs, chosen, index, axis=2)
+        return index + 1, cache, state, log_probs
 
     with jax.named_scope(TOKEN_LOOP):  # by which plans find it in the compiled program
-        _, cache, state = jax.lax.while_loop(running, advance, (jnp.int32(start), cache, state))
-    return cache, state
+        carry = jnp.int32(start), cache, state, log_probs
+        _, cache, state, log_probs = jax.lax.while_loop(running, advance, carry)
+    return cache, state, log_probs
 
 
 def start_rows(
@@ -97,6 +138,9 @@ def start_rows(
     numbers: jax.Array,
     method: Method,
     max_length: int,
+    shared: Shared = Shared(),  # noqa: B008  (immutable)
+    num_stops: int = 0,
+    keep_log_probs: bool = False,
 ) -> Rows:
     """Reads a padded batch of prompts.
 
@@ -104,16 +148,27 @@ def start_rows(
       generator: the model.
       params: parameters in the tree of `Network.specs`.
       weights: from `Generator.prepare`.
-      prompts: int32 [B, L], from the left.
-      lengths: int32 [B], tokens of each prompt; a row of none is filler and comes back empty.
-      numbers: int32 [B], each prompt's number; sampling depends on it.
+      prompts: int32 [B * R, L], from the left.
+      lengths: int32 [B * R], tokens of each prompt. An output all of whose prompts have none is
+        filler and comes back empty.
+      numbers: int32 [B], each output's number; sampling depends on it.
       method: chooses tokens.
       max_length: T, EOS included.
+      shared: of the prompts.
+      num_stops: see `Method.start`.
+      keep_log_probs: see `run_loop`.
     """
-    prompt, first = generator.start(params, weights, prompts, lengths)
+    with _adapters(shared.adapters):
+        prompt, first = generator.start(params, weights, prompts, lengths)
+    num_outputs, of_each = len(numbers), len(prompts) // len(numbers)
     cache = generator.empty_cache(len(prompts) * method.num_rows)
-    state = method.start(numbers, lengths == 0, first, max_length)
-    return _pin(Rows(prompt, cache, state))
+    filler = jnp.all((lengths == 0).reshape(num_outputs, of_each), axis=1)
+    # Where prompts share an output, the rows' own first tokens count, see `advance_rows`.
+    state = method.start(numbers, filler, first[::of_each], max_length, num_stops)
+    log_probs = None
+    if keep_log_probs:
+        log_probs = jnp.zeros((num_outputs, method.num_rows, max_length))
+    return _pin(Rows(prompt, cache, state, first, shared, log_probs))
 
 
 def advance_rows(
@@ -130,20 +185,39 @@ def advance_rows(
 
     The arguments are those of `run_loop`.
     """
+    num_prompts = rows.prompt.mask.shape[0]
 
     def tokens_to_logits(cache: OutputCache, tokens: jax.Array, index: jax.Array):
-        return generator.step(weights, rows.prompt, cache, tokens, index)
+        num_outputs, num_rows = tokens.shape
+        if num_prompts > num_outputs:
+            tokens = jnp.repeat(tokens, num_prompts // num_outputs, axis=0)
+            # Prompts that share an output may end with different tokens.
+            tokens = jnp.where(index == 0, rows.first[:, None], tokens)
+        with _adapters(rows.shared.adapters):
+            logits, cache = generator.step(weights, rows.prompt, cache, tokens, index)
+        sides = method.num_sides
+        if rows.shared.log_weights is not None:
+            logits = logits.reshape(num_outputs, -1, sides, num_rows, logits.shape[-1])
+            logits = marginalise(logits, rows.shared.log_weights)
+        shape = (num_outputs, sides, num_rows) if sides > 1 else (num_outputs, num_rows)
+        return logits.reshape(*shape, logits.shape[-1]), cache
 
     cache = jax.tree.map(lambda filled: pad(filled, -2, stop - start), rows.cache)
-    cache, state = run_loop(
-        tokens_to_logits, method, cache, rows.state, start, stop, ids, axis_name
+    cache, state, log_probs = run_loop(
+        tokens_to_logits,
+        method,
+        cache,
+        rows.state,
+        start,
+        stop,
+        ids,
+        axis_name,
+        rows.log_probs,
     )
-    return _pin(rows._replace(cache=cache, state=state))
+    return _pin(rows._replace(cache=cache, state=state, log_probs=log_probs))
 
 
-def move_rows(
-    into: Rows, rows: Rows, sources: jax.Array, targets: jax.Array, num_rows: int
-) -> Rows:
+def move_rows(into: Rows, rows: Rows, sources: jax.Array, targets: jax.Array) -> Rows:
     """`into` with place targets[i] taken by place sources[i] of `rows`.
 
     Args:
@@ -151,21 +225,18 @@ def move_rows(
       rows: at the same position.
       sources: int32 [N].
       targets: int32 [N]; those beyond the places of `into` are ignored.
-      num_rows: K.
     """
     padded = rows._replace(prompt=grow(rows.prompt, into.prompt.mask.shape[-1]))
 
     def move(into: jax.Array, rows: jax.Array) -> jax.Array:
         return into.at[targets].set(rows[sources], mode="drop")
 
-    moved = jax.tree.map(move, _by_prompt(into, num_rows), _by_prompt(padded, num_rows))
-    return _pin(_by_row(moved))
+    return _of_outputs(move, into, padded)
 
 
-def take_rows(rows: Rows, places: jax.Array, num_rows: int) -> Rows:
-    """The prompts at `places`, int32 [N]; `num_rows` is K."""
-    taken = jax.tree.map(lambda array: array[places], _by_prompt(rows, num_rows))
-    return _pin(_by_row(taken))
+def take_rows(rows: Rows, places: jax.Array) -> Rows:
+    """The outputs at `places`, int32 [N]."""
+    return _of_outputs(lambda array: array[places], rows)
 
 
 def decode_batch(
@@ -205,22 +276,38 @@ def decode_batch(
 
 
 def _follow(rows: jax.Array, parents: jax.Array) -> jax.Array:
-    """Each row becomes a copy of its parent. [B * K, ...], int32 [B, K] -> [B * K, ...]."""
+    """Each row becomes a copy of its parent. [B * R * K, ...], int32 [B, K] -> [B * R * K, ...]."""
+    if len(rows) > parents.size:
+        parents = jnp.repeat(parents, len(rows) // parents.size, axis=0)
     by_prompt = rows.reshape(*parents.shape, *rows.shape[1:])
     places = parents.reshape(*parents.shape, *(1,) * (rows.ndim - 1))
     return jnp.take_along_axis(by_prompt, places, axis=1).reshape(rows.shape)
 
 
-def _by_prompt(rows: Rows, num_rows: int) -> Rows:
-    """The cache's axis B * K as two."""
-    split = lambda array: array.reshape(-1, num_rows, *array.shape[1:])  # noqa: E731
-    return rows._replace(cache=jax.tree.map(split, rows.cache))
+def _log_probs_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """float32 [B, K, V] and int32 [B, K] -> float32 [B, K, 1]."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)
+    return chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _by_row(rows: Rows) -> Rows:
-    """Undoes `_by_prompt`."""
-    join = lambda array: array.reshape(-1, *array.shape[2:])  # noqa: E731
-    return rows._replace(cache=jax.tree.map(join, rows.cache))
+def _of_outputs(change: Callable[..., jax.Array], *rows: Rows) -> Rows:
+    """Applies a function of arrays that lead with the outputs to all arrays of `rows`."""
+
+    def one(*arrays: jax.Array, num_outputs: Sequence[int]) -> jax.Array:
+        changed = change(
+            *(
+                array.reshape(number, array.shape[0] // number, *array.shape[1:])
+                for array, number in zip(arrays, num_outputs, strict=True)
+            )
+        )
+        return changed.reshape(changed.shape[0] * changed.shape[1], *changed.shape[2:])
+
+    sizes = [jax.tree.leaves(each.state)[0].shape[0] for each in rows]
+    return _pin(jax.tree.map(functools.partial(one, num_outputs=sizes), *rows))
+
+
+def _adapters(index: jax.Array | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 def _pin(rows: Rows) -> Rows:
@@ -228,13 +315,14 @@ def _pin(rows: Rows) -> Rows:
     partitioner = active_partitioner()
     if partitioner is None:
         return rows
-    num_kv_heads = rows.prompt.keys[0].shape[1]
-    heads = "heads" if num_kv_heads % partitioner.num_model_shards == 0 else None
 
     def pin(array: jax.Array, *axes: str | None) -> jax.Array:
         return constrain(array, ("batch", *axes, *(None,) * (array.ndim - 1 - len(axes))))
 
-    by_head = lambda array: pin(array, heads)  # noqa: E731
+    def by_head(array: jax.Array) -> jax.Array:
+        return pin(array, "heads" if array.shape[1] % partitioner.num_model_shards == 0 else None)
+
     keys, values = jax.tree.map(by_head, rows.prompt[:2])
     prompt = PromptCache(keys, values, pin(rows.prompt.mask))
-    return Rows(prompt, jax.tree.map(by_head, rows.cache), jax.tree.map(pin, rows.state))
+    cache = jax.tree.map(by_head, rows.cache)
+    return Rows(prompt, cache, *jax.tree.map(pin, rows[2:]))

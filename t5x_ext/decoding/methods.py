@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext import bounds
+from t5x_ext.decoding.stops import Stops
 from t5x_ext.errors import ConfigError
 
 MAX_OUTPUTS = 1 << 12  # samples or beams of one prompt
@@ -29,10 +30,17 @@ class OutputIds:
     Attributes:
       eos: the ids that end a row; with none, rows go on to the longest output.
       num_valid: ids from this one on are padding rows of the embedding, never produced.
+      stops: what else ends a row, of methods that can stop (`Method.can_stop`).
     """
 
     eos: tuple[int, ...]
     num_valid: int
+    stops: Stops | None = None
+
+    @property
+    def num_stops(self) -> int:
+        """How many stops there are."""
+        return 0 if self.stops is None else len(self.stops.sequences)
 
     @classmethod
     def of(cls, vocabulary: Any) -> OutputIds:
@@ -48,9 +56,87 @@ class OutputIds:
         return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(abc.ABC):
-    """How the next token is chosen. A method's state is a pytree whose arrays all lead with B.
+    """How the next token is chosen. A method's state is a pytree whose arrays all lead with B."""
+
+    max_length: int | None  # tokens a prediction has at most, EOS included, where a run allows more
+
+    @property
+    @abc.abstractmethod
+    def num_rows(self) -> int:
+        """K."""
+
+    @property
+    def num_sides(self) -> int:
+        """How many models' scores it is given: 1, or 2 where an expert is set against an amateur."""
+        return 1
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether it ends rows at `OutputIds.stops`."""
+        return False
+
+    @abc.abstractmethod
+    def check_length(self, max_length: int) -> None:
+        """Raises ConfigError where the method needs more than `max_length` tokens."""
+
+    @abc.abstractmethod
+    def start(
+        self,
+        numbers: jax.Array,
+        filler: jax.Array,
+        first: jax.Array,
+        max_length: int,
+        num_stops: int = 0,
+    ) -> Any:
+        """The state before the first position.
+
+        Args:
+          numbers: int32 [B], each prompt's number among all prompts.
+          filler: bool [B], prompts that are padding of the batch: done from the start.
+          first: int32 [B], the decoder's first input.
+          max_length: T, EOS included.
+          num_stops: of `OutputIds.stops`.
+        """
+
+    @abc.abstractmethod
+    def last_tokens(self, state: Any, index: jax.Array) -> jax.Array:
+        """The decoder's input at position `index`: int32 [B, K]."""
+
+    @abc.abstractmethod
+    def advance(
+        self, state: Any, logits: jax.Array, index: jax.Array, ids: OutputIds
+    ) -> tuple[Any, jax.Array | None]:
+        """Chooses the tokens at `index`.
+
+        Args:
+          state: before this position.
+          logits: float32 [B, K, V]; with two sides [B, 2, K, V], the expert's first.
+          index: int32 scalar.
+          ids: which tokens there are, and which end a row.
+
+        Returns:
+          The state after this position, and int32 [B, K]: the row each row now continues, or None
+          where every row continues itself.
+        """
+
+    @abc.abstractmethod
+    def is_done(self, state: Any) -> jax.Array:
+        """Prompts whose outputs are final: bool [B]."""
+
+    @abc.abstractmethod
+    def outputs(self, state: Any) -> jax.Array:
+        """int32 [B, S, T], best first; each ends with EOS where one was produced, then zeros."""
+
+    def error(self, field: str, allowed: str) -> ConfigError:
+        """The error for a field's value."""
+        name = type(self).__name__
+        return ConfigError(f"{name}.{field}: {getattr(self, field)!r}; allowed: {allowed}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RestrictedMethod(Method):
+    """A method that chooses among the tokens that these fields leave.
 
     Attributes:
       min_length: tokens a prediction has at least, EOS not counted (`min_new_tokens` of
@@ -72,58 +158,6 @@ class Method(abc.ABC):
             bounds.check_int(f"{type(self).__name__}.max_length", self.max_length, 1)
         for token in self.forced_prefix:
             bounds.check_int(f"{type(self).__name__}.forced_prefix", token, 0, 2**31 - 1)
-
-    def error(self, field: str, allowed: str) -> ConfigError:
-        """The error for a field's value."""
-        name = type(self).__name__
-        return ConfigError(f"{name}.{field}: {getattr(self, field)!r}; allowed: {allowed}")
-
-    @property
-    @abc.abstractmethod
-    def num_rows(self) -> int:
-        """K."""
-
-    @abc.abstractmethod
-    def start(
-        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
-    ) -> Any:
-        """The state before the first position.
-
-        Args:
-          numbers: int32 [B], each prompt's number among all prompts.
-          first: int32 [B], the decoder's first input.
-          filler: bool [B], prompts that are padding of the batch: done from the start.
-          max_length: T, EOS included.
-        """
-
-    @abc.abstractmethod
-    def last_tokens(self, state: Any, index: jax.Array) -> jax.Array:
-        """The decoder's input at position `index`: int32 [B, K]."""
-
-    @abc.abstractmethod
-    def advance(
-        self, state: Any, logits: jax.Array, index: jax.Array, ids: OutputIds
-    ) -> tuple[Any, jax.Array | None]:
-        """Chooses the tokens at `index`.
-
-        Args:
-          state: before this position.
-          logits: float32 [B, K, V].
-          index: int32 scalar.
-          ids: which tokens there are, and which end a row.
-
-        Returns:
-          The state after this position, and int32 [B, K]: the row each row now continues, or None
-          where every row continues itself.
-        """
-
-    @abc.abstractmethod
-    def is_done(self, state: Any) -> jax.Array:
-        """Prompts whose outputs are final: bool [B]."""
-
-    @abc.abstractmethod
-    def outputs(self, state: Any) -> jax.Array:
-        """int32 [B, S, T], best first; each ends with EOS where one was produced, then zeros."""
 
     def restrict(
         self, scores: jax.Array, index: jax.Array, max_length: int, ids: OutputIds

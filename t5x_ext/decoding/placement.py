@@ -45,7 +45,7 @@ def holds_whole_weights(
 
 def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
     """Bytes on each device of the decoder's weights in the compute dtype, split by `model` only."""
-    abstract = parameters.abstract_params(generator.network.specs)
+    abstract = parameters.abstract_params(generator.specs)
     weights = jax.eval_shape(generator.prepare, abstract)
 
     def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
@@ -56,7 +56,7 @@ def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
 
 def params_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
     """Bytes on each device of the parameters as training lays them out."""
-    specs = generator.network.specs
+    specs = generator.specs
 
     def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
         return partitioner.bytes_per_device(leaf, partitioner.spec(axes))
@@ -84,8 +84,10 @@ def cache_bytes(
       num_rows: K, rows that share a prompt.
     """
     positions = sum(input_length + num_rows * end for end in ends)
-    shape = generator.cache_shape
     prompts = partitioner.round_up_batch(batch_size) // partitioner.num_batch_shards
-    whole = prompts * positions * shape.bytes_per_position
-    divides = shape.num_kv_heads % partitioner.num_model_shards == 0
-    return whole // partitioner.num_model_shards if divides else whole
+    total = 0
+    for shape in generator.cache_shapes:
+        whole = prompts * positions * shape.bytes_per_position
+        divides = shape.num_kv_heads % partitioner.num_model_shards == 0
+        total += whole // partitioner.num_model_shards if divides else whole
+    return total

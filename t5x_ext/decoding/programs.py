@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from t5x_ext.decoding import loop, placement
-from t5x_ext.decoding.loop import Rows
+from t5x_ext.decoding.loop import Rows, Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
@@ -23,13 +23,15 @@ class Reached(NamedTuple):
 
     Attributes:
       rows: on the device.
-      done: bool [B], prompts whose outputs are final.
+      done: bool [B], which outputs are final.
       outputs: int32 [B, S, T].
+      log_probs: float32 [B, S, T] of the outputs' tokens, where they are kept.
     """
 
     rows: Rows
     done: jax.Array
     outputs: jax.Array
+    log_probs: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Programs:
       cache_bytes: of keys and values on each device, of one model; see `placement.cache_bytes`.
       resident_bytes: what else stays on each device, see `placement.holds_whole_weights`.
       together: whether parameters have a leading axis E, which the mesh may split.
+      keep_log_probs: whether the log-probabilities of chosen tokens are kept.
       shapes: the loops compiled so far, as text.
     """
 
@@ -59,6 +62,7 @@ class Programs:
     cache_bytes: int = 0
     resident_bytes: int = 0
     together: bool = False
+    keep_log_probs: bool = False
     shapes: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def prepare(self, params: Params) -> DecodingWeights:
@@ -79,19 +83,22 @@ class Programs:
         prompts: np.ndarray,
         lengths: np.ndarray,
         numbers: np.ndarray,
+        shared: Shared = Shared(),  # noqa: B008  (immutable)
     ) -> Reached:
         """Reads prompts and decodes the first stage.
 
         Args:
           params: parameters on the mesh.
           weights: from `prepare`.
-          prompts: int32 [E, B, L], padded prompts, the same on every host.
-          lengths: int32 [E, B], tokens of each prompt; a row of none is filler.
-          numbers: int32 [E, B], the prompts' numbers.
+          prompts: int32 [E, B * R, L], padded prompts, the same on every host.
+          lengths: int32 [E, B * R], tokens of each prompt; an output of none is filler.
+          numbers: int32 [E, B], the outputs' numbers.
+          shared: of the prompts, with a leading axis E too.
         """
         self._note(0, *prompts.shape)
         placed = self.partitioner.put_whole(self._lead(prompts))
-        return self._begin(params, weights, placed, self._lead(lengths), self._lead(numbers))
+        of_rows = jax.tree.map(self._lead, (lengths, numbers, shared))
+        return self._begin(params, weights, placed, *of_rows)
 
     def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         """Decodes rows from the end of the stage before."""
@@ -129,10 +136,19 @@ class Programs:
             prompts: jax.Array,
             lengths: jax.Array,
             numbers: jax.Array,
+            shared: Shared = Shared(),  # noqa: B008  (immutable)
         ) -> Reached:
             of_rows = prompts, lengths, numbers
             rows = loop.start_rows(
-                self.generator, params, weights, *of_rows, self.method, self.ends[-1]
+                self.generator,
+                params,
+                weights,
+                *of_rows,
+                self.method,
+                self.ends[-1],
+                shared,
+                self.ids.num_stops,
+                self.keep_log_probs,
             )
             return self._advance_rows(weights, rows, 0)
 
@@ -150,13 +166,11 @@ class Programs:
 
     @functools.cached_property
     def _move(self) -> Any:
-        move = functools.partial(loop.move_rows, num_rows=self.method.num_rows)
-        return self._jit(self._of_each(move), donate_argnums=0)
+        return self._jit(self._of_each(loop.move_rows), donate_argnums=0)
 
     @functools.cached_property
     def _take(self) -> Any:
-        take = functools.partial(loop.take_rows, num_rows=self.method.num_rows)
-        return self._jit(self._of_each(take))
+        return self._jit(self._of_each(loop.take_rows))
 
     def _advance_rows(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
@@ -164,14 +178,15 @@ class Programs:
         rows = loop.advance_rows(
             self.generator, weights, rows, self.method, start, stop, self.ids, axis_name
         )
-        return Reached(rows, self.method.is_done(rows.state), self.method.outputs(rows.state))
+        done, outputs = self.method.is_done(rows.state), self.method.outputs(rows.state)
+        return Reached(rows, done, outputs, rows.log_probs)
 
     @property
     def _reached_shardings(self) -> Reached:
         # Every host gets all outputs: each writes, or counts, the same predictions.
         whole: Any = self.partitioner.sharding(())
         rows: Any = None
-        return Reached(rows, done=whole, outputs=whole)
+        return Reached(rows, done=whole, outputs=whole, log_probs=whole)
 
     def _of_each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Applies a function of one model's arrays to those of all models, side by side."""

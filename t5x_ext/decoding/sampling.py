@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import FILL, MAX_OUTPUTS, Method, OutputIds, first_argmax
+from t5x_ext.decoding.methods import FILL, MAX_OUTPUTS, OutputIds, RestrictedMethod, first_argmax
 
 
 class Samples(NamedTuple):
@@ -19,25 +19,36 @@ class Samples(NamedTuple):
       numbers: int32 [B], the prompts' numbers.
       tokens: int32 [B, K, T], 0 after a row's end.
       last: int32 [B, K], the decoder's next input.
-      ended: bool [B, K], rows that have produced EOS (or are filler).
+      ended: bool [B, K], rows that have produced EOS or a stop (or are filler).
+      stops: int32 [B, K, N], how much of each stop a row ends with, see `stops`.
     """
 
     numbers: jax.Array
     tokens: jax.Array
     last: jax.Array
     ended: jax.Array
+    stops: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Greedy(Method):
+class Greedy(RestrictedMethod):
     """The most probable token at every position, the lowest id among equals."""
 
     @property
     def num_rows(self) -> int:
         return 1
 
+    @property
+    def can_stop(self) -> bool:
+        return True
+
     def start(
-        self, numbers: jax.Array, filler: jax.Array, first: jax.Array, max_length: int
+        self,
+        numbers: jax.Array,
+        filler: jax.Array,
+        first: jax.Array,
+        max_length: int,
+        num_stops: int = 0,
     ) -> Samples:
         shape = (len(numbers), self.num_rows)
         return Samples(
@@ -45,6 +56,7 @@ class Greedy(Method):
             tokens=jnp.full((*shape, max_length), FILL, jnp.int32),
             last=jnp.broadcast_to(first[:, None], shape),
             ended=jnp.broadcast_to(filler[:, None], shape),
+            stops=jnp.zeros((*shape, num_stops), jnp.int32),
         )
 
     def last_tokens(self, state: Samples, index: jax.Array) -> jax.Array:
@@ -56,8 +68,11 @@ class Greedy(Method):
         scores = self.restrict(logits, index, state.tokens.shape[-1], ids)
         chosen = jnp.where(state.ended, FILL, self.choose(scores, state.numbers, index))
         tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, chosen[..., None], index, axis=2)
-        ended = state.ended | ids.ends(chosen)
-        return Samples(state.numbers, tokens, chosen, ended), None
+        ended, stops = state.ended | ids.ends(chosen), state.stops
+        if ids.stops is not None:
+            stops, complete = ids.stops.step(stops, chosen)
+            ended = ended | complete
+        return Samples(state.numbers, tokens, chosen, ended, stops), None
 
     def choose(self, scores: jax.Array, numbers: jax.Array, index: jax.Array) -> jax.Array:
         """Tokens from restricted scores. [B, K, V] -> int32 [B, K]."""

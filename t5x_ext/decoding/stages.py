@@ -63,6 +63,20 @@ class Block(NamedTuple):
         return self.numbers >= 0
 
 
+class Finished(NamedTuple):
+    """Outputs that are done.
+
+    Attributes:
+      numbers: int32 [n], the prompts' places in the input.
+      outputs: int32 [n, S, T].
+      log_probs: float32 [n, S, T], where they are kept.
+    """
+
+    numbers: np.ndarray
+    outputs: np.ndarray
+    log_probs: np.ndarray | None
+
+
 class Queue:
     """Batches on their way through the stages.
 
@@ -82,7 +96,7 @@ class Queue:
 
     def admit(
         self, numbers: np.ndarray, reached: Reached, stage: int = 0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
 
         Args:
@@ -91,28 +105,30 @@ class Queue:
           stage: from 0.
 
         Yields:
-          numbers: int32 [n], prompts that are done.
-          outputs: int32 [n, S, T].
+          The prompts that are done.
         """
         is_last = stage == len(self._programs.ends) - 1
         done = np.asarray(reached.done).reshape(numbers.shape) | is_last
         finished = done & (numbers >= 0)
         if finished.any():
-            outputs = np.asarray(reached.outputs)
-            outputs = outputs.reshape(numbers.size, *outputs.shape[-2:])
-            yield numbers[finished], outputs[finished.ravel()]
+            outputs, log_probs = (
+                None if array is None else np.asarray(array).reshape(-1, *array.shape[-2:])[places]
+                for places in [finished.ravel()]
+                for array in (reached.outputs, reached.log_probs)
+            )
+            yield Finished(numbers[finished], outputs, log_probs)
         block = Block(np.where(done, -1, numbers), reached.rows)
         if block.live.any():
             yield from self._park(stage + 1, block)
 
-    def finish(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def finish(self) -> Iterator[Finished]:
         """Decodes what waits, when there are no more batches; yields as `admit`."""
         for stage in range(1, len(self._programs.ends)):
             block = self._waiting.pop(stage, None)
             if block is not None:
                 yield from self._run(stage, self._shrink(block))
 
-    def _park(self, stage: int, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _park(self, stage: int, block: Block) -> Iterator[Finished]:
         """Adds live rows to those that wait for a stage, and runs it if they fill a batch."""
         waiting = self._waiting.pop(stage, None)
         if waiting is not None:
@@ -121,13 +137,13 @@ class Queue:
         if block.live.any():
             yield from self._settle(stage, block)
 
-    def _settle(self, stage: int, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _settle(self, stage: int, block: Block) -> Iterator[Finished]:
         if block.live.all(axis=1).any():
             yield from self._run(stage, block)
         else:
             self._waiting[stage] = block
 
-    def _run(self, stage: int, block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _run(self, stage: int, block: Block) -> Iterator[Finished]:
         reached = self._programs.advance(self._weights, block.rows, stage)
         yield from self.admit(block.numbers, reached, stage)
 

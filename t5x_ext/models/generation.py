@@ -54,6 +54,11 @@ class Generator(abc.ABC):
 
     network: Network
 
+    @property
+    def specs(self) -> Params:
+        """The tree of `ParamSpec` of the parameters that it takes."""
+        return self.network.specs
+
     @abc.abstractmethod
     def start(
         self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array
@@ -119,6 +124,11 @@ class Generator(abc.ABC):
     def cache_shape(self) -> CacheShape:
         """What is kept of each position."""
         return self.network.config.cache_shape
+
+    @property
+    def cache_shapes(self) -> tuple[CacheShape, ...]:
+        """`cache_shape`, of each of several networks that decode side by side."""
+        return (self.cache_shape,)
 
     def empty_cache(self, num_rows: int) -> OutputCache:
         """A cache of no positions for `num_rows` rows."""

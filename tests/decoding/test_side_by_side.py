@@ -11,7 +11,8 @@ import pytest
 
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Beam, Greedy, Method, Sampling
-from t5x_ext.decoding.decoder import Decoder, batches_side_by_side
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.requests import Request, batches_side_by_side
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -119,7 +120,8 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
 
 def test_batches_of_several_sets_are_those_of_each() -> None:
     buckets = (32, 64, 128)
-    batches = list(batches_side_by_side([*SETS, []], 8, buckets))
+    sets = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in [*SETS, []]]
+    batches = [batch[:3] for batch in batches_side_by_side(sets, 8, buckets)]
     assert [places.shape for places, _, _ in batches] == [(4, 8)] * 5
     seen = np.concatenate([places[places >= 0] for places, _, _ in batches])
     assert sorted(seen) == list(range(sum(SIZES)))

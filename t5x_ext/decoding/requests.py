@@ -1,0 +1,192 @@
+"""What is asked of decoding: outputs to make, each from a prompt or from several that share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from t5x_ext.data.batching import batches_by_length
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+
+WEIGHTS_TOLERANCE = 1e-3  # by which the sum of a request's weights may differ from 1
+
+
+class Request(NamedTuple):
+    """One output to make.
+
+    Attributes:
+      prompts: int32 tokens of each context; one where nothing is mixed.
+      number: of the request among all; sampling depends on it.
+      log_weights: natural logarithms of the contexts' weights, see `marginal`.
+      adapters: index of the adapter that its prompts are read with: one, or the expert's and the
+        amateur's; () where the model has none to choose from.
+    """
+
+    prompts: tuple[np.ndarray, ...]
+    number: int
+    log_weights: tuple[float, ...] = (0.0,)
+    adapters: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, example: Example, number: int) -> Request:
+        """A request to answer an example's prompt."""
+        return cls((example.inputs,), number)
+
+
+class RequestBatch(NamedTuple):
+    """Requests of E models next to each other, padded; see `loop` for B, C and R.
+
+    Attributes:
+      places: int32 [E, B], counted through all sets of requests; -1 for filler.
+      prompts: int32 [E, B * R, L].
+      lengths: int32 [E, B * R], tokens of each prompt, 0 for filler and for contexts that a request
+        does not have.
+      log_weights: float32 [E, B, C]; -inf for contexts that a request does not have.
+      adapters: int32 [E, B * R].
+    """
+
+    places: np.ndarray
+    prompts: np.ndarray
+    lengths: np.ndarray
+    log_weights: np.ndarray
+    adapters: np.ndarray
+
+
+def batches_side_by_side(
+    sets: Sequence[Sequence[Request]],
+    batch_size: int,
+    buckets: Sequence[int],
+    num_contexts: int = 1,
+    num_sides: int = 1,
+) -> Iterator[RequestBatch]:
+    """Batches of several sets of requests next to each other, each set's longest first.
+
+    Args:
+      sets: requests of each model.
+      batch_size: B.
+      buckets: lengths that prompts may be padded to, ascending.
+      num_contexts: C.
+      num_sides: rows of each context, R = C * num_sides; neighbours, the expert's first.
+    """
+    starts = np.cumsum([0, *map(len, sets)])
+    own_batches = [
+        list(batches_by_length([_length(one) for one in requests], batch_size, buckets))
+        for requests in sets
+    ]
+    for index in range(max(map(len, own_batches))):
+        present = [
+            (model, *batches[index])
+            for model, batches in enumerate(own_batches)
+            if index < len(batches)
+        ]
+        shape = len(sets), batch_size
+        length = max(length for _, _, length in present)
+        places = np.full(shape, -1, np.int32)
+        prompts = np.zeros((*shape, num_contexts, num_sides, length), np.int32)
+        lengths = np.zeros((*shape, num_contexts, num_sides), np.int32)
+        log_weights = np.zeros((*shape, num_contexts), np.float32)
+        adapters = np.zeros((*shape, num_contexts, num_sides), np.int32)
+        for model, chosen, _ in present:
+            places[model, : len(chosen)] = chosen + starts[model]
+            for row, place in enumerate(chosen):
+                request = sets[model][place]
+                log_weights[model, row] = -np.inf
+                log_weights[model, row, : len(request.prompts)] = request.log_weights
+                adapters[model, row] = request.adapters or 0
+                for context, tokens in enumerate(request.prompts):
+                    prompts[model, row, context, :, : len(tokens)] = tokens
+                    lengths[model, row, context] = len(tokens)
+        yield RequestBatch(
+            places,
+            prompts.reshape(len(sets), -1, length),
+            lengths.reshape(len(sets), -1),
+            log_weights,
+            adapters.reshape(len(sets), -1),
+        )
+
+
+def make_requests(
+    call: str,
+    contexts: Sequence[Sequence[np.ndarray]],
+    log_weights: Sequence[Sequence[float]],
+    adapters: Sequence[tuple[int, ...]],
+    numbers: Sequence[int] | None,
+) -> list[Request]:
+    """Requests from what `split_contexts` gave, tokenised.
+
+    A request's contexts are put in an order of their own, so that the order in which they were
+    given changes no bit of the result.
+
+    Raises:
+      ConfigError: there are not as many numbers.
+    """
+    if numbers is None:
+        numbers = range(len(contexts))
+    elif len(numbers) != len(contexts):
+        raise ConfigError(
+            f"{call}: {len(numbers)} numbers for {len(contexts)} prompts; allowed: as many"
+        )
+    requests = []
+    for prompts, weights, adapter, number in zip(
+        contexts, log_weights, adapters, numbers, strict=True
+    ):
+        pairs = sorted(zip(weights, prompts, strict=True), key=lambda p: (-p[0], p[1].tolist()))
+        ordered = tuple(prompt for _, prompt in pairs)
+        requests.append(Request(ordered, int(number), tuple(w for w, _ in pairs), adapter))
+    return requests
+
+
+def split_contexts(
+    call: str,
+    prompts: Sequence[Any],
+    weights: Sequence[Sequence[float]] | None,
+    is_prompt: Callable[[Any], bool],
+) -> tuple[list[list[Any]], list[list[float]]]:
+    """The contexts of each prompt, and the logarithms of their weights.
+
+    Args:
+      call: named in errors.
+      prompts: one prompt each, or with `weights` a list of them each.
+      weights: of each list probabilities, which sum to 1. Contexts of weight 0 are left out.
+      is_prompt: tells a prompt from a list of them.
+
+    Raises:
+      ConfigError: prompts and weights do not fit together.
+    """
+    if weights is None:
+        for index, prompt in enumerate(prompts):
+            if not is_prompt(prompt):
+                raise ConfigError(
+                    f"{call}: prompts[{index}] is no prompt; allowed: one prompt each, or several "
+                    "that share an output, with weights"
+                )
+        return [[prompt] for prompt in prompts], [[0.0]] * len(prompts)
+    if len(weights) != len(prompts):
+        raise ConfigError(
+            f"{call}: {len(weights)} lists of weights for {len(prompts)} prompts; allowed: as many"
+        )
+    contexts, log_weights = [], []
+    for index, (group, of_group) in enumerate(zip(prompts, weights, strict=True)):
+        if is_prompt(group) or len(group) != len(of_group) or not len(group):
+            raise ConfigError(
+                f"{call}: prompts[{index}] is no list of as many prompts as it has weights, "
+                f"{len(of_group)}; allowed: 1 and more"
+            )
+        values = [float(weight) for weight in of_group]
+        total = sum(values)
+        if not (abs(total - 1) <= WEIGHTS_TOLERANCE and min(values) >= 0):
+            raise ConfigError(
+                f"{call}: weights[{index}]: {values}; allowed: numbers of 0 and more that sum to 1"
+            )
+        kept = [(p, math.log(w / total)) for p, w in zip(group, values, strict=True) if w > 0]
+        contexts.append([prompt for prompt, _ in kept])
+        log_weights.append([weight for _, weight in kept])
+    return contexts, log_weights
+
+
+def _length(request: Request) -> int:
+    return max(len(tokens) for tokens in request.prompts)
