@@ -251,7 +251,7 @@ def test_counts_out_of_range_are_refused(model, name: str, value) -> None:
 
 @pytest.mark.parametrize("decoding", ["beam", Beam, 4, False])
 def test_decoding_is_a_method(model, decoding) -> None:
-    with pytest.raises(ConfigError, match="Model.generate: decoding: .*; allowed: Greedy"):
+    with pytest.raises(ConfigError, match="Model: decoding: .*; allowed: Greedy"):
         model.generate(["a"], decoding=decoding)
 
 

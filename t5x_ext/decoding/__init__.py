@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from t5x_ext.decoding.beam import Beam
+from t5x_ext.decoding.contrastive import Contrastive
 from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.outputs import Output
 from t5x_ext.decoding.sampling import Greedy, Sampling
 from t5x_ext.decoding.t5x_names import beam_search, temperature_sample
 
-__all__ = ["Beam", "Greedy", "Method", "Sampling", "beam_search", "temperature_sample"]
+__all__ = [
+    "Beam",
+    "Contrastive",
+    "Greedy",
+    "Method",
+    "Output",
+    "Sampling",
+    "beam_search",
+    "temperature_sample",
+]

@@ -76,8 +76,8 @@ class Contrastive(Method):
         return 2
 
     @property
-    def can_stop(self) -> bool:
-        return self.method.can_stop
+    def is_rowwise(self) -> bool:
+        return self.method.is_rowwise
 
     def check_length(self, max_length: int) -> None:
         self.method.check_length(max_length)

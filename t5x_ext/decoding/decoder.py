@@ -76,10 +76,11 @@ class Decoder:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"
             )
-        if self.output_ids.num_stops and not method.can_stop:
-            raise ConfigError(
-                f"stop: {type(method).__name__} ends rows at EOS alone; allowed: Greedy, Sampling"
-            )
+        stops = self.ids is not None and self.ids.num_stops > 0
+        if not method.is_rowwise and (stops or self.keep_log_probs):
+            what = "stop" if stops else "log-probabilities"
+            name = type(method).__name__
+            raise ConfigError(f"{what}: not with {name}; allowed: Greedy, Sampling, Contrastive")
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +16,10 @@ from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import ids_before_eos
 from t5x_ext.decoding.predict import to_rows
+from t5x_ext.decoding.token_calls import take_filled
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.blocks.lora import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -38,35 +40,65 @@ class Scorer:
     batch_size: int
     max_input_length: int
 
-    @functools.cached_property
-    def _score(self) -> Any:
-        def score(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-            with self.partitioner.activate():
-                chosen = self.model.log_probabilities(params, batch)
-            return jnp.sum(chosen * batch["decoder_loss_weights"], axis=-1)
-
-        return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
-
-    def log_likelihoods(self, params: Params, examples: Sequence[Example]) -> np.ndarray:
+    def log_likelihoods(
+        self, params: Params, examples: Sequence[Example], adapters: np.ndarray | None = None
+    ) -> np.ndarray:
         """The log-likelihood of each example's first target, EOS included.
 
         Args:
           params: parameters on the partitioner's mesh.
           examples: prompts and targets.
+          adapters: int32 [examples], see `lora.adapter_rows`.
 
         Returns:
           float32 [len(examples)], natural logarithm, summed over the target's tokens.
         """
+        scores = np.zeros(len(examples), np.float32)
+        for places, sums, _ in self._run(params, examples, adapters):
+            scores[places] = sums
+        return scores
+
+    def token_log_probs(
+        self, params: Params, examples: Sequence[Example], adapters: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """As `log_likelihoods`, of each token of the target: float32 [tokens] for each example."""
+        found: list[Any] = [None] * len(examples)
+        for places, _, rows in self._run(params, examples, adapters):
+            for place, row in zip(places, rows, strict=True):
+                found[place] = row
+        return found
+
+    def _run(
+        self, params: Params, examples: Sequence[Example], adapters: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """Places in `examples`, and of each the sum over its target and its tokens' scores."""
         batch_size = self.partitioner.round_up_batch(self.batch_size)
         longest = max((len(e.targets[0]) for e in examples if e.targets), default=1)
         lengths = {"inputs": self.max_input_length, "targets": -(-longest // 32) * 32}
-        scores = np.zeros(len(examples), np.float32)
         for indices, batch in eval_batches(self.model.features, examples, batch_size, lengths):
+            places = indices[indices >= 0]
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
-            values = np.asarray(self._score(params, placed))
-            real = indices >= 0
-            scores[indices[real]] = values[real]
-        return scores
+            of_rows = take_filled(adapters, places, batch_size)
+            sums, chosen = (np.asarray(array) for array in self._score(params, placed, of_rows))
+            counts = batch["decoder_loss_weights"][: len(places)] > 0
+            rows = [row[kept] for row, kept in zip(chosen, counts, strict=False)]
+            yield places, sums[: len(places)], rows
+
+    @functools.cached_property
+    def _score(self) -> Any:
+        def score(
+            params: Params, batch: dict[str, jax.Array], adapters: jax.Array | None
+        ) -> tuple[jax.Array, jax.Array]:
+            with self.partitioner.activate(), adapter_rows(adapters):
+                chosen = self.model.log_probabilities(params, batch)
+            return jnp.sum(chosen * batch["decoder_loss_weights"], axis=-1), chosen
+
+        return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
+
+
+def to_example(prompt: np.ndarray, target: np.ndarray) -> Example:
+    """Tokens of a prompt and of its target, as an example."""
+    return Example("", "", "", prompt, (target,), "", (), False)
 
 
 def score_targets(scorer: Scorer, params: Params, examples: Sequence[Example]) -> list[Prediction]:

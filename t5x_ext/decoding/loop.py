@@ -10,30 +10,31 @@ chooses goes to all of them:
     tokens [B, K] -> of each prompt [B * R, K] -> Generator.step -> scores [B, C, sides, K, V]
                   -> marginalise over C -> [B, sides, K, V] -> Method.advance -> tokens [B, K]
 
-Letters used in shapes: B outputs to make (prompts, where none share one), R prompts of each, C of
-them contexts, K rows of a prompt that are decoded side by side (samples or beams), T longest output,
-V vocabulary.
+Letters used in shapes: B outputs to make (as many as prompts, where none share one), R prompts of
+each, C contexts of each, K rows of a prompt that are decoded side by side (samples or beams), T
+longest output, V vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_ext.decoding.marginal import marginalise
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, grow, pad
+from t5x_ext.models.blocks.lora import adapter_rows
 from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import active_partitioner, constrain
 
-# (cache, tokens int32 [B, K], index int32) -> (float32 logits [B, K, V], or [B, sides, K, V], cache)
+# (cache, tokens int32 [B, K], index int32) -> (logits as `Method.advance` takes them, cache)
 TokensToLogits = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 TOKEN_LOOP = "decode_tokens"
@@ -48,8 +49,8 @@ class Shared(NamedTuple):
       adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
     """
 
-    log_weights: jax.Array | None = None
-    adapters: jax.Array | None = None
+    log_weights: jax.Array | np.ndarray | None = None
+    adapters: jax.Array | np.ndarray | None = None
 
 
 class Rows(NamedTuple):
@@ -158,7 +159,7 @@ def start_rows(
       num_stops: see `Method.start`.
       keep_log_probs: see `run_loop`.
     """
-    with _adapters(shared.adapters):
+    with adapter_rows(shared.adapters):
         prompt, first = generator.start(params, weights, prompts, lengths)
     num_outputs, of_each = len(numbers), len(prompts) // len(numbers)
     cache = generator.empty_cache(len(prompts) * method.num_rows)
@@ -193,12 +194,12 @@ def advance_rows(
             tokens = jnp.repeat(tokens, num_prompts // num_outputs, axis=0)
             # Prompts that share an output may end with different tokens.
             tokens = jnp.where(index == 0, rows.first[:, None], tokens)
-        with _adapters(rows.shared.adapters):
+        with adapter_rows(rows.shared.adapters):
             logits, cache = generator.step(weights, rows.prompt, cache, tokens, index)
         sides = method.num_sides
         if rows.shared.log_weights is not None:
             logits = logits.reshape(num_outputs, -1, sides, num_rows, logits.shape[-1])
-            logits = marginalise(logits, rows.shared.log_weights)
+            logits = marginalise(logits, jnp.asarray(rows.shared.log_weights))
         shape = (num_outputs, sides, num_rows) if sides > 1 else (num_outputs, num_rows)
         return logits.reshape(*shape, logits.shape[-1]), cache
 
@@ -304,10 +305,6 @@ def _of_outputs(change: Callable[..., jax.Array], *rows: Rows) -> Rows:
 
     sizes = [jax.tree.leaves(each.state)[0].shape[0] for each in rows]
     return _pin(jax.tree.map(functools.partial(one, num_outputs=sizes), *rows))
-
-
-def _adapters(index: jax.Array | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
 
 
 def _pin(rows: Rows) -> Rows:

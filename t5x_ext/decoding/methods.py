@@ -30,7 +30,7 @@ class OutputIds:
     Attributes:
       eos: the ids that end a row; with none, rows go on to the longest output.
       num_valid: ids from this one on are padding rows of the embedding, never produced.
-      stops: what else ends a row, of methods that can stop (`Method.can_stop`).
+      stops: what else ends a row, by methods whose rows continue themselves.
     """
 
     eos: tuple[int, ...]
@@ -68,12 +68,13 @@ class Method(abc.ABC):
 
     @property
     def num_sides(self) -> int:
-        """How many models' scores it is given: 1, or 2 where an expert is set against an amateur."""
+        """Models whose scores it is given: 1, or 2, an expert and an amateur."""
         return 1
 
     @property
-    def can_stop(self) -> bool:
-        """Whether it ends rows at `OutputIds.stops`."""
+    def is_rowwise(self) -> bool:
+        """Whether every row continues itself, so that stops can end it, and the log-probabilities
+        of its tokens can be kept."""
         return False
 
     @abc.abstractmethod

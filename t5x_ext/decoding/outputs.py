@@ -37,13 +37,13 @@ class Output:
 
 
 def make_output(
-    row: np.ndarray, log_probs: np.ndarray, ids: OutputIds, vocabulary: Any = None
+    row: np.ndarray, log_probs: np.ndarray | None, ids: OutputIds, vocabulary: Any = None
 ) -> Output:
     """An output from a row of the decoder.
 
     Args:
       row: int32 [T], anything after its end.
-      log_probs: float32 [T].
+      log_probs: float32 [T]; None where they are not kept.
       ids: which end a row.
       vocabulary: makes the text; None leaves it out.
     """
@@ -58,4 +58,5 @@ def make_output(
         kept = row[:count].tolist()
         text = None if vocabulary is None else ids.stops.cut_text(vocabulary.decode(kept))
         kept = ids.stops.cut_tokens(kept)
-    return Output(list(kept), finish, [float(value) for value in log_probs[:count]], text)
+    of_tokens = [] if log_probs is None else log_probs[:count].tolist()
+    return Output(list(kept), finish, of_tokens, text)

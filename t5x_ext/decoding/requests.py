@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_ext import bounds
 from t5x_ext.data.batching import batches_by_length
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
@@ -110,82 +111,77 @@ def batches_side_by_side(
 
 
 def make_requests(
-    call: str,
     contexts: Sequence[Sequence[np.ndarray]],
     log_weights: Sequence[Sequence[float]],
     adapters: Sequence[tuple[int, ...]],
     numbers: Sequence[int] | None,
 ) -> list[Request]:
-    """Requests from what `split_contexts` gave, tokenised.
+    """Requests of tokenised contexts; their place is their number where none is given.
 
-    A request's contexts are put in an order of their own, so that the order in which they were
-    given changes no bit of the result.
+    Contexts are put in an order of their own, so that the order in which they were given changes no
+    bit of the result.
 
     Raises:
       ConfigError: there are not as many numbers.
     """
-    if numbers is None:
-        numbers = range(len(contexts))
-    elif len(numbers) != len(contexts):
-        raise ConfigError(
-            f"{call}: {len(numbers)} numbers for {len(contexts)} prompts; allowed: as many"
-        )
-    requests = []
-    for prompts, weights, adapter, number in zip(
-        contexts, log_weights, adapters, numbers, strict=True
-    ):
-        pairs = sorted(zip(weights, prompts, strict=True), key=lambda p: (-p[0], p[1].tolist()))
+    numbers = range(len(contexts)) if numbers is None else list(numbers)
+    if len(numbers) != len(contexts):
+        raise ConfigError(f"numbers: {len(numbers)} for {len(contexts)} prompts; allowed: as many")
+    found = []
+    for group, weights, sides, number in zip(contexts, log_weights, adapters, numbers, strict=True):
+        bounds.check_int("numbers", number, 0, 2**31 - 1)
+        pairs = sorted(zip(weights, group, strict=True), key=lambda p: (-p[0], p[1].tolist()))
         ordered = tuple(prompt for _, prompt in pairs)
-        requests.append(Request(ordered, int(number), tuple(w for w, _ in pairs), adapter))
-    return requests
+        found.append(Request(ordered, number, tuple(weight for weight, _ in pairs), sides))
+    return found
 
 
 def split_contexts(
-    call: str,
-    prompts: Sequence[Any],
-    weights: Sequence[Sequence[float]] | None,
-    is_prompt: Callable[[Any], bool],
+    prompts: Sequence[Any], weights: Sequence[Sequence[float]] | None
 ) -> tuple[list[list[Any]], list[list[float]]]:
-    """The contexts of each prompt, and the logarithms of their weights.
+    """The contexts of each prompt, and the natural logarithms of their weights.
 
     Args:
-      call: named in errors.
-      prompts: one prompt each, or with `weights` a list of them each.
-      weights: of each list probabilities, which sum to 1. Contexts of weight 0 are left out.
-      is_prompt: tells a prompt from a list of them.
+      prompts: texts or rows of ids; with `weights`, a list of such prompts each.
+      weights: of each list, probabilities that sum to 1. Contexts of weight 0 are left out.
 
     Raises:
       ConfigError: prompts and weights do not fit together.
     """
     if weights is None:
         for index, prompt in enumerate(prompts):
-            if not is_prompt(prompt):
+            if _is_group(prompt) and not isinstance(prompt[0], str):
                 raise ConfigError(
-                    f"{call}: prompts[{index}] is no prompt; allowed: one prompt each, or several "
-                    "that share an output, with weights"
+                    f"prompts[{index}]: {len(prompt)} prompts without weights; allowed: one prompt,"
+                    " or weights=[[...], ...] for several that share an output"
                 )
         return [[prompt] for prompt in prompts], [[0.0]] * len(prompts)
     if len(weights) != len(prompts):
-        raise ConfigError(
-            f"{call}: {len(weights)} lists of weights for {len(prompts)} prompts; allowed: as many"
-        )
+        raise ConfigError(f"weights: {len(weights)} for {len(prompts)} prompts; allowed: as many")
     contexts, log_weights = [], []
     for index, (group, of_group) in enumerate(zip(prompts, weights, strict=True)):
-        if is_prompt(group) or len(group) != len(of_group) or not len(group):
+        if not _is_group(group) or len(group) != len(of_group):
             raise ConfigError(
-                f"{call}: prompts[{index}] is no list of as many prompts as it has weights, "
-                f"{len(of_group)}; allowed: 1 and more"
+                f"prompts[{index}]: not a list of {len(of_group)} prompts, as many as it has"
+                " weights; allowed: that many, 1 and more"
             )
         values = [float(weight) for weight in of_group]
         total = sum(values)
         if not (abs(total - 1) <= WEIGHTS_TOLERANCE and min(values) >= 0):
             raise ConfigError(
-                f"{call}: weights[{index}]: {values}; allowed: numbers of 0 and more that sum to 1"
+                f"weights[{index}]: {values}; allowed: numbers of 0 and more that sum to 1"
             )
         kept = [(p, math.log(w / total)) for p, w in zip(group, values, strict=True) if w > 0]
         contexts.append([prompt for prompt, _ in kept])
         log_weights.append([weight for _, weight in kept])
     return contexts, log_weights
+
+
+def _is_group(prompt: Any) -> bool:
+    """Whether it is a list of prompts, and not one prompt."""
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence | np.ndarray) or not len(prompt):
+        return False
+    return isinstance(prompt[0], str | Sequence | np.ndarray)
 
 
 def _length(request: Request) -> int:

@@ -39,7 +39,7 @@ class Greedy(RestrictedMethod):
         return 1
 
     @property
-    def can_stop(self) -> bool:
+    def is_rowwise(self) -> bool:
         return True
 
     def start(

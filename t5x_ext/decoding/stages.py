@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from t5x_ext.decoding.loop import Rows
@@ -94,9 +95,7 @@ class Queue:
         self._small_batch = small_batch
         self._waiting: dict[int, Block] = {}
 
-    def admit(
-        self, numbers: np.ndarray, reached: Reached, stage: int = 0
-    ) -> Iterator[Finished]:
+    def admit(self, numbers: np.ndarray, reached: Reached, stage: int = 0) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
 
         Args:
@@ -111,12 +110,10 @@ class Queue:
         done = np.asarray(reached.done).reshape(numbers.shape) | is_last
         finished = done & (numbers >= 0)
         if finished.any():
-            outputs, log_probs = (
-                None if array is None else np.asarray(array).reshape(-1, *array.shape[-2:])[places]
-                for places in [finished.ravel()]
-                for array in (reached.outputs, reached.log_probs)
-            )
-            yield Finished(numbers[finished], outputs, log_probs)
+            outputs = self._take(reached.outputs, finished)
+            log_probs = reached.log_probs
+            kept = None if log_probs is None else self._take(log_probs, finished)
+            yield Finished(numbers[finished], outputs, kept)
         block = Block(np.where(done, -1, numbers), reached.rows)
         if block.live.any():
             yield from self._park(stage + 1, block)
@@ -127,6 +124,10 @@ class Queue:
             block = self._waiting.pop(stage, None)
             if block is not None:
                 yield from self._run(stage, self._shrink(block))
+
+    def _take(self, array: jax.Array, places: np.ndarray) -> np.ndarray:
+        """[B, S, T], or [E, B, S, T], and bool [E, B] -> [n, S, T]."""
+        return np.asarray(array).reshape(-1, *array.shape[-2:])[places.ravel()]
 
     def _park(self, stage: int, block: Block) -> Iterator[Finished]:
         """Adds live rows to those that wait for a stage, and runs it if they fill a batch."""

@@ -1,9 +1,9 @@
 """Sequences that end an output wherever they appear in it, such as "\\n###".
 
-Text falls into tokens in more than one way: "\\n###" may be spread over several, or begin inside one
-(".\\n"). So each stop is an automaton over the characters that tokens stand for: its state is how
-much of the stop the output ends with, and a table says for each state and token which comes next.
-The decoding loop then looks one number up for each row and stop.
+Text falls into tokens in more than one way: "\\n###" may be spread over several, or begin inside
+one (".\\n"). So each stop is an automaton over the characters that tokens stand for: its state is
+how much of the stop the output ends with, and a table says for each state and token which comes
+next. The decoding loop then looks one number up for each row and stop.
 
 Letters used in shapes: N stops, M states, V ids.
 """
@@ -45,7 +45,9 @@ class Stops:
             if not 0 < len(stop) <= MAX_LENGTH:
                 raise ConfigError(f"stop: {stop!r}; allowed: 1 to {MAX_LENGTH} characters or ids")
             if isinstance(stop, str) and self.vocabulary is None:
-                raise ConfigError(f"stop: {stop!r}, but there is no vocabulary; allowed: lists of ids")
+                raise ConfigError(
+                    f"stop: {stop!r}, but there is no vocabulary; allowed: lists of ids"
+                )
 
     @functools.cached_property
     def table(self) -> np.ndarray:
@@ -70,9 +72,10 @@ class Stops:
 
     def end_of(self, tokens: np.ndarray) -> int | None:
         """How many of a row's tokens there are up to the first stop and with it; None: all."""
-        states = np.zeros(len(self.sequences), np.int64)
-        for count, token in enumerate(tokens, start=1):
-            states = self.table[np.arange(len(states)), states, token]
+        number = np.arange(len(self.sequences))
+        states: np.ndarray = np.zeros(len(number), np.int64)
+        for count, token in enumerate(tokens.tolist(), start=1):
+            states = self.table[number, states, token]
             if (states == self.table.shape[1] - 1).any():
                 return count
         return None
@@ -103,7 +106,7 @@ class Stops:
         done = len(stop)
         steps[steps == done] = num_states - 1
         steps[[done, -1]] = num_states - 1
-        start = np.repeat(np.arange(num_states)[:, None], self.num_ids, axis=1)
+        start: np.ndarray = np.repeat(np.arange(num_states)[:, None], self.num_ids, axis=1)
         if not isinstance(stop, str):
             kinds = np.zeros(self.num_ids, np.int64)
             for symbol, kind in symbols.items():
@@ -120,14 +123,14 @@ class Stops:
         return start
 
 
-def check_stops(call: str, stop: Sequence[Stop], vocabulary: Any, num_ids: int) -> Stops | None:
+def check_stops(stop: Sequence[Stop], vocabulary: Any, num_ids: int) -> Stops | None:
     """The stops of a call; None for none.
 
     Raises:
       ConfigError: one is neither a text nor a list of ids, or empty.
     """
     if isinstance(stop, str):
-        raise ConfigError(f"{call}: stop: {stop!r}; allowed: a list of texts or of lists of ids")
+        raise ConfigError(f"stop: {stop!r}; allowed: a list of texts or of lists of ids")
     sequences: list[str | tuple[int, ...]] = []
     for one in stop:
         if isinstance(one, str):
@@ -135,7 +138,7 @@ def check_stops(call: str, stop: Sequence[Stop], vocabulary: Any, num_ids: int) 
             continue
         ids = tuple(int(token) for token in one)
         if not all(0 <= token < num_ids for token in ids):
-            raise ConfigError(f"{call}: stop: ids {ids}; allowed: 0 to {num_ids - 1}")
+            raise ConfigError(f"stop: ids {ids}; allowed: 0 to {num_ids - 1}")
         sequences.append(ids)
     return Stops(tuple(sequences), vocabulary, num_ids) if sequences else None
 

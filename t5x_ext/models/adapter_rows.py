@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Any
 
-import jax
-
-_rows: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("rows", default=None)
+_rows: contextvars.ContextVar[Any] = contextvars.ContextVar("rows", default=None)
 
 
 @contextlib.contextmanager
-def adapter_rows(index: jax.Array | None) -> Iterator[None]:
+def adapter_rows(index: Any) -> Iterator[None]:
     """Says which adapter each row of a batch uses, for what is traced inside.
 
     Args:
@@ -29,6 +28,6 @@ def adapter_rows(index: jax.Array | None) -> Iterator[None]:
         _rows.reset(token)
 
 
-def current_rows() -> jax.Array | None:
+def current_rows() -> Any:
     """The innermost index, int32 [B]; None outside of `adapter_rows`."""
     return _rows.get()

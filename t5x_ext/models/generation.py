@@ -35,12 +35,13 @@ class DecodingWeights(NamedTuple):
     """Parameters as every position reads them: in the compute dtype, layer by layer.
 
     Attributes:
-      layers: the parameters of each decoder layer. Slicing the stack inside the decoding loop would
+      layers: the parameters of each decoder layer (of models side by side, the weights of each
+        model). Slicing the stack inside the decoding loop would
         copy every weight at every position.
       top: those outside the decoder's layers that a position needs.
     """
 
-    layers: tuple[Params, ...]
+    layers: tuple[Any, ...]
     top: Params
 
 

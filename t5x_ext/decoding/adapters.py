@@ -1,0 +1,73 @@
+"""Which of a model's adapters each row of a call uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5x_ext.errors import ConfigError
+from t5x_ext.models.lora import DEFAULT
+
+Adapter = str | None | Sequence[str | None]
+
+
+def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndarray | None:
+    """The adapter of each row.
+
+    Args:
+      names: of the model's adapters.
+      adapter: see `calls.Calls`.
+      count: rows of the call.
+
+    Returns:
+      int32 [count], see `lora.adapter_rows`; None where the model has no adapters.
+
+    Raises:
+      ConfigError: there is no such adapter, or not one for each row.
+    """
+    if adapter is None or isinstance(adapter, str):
+        whole = DEFAULT if adapter is None and DEFAULT in names else adapter
+        adapter = [whole] * count
+    if len(adapter) != count:
+        raise ConfigError(f"adapter: {len(adapter)} for {count} prompts; allowed: as many")
+    index = np.array([adapter_number(names, name) for name in adapter], np.int32)
+    return index if names else None
+
+
+def adapter_number(names: Sequence[str], name: str | None) -> int:
+    """The place of an adapter, from 1; 0 for none.
+
+    Raises:
+      ConfigError: there is no such adapter.
+    """
+    if name is None:
+        return 0
+    if name not in names:
+        allowed = ", ".join(map(repr, names)) or "None: the model has no adapters"
+        raise ConfigError(f"adapter: {name!r}; allowed: {allowed}")
+    return list(names).index(name) + 1
+
+
+def contrasted(
+    names: Sequence[str], adapter: Adapter, amateur: str | None, count: int
+) -> list[tuple[int, ...]]:
+    """The adapters of expert and amateur, where one model is both.
+
+    Args:
+      names: of the model's adapters.
+      adapter: the expert's, see `calls.Calls`.
+      amateur: the amateur's name; None is the base alone.
+      count: rows of the call.
+
+    Raises:
+      ConfigError: there is no such adapter, or a row has nothing to contrast.
+    """
+    index = adapter_index(names, adapter, count)
+    if index is None:
+        raise ConfigError(
+            "amateur: the model has no adapters, so that expert and amateur are one; allowed: "
+            "another model, or a model loaded with adapters"
+        )
+    other = adapter_number(names, amateur)
+    return [(int(one), other) for one in index]

@@ -1,0 +1,401 @@
+"""What can be asked of a model in memory: the calls of `Model`."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from t5x_ext import bounds
+from t5x_ext.decoding import prompts as texts
+from t5x_ext.decoding import token_calls
+from t5x_ext.decoding.adapters import Adapter, adapter_index, contrasted
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer, to_example
+from t5x_ext.decoding.marginal import mix_scores
+from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.decoding.outputs import Output, make_output
+from t5x_ext.decoding.requests import make_requests, split_contexts
+from t5x_ext.decoding.sampling import Greedy
+from t5x_ext.decoding.stops import Stop, check_stops
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.parameters import Params
+from t5x_ext.partitioning import PjitPartitioner
+
+
+class How(TypedDict, total=False):
+    """What all calls that generate take by name; see `Calls.generate_outputs`."""
+
+    weights: Sequence[Sequence[float]] | None
+    adapter: Adapter
+    amateur: str | Calls | None
+    stop: Sequence[Stop]
+    numbers: Sequence[int] | None
+
+
+class Calls(abc.ABC):
+    """Texts or token ids in; texts, ids or probabilities out, none of which depends on its batch.
+
+    `adapter` is in all calls the name of one of the model's adapters, for all rows, or a list that
+    has for each row a name, or None for the base alone. Left out, it is the adapter that the model
+    was loaded with, where it was loaded with one.
+    """
+
+    config: ModelConfig
+    params: Params
+    vocabulary: Any
+    partitioner: PjitPartitioner
+    path: str
+    adapters: Sequence[str]
+
+    @property
+    @abc.abstractmethod
+    def _described(self) -> BaseTransformerModel:
+        """The network with its vocabulary."""
+
+    def generate(
+        self,
+        prompts: Iterable[Any],
+        max_new_tokens: int = 128,
+        batch_size: int = 8,
+        max_input_tokens: int = 1024,
+        decoding: Method | None = None,
+        **how: Unpack[How],
+    ) -> list[str]:
+        """Answers prompts.
+
+        Args:
+          prompts: texts, in the format the model was tuned with; with `weights`, lists of them.
+          max_new_tokens: longest answer in tokens, end of sequence included.
+          batch_size: answers at a time; none depends on it.
+          max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
+            its end, with a warning.
+          decoding: `Greedy`, `Sampling`, `Beam` or `Contrastive` of t5x_ext.decoding; None is
+            greedy. Of several outputs the first is taken.
+          how: weights, adapter, amateur, stop and numbers, as of `generate_outputs`.
+
+        Returns:
+          One text per prompt, in the order given.
+
+        Raises:
+          ConfigError: an argument is of another type, or out of range.
+        """
+        if how.get("weights") is None:
+            prompts = texts.check_texts("prompts", prompts)
+        else:
+            prompts = [texts.check_texts(f"prompts[{i}]", group) for i, group in enumerate(prompts)]
+        outputs = self._outputs(
+            prompts, max_new_tokens, decoding, None, batch_size, max_input_tokens, False, **how
+        )
+        return [str(output.text) for output in outputs]
+
+    def generate_tokens(
+        self,
+        prompts: Sequence[Any],
+        max_new_tokens: int = 128,
+        decoding: Method | None = None,
+        eos_ids: Sequence[int] | None = None,
+        batch_size: int = 8,
+        **how: Unpack[How],
+    ) -> list[list[int]]:
+        """Continues prompts of token ids.
+
+        Args:
+          prompts: token ids; nothing is added to them. With `weights`, a list of such prompts each.
+          max_new_tokens: longest answer in tokens, end of sequence included.
+          decoding: as of `generate`.
+          eos_ids: ids that end an answer; None is as the vocabulary has them, or none without one.
+          batch_size: answers at a time; none depends on it.
+          how: weights, adapter, amateur, stop and numbers, as of `generate_outputs`.
+
+        Returns:
+          The new ids of each prompt, the end of sequence left out.
+
+        Raises:
+          ConfigError: an argument is not allowed.
+        """
+        outputs = self._outputs(
+            prompts, max_new_tokens, decoding, eos_ids, batch_size, 1, False, **how
+        )
+        return [output.tokens for output in outputs]
+
+    def generate_outputs(
+        self,
+        prompts: Sequence[Any],
+        max_new_tokens: int = 128,
+        decoding: Method | None = None,
+        eos_ids: Sequence[int] | None = None,
+        batch_size: int = 8,
+        max_input_tokens: int = 1024,
+        **how: Unpack[How],
+    ) -> list[Output]:
+        """Answers prompts, and says how each answer ended and how probable it was.
+
+        Args:
+          prompts: texts, as of `generate`, or token ids, as of `generate_tokens`. With `weights`, a
+            list of them each, which share one answer.
+          max_new_tokens: longest answer in tokens, end of sequence included.
+          decoding: as of `generate`, but for `Beam`.
+          eos_ids: as of `generate_tokens`.
+          batch_size: answers at a time; none depends on it.
+          max_input_tokens: of texts, as of `generate`.
+          how: by name:
+            weights: of each list of prompts, probabilities that sum to 1. Each token is then chosen
+              by the mixture of what the prompts make probable.
+            adapter: see `Calls`.
+            amateur: whom `Contrastive` is set against: an adapter's name, None for the base alone,
+              or another model.
+            stop: texts, or lists of ids, that end an answer wherever they appear in it, and are
+              left out.
+            numbers: of the prompts, their places if left out. Samples depend on them and the seed.
+
+        Raises:
+          ConfigError: an argument is not allowed.
+        """
+        return self._outputs(
+            prompts, max_new_tokens, decoding, eos_ids, batch_size, max_input_tokens, True, **how
+        )
+
+    def score(
+        self,
+        prompts: Iterable[str],
+        targets: Iterable[str],
+        batch_size: int = 8,
+        max_input_tokens: int = 1024,
+        adapter: Adapter = None,
+    ) -> np.ndarray:
+        """How probable the model finds given answers.
+
+        Args:
+          prompts: as of `generate`.
+          targets: one answer per prompt.
+          batch_size: as of `generate`.
+          max_input_tokens: as of `generate`.
+          adapter: see `Calls`.
+
+        Returns:
+          float32 [len(prompts)]: natural logarithm of the answer's probability, the sum over its
+          tokens and the end of sequence.
+
+        Raises:
+          ConfigError: not as many targets as prompts, or an argument of another type, or out of
+            range.
+        """
+        bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        prompts = texts.check_texts("prompts", prompts)
+        inputs = texts.prompt_tokens(self._described, prompts, max_input_tokens, self.path)
+        targets = texts.check_texts("targets", targets)
+        if len(targets) != len(prompts):
+            raise ConfigError(
+                f"Model.score: {len(targets)} targets for {len(prompts)} prompts; "
+                "allowed: a list of as many"
+            )
+        to_tokens = functools.partial(self._described.features.target_tokens, self.vocabulary)
+        examples = [
+            to_example(tokens, to_tokens(target, prompt))
+            for tokens, target, prompt in zip(inputs, targets, prompts, strict=True)
+        ]
+        index = adapter_index(self.adapters, adapter, len(examples))
+        scorer = self._scorer(batch_size, max_input_tokens)
+        return scorer.log_likelihoods(self.params, examples, index)
+
+    def score_tokens(
+        self,
+        prompts: Sequence[Any],
+        responses: Sequence[Sequence[int]],
+        weights: Sequence[Sequence[float]] | None = None,
+        batch_size: int = 8,
+        adapter: Adapter = None,
+    ) -> list[list[float]]:
+        """How probable the model finds given answers, token by token.
+
+        Args:
+          prompts: token ids; with `weights`, a list of such prompts each.
+          responses: token ids of an answer to each; nothing is added to them.
+          weights: as of `generate_outputs`.
+          batch_size: rows at a time; no result depends on it.
+          adapter: see `Calls`.
+
+        Returns:
+          Natural logarithms, one for each token of each answer.
+
+        Raises:
+          ConfigError: an argument is not allowed.
+        """
+        bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        groups, log_weights = split_contexts(prompts, weights)
+        if len(responses) != len(groups):
+            raise ConfigError(
+                f"score_tokens: {len(responses)} responses for {len(groups)} prompts; "
+                "allowed: as many"
+            )
+        index = adapter_index(self.adapters, adapter, len(groups))
+        check = functools.partial(
+            token_calls.check_rows, "score_tokens", vocab_size=self.config.vocab_size
+        )
+        targets = check(responses, may_be_empty=True)
+        inputs = check([prompt for group in groups for prompt in group])
+        owners = [place for place, group in enumerate(groups) for _ in group]
+        examples = []
+        for row, place in zip(inputs, owners, strict=True):
+            self._check_context(len(row), len(targets[place]))
+            examples.append(to_example(row, targets[place]))
+        longest = token_calls.round_up_length(max(map(len, inputs), default=1))
+        scorer = self._scorer(batch_size, longest)
+        of_rows = None if index is None else index[owners]
+        found = iter(scorer.token_log_probs(self.params, examples, of_rows))
+        return [
+            mix_scores([next(found) for _ in group], of_group).tolist()
+            for group, of_group in zip(groups, log_weights, strict=True)
+        ]
+
+    def token_logits(
+        self, rows: Sequence[Sequence[int]], batch_size: int = 8, adapter: Adapter = None
+    ) -> list[np.ndarray]:
+        """Scores of every next token, teacher-forced; the ids are the whole input.
+
+        Args:
+          rows: token ids; nothing is added to them.
+          batch_size: rows at a time; a result does not depend on it.
+          adapter: see `Calls`.
+
+        Returns:
+          float32 [L, vocab_size] for each row of L ids.
+
+        Raises:
+          ConfigError: the model has an encoder, or a row or an id is not allowed.
+        """
+        bounds.check_int("Model.token_logits: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        scorer = self._token_logits(batch_size)
+        checked = token_calls.check_rows("token_logits", rows, self.config.vocab_size)
+        for row in checked:
+            self._check_context(len(row), 0)
+        return scorer(self.params, checked, adapter_index(self.adapters, adapter, len(checked)))
+
+    def _outputs(
+        self,
+        prompts: Iterable[Any],
+        max_new_tokens: int,
+        decoding: Method | None,
+        eos_ids: Sequence[int] | None,
+        batch_size: int,
+        max_input_tokens: int,
+        keep_log_probs: bool,
+        *,
+        weights: Sequence[Sequence[float]] | None = None,
+        adapter: Adapter = None,
+        amateur: str | Calls | None = None,
+        stop: Sequence[Stop] = (),
+        numbers: Sequence[int] | None = None,
+    ) -> list[Output]:
+        method = Greedy() if decoding is None else decoding
+        if not isinstance(method, Method):
+            raise ConfigError(
+                f"Model: decoding: {method!r}; allowed: Greedy(), Sampling(...), Beam(...) or "
+                "Contrastive(...) of t5x_ext.decoding, or None"
+            )
+        bounds.check_int("Model: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS)
+        bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
+        groups, log_weights = split_contexts(list(prompts), weights)
+        flat = [prompt for group in groups for prompt in group]
+        is_text = bool(flat) and all(isinstance(prompt, str) for prompt in flat)
+        if is_text:
+            flat = texts.check_texts("prompts", flat)
+            rows = texts.prompt_tokens(self._described, flat, max_input_tokens, self.path)
+            longest = max_input_tokens
+        else:
+            rows = token_calls.check_rows("generate_tokens", flat, self.config.vocab_size)
+            longest = token_calls.round_up_length(max(map(len, rows), default=1))
+        for row in rows:
+            self._check_context(len(row), max_new_tokens)
+        sides = self._sides(method, adapter, amateur, len(groups))
+        left = iter(rows)
+        contexts = [[next(left) for _ in group] for group in groups]
+        asked = make_requests(contexts, log_weights, sides, numbers)
+        other = amateur if isinstance(amateur, Calls) else None
+        decoder = self._decoder(
+            batch_size,
+            longest,
+            max_new_tokens,
+            method,
+            ids=self._output_ids(eos_ids, stop),
+            num_contexts=max((len(group) for group in groups), default=1),
+            amateur=None if other is None else other._described,
+            keep_log_probs=keep_log_probs,
+        )
+        params = self.params if other is None else {"expert": self.params, "amateur": other.params}
+        vocabulary = self.vocabulary if is_text else None
+        found: dict[int, Output] = {}
+        for finished in decoder.decode_requests(params, asked):
+            for index, place in enumerate(finished.numbers.tolist()):
+                log_probs = None if finished.log_probs is None else finished.log_probs[index, 0]
+                tokens = finished.outputs[index, 0]
+                found[place] = make_output(tokens, log_probs, decoder.output_ids, vocabulary)
+        return [found[place] for place in range(len(groups))]
+
+    def _sides(
+        self, method: Method, adapter: Adapter, amateur: str | Calls | None, count: int
+    ) -> list[tuple[int, ...]]:
+        """The adapters that each prompt is read with: the expert's, and the amateur's.
+
+        Raises:
+          ConfigError: there is no such adapter or nothing to contrast, or the amateur is of another
+            kind.
+        """
+        if method.num_sides == 1 and amateur is not None:
+            raise ConfigError("amateur: given without a contrast; allowed: Contrastive(...)")
+        if method.num_sides == 2 and not isinstance(amateur, Calls):
+            return contrasted(self.adapters, adapter, amateur, count)
+        if isinstance(amateur, Calls):
+            self._check_amateur(amateur)
+        index = adapter_index(self.adapters, adapter, count)
+        return [()] * count if index is None else [(int(one),) for one in index]
+
+    def _check_amateur(self, amateur: Calls) -> None:
+        for what, own, others in (
+            ("vocab_size", self.config.vocab_size, amateur.config.vocab_size),
+            ("has_encoder", self.config.has_encoder, amateur.config.has_encoder),
+            ("devices", self.partitioner.mesh, amateur.partitioner.mesh),
+        ):
+            if own != others:
+                raise ConfigError(f"amateur: has {what} {others}; allowed: the expert's, {own}")
+        if amateur.adapters:
+            raise ConfigError(
+                f"amateur: a model with adapters {', '.join(amateur.adapters)}; allowed: a model "
+                "without, or the name of one of the expert's own"
+            )
+
+    def _check_context(self, prompt_length: int, output_length: int) -> None:
+        """Raises ConfigError for a row that is longer than the model was made for."""
+        allowed = getattr(self.config, "max_length", None)
+        if allowed is not None and prompt_length + output_length > allowed:
+            new = f" and {output_length} of its answer" if output_length else ""
+            raise ConfigError(
+                f"Model: a prompt of {prompt_length} tokens{new}; allowed: {allowed} in all, the"
+                " model's context"
+            )
+
+    def _output_ids(self, eos_ids: Sequence[int] | None, stop: Sequence[Stop]) -> OutputIds:
+        size = self.config.vocab_size
+        known = OutputIds((), size) if self.vocabulary is None else OutputIds.of(self.vocabulary)
+        eos = known.eos if eos_ids is None else tuple(int(token) for token in eos_ids)
+        return OutputIds(eos, known.num_valid, check_stops(stop, self.vocabulary, size))
+
+    # What is compiled for a setting is kept for the next call with it.
+    @functools.cached_property
+    def _decoder(self) -> Any:
+        return functools.lru_cache(functools.partial(Decoder, self._described, self.partitioner))
+
+    @functools.cached_property
+    def _token_logits(self) -> Any:
+        make = functools.partial(token_calls.TokenLogits, self._described, self.partitioner)
+        return functools.lru_cache(make)
+
+    @functools.cached_property
+    def _scorer(self) -> Any:
+        return functools.lru_cache(functools.partial(Scorer, self._described, self.partitioner))

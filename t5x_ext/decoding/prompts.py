@@ -1,0 +1,83 @@
+"""Texts that callers give, as token ids."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5x_ext import bounds
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import BaseTransformerModel
+
+
+def check_texts(name: str, given: Any) -> list[str]:
+    """The texts of an argument, as a list.
+
+    Raises:
+      ConfigError: it is one text, no iterable, or holds something that is no valid text.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"Model: {name} is {type(given).__name__}; allowed: a list of texts")
+    texts = list(given)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"Model: {name}[{index}] is {type(text).__name__}; allowed: a list of texts"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(
+                f"Model: {name}[{index}] has half of a surrogate pair, which is no character: "
+                f"{text[:60]!r}; allowed: text that UTF-8 can hold"
+            )
+    return texts
+
+
+def prompt_tokens(
+    model: BaseTransformerModel, texts: Sequence[str], max_input_tokens: int, path: str
+) -> list[np.ndarray]:
+    """int32 tokens of prompts, each cut to `max_input_tokens`, with a warning.
+
+    Args:
+      model: has the vocabulary.
+      texts: prompts.
+      max_input_tokens: longest prompt, end of sequence included.
+      path: of the checkpoint, for the message.
+
+    Raises:
+      ConfigError: the model has no vocabulary.
+    """
+    if model.input_vocabulary is None:
+        raise ConfigError(
+            f"{path}: has no vocabulary; give Model.load vocabulary=..., a SentencePiece "
+            "file, a directory with a tokenizer, or one of mixtures.vocabularies"
+        )
+    bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
+    tokens = [model.features.prompt_tokens(model.input_vocabulary, text) for text in texts]
+    lengths = [len(ids) for ids in tokens]
+    too_long = sum(length > max_input_tokens for length in lengths)
+    if too_long:
+        warnings.warn(
+            f"{too_long} of {len(tokens)} prompts have more than max_input_tokens="
+            f"{max_input_tokens} tokens (up to {max(lengths)}) and lose their end",
+            stacklevel=_level_of_caller(),
+        )
+    return [_cut(ids, max_input_tokens, model.config.has_encoder) for ids in tokens]
+
+
+def _cut(ids: np.ndarray, limit: int, has_end: bool) -> np.ndarray:
+    """The first `limit` ids; the last of them is the end of sequence, where prompts have one."""
+    if len(ids) <= limit or not has_end:
+        return ids[:limit]
+    return np.concatenate([ids[: limit - 1], ids[-1:]])
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` at which a warning names the line that called this package."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith("t5x_ext."):
+        level += 1
+    return level
