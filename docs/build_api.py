@@ -146,7 +146,9 @@ def rows(module_name: str, names: list[str] | None) -> list[str]:
         thing = getattr(module, name)
         things = {f"{name}{signature(thing)}": summary(thing)}
         if f"{module_name}.{name}" in _WITH_METHODS:
-            for method_name, method in vars(thing).items():
+            inherited = [vars(base) for base in reversed(thing.__mro__[1:]) if base is not object]
+            methods = {k: v for own in [vars(thing), *inherited] for k, v in own.items()}
+            for method_name, method in methods.items():
                 public = not method_name.startswith("_")
                 if public and (inspect.isfunction(method) or isinstance(method, classmethod)):
                     bound = getattr(thing, method_name)
