@@ -19,7 +19,7 @@ from t5x_ext.decoding.predict import to_rows
 from t5x_ext.decoding.token_calls import take_filled
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
-from t5x_ext.models.blocks.lora import adapter_rows
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 

@@ -28,8 +28,8 @@ import numpy as np
 from t5x_ext.decoding.marginal import marginalise
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.sampling import Greedy
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, grow, pad
-from t5x_ext.models.blocks.lora import adapter_rows
 from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import active_partitioner, constrain

@@ -13,7 +13,7 @@ import numpy as np
 from t5x_ext.data.batching import batches_by_length, make_length_buckets
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
-from t5x_ext.models.blocks.lora import adapter_rows
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
