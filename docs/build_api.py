@@ -48,6 +48,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
             "t5x_ext.train": ["train"],
             "t5x_ext.eval": ["evaluate"],
             "t5x_ext.infer": ["infer"],
+            "t5x_ext.specialize": ["specialize"],
             "t5x_ext.study": ["study"],
             "t5x_ext.report": ["write_report"],
             "t5x_ext.score": ["summarise"],

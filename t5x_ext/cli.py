@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train or finetune a model",
     "eval": "decode and score a checkpoint on a task or mixture",
     "infer": "write a checkpoint's predictions as JSON lines",
+    "specialize": "have a model write training data of a domain for itself",
     "study": "run a grid of trainings and evaluations",
     "report": "turn a study's results into tables, plots and one HTML page",
     "score": "score a predictions file",
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> list[str]:
-    lines = [f"  {name:<8} {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
     return [
         "usage: t5x_ext COMMAND ...",
         "",

@@ -48,6 +48,7 @@ COMMANDS = {
     "train",
     "eval",
     "infer",
+    "specialize",
     "study",
     "report",
     "score",

@@ -10,7 +10,7 @@ import pytest
 
 import gin_configs
 from t5x_ext import eval as eval_command
-from t5x_ext import gin_utils, infer, study, train
+from t5x_ext import gin_utils, infer, specialize, study, train
 from t5x_ext.errors import ConfigError
 
 MODELS = sorted(path.stem for path in Path(gin_configs.__file__).parent.glob("models/*.gin"))
@@ -73,6 +73,13 @@ def test_each_model_and_run_pass_the_checks_and_rerun_as_written(model, run, tmp
     (tmp_path / "config.gin").write_text(text)
     gin_utils.parse([str(tmp_path / "config.gin")], command=command)
     assert gin_utils.operative_config() == text
+
+
+def test_specialize_passes_the_checks():
+    needed = ["CHECKPOINT_PATH = 'model'", "SPECIALIZE_DIR = 'runs/mine'"]
+    gin_utils.parse(["runs/specialize.gin"], needed, command=specialize.specialize)
+    with pytest.raises(ConfigError, match="SPECIALIZE_DIR"):
+        gin_utils.parse(["runs/specialize.gin"], needed[:1], command=specialize.specialize)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mixtures.errors import DataError
@@ -214,3 +215,8 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
         f"{path}: field 'meta.label_set': {name!r}; allowed: a set whose {name}_labels.json lies "
         "beside the file or one directory above it"
     )
+
+
+def bundled(name: str) -> str:
+    """The path of a file, or directory, of the data that is installed with this package."""
+    return str(Path(__file__).with_name("bundled") / name)
