@@ -114,7 +114,7 @@ class Stops:
             return steps[start, kinds]
         texts = token_texts(self.vocabulary, self.num_ids)
         # Character after character of all tokens at once; a token that has ended keeps its state.
-        kinds = np.full((self.num_ids, max(map(len, texts), default=0)), -1)
+        kinds: Any = np.full((self.num_ids, max(map(len, texts), default=0)), -1)
         for token, text in enumerate(texts):
             kinds[token, : len(text)] = [symbols.get(character, 0) for character in text]
         for column in kinds.T:

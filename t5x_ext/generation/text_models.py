@@ -82,18 +82,19 @@ def complete_with(model: Model, method: Method, batch_size: int) -> Any:
             groups[request.max_new_tokens, request.stops].append(place)
         for (limit, stops), places in groups.items():
             asked = [requests[place] for place in places]
+            context = getattr(model.config, "max_length")  # noqa: B009 (of decoder-only configs)
             outputs = model.generate_outputs(
                 [list(request.contexts) for request in asked],
                 max_new_tokens=limit,
                 decoding=method,
                 batch_size=batch_size,
-                max_input_tokens=max(1, model.config.max_length - limit),
+                max_input_tokens=max(1, context - limit),
                 weights=[[math.exp(w) for w in request.log_weights] for request in asked],
                 stop=stops,
                 numbers=[request.number for request in asked],
             )
             for place, output in zip(places, outputs, strict=True):
-                yield place, Completion(output.text, output.finish, output.log_prob)
+                yield place, Completion(output.text or "", output.finish, output.log_prob)
 
     return complete
 

@@ -111,7 +111,10 @@ def test_what_does_not_fit_is_one_line() -> None:
     model = make("llama")
     for call, message in (
         (lambda: model.generate_tokens([[1]], 4, stop="###"), "stop: '###'; allowed: a list"),
-        (lambda: model.generate_tokens([[1]], 4, stop=["#"]), "stop: '#' needs a vocabulary"),
+        (
+            lambda: model.generate_tokens([[1]], 4, stop=["#"]),
+            "stop: '#', but there is no vocabulary",
+        ),
         (lambda: model.generate_tokens([[1]], 4, stop=[[]]), "allowed: 1 to 256"),
         (lambda: model.generate_tokens([[1]], 4, stop=[[64]]), r"stop: ids \(64,\); allowed: 0 to"),
         (lambda: model.generate_tokens([[1]], 4, Beam(), stop=[[1]]), "stop: not with Beam"),
