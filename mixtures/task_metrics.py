@@ -1,24 +1,39 @@
-"""Scores for SeqIO's own evaluator, so that upstream T5X can evaluate these tasks as they are.
+"""Which metrics a task is scored with, and scores for SeqIO's own evaluator.
 
-ROUGE-L (stemmer on) and exact match (after lower-casing, removing punctuation and folding white
-space), each the maximum over an instance's references, averaged over instances, times 100. These
-are Tk-Instruct's definitions.
+Names of metrics are those of `t5x_ext.metrics` (docs/metrics.md); a task that names none has its
+three: ROUGE-L, ROUGE-1 and exact match. For upstream T5X, which evaluates these tasks as they are,
+the functions below are SeqIO `metric_fns`: ROUGE-L (stemmer on) and exact match (after
+lower-casing, removing punctuation and folding white space), each the maximum over an instance's
+references, averaged over instances, times 100. These are Tk-Instruct's definitions.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rouge_score import rouge_scorer
-
 from mixtures.writing.rows import metrics_of as _writing_metrics
 
-DEFAULT_METRICS = ("rougeL", "exact_match")
+DEFAULT_METRICS = ("rougeL", "rouge1", "exact_match")
+
+_NAMED: dict[str, tuple[str, ...]] = {}  # what `name_metrics` was told, the latest first
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def name_metrics(tasks: str, metrics: Sequence[str]) -> None:
+    """States what tasks are scored with; it comes before what was stated earlier.
+
+    Args:
+        tasks: the `task` of rows, or a pattern such as "my_grammar_*".
+        metrics: names of metrics (docs/metrics.md), the one for tables first.
+    """
+    earlier = {name: named for name, named in _NAMED.items() if name != tasks}
+    _NAMED.clear()
+    _NAMED.update({tasks: tuple(metrics)} | earlier)
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -27,6 +42,9 @@ def metrics_of(task: str) -> tuple[str, ...]:
     Args:
         task: the `task` of a row or prediction.
     """
+    for tasks, named in _NAMED.items():
+        if fnmatch.fnmatchcase(task, tasks):
+            return named
     return _writing_metrics(task) or DEFAULT_METRICS
 
 
@@ -75,5 +93,7 @@ def _rouge_l(reference: str, prediction: str) -> float:
 
 
 @functools.cache
-def _scorer() -> rouge_scorer.RougeScorer:
+def _scorer() -> Any:
+    from rouge_score import rouge_scorer  # a second of imports, which naming metrics does not need
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

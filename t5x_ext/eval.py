@@ -73,9 +73,10 @@ def _evaluate_one(
 ) -> list[Prediction]:
     """Scores one checkpoint; see `evaluate`."""
     path = directory / f"predictions{suffix}.jsonl"
-    rows, means = predict_and_score(
+    measured, means = predict_and_score(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
+    rows = measured.rows
     from t5x_ext.data.task_metrics import own_metrics  # TensorFlow
 
     own = own_metrics(session.dataset_cfg, rows)
@@ -85,7 +86,7 @@ def _evaluate_one(
         "over_tasks": means,
         "loss": loss,
         "split_policy": split_policy,
-        "by_task": task_scores(rows),
+        "by_task": task_scores(measured),
         "own_metrics": own,
     }
     if split_policy == "paper":

@@ -21,8 +21,7 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import over_tasks
-from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.metrics.scoring import METRICS, score_rows
+from t5x_ext.metrics.scoring import Measured, measure
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -87,11 +86,10 @@ def predict_and_score(
     path: str | os.PathLike[str] | None = None,
     signature: str = "",
     show_progress: bool = False,
-) -> tuple[list[Prediction], dict[str, float]]:
+) -> tuple[Measured, dict[str, float]]:
     """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
-    rows = score_rows(predict(decoder, model_params, examples, path, signature, show_progress))
-    means = over_tasks(rows).means
-    return rows, {metric: means[metric].mean for metric in METRICS}
+    measured = measure(predict(decoder, model_params, examples, path, signature, show_progress))
+    return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
 
 
 class Session(NamedTuple):

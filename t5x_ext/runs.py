@@ -400,13 +400,14 @@ class _Evaluator:
             by_mixture = {what.loss_cfg.mixture_or_task_name: values}
             ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_mixture)
         if what.infer_cfg and what.infer_examples:
-            rows, scores = predict_and_score(self._decoder, weights, what.infer_examples)
+            measured, scores = predict_and_score(self._decoder, weights, what.infer_examples)
+            rows = measured.rows
             self._report(event.step, "infer_eval", scores)
             if multihost.is_primary():
                 for logger in what.loggers:
                     logger(event.step, rows)
             by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
-            by_task |= task_scores(rows)
+            by_task |= task_scores(measured)
             for task, own in what.own_metrics(rows).items():
                 self._report(event.step, f"infer_eval/{task}", own)
                 by_task[task] = by_task[task] | own

@@ -16,7 +16,7 @@ from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
-from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.metrics.scoring import measure
 from t5x_ext.terminal import note
 from t5x_ext.training.events import EventFile
 
@@ -75,8 +75,8 @@ class PyLoggingLogger:
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Prints a line a task."""
-        for task, scores in task_scores(rows).items():
-            shown = "  ".join(f"{metric} {scores[metric]:.2f}" for metric in METRICS)
+        for task, scores in _numbers(rows).items():
+            shown = "  ".join(f"{metric} {score:.2f}" for metric, score in scores.items())
             note(f"step {step}  {task}  {shown}")
 
 
@@ -90,8 +90,8 @@ class TensorBoardLogger:
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
         """Adds one event a task."""
-        for task, scores in task_scores(rows).items():
-            values = {f"{task}/{metric}": float(scores[metric]) for metric in METRICS}
+        for task, scores in _numbers(rows).items():
+            values = {f"{task}/{metric}": score for metric, score in scores.items()}
             self._events.write_scalars(time.time(), step, values)
         self._events.flush()
 
@@ -113,9 +113,18 @@ class JSONLogger:
         """Appends the scores and writes the predictions."""
         path = self._directory / "metrics.jsonl"
         with files.writing(path), files.GrowingFile(path) as file:
-            for task, scores in task_scores(rows).items():
+            for task, scores in task_scores(measure(rows)).items():
                 line = json.dumps({"step": step, "task": task, **scores}) + "\n"
                 file.append(line.encode())
         kept = rows[: self._write_n_results]
         if kept:
             write_predictions(self._directory / f"predictions-{step:06}.jsonl", kept)
+
+
+def _numbers(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """{task: {metric: percent}}."""
+    by_task = task_scores(measure(rows))
+    return {
+        task: {name: float(each) for name, each in scores.items() if name not in ("category", "n")}
+        for task, scores in by_task.items()
+    }

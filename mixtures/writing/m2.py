@@ -30,7 +30,7 @@ class Edit(NamedTuple):
     start: int
     end: int
     corrections: tuple[str, ...]
-    type: str
+    type: str = ""
 
 
 @dataclass(frozen=True)

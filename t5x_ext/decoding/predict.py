@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 
 from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
 from t5x_ext.metrics.predictions import Prediction, PredictionLog
 from t5x_ext.models.parameters import Params
 
@@ -26,9 +28,15 @@ def to_rows(examples: Sequence[Example]) -> list[Prediction]:
             references=example.references,
             prediction="",
             truncated=example.truncated,
+            source=example.source,
+            edits=_gold_edits(example),
         )
         for example in examples
     ]
+
+
+def _gold_edits(example: Example) -> GoldEdits | None:
+    return parse_gold_edits(json.loads(example.edits), example.id) if example.edits else None
 
 
 def predict(

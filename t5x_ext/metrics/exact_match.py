@@ -1,4 +1,4 @@
-"""Exact match under Tk-Instruct's normalisation."""
+"""Exact match: under Tk-Instruct's normalisation, and character for character."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def score(prediction: str, references: Sequence[str]) -> float:
     """1.0 if the prediction equals any reference after normalisation, else 0.0."""
     predicted = normalise(prediction)
     return float(any(predicted == normalise(reference) for reference in references))
+
+
+def exact(prediction: str, references: Sequence[str]) -> float:
+    """1.0 if the prediction is a reference, character for character (EditEval's `em`)."""
+    return float(prediction in references)

@@ -3,6 +3,12 @@
     {"task": ..., "category": ..., "id": ..., "inputs": prompt text, "references": [text, ...],
      "prediction": text, "truncated": bool, "score": {"rougeL": 0..1, ...}   (after scoring only)}
 
+Metrics of edits and of rewriting compare with the text that was to be rewritten, and some with gold
+edits; rows of such tasks also have
+
+    "source": text as its data set has it, tokens included,
+    "edits": {annotator: [[start, end, [correction, ...], type], ...]}, tokens counted from 0
+
 A run that decodes in another order than the input's, or that may be killed, writes through
 `PredictionLog`: rows go to `<path>.partial` as batches finish, and `finish` puts them in order.
 """
@@ -20,6 +26,7 @@ from mixtures.errors import DataError
 from mixtures.records import parse_json
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,15 @@ class Prediction:
     prediction: str
     truncated: bool = False
     score: dict[str, float] | None = None
+    source: str | None = None
+    edits: GoldEdits | None = None
 
     def to_json(self) -> str:
-        """The line without its newline; `score` appears only once there is one."""
+        """The line without its newline; of the optional fields it has those that are there."""
         fields = asdict(self)
-        if self.score is None:
-            del fields["score"]
+        for name in ("score", "source", "edits"):
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(fields, ensure_ascii=False)
 
 
@@ -74,7 +84,10 @@ def parse_prediction(line: str, where: str) -> Prediction:
     is_texts = isinstance(references, list) and all(isinstance(text, str) for text in references)
     _check(is_texts, where, "references", _shorten(references), "a list of strings")
     _check(bool(references), where, "references", "empty list", "at least one string")
+    source, edits = fields.get("source"), fields.get("edits")
+    _check(source is None or isinstance(source, str), where, "source", _shorten(source), "a string")
     named = [*((name, fields[name]) for name in _TEXT_FIELDS), ("inputs", inputs)]
+    named += [("source", source)] if source is not None else []
     for name, text in [*named, *(("references", text) for text in references)]:
         _check(_is_utf8(text), where, name, _shorten(text), "text that UTF-8 can encode")
     return Prediction(
@@ -86,6 +99,8 @@ def parse_prediction(line: str, where: str) -> Prediction:
         prediction=fields["prediction"],
         truncated=truncated,
         score=fields.get("score"),
+        source=source,
+        edits=None if edits is None else parse_gold_edits(edits, where),
     )
 
 

@@ -11,16 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import NamedTuple
 
 from rouge_score import tokenize as rouge_tokenize
-
-
-class Rouge(NamedTuple):
-    """F-measures, 0..1."""
-
-    rouge1: float
-    rougeL: float  # noqa: N815 (the metric's own name)
 
 
 class _CachedStemmer:
@@ -66,22 +58,23 @@ def _f_measure(hits: int, reference_length: int, prediction_length: int) -> floa
     return 2 * precision * recall / (precision + recall)
 
 
-def score(prediction: str, references: Sequence[str]) -> Rouge:
-    """ROUGE of one prediction: for each metric, the maximum over the references.
-
-    Args:
-        prediction: the model's text.
-        references: at least one acceptable answer.
-
-    Returns:
-        ROUGE-1 and ROUGE-L F-measures, 0..1.
-    """
+def rouge_1(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-1 F-measure of one prediction, 0..1: the maximum over the references."""
     predicted = tokens(prediction)
-    best1 = best_l = 0.0
+    best = 0.0
     for reference in references:
         expected = tokens(reference)
         overlap = sum((Counter(expected) & Counter(predicted)).values())
-        best1 = max(best1, _f_measure(overlap, len(expected), len(predicted)))
+        best = max(best, _f_measure(overlap, len(expected), len(predicted)))
+    return best
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F-measure of one prediction, 0..1: the maximum over the references."""
+    predicted = tokens(prediction)
+    best = 0.0
+    for reference in references:
+        expected = tokens(reference)
         common = longest_common_subsequence(expected, predicted)
-        best_l = max(best_l, _f_measure(common, len(expected), len(predicted)))
-    return Rouge(best1, best_l)
+        best = max(best, _f_measure(common, len(expected), len(predicted)))
+    return best

@@ -1,23 +1,135 @@
-"""Scores of single predictions: the one place that says which metrics there are."""
+"""Rows to statistics: which metrics there are, and what each counts on a predictions file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from t5x_ext.metrics import exact_match, rouge
+import numpy as np
+
+from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.catalogue import get_metric
+from t5x_ext.metrics.metric import Metric
 from t5x_ext.metrics.predictions import Prediction
 
-METRICS = ("rougeL", "rouge1", "exact_match")
+METRICS = DEFAULT_METRICS
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric's statistics.
+
+    Attributes:
+        metric: what was counted.
+        places: [n] int, the rows that the metric applies to, ascending.
+        statistics: [n, k] of these rows.
+    """
+
+    metric: Metric
+    places: np.ndarray
+    statistics: np.ndarray
+
+    def part(self, places: np.ndarray) -> np.ndarray:
+        """Statistics of those of the rows that the metric applies to."""
+        return self.statistics[np.isin(self.places, places)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows of a predictions file and what the metrics count on them.
+
+    Attributes:
+        rows: with `score` filled in.
+        columns: one per metric, in the order in which the tasks name them.
+        units: [rows] int. Rows of equal number answer the same input, and are drawn together when
+            an interval is computed: more answers to one input say little about other inputs.
+    """
+
+    rows: list[Prediction]
+    columns: tuple[Column, ...]
+    units: np.ndarray
+
+
+def measure(
+    rows: Iterable[Prediction],
+    metrics: Sequence[str] | None = None,
+    always: Sequence[str] = (),
+) -> Measured:
+    """Counts every metric on the rows; an earlier `score` is replaced.
+
+    Args:
+        rows: in file order, which some metrics depend on: GLEU draws references row by row, and
+            edit scores choose the annotator that suits the rows so far.
+        metrics: names for all rows; None takes those that each task names for itself.
+        always: names to put before the task's own.
+
+    Raises:
+        ConfigError: an unknown metric, or a row lacks a field that its metric needs.
+    """
+    rows = list(rows)
+    by_task = _places_by_task(rows)
+    named = {task: (*always, *(metrics or metrics_of(task))) for task in by_task}
+    names = list(dict.fromkeys(name for task in by_task for name in named[task]))
+    columns = []
+    for metric in map(get_metric, names):
+        parts = [by_task[task] for task in by_task if metric.name in named[task]]
+        for places in parts:
+            _check_fields(metric, [rows[i] for i in places])
+        statistics = [metric.statistics([rows[i] for i in places]) for places in parts]
+        places = np.concatenate(parts)
+        order = np.argsort(places)
+        columns.append(Column(metric, places[order], np.concatenate(statistics)[order]))
+    return Measured(_with_scores(rows, columns), tuple(columns), _units(rows))
+
+
+def score_rows(
+    rows: Iterable[Prediction], metrics: Sequence[str] | None = None
+) -> list[Prediction]:
+    """The same rows in the same order with `score` filled in; see `measure`."""
+    return measure(rows, metrics).rows
 
 
 def score_text(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    """Every metric of one prediction, 0..1, each the maximum over the references."""
-    rouge1, rouge_l = rouge.score(prediction, references)
-    exact = exact_match.score(prediction, references)
-    return {"rougeL": rouge_l, "rouge1": rouge1, "exact_match": exact}
+    """`METRICS` of one prediction, 0..1, each the maximum over the references."""
+    row = Prediction("", "", "", "", tuple(references), prediction)
+    return measure([row], METRICS).rows[0].score or {}
 
 
-def score_rows(rows: Iterable[Prediction]) -> list[Prediction]:
-    """The same rows in the same order with `score` filled in; an earlier score is replaced."""
-    return [replace(row, score=score_text(row.prediction, row.references)) for row in rows]
+def _places_by_task(rows: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    places: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        places.setdefault(row.task, []).append(i)
+    return {task: np.array(found) for task, found in places.items()}
+
+
+def _check_fields(metric: Metric, rows: Sequence[Prediction]) -> None:
+    for field in metric.needs:
+        lacking = next((row for row in rows if getattr(row, field) is None), None)
+        if lacking is not None:
+            how = " (--m2 FILE reads them)" if field == "edits" else ""
+            raise ConfigError(
+                f"metric '{metric.name}': task '{lacking.task}', id '{lacking.id}': field "
+                f"'{field}': missing; allowed: predictions that carry {field}{how}"
+            )
+
+
+def _with_scores(rows: Sequence[Prediction], columns: Sequence[Column]) -> list[Prediction]:
+    scores: list[dict[str, float]] = [{} for _ in rows]
+    for column in columns:
+        values = column.metric.finish_row(column.statistics)
+        for i, value in zip(column.places, values.tolist(), strict=True):
+            scores[i][column.metric.key] = value
+    return [replace(row, score=score) for row, score in zip(rows, scores, strict=True)]
+
+
+def _units(rows: Sequence[Prediction]) -> np.ndarray:
+    """The row itself, or the first row of the task with the same source."""
+    first: dict[tuple[str, str], int] = {}
+    numbers = range(len(rows))
+    return np.array(
+        [
+            i if row.source is None else first.setdefault((row.task, row.source), i)
+            for i, row in zip(numbers, rows, strict=True)
+        ]
+    )

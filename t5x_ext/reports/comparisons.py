@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t5x_ext.metrics.aggregate import Interval
+from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Arm, Study
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t5x_ext.metrics.aggregate import Interval
+from t5x_ext.metrics.resampling import Interval
 from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports import note_tables, paper_tables, tables
 from t5x_ext.reports.charts import score_chart

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t5x_ext.metrics.aggregate import percentile_bounds
+from t5x_ext.metrics.resampling import percentile_bounds
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTINGS, Arm, Study
 

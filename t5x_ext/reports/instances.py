@@ -7,8 +7,9 @@ from etils import epath
 
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
-from t5x_ext.metrics.aggregate import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
+from t5x_ext.metrics.metric import mean_of, with_ones
 from t5x_ext.metrics.predictions import read_predictions
+from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_bounds, resample
 from t5x_ext.reports.study_files import Cell, Study
 
 _ROUNDING = 1e-6  # percent
@@ -69,7 +70,7 @@ def _interval(scores: _Scores) -> Interval:
     draws, means = np.zeros(BOOTSTRAP_SAMPLES), []
     for by_id in scores.values():
         values = np.array([np.mean(seeds) for seeds in by_id.values()])
-        draws += values[rng.integers(len(values), size=(BOOTSTRAP_SAMPLES, len(values)))].mean(1)
+        draws += resample(with_ones(values), mean_of, rng)
         means.append(values.mean())
     low, high = percentile_bounds(draws / len(scores))
     return Interval(float(np.mean(means)), low, high)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from t5x_ext.metrics.aggregate import Interval, percentile_bounds
+from t5x_ext.metrics.resampling import Interval, percentile_bounds
 from t5x_ext.reports.comparisons import MIN_TASKS
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import Study

@@ -74,7 +74,7 @@ def _sample(row: Prediction, answers: dict[str, dict[str, Prediction]]) -> Sampl
     for label, by_id in answers.items():
         if row.id in by_id:
             other = by_id[row.id]
-            score = rouge.score(other.prediction, other.references).rougeL
+            score = rouge.rouge_l(other.prediction, other.references)
             shown.append((label, other.prediction, 100 * score))
     cut = len(row.inputs) > _SHOWN_CHARS
     inputs = "… " + row.inputs[-_SHOWN_CHARS:] if cut else row.inputs

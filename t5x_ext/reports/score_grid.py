@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t5x_ext.metrics.aggregate import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
+from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
 from t5x_ext.reports.study_files import ZERO_SHOT, Arm, Study
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from t5x_ext.metrics.aggregate import Interval
+from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import Comparison, budget_text, signed
 from t5x_ext.reports.crossings import Crossing
 from t5x_ext.reports.document import Table

@@ -26,7 +26,7 @@ from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
-from t5x_ext.metrics.scoring import score_rows
+from t5x_ext.metrics.scoring import METRICS, Measured, measure
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies import store
@@ -202,10 +202,10 @@ class Runner:
         seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
         for number, of_models in enumerate(predicted):
             for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
-                cell, rows = job.cells[number], score_rows(rows)
-                result = self._result(cell, job, rows, losses, seconds)
+                cell, measured = job.cells[number], measure(rows, always=METRICS)
+                result = self._result(cell, job, measured, losses, seconds)
                 directory = store.cell_dir(self.study_dir, cell)
-                write_predictions(directory / "predictions.jsonl", rows)
+                write_predictions(directory / "predictions.jsonl", measured.rows)
                 store.write_json(directory / "result.json", result)
                 progress.add(result)
 
@@ -213,7 +213,7 @@ class Runner:
         self,
         cell: Cell,
         job: Job,
-        rows: Sequence[Prediction],
+        measured: Measured,
         losses: Sequence[float],
         seconds: Mapping[str, float],
     ) -> dict[str, Any]:
@@ -241,9 +241,9 @@ class Runner:
             # None where it is no finite number, as in a model that has diverged.
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
-            "truncated_by_task": _truncated(cell.tasks, train, rows),
+            "truncated_by_task": _truncated(cell.tasks, train, measured.rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
-            "scores": {"by_task": task_scores(rows)},
+            "scores": {"by_task": task_scores(measured)},
         }
 
 
