@@ -142,7 +142,7 @@ def test_console_script_scores_from_another_directory(command, installed, elsewh
 def test_every_dependency_is_bounded_and_from_the_index(requirements):
     assert {str(r.marker) for r in requirements if r.marker} == {
         f'extra == "{extra}"'
-        for extra in ("tpu", "plan", "gpu", "torch", "parity", "stemmer", "wandb", "test")
+        for extra in ("tpu", "plan", "gpu", "torch", "parity", "stemmer", "errant", "wandb", "test")
     }
     tested = constraint_versions()
     for requirement in requirements:
