@@ -15,6 +15,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mixtures.writing.names import PREFIX
 from mixtures.writing.rows import metrics_of as _writing_metrics
 
 DEFAULT_METRICS = ("rougeL", "rouge1", "exact_match")
@@ -40,12 +41,12 @@ def metrics_of(task: str) -> tuple[str, ...]:
     """Names of the metrics that rows of a task are scored with, the first one in tables.
 
     Args:
-        task: the `task` of a row or prediction.
+        task: the `task` of a row or prediction; or a `writing.*` name.
     """
     for tasks, named in _NAMED.items():
         if fnmatch.fnmatchcase(task, tasks):
             return named
-    return _writing_metrics(task) or DEFAULT_METRICS
+    return _writing_metrics(task.removeprefix(PREFIX)) or DEFAULT_METRICS
 
 
 def references_or_text(

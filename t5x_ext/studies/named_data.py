@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mixtures
 from mixtures import on_demand
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.writing.postprocessing import clean_answers
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.studies.arms import ZERO_SHOT
 from t5x_ext.studies.task_data import TaskData, fingerprint_named
 
@@ -49,6 +53,23 @@ class NamedData(TaskData):
             f"Arm: budget {budget} without data; in a study of {tasks[0]} and the like an arm "
             'says what it is trained on, as data = "writing.train.{count}"'
         )
+
+    def clean_answers(
+        self, rows: Sequence[Prediction]
+    ) -> tuple[Sequence[Prediction], dict[str, Any]]:
+        """Cuts what comes after an answer to a writing task; see `mixtures.writing.postprocessing`.
+
+        A result file says how many answers each step changed.
+        """
+        if not all(row.task.startswith(WRITING_PREFIX) for row in rows):
+            return rows, {}
+        texts, counts = clean_answers(
+            [row.prediction for row in rows], [row.source or "" for row in rows]
+        )
+        cleaned = [
+            dataclasses.replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)
+        ]
+        return cleaned, {"cleaned_answers": counts}
 
     def check_tasks(self, tasks: Sequence[str] | None) -> list[str]:
         return list(tasks or ())

@@ -202,8 +202,10 @@ class Runner:
         seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
         for number, of_models in enumerate(predicted):
             for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
-                cell, measured = job.cells[number], measure(rows, always=METRICS)
-                result = self._result(cell, job, measured, losses, seconds)
+                cell = job.cells[number]
+                rows, cleaned = self.data.clean_answers(rows)
+                measured = measure(rows, always=METRICS)
+                result = self._result(cell, job, measured, losses, seconds) | cleaned
                 directory = store.cell_dir(self.study_dir, cell)
                 write_predictions(directory / "predictions.jsonl", measured.rows)
                 store.write_json(directory / "result.json", result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mixtures
 from mixtures.budgets import parse_budget, select
@@ -14,6 +15,7 @@ from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.tasks import fingerprint as writing_fingerprint
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
+from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.studies.arms import ZERO_SHOT
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel
@@ -78,6 +80,12 @@ class TaskData:
             for name in tasks
             for example in self._load(name, prompt, "test")[: self.test_examples]
         ]
+
+    def clean_answers(
+        self, rows: Sequence[Prediction]
+    ) -> tuple[Sequence[Prediction], dict[str, Any]]:
+        """Answers as they are scored, and what a result file says of the cleaning."""
+        return rows, {}
 
     def initial(self, initial: InitialModel) -> list[Example]:
         """Training examples of an initial model."""

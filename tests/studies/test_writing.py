@@ -69,6 +69,10 @@ def test_every_arm_is_scored_on_every_set(results: dict[str, dict]) -> None:
         if name:
             assert set(result["scores"]["by_task"]) == {"writing.fluency", "writing.paraphrasing"}
             assert len(result["predictions"]) == 8
+            assert {"heading", "empty"} <= set(result["cleaned_answers"])
+            keys = {name: set(score) for name, score in result["scores"]["by_task"].items()}
+            assert any(key.startswith("gleu") for key in keys["writing.fluency"])
+            assert any(key.startswith("sari") for key in keys["writing.paraphrasing"])
     rows = {name: r["train_examples"] for name, r in results.items() if name}
     assert rows["alpaca n4"] == 5 and rows["writing_only n4"] == 24
     assert rows["writing_alpaca n2"] == 17 and rows["writing_alpaca n4"] == 29
