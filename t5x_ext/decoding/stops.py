@@ -108,10 +108,10 @@ class Stops:
         steps[[done, -1]] = num_states - 1
         start: np.ndarray = np.repeat(np.arange(num_states)[:, None], self.num_ids, axis=1)
         if not isinstance(stop, str):
-            kinds = np.zeros(self.num_ids, np.int64)
+            of_ids = np.zeros(self.num_ids, np.int64)
             for symbol, kind in symbols.items():
-                kinds[symbol] = kind
-            return steps[start, kinds]
+                of_ids[symbol] = kind
+            return steps[start, of_ids]
         texts = token_texts(self.vocabulary, self.num_ids)
         # Character after character of all tokens at once; a token that has ended keeps its state.
         kinds: Any = np.full((self.num_ids, max(map(len, texts), default=0)), -1)
