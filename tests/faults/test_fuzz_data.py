@@ -23,7 +23,7 @@ from t5x_ext.metrics.predictions import (
     read_predictions,
     write_predictions,
 )
-from t5x_ext.metrics.scoring import score_rows
+from t5x_ext.metrics.scoring import measure
 
 TASK: dict[str, Any] = {
     "Contributors": ["a"],
@@ -178,10 +178,10 @@ def test_fuzz_predictions(scratch: Path, lines: list[Any]) -> None:
     if isinstance(found, str):
         return
     assert [row.prediction for row in found] == [line["prediction"] for line in lines]
-    scored = score_rows(found)
+    scored = measure(found)
     assert 0 <= aggregate.over_tasks(scored).means["rougeL"].mean <= 100
-    write_predictions(scratch / "scored.jsonl", scored)
-    assert read_predictions(scratch / "scored.jsonl") == scored
+    write_predictions(scratch / "scored.jsonl", scored.rows)
+    assert read_predictions(scratch / "scored.jsonl") == scored.rows
 
 
 @fuzz
