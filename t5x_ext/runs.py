@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from t5x_ext import multihost
+from t5x_ext import adapter_runs, multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, adapters, load, selection
-from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, describe_adapter
+from t5x_ext.checkpoints.meta import ADAPTER, CONFIG
 from t5x_ext.configs import CheckpointConfig, DatasetConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
@@ -28,8 +27,6 @@ from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
-from t5x_ext.models.lora import LoRA
-from t5x_ext.models.parameters import Params
 from t5x_ext.terminal import note, show
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
@@ -120,7 +117,7 @@ def run_training(
         return interrupted
 
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
-        base = _load_base(program, checkpoint_cfg)
+        base = adapter_runs.load_base(program, checkpoint_cfg.restore)
         state, carried = _start(
             program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base
         )
@@ -135,9 +132,7 @@ def run_training(
         if config.family in FAMILIES:  # what the code of a user builds, no checkpoint can describe
             meta |= {CONFIG: config_to_json(config)}
         if base is not None:
-            meta |= {
-                ADAPTER: describe_adapter(base.lora, base.path, base.fingerprint, base.quantization)
-            }
+            meta |= {ADAPTER: base.describe()}
         frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
@@ -176,57 +171,6 @@ def run_training(
     return state, not interrupted
 
 
-class _Base(NamedTuple):
-    """The frozen parameters of a run that tunes adapters.
-
-    Attributes:
-      lora: the adapters.
-      params: in the tree of `Network.frozen`.
-      path: INITIAL_CHECKPOINT_PATH.
-      fingerprint: see `checkpoints.fingerprints`.
-      step: updates that they have seen.
-      quantization: of their kernels.
-    """
-
-    lora: LoRA
-    params: Params
-    path: str
-    fingerprint: str
-    step: int
-    quantization: str | None
-
-
-def _load_base(program: Program, checkpoint_cfg: CheckpointConfig) -> _Base | None:
-    """Reads what adapters are tuned over; None for a run that tunes all parameters."""
-    restore = checkpoint_cfg.restore
-    lora = getattr(program.model.module, "lora", None)
-    quantization = getattr(program.model.module, "quantization", None)
-    if lora is None:
-        if quantization is not None:
-            raise ConfigError(
-                f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are "
-                "frozen: allowed with adapters only"
-            )
-        return None
-    path = selection.select_one(restore)
-    if restore is None or path is None:
-        raise ConfigError(
-            "INITIAL_CHECKPOINT_PATH: not set; adapters (LORA_RANK) are tuned over the parameters "
-            "of a checkpoint"
-        )
-    params, source = load(path, program.abstract_frozen())
-    trained, kept = (parameters.count_params(p) for p in _parts(program))
-    _say(
-        f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
-        f"({100 * trained / (trained + kept):.2g}%)"
-    )
-    return _Base(lora, params, path, fingerprint_base(source), source.step, quantization)
-
-
-def _parts(program: Program) -> tuple[Params, Params]:
-    return program.model.module.trainable, program.model.module.frozen
-
-
 class _Carried(NamedTuple):
     """What a run carries from checkpoint to checkpoint beside its state.
 
@@ -246,7 +190,7 @@ def _start(
     batches: TrainBatches,
     random_seed: int,
     model_dir: str,
-    base: _Base | None,
+    base: adapter_runs.Base | None,
 ) -> tuple[TrainState, _Carried]:
     """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
@@ -260,7 +204,8 @@ def _start(
         skipped = restored.meta.get("skipped_steps", 0)
         return restored.state, _Carried(restored.meta["initial_step"], skipped)
     if base is not None:
-        return _start_adapter(program, checkpoint_cfg, random_seed, base), _Carried(base.step)
+        state = adapter_runs.start(program, checkpoint_cfg.restore, random_seed, base)
+        return state, _Carried(base.step)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
         count = parameters.count_params(program.model.specs)
@@ -269,22 +214,6 @@ def _start(
     initial, source = load(path, abstract.params)
     _say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
     return program.state_from_params(initial, source.step), _Carried(source.step)
-
-
-def _start_adapter(
-    program: Program, checkpoint_cfg: CheckpointConfig, random_seed: int, base: _Base
-) -> TrainState:
-    """Fresh adapters, or those of ADAPTER, with a new optimizer."""
-    assert checkpoint_cfg.restore is not None  # or there were no base
-    path = checkpoint_cfg.restore.adapter
-    if path is None:
-        state = program.init_state(jax.random.key(random_seed))
-        return dataclasses.replace(state, step=state.step + base.step)
-    adapter = adapters.open_adapter(path, program.model.config)
-    adapter.check_base(base.fingerprint, base.path)
-    _say(f"going on from the adapter {path}, with a new optimizer")
-    params = adapters.place(adapter.params, program.abstract_state().params)
-    return program.state_from_params(params, base.step)
 
 
 def _say(line: str) -> None:

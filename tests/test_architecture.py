@@ -37,6 +37,7 @@ STAGES = [
     "text_model",
     "seqio",
     "evaluation",
+    "adapter_runs",
     "runs",
     "generation",
     "reports",

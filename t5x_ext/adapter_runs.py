@@ -1,0 +1,99 @@
+"""What a run that tunes adapters has beside others: a base that stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from t5x_ext import multihost
+from t5x_ext.checkpoints import adapters, load, selection
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.meta import describe_adapter
+from t5x_ext.configs import RestoreCheckpointConfig
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import parameters
+from t5x_ext.models.lora import LoRA
+from t5x_ext.models.parameters import Params
+from t5x_ext.terminal import show
+from t5x_ext.training.state import TrainState
+from t5x_ext.training.trainer import Program
+
+
+class Base(NamedTuple):
+    """The frozen parameters of a run.
+
+    Attributes:
+      lora: the adapters.
+      params: in the tree of `Network.frozen`.
+      path: INITIAL_CHECKPOINT_PATH.
+      fingerprint: see `checkpoints.fingerprints`.
+      step: updates that they have seen.
+      quantization: of their kernels.
+    """
+
+    lora: LoRA
+    params: Params
+    path: str
+    fingerprint: str
+    step: int
+    quantization: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """What the run's checkpoints say of it."""
+        return describe_adapter(self.lora, self.path, self.fingerprint, self.quantization)
+
+
+def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base | None:
+    """Reads what adapters are tuned over; None for a run that tunes all parameters.
+
+    Raises:
+      ConfigError: adapters have no base, or quantised parameters no adapters.
+    """
+    module: Any = program.model.module
+    lora, quantization = getattr(module, "lora", None), getattr(module, "quantization", None)
+    if lora is None:
+        if quantization is not None:
+            raise ConfigError(
+                f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are "
+                "frozen: allowed with adapters only"
+            )
+        return None
+    path = selection.select_one(restore)
+    if path is None:
+        raise ConfigError(
+            "INITIAL_CHECKPOINT_PATH: not set; adapters (LORA_RANK) are tuned over the parameters "
+            "of a checkpoint"
+        )
+    params, source = load(path, program.abstract_frozen())
+    trained, kept = map(parameters.count_params, (module.trainable, module.frozen))
+    _say(
+        f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
+        f"({100 * trained / (trained + kept):.2g}%)"
+    )
+    return Base(lora, params, path, fingerprint_base(source), source.step, quantization)
+
+
+def start(
+    program: Program, restore: RestoreCheckpointConfig | None, random_seed: int, base: Base
+) -> TrainState:
+    """Fresh adapters, or those of ADAPTER, with a new optimizer.
+
+    Raises:
+      ConfigError: ADAPTER is none, or one of another base.
+    """
+    path = restore.adapter if restore else None
+    if path is None:
+        state = program.init_state(jax.random.key(random_seed))
+        return dataclasses.replace(state, step=state.step + base.step)
+    adapter = adapters.open_adapter(path, program.model.config)
+    adapter.check_base(base.fingerprint, base.path)
+    _say(f"going on from the adapter {path}, with a new optimizer")
+    params = adapters.place(adapter.params, program.abstract_state().params)
+    return program.state_from_params(params, base.step)
+
+
+def _say(line: str) -> None:
+    if multihost.is_primary():
+        show(line)
