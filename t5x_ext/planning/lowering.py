@@ -104,8 +104,8 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
 
 def abstract_models(program: Program, experts: int) -> Any:
     """The parameters of several models; those under adapters are there once."""
-    frozen = program.abstract_frozen()
-    return parameters.join(frozen, stack(program.abstract_state().params, experts))
+    own = parameters.select(program.model.module.trainable, program.abstract_params())
+    return parameters.join(program.abstract_frozen(), stack(own, experts))
 
 
 def models_axes(program: Program) -> Any:
