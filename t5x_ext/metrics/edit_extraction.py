@@ -42,7 +42,7 @@ class OwnExtractor:
 
     label = "own extractor"
 
-    def extract(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
+    def find_edits(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
         """See `extract_edits`."""
         return extract_edits(source, output)
 

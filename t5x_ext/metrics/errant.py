@@ -35,7 +35,7 @@ class Extractor(Protocol):
 
     label: str
 
-    def extract(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
+    def find_edits(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
         """Edits that turn the source's tokens into the output's, from left to right."""
 
 
@@ -65,12 +65,12 @@ class Errant(Metric):
         return np.array([counts for counts, _ in choose_annotators(edits, self._mode)], float)
 
     def _edits(self, row: Prediction, tokens: Tokenized) -> tuple[Sequence[Edit], GoldEdits]:
-        extract = self._extractor.extract
+        find_edits = self._extractor.find_edits
         gold = row.edits
         if gold is None:
-            found = [extract(tokens.source, reference) for reference in tokens.references]
+            found = [find_edits(tokens.source, reference) for reference in tokens.references]
             gold = dict(enumerate(found))
-        return extract(tokens.source, tokens.output), gold
+        return find_edits(tokens.source, tokens.output), gold
 
     def finish(self, totals: np.ndarray) -> np.ndarray:
         """F0.5; nothing wrong is precision 1, and nothing missed recall 1."""

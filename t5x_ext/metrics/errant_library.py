@@ -33,7 +33,7 @@ class LibraryExtractor:
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("errant", "spacy"))
         self.label = ",".join([*versions, _model_label(self._model)])
 
-    def extract(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
+    def find_edits(self, source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
         """Edits that turn the source's tokens into the output's, from left to right."""
         annotator = _annotator(self._model)
         edits = annotator.annotate(

@@ -161,7 +161,7 @@ def test_f_of_jfleg_with_gold_edits_of_errant(writing_dir: Path) -> None:
 def test_the_errant_extra_is_exact(writing_dir: Path) -> None:
     extractor = LibraryExtractor()
     for golden in lines(writing_dir / "goldens" / "errant_extract.jsonl"):
-        found = extractor.extract(golden["source"].split(), golden["prediction"].split())
+        found = extractor.find_edits(golden["source"].split(), golden["prediction"].split())
         assert [[edit.start, edit.end, edit.corrections[0], edit.type] for edit in found] == golden[
             "errant"
         ], golden["id"]
