@@ -121,8 +121,9 @@ class Model(Calls):
         wanted = abstract_params(described, partitioner)
         base = without(stacked, wanted)
         params, source = load(path, base, dtype)
+        fingerprint = fingerprint_base(source) if loaded else ""
         for each in loaded.values():
-            each.check_base(fingerprint_base(source), path)
+            each.check_base(fingerprint, path)
         params = join(params, place(stacked, select(stacked, wanted)))
         return cls(
             config,
