@@ -96,7 +96,18 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
     (
         "Self-specialization",
         "Data that a model writes for itself.",
-        {"t5x_ext.generation": None, "t5x_ext.retrieval": None},
+        {
+            "t5x_ext.generation": None,
+            "t5x_ext.generation.rounds": [
+                "Round",
+                "Written",
+                "write_instructions",
+                "write_responses",
+                "write_rows",
+            ],
+            "t5x_ext.generation.text_models": ["Weights", "Writer"],
+            "t5x_ext.retrieval": None,
+        },
     ),
     (
         "Errors",

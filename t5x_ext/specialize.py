@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from t5x_ext import bounds, files, gin_utils
-from t5x_ext.decoding import Greedy, Method, Sampling
+from t5x_ext.decoding import Greedy, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import (
     EvaluationRow,
@@ -23,9 +23,6 @@ from t5x_ext.generation import (
     Seed,
     read_evaluation,
     read_seeds,
-    refill,
-    write_instructions,
-    write_responses,
 )
 from t5x_ext.generation.evaluation import EvaluationSettings, write_predictions
 from t5x_ext.generation.forecast import Forecast, forecast
@@ -68,7 +65,7 @@ def specialize(
     filter_cfg: FilterSettings = FilterSettings(),
     bm25_cfg: BM25 = BM25(),
     instruction_decoding: Sampling = _WRITING_TASKS,
-    response_decoding: Method = Greedy(),
+    response_decoding: Greedy = Greedy(),
     stage: str = "generate",
     dry_run: bool = False,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
@@ -118,72 +115,69 @@ def specialize(
         raise ConfigError(f"--stage: {stage!r}{nearest(stage, STAGES)}")
     bounds.check_int("specialize.num_rows", num_rows, 1)
     bounds.check_int("specialize.batch_size", batch_size, 1, bounds.MAX_ROWS)
-    from t5x_ext.generation import text_models  # imports the models, which checks can do without
+    # They import the models, which checks can do without.
+    from t5x_ext.generation import rounds
+    from t5x_ext.generation.rounds import Round
+    from t5x_ext.generation.text_models import Weights
 
-    sampling = replace(instruction_decoding, seed=seed)
     if seeds is None:
         corpus = corpus or bundled("corpus.jsonl")
         evaluation = evaluation or (bundled("evaluation"),)
-    found_seeds = read_seeds(seeds or bundled("seeds.jsonl"))
     rows = [r for p in evaluation for file in evaluation_files(p) for r in read_evaluation(file)]
-    asking = InstructionSettings(
-        domain=domain,
-        round=round,
-        seed=seed,
-        max_new_tokens=max_instruction_tokens,
-        max_requests=max_requests,
-        filters=filter_cfg,
-    )
-    answering = ResponseSettings(
-        domain=domain,
-        round=round,
-        seed=seed,
-        num_passages=num_passages,
-        weighting=weighting,
-        temperature=weighting_temperature,
-        max_new_tokens=max_response_tokens,
-        include_seeds=include_seeds,
-    )
     index = None
     if corpus is not None and num_passages and stage != "evaluate":
         index = open_index(Corpus(corpus), bm25_cfg)
-    weights = text_models.Weights(checkpoint_path, adapter, quantization, vocabulary, dtype)
-    writer = text_models.describe(weights, sampling)
+    this = Round(
+        seeds=read_seeds(seeds or bundled("seeds.jsonl")),
+        asking=InstructionSettings(
+            domain=domain,
+            round=round,
+            seed=seed,
+            max_new_tokens=max_instruction_tokens,
+            max_requests=max_requests,
+            filters=filter_cfg,
+        ),
+        answering=ResponseSettings(
+            domain=domain,
+            round=round,
+            seed=seed,
+            num_passages=num_passages,
+            weighting=weighting,
+            temperature=weighting_temperature,
+            max_new_tokens=max_response_tokens,
+            include_seeds=include_seeds,
+        ),
+        evaluation=rows,
+        index=index,
+        num_rows=num_rows,
+        instruction_decoding=instruction_decoding,
+        response_decoding=response_decoding,
+        batch_size=batch_size,
+    )
+    name = None if adapter is None else "expert"
+    adapters = {} if adapter is None else {"expert": adapter}
+    writer = Weights(checkpoint_path, quantization, vocabulary, dtype).open(adapters)[name]
+    decoding = this.answering_method(contrasted=False)
     if dry_run:
-        expected = forecast(found_seeds, asking, answering, writer, num_rows, index)
-        _show_forecast(expected, found_seeds, rows, index, num_rows)
+        counter = writer.generator(decoding, batch_size)
+        expected = forecast(this.seeds, this.asking, this.answering, counter, num_rows, index)
+        _show_forecast(expected, this.seeds, rows, index, num_rows)
         return
     directory = files.path(output_dir, "SPECIALIZE_DIR")
     summarize_config_fn(output_dir, None, 0)
-    model = weights.load()
-
-    def decoding(method: Method) -> Generator:
-        complete = text_models.complete_with(model, method, batch_size)
-        return replace(writer, complete=complete, method=repr(method))
-
-    def write_tasks(count: int) -> Counter[str]:
-        generator = decoding(sampling)
-        return write_instructions(
-            directory, found_seeds, generator, asking, count, rows, batch_size
-        )
-
-    def write_rows() -> Counter[str]:
-        generator = decoding(response_decoding)
-        tasks = instructions or directory / "instructions.jsonl"
-        return write_responses(
-            directory, generator, answering, num_rows, index, found_seeds, batch_size, tasks
-        )
-
     if stage == "evaluate":
         settings = EvaluationSettings(template, 0, max_answer_tokens, seed)
-        _evaluate(directory, rows, found_seeds, decoding(response_decoding), settings, shots)
+        generator = writer.generator(decoding, batch_size)
+        _evaluate(directory, rows, this.seeds, generator, settings, shots)
     elif stage == "instructions":
-        _show_counts(f"tasks -> {directory / 'instructions.jsonl'}", write_tasks(num_rows))
-    elif stage == "responses" or instructions is not None:
-        _show_counts(f"rows -> {directory / 'train.jsonl'}", write_rows())
+        written = rounds.write_instructions(this, writer, directory)
+        _show_counts(f"tasks -> {written.path}", written.counts)
     else:
-        counts = refill(write_tasks, write_rows, num_rows)
-        _show_counts(f"rows -> {directory / 'train.jsonl'}", counts)
+        if stage == "responses" or instructions is not None:
+            written = rounds.write_responses(this, writer, None, directory, instructions)
+        else:
+            written = rounds.write_rows(this, directory, writer, expert=writer)
+        _show_counts(f"rows -> {written.path}", written.counts)
 
 
 def _evaluate(

@@ -10,9 +10,10 @@ import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
-from t5x_ext.decoding import Greedy, Sampling
-from t5x_ext.generation import Request, text_models
+from t5x_ext.decoding import Sampling
+from t5x_ext.generation import Request
 from t5x_ext.generation.records import bundled
+from t5x_ext.generation.text_models import Weights, Writer
 from t5x_ext.models import DecoderOnlyModel, network
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
@@ -115,7 +116,7 @@ def test_evaluation_asks_every_row_after_its_demonstrations(
 def test_a_model_draws_by_the_number_of_the_request(checkpoint: str) -> None:
     model = Model.load(checkpoint)
     method = Sampling(seed=3)
-    complete = text_models.complete_with(model, method, 2)
+    complete = Writer.of(model, "llama").generator(method, 2).complete
     requests = [Request(("Once",), (0.0,), 3, number, 8, ()) for number in (5, 9, 5)]
     first, second, again = (c.text for _, c in sorted(complete(requests)))
     assert first == again != second
@@ -138,7 +139,7 @@ def test_what_cannot_generate_is_one_line(checkpoint: str, tmp_path: Path, capsy
 
 
 def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
-    described = text_models.describe(text_models.Weights(checkpoint), Greedy())
-    assert described.max_tokens == 4096 and len(described.model) == 16
+    described = Weights(checkpoint).open()[None]
+    assert described.max_tokens == 4096 and len(described.identity) == 16
     text = "Instruction: say\nwhat it is."
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
