@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -177,9 +178,14 @@ def restore_each(
     paths = [
         adapters.split_path(path, restore_cfg.adapter) for path in selection.select(restore_cfg)
     ]
-    _, first = paths[0]
+
+    @functools.lru_cache(maxsize=1)  # the first one is asked for twice
+    def open_adapter(path: str | None) -> adapters.Adapter | None:
+        return None if path is None else adapters.open_adapter(path, model.config)
+
+    first = open_adapter(paths[0][1])
     if first is not None:
-        model = adapters.open_adapter(first, model.config).on(model)
+        model = first.on(model)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
     from t5x_ext.data import datasets
@@ -197,7 +203,12 @@ def restore_each(
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
     for path, adapter_path in paths:
-        adapter = adapters.open_adapter(adapter_path, model.config) if adapter_path else None
+        adapter = open_adapter(adapter_path)
+        if (adapter and adapter.lora) != (first and first.lora):
+            raise ConfigError(
+                f"CHECKPOINT_PATH: {adapter_path or path} has other adapters than {paths[0][0]}; "
+                "allowed: checkpoints of one network"
+            )
         weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
         signature = json.dumps(
             {

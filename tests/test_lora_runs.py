@@ -11,7 +11,7 @@ from test_train_eval_infer import _bundled_data, losses  # noqa: F401
 
 from t5x_ext import Model, train
 from t5x_ext import eval as eval_script
-from t5x_ext.checkpoints import load_meta, load_params, trees
+from t5x_ext.checkpoints import adapters, load_meta, load_params, trees
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.errors import ConfigError
@@ -99,6 +99,26 @@ def test_a_run_and_its_base_with_adapter_evaluate_alike(
     assert scores["run"] == scores["both"]
     whole = json.loads((tmp_path / "base" / "scores.json").read_text())
     assert whole["loss"]["cross_entropy"] > scores["run"]["loss"]["cross_entropy"] + 0.1
+
+
+def test_each_adapter_is_opened_once_and_has_to_be_of_the_first_one_s_shape(
+    tuned: Path, over_base: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    run(tmp_path / "wide", *over_base, "--gin.TRAIN_STEPS=2", "--gin.LORA_RANK=6")
+    opened: list[str] = []
+    open_adapter = adapters.open_adapter
+
+    def noted(path: str, config):
+        opened.append(path)
+        return open_adapter(path, config)
+
+    monkeypatch.setattr(adapters, "open_adapter", noted)
+    paths = [str(tuned), str(tmp_path / "wide")]
+    flags = [f"--gin.CHECKPOINT_PATH={paths}", f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'"]
+    assert eval_script.main([*MODEL, "--gin_file=runs/eval.gin", *flags]) == 1
+    assert len(opened) == len(set(opened)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1 and "wide has other adapters than" in errors[0], errors
 
 
 def test_models_are_loaded_with_one_adapter_or_several(tuned: Path, base: Path) -> None:

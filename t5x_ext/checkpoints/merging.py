@@ -22,6 +22,7 @@ from t5x_ext.checkpoints.params import hash_params
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, nf4, parameters
 from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.merging import Product, find_products
 from t5x_ext.models.network import Transformer
 from t5x_ext.models.parameters import Params, join
 from t5x_ext.models.quantizing import quantize
@@ -48,14 +49,16 @@ def merge_source(source: Source, adapter: Adapter, base: str, dtype: str | None 
     """
     assert source.config is not None
     adapter.check_base(fingerprint_base(source), source.path)
-    deltas = _deltas(source.config, adapter)
+    on_host = jax.tree.map(np.asarray, adapter.params)
+    products = find_products(source.config, adapter.lora, on_host)
     specs = specs_by_name(source.config)
 
     def merged(name: str, tensor: LazyTensor) -> LazyTensor:
         through_nf4 = base == "dequantised" and nf4.is_quantisable(specs[name])
-        if name not in deltas and not through_nf4:
+        if name not in products and not through_nf4:
             return tensor
-        matrices = _Matrices(tensor, deltas.get(name), through_nf4, np.dtype(dtype or tensor.dtype))
+        stored = np.dtype(dtype or tensor.dtype)
+        matrices = _Matrices(tensor, products.get(name), through_nf4, stored)
         return LazyTensor(tensor.shape, matrices.dtype, matrices.read)
 
     leaves = hash_params(trees.named_leaves(adapter.params))
@@ -70,38 +73,14 @@ def merge_source(source: Source, adapter: Adapter, base: str, dtype: str | None 
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Delta:
-    """s A B of a kernel, [layers, in, out], as its factors; `b` has the scale in it."""
-
-    a: np.ndarray
-    b: np.ndarray
-
-
-def _deltas(config: ModelConfig, adapter: Adapter) -> dict[str, _Delta]:
-    leaves = trees.named_leaves(adapter.params)
-    modules = sorted(name.removesuffix("/lora/b") for name in leaves if name.endswith("/lora/b"))
-    shared = {  # A of fused projections
-        config.fused_group(module) or module: leaves[f"{module}/lora/a"]
-        for module in modules
-        if f"{module}/lora/a" in leaves
-    }
-    deltas = {}
-    for module in modules:
-        a = np.asarray(shared[config.fused_group(module) or module], np.float32)
-        scale = np.float32(adapter.lora.scale_of(config.module_names(module)))
-        b = scale * np.asarray(leaves[f"{module}/lora/b"], np.float32)
-        deltas[f"{module}/kernel"] = _Delta(a, b)
-    return deltas
-
-
 class _Matrices:
     """A stack of kernels, merged one after the other as they are read."""
 
     def __init__(
-        self, tensor: LazyTensor, delta: _Delta | None, through_nf4: bool, dtype: np.dtype
+        self, tensor: LazyTensor, product: Product | None, through_nf4: bool, dtype: np.dtype
     ):
-        self.tensor, self.delta, self.through_nf4, self.dtype = tensor, delta, through_nf4, dtype
+        self.tensor, self.product, self.through_nf4 = tensor, product, through_nf4
+        self.dtype = dtype
         self._kept: tuple[int, np.ndarray] | None = None  # the matrix dequantised last
 
     def read(self, index: Index) -> np.ndarray:
@@ -115,10 +94,9 @@ class _Matrices:
             kernel = self._dequantised(layer)[index]
         else:
             kernel = self.tensor.read((slice(layer, layer + 1), *index))[0].astype(np.float32)
-        if self.delta is None:
+        if self.product is None:
             return kernel
-        of_in, of_out = index
-        return kernel + self.delta.a[layer][of_in] @ self.delta.b[layer][:, of_out]
+        return self.product.of_layer(layer, *index).add_to(kernel)
 
     def _dequantised(self, layer: int) -> np.ndarray:
         if self._kept is None or self._kept[0] != layer:

@@ -16,7 +16,7 @@ from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.merging import merge
-from t5x_ext.models.parameters import Params, join
+from t5x_ext.models.parameters import Params
 from t5x_ext.runs import run_training
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
@@ -170,8 +170,7 @@ class InitialModels:
         lora = getattr(model.module, "lora", None)
         if lora is None or base is None:
             return tuned
-        whole = join(load_params(base, self._program.base_params()), tuned)
-        return merge(model.config, lora, whole)
+        return merge(model.config, lora, load_params(base, self._program.base_params()), tuned)
 
     def _save_base(self, initial: InitialModel, directory: epath.Path) -> str | None:
         """Parameters that an initial model is tuned from, as a checkpoint; None for random ones."""

@@ -82,7 +82,7 @@ def test_an_adapter_adds_its_scaled_product_and_merges_into_the_kernel(family: s
     plain = make_model(family, None)
     fresh = parameters.join(base, model.module.init_trainable(jax.random.key(1)))
     np.testing.assert_array_equal(model.logits(fresh, batch), plain.logits(base, batch))
-    merged = merge(model.config, model.module.lora, whole)
+    merged = merge(model.config, model.module.lora, base, adapter)
     assert jax.tree.structure(merged) == jax.tree.structure(base)
     layer = ("decoder", "layers", "mlp", "wo")
     at = lambda tree: [tree := tree[name] for name in layer][-1]  # noqa: E731
