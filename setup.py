@@ -98,7 +98,7 @@ setup(
     # Gin files and the bundled suite are read as plain files beside their package.
     package_data={
         "gin_configs": ["**/*.gin"],
-        "mixtures": ["**/*.json", "**/*.txt", "**/*.model", "**/*.vocab"],
+        "mixtures": ["**/*.json", "**/*.jsonl", "**/*.txt", "**/*.model", "**/*.vocab"],
         "t5x_ext": ["**/*.json", "**/*.jsonl", "**/*.html", "**/*.css", "**/*.js"],
     },
     include_package_data=False,

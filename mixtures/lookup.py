@@ -13,6 +13,7 @@ from mixtures.budgets import parse_budget
 from mixtures.errors import DataError
 from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
 from mixtures.own_data import DEFAULT_PROMPT, register
+from mixtures.specialization import names as self_names
 from mixtures.tasks import current_context
 from mixtures.writing import names as writing_names
 
@@ -22,7 +23,8 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
 
     Args:
         name_or_path: a `superni.*` name or one registered with SeqIO, which is returned as it is;
-            a `writing.*` name (see `mixtures.writing.names`), to which prompt and budget are added;
+            a `writing.*` or `self.*` name (see `mixtures.writing.names` and
+            `mixtures.specialization.names`), to which prompt and budget are added;
             a scope such as `held_in`, a task or a category; or the path of a `.jsonl` or `.json`
             file, which is registered (see `mixtures.own_data`).
         prompt: for a scope or a file, how to write its rows; None: `tk.def_pos2`.
@@ -43,6 +45,8 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         return name_or_path
     if name_or_path.startswith(writing_names.PREFIX):
         return writing_names.with_settings(name_or_path, prompt, budget)
+    if name_or_path.startswith(self_names.PREFIX):
+        return self_names.with_settings(name_or_path, prompt, budget)
     if on_demand.is_known(name_or_path):
         _refuse("prompt", prompt, None, name_or_path)
         _refuse("budget", budget, None, name_or_path)

@@ -29,6 +29,7 @@ from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
 from mixtures.records import Row, parse_json, read_task, read_utf8, rows
 from mixtures.sources import RowSource
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.splits import split_instances
 from mixtures.tasks import Context, current_context, make_task
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
@@ -54,7 +55,8 @@ def register(
     of `mixtures.configure` that hold then.
 
     Args:
-        name: letters, digits, `_` and `.`; not starting with `superni.` or `writing.`.
+        name: letters, digits, `_` and `.`; not starting with `superni.`, `writing.` or
+            `self.`.
         source: a file (see the top of this module); rows, each a `Row` or a dictionary with the
             fields of a JSONL line; or a dictionary from split to either.
         prompt: a name of the prompt registry.
@@ -64,10 +66,10 @@ def register(
         DataError: the name is taken or not allowed; a file is missing; prompt, budget, split or a
             row is wrong.
     """
-    if name != escape(name) or name.startswith((PREFIX, WRITING_PREFIX)):
+    if name != escape(name) or name.startswith((PREFIX, WRITING_PREFIX, SELF_PREFIX)):
         raise DataError(
-            f"name '{name}'; allowed: letters, digits, '_' and '.', not starting with '{PREFIX}' "
-            f"or '{WRITING_PREFIX}'"
+            f"name '{name}'; allowed: letters, digits, '_' and '.', not starting with '{PREFIX}', "
+            f"'{WRITING_PREFIX}' or '{SELF_PREFIX}'"
         )
     get_prompt(prompt)
     budget = parse_budget(budget).name

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from mixtures.errors import DataError
 from mixtures.records import Example, Row
 from mixtures.specialization_prompts import (
+    TEXT,
     Demonstration,
     few_shot,
     instructions_prompt,
@@ -300,6 +301,12 @@ def ss_instructions(row: Row) -> str:
 def ss_response(row: Row) -> str:
     """Asks for the answer to a task that the model wrote, without a passage."""
     return response_prompt(row.category, row.definition, row.input)
+
+
+@register_prompt(TEXT)
+def ss_text(row: Row) -> str:
+    """The input as it is, for rows whose inputs are whole prompts."""
+    return row.input
 
 
 # How a template writes a task, and what stands between a worked example's prompt and its answer.

@@ -23,6 +23,7 @@ from typing import Any
 
 from mixtures import on_demand
 from mixtures.names import PREFIX
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 
 # "I0000 00:00:1795174972.506864  7359 port.cc:153] ..." and the sentence that precedes them. Errors
@@ -47,6 +48,7 @@ def _register() -> None:
     on_demand.install()
     on_demand.add_prefix(PREFIX, _make_superni_task)
     on_demand.add_prefix(WRITING_PREFIX, _make_writing_task)
+    on_demand.add_prefix(SELF_PREFIX, _make_self_task)
 
 
 def _make_superni_task(name: str) -> Any:
@@ -61,6 +63,12 @@ def _make_writing_task(name: str) -> Any:
     from mixtures.writing.tasks import make_writing_task
 
     return make_writing_task(name)
+
+
+def _make_self_task(name: str) -> Any:
+    from mixtures.specialization.tasks import make_self_task
+
+    return make_self_task(name)
 
 
 class _Watcher(importlib.abc.MetaPathFinder):

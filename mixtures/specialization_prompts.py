@@ -43,6 +43,7 @@ RESPONSE_TEMPLATE = (
 )
 
 NO_INPUT = "<noinput>"  # stands for an empty input
+TEXT = "ss.text"  # name of the prompt of rows that are texts already
 
 
 class Demonstration(NamedTuple):

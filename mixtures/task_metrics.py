@@ -41,7 +41,8 @@ def metrics_of(task: str) -> tuple[str, ...]:
     """Names of the metrics that rows of a task are scored with, the first one in tables.
 
     Args:
-        task: the `task` of a row or prediction; or a `writing.*` name.
+        task: the `task` of a row or prediction; or a `writing.*` name; or a `self.*` name that
+            SeqIO has been asked for.
     """
     for tasks, named in _NAMED.items():
         if fnmatch.fnmatchcase(task, tasks):

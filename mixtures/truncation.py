@@ -2,9 +2,10 @@
 
 A row is shortened in a fixed order, and no further than needed: negative examples, explanations,
 positive examples (each from the last to the first), the definition from its end, the middle of the
-input. What stays to the last is the end of the input and the words after it that ask for the
-output. Each step renders the shortened row anew, so every prompt of the registry is treated alike
-and numbering and punctuation stay right.
+input. Under "keep_last_example", for few-shot prompts, positive examples go from the first to the
+last. What stays to the last is the end of the input and the words after it that ask for the output.
+Each step renders the shortened row anew, so every prompt of the registry is treated alike and
+numbering and punctuation stay right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from mixtures.errors import DataError
 from mixtures.records import Example, Row
 
-TRIMS = ("keep_question", "right")
+TRIMS = ("keep_question", "keep_last_example", "right")
 
 # Stands where the middle of the input was.
 GAP = " ... "
@@ -58,8 +59,8 @@ def fit(
         render: a pure function from a row to its prompt.
         max_tokens: the most tokens allowed, EOS not among them.
         count: tokens of a text. Called once if the prompt fits as it is.
-        trim: "keep_question", or "right" to leave the text as it is for a tokenizer that cuts
-            off the end, as the reference code does.
+        trim: "keep_question", "keep_last_example", or "right" to leave the text as it is for a
+            tokenizer that cuts off the end, as the reference code does.
 
     Raises:
         DataError: another trim.
@@ -77,7 +78,7 @@ def fit(
         return count(render(candidate)) <= max_tokens
 
     dropped = []
-    for name, shorter in _without_examples(row):
+    for name, shorter in _without_examples(row, trim == "keep_last_example"):
         shorter_text = render(shorter)
         if shorter_text == text:  # This prompt does not show that part.
             continue
@@ -98,15 +99,17 @@ def fit(
     return Fitted(render(row), tokens_before, True, tuple(dropped))
 
 
-def _without_examples(row: Row) -> Iterator[tuple[str, Row]]:
+def _without_examples(row: Row, keep_last: bool) -> Iterator[tuple[str, Row]]:
     """Rows with ever fewer examples, each with the name of what it lacks more than the last."""
     for number in range(len(row.negative_examples), 0, -1):
         row = replace(row, negative_examples=row.negative_examples[: number - 1])
         yield f"negative_example_{number}", row
     row = replace(row, positive_examples=tuple(map(_without_explanation, row.positive_examples)))
     yield "explanations", row
-    for number in range(len(row.positive_examples), 0, -1):
-        row = replace(row, positive_examples=row.positive_examples[: number - 1])
+    count = len(row.positive_examples)
+    for number in range(1, count + 1) if keep_last else range(count, 0, -1):
+        kept = row.positive_examples[1:] if keep_last else row.positive_examples[:-1]
+        row = replace(row, positive_examples=kept)
         yield f"positive_example_{number}", row
 
 

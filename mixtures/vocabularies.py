@@ -186,6 +186,12 @@ def writing_vocabulary() -> SentencePieceVocabulary:
     return SentencePieceVocabulary(str(bundled / "vocab.model"))
 
 
+def harbour_vocabulary() -> SentencePieceVocabulary:
+    """The small SentencePiece model of the bundled domain of self-specialization: 1,024 pieces."""
+    bundled = Path(__file__).parent / "specialization" / "bundled"
+    return SentencePieceVocabulary(str(bundled / "vocab.model"))
+
+
 def t5_vocabulary(path: str | None = None) -> SentencePieceVocabulary:
     """T5's own vocabulary: 32,000 pieces and 100 extra ids.
 

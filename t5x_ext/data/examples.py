@@ -19,6 +19,8 @@ import mixtures
 from mixtures import on_demand
 from mixtures.joining import response_tokens
 from mixtures.names import PREFIX
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
+from mixtures.specialization.rows import find_directory as find_domains
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.rows import find_directory
 from t5x_ext.data.records import Example, Member
@@ -166,6 +168,9 @@ def _data_key(task: seqio.Task, split: str) -> Hashable:
     if task.name.startswith(WRITING_PREFIX):
         context = mixtures.current_context()
         return task.name, context, str(find_directory(context.data_dir))
+    if task.name.startswith(SELF_PREFIX):
+        context = mixtures.current_context()
+        return task.name, context, str(find_domains(context.data_dir))
     if not task.name.startswith(PREFIX):
         # The object, not its name: the name may come to stand for another task. Being kept in the
         # key it cannot be mistaken for a later object at the same address.

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from mixtures.errors import warn_once
 from mixtures.names import PREFIX
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from t5x_ext.data import examples as loading
 from t5x_ext.data import stochastic, stores
@@ -81,9 +82,8 @@ class _TaskOpener:
     @cached_property
     def is_stochastic(self) -> bool:
         """Whether each pass has other examples."""
-        if self.task.name.startswith(
-            (PREFIX, WRITING_PREFIX)
-        ):  # ours are not, and opening one takes time
+        # Ours are not, and opening one takes time.
+        if self.task.name.startswith((PREFIX, WRITING_PREFIX, SELF_PREFIX)):
             return False
         dataset = self._dataset(seed=0)
         if stochastic.takes_seeds(dataset):

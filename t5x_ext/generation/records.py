@@ -14,6 +14,7 @@ from typing import Any
 
 from mixtures.errors import DataError
 from mixtures.records import parse_json
+from mixtures.specialization import bundled as bundled_domain
 from t5x_ext import files
 from t5x_ext.errors import ConfigError, nearest
 
@@ -218,5 +219,5 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
 
 
 def bundled(name: str) -> str:
-    """The path of a file, or directory, of the data that is installed with this package."""
-    return str(Path(__file__).with_name("bundled") / name)
+    """The path of a file, or directory, of the domain that is installed with the package."""
+    return str(Path(bundled_domain.__file__).with_name(name))

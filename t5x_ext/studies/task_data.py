@@ -10,6 +10,8 @@ from typing import Any
 import mixtures
 from mixtures.budgets import parse_budget, select
 from mixtures.names import escape, find_scope
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
+from mixtures.specialization.tasks import fingerprint as self_fingerprint
 from mixtures.splits import Splits, split_instances
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.tasks import fingerprint as writing_fingerprint
@@ -25,6 +27,8 @@ def fingerprint_named(name: str, split: str) -> str:
     """Hash of the rows of a SeqIO name's split."""
     if name.startswith(WRITING_PREFIX):
         return writing_fingerprint(name, split)
+    if name.startswith(SELF_PREFIX):
+        return self_fingerprint(name, split)
     digest = hashlib.sha256()
     lengths = {"inputs": 1 << 20, "targets": 1 << 20}  # nothing is cut
     for example in load_examples(mixtures.resolve(name), split, lengths):

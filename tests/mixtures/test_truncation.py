@@ -122,7 +122,7 @@ def test_trim_right_leaves_the_text():
 
 
 def test_unknown_trim():
-    with pytest.raises(DataError, match="trim 'left'; allowed: keep_question, right"):
+    with pytest.raises(DataError, match="trim 'left'; allowed: keep_question, keep_last_example, right"):
         fit(ROW, get_prompt("ql.io").render, 10, words, trim="left")
 
 
