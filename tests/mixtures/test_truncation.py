@@ -122,7 +122,8 @@ def test_trim_right_leaves_the_text():
 
 
 def test_unknown_trim():
-    with pytest.raises(DataError, match="trim 'left'; allowed: keep_question, keep_last_example, right"):
+    allowed = "allowed: keep_question, keep_last_example, right"
+    with pytest.raises(DataError, match=f"trim 'left'; {allowed}"):
         fit(ROW, get_prompt("ql.io").render, 10, words, trim="left")
 
 
