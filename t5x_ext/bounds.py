@@ -18,6 +18,17 @@ from t5x_ext.errors import ConfigError
 INT64 = 2**63 - 1
 MAX_ROWS = 1 << 20  # examples, or rows, of one batch
 MAX_TOKENS = 1 << 20  # of one example
+PER_BATCH = "batch"  # as PACK: the examples of each batch are joined
+
+
+def check_pack(field: str, value: Any) -> None:
+    """Refuses what is no way to pack: True, False or "batch".
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if value not in (True, False, PER_BATCH):
+        raise ConfigError(f'{field}: {_shown(value)}; allowed: True, False, "{PER_BATCH}"')
 
 
 def check_int(field: str, value: Any, low: int, high: int = INT64) -> None:

@@ -36,11 +36,12 @@ class DatasetConfig:
       task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included. None
         takes the longest example's, for evaluation and decoding.
       split: 'train', 'validation' or 'test'.
-      batch_size: examples, global; rows when packing.
+      batch_size: examples, global; rows where `pack` is True.
       shuffle: False keeps the order of the data.
       seed: of shuffling and of drawing references; None takes the run's RANDOM_SEED.
       use_cached: read SeqIO's offline cache.
-      pack: put several examples into one row.
+      pack: put several examples into one row. "batch" joins those of each batch in as few rows as
+        hold them: steps see the same examples as without packing, in less time.
       module: a Python module to import first, for names it registers.
       prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
       budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
@@ -55,7 +56,7 @@ class DatasetConfig:
     shuffle: bool = True
     seed: int | None = None
     use_cached: bool = False
-    pack: bool = False
+    pack: bool | str = False
     module: str | None = None
     prompt: str | None = None
     budget: str | int | None = None
@@ -63,6 +64,7 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         bounds.check_int("DatasetConfig.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        bounds.check_pack("DatasetConfig.pack", self.pack)
         bounds.check_int("DatasetConfig.memory_limit_bytes", self.memory_limit_bytes, 0, 1 << 50)
         if self.seed is not None:
             bounds.check_seed("DatasetConfig.seed", self.seed)

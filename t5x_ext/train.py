@@ -141,8 +141,13 @@ def train(
         model = open_adapter(adapter_path, model.config).on(model)
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
-    rows = partitioner.host_rows(train_dataset_cfg.batch_size)
-    batches = datasets.train_batches(train_dataset_cfg, model.features, seed, rows)
+    batches = datasets.train_batches(
+        train_dataset_cfg,
+        model.features,
+        seed,
+        partitioner.host_rows,
+        partitioner.num_batch_shards * (trainer.num_microbatches or 1),
+    )
 
     def last_step(initial_step: int) -> int:
         if total_steps is not None:

@@ -9,20 +9,33 @@ Letters: B batch (rows), L length. Feature names are T5X's.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from t5x_ext.data.epochs import EpochPlanner, describe_data
+from t5x_ext.bounds import PER_BATCH
+from t5x_ext.data.epochs import EpochPlan, EpochPlanner, describe_data
 from t5x_ext.data.features import Batch, EncoderDecoderFeatures, Features, Lengths
-from t5x_ext.data.packing import lay_out
+from t5x_ext.data.length_buckets import (
+    batches_by_length,
+    make_length_buckets,
+    multiples,
+    smallest_holding,
+)
+from t5x_ext.data.packing import Layout, join_rows, lay_out
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
+Sides = tuple[np.ndarray, np.ndarray]
+
 _NO_TOKENS = np.zeros(0, np.int32)
+# Of joined batches: examples that are looked at to choose the shape of a row, and how many numbers
+# of rows a run may have, each of which compiles a step of its own.
+_LOOKED_AT, _NUM_SIZES = 2048, 8
 
 
 @dataclass(frozen=True)
@@ -55,15 +68,18 @@ class TrainBatches:
         members: each task's Member, or its first fields; one for a plain task.
         batch_size: examples, or rows when packing; global.
         lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
-        pack: whether several examples share a row.
+        pack: whether several examples share a row. "batch" joins those of each batch, in as few
+            rows as hold them: batch_size counts examples, and every step sees those it would see
+            without packing.
         seed: seed of shuffling and of drawing references.
-        rows: first row of each batch that this host needs, and one past the last; if None, all.
-            See PjitPartitioner.host_rows.
+        host_rows: number of rows of a batch -> the first that this host needs, and one past the
+            last; if None, all. See PjitPartitioner.host_rows.
         shuffle: False keeps the order of the data; packing still joins near neighbours.
         length_buckets: {'inputs': lengths, 'targets': lengths} that unpacked rows may have,
             ascending; rows are as long as the smallest that holds the longest example. If None,
             multiples of 32 up to `lengths`.
         features: what a batch holds; None is an encoder-decoder model's.
+        multiple: joined batches have a multiple of so many rows; divides batch_size.
 
     Raises:
         ConfigError: there are no examples, or one is too long or has no target.
@@ -74,28 +90,33 @@ class TrainBatches:
         members: Sequence[Member | tuple[str, Sequence[Example], float]],
         batch_size: int,
         lengths: Mapping[str, int],
-        pack: bool,
+        pack: bool | str,
         seed: int,
-        rows: tuple[int, int] | None = None,
+        host_rows: Callable[[int], tuple[int, int]] | None = None,
         shuffle: bool = True,
         length_buckets: Mapping[str, Sequence[int]] | None = None,
         features: Features | None = None,
+        multiple: int = 1,
     ):
         named = [Member(*member) for member in members]
         self.members = named
         self._features = features or EncoderDecoderFeatures()
         planner = EpochPlanner(named, seed, self._features, shuffle)
         self._batch_size = batch_size
-        self._rows = rows or (0, batch_size)
+        self._host_rows = host_rows or (lambda num_rows: (0, num_rows))
         self._pack = pack
         limits = self._features.limits(lengths)
         longest = planner.longest or (limits["inputs"], limits["targets"])
-        needed = []
-        for (side, limit), positions in zip(limits.items(), longest, strict=True):
-            allowed = (limit,) if pack else (length_buckets or {}).get(side, _multiples(32, limit))
-            needed.append(_smallest_holding(positions, allowed, side))
+        allowed = [
+            (limit,) if pack is True else (length_buckets or {}).get(side, multiples(32, limit))
+            for side, limit in limits.items()
+        ]
+        needed = [
+            smallest_holding(positions, lengths, side)
+            for positions, lengths, side in zip(longest, allowed, limits, strict=True)
+        ]
         self._row_lengths = self._features.row_lengths(*needed)
-        pack_into = (limits["inputs"], limits["targets"]) if pack else None
+        pack_into = (limits["inputs"], limits["targets"]) if pack is True else None
         # Two plans: the background thread may be one epoch ahead.
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
         self._identity = {
@@ -105,6 +126,15 @@ class TrainBatches:
             "pack": pack,
             "lengths": {side: int(limit) for side, limit in lengths.items()},
         }
+        self._num_rows = batch_size
+        self._multiple = multiple
+        if pack == PER_BATCH:
+            first, second = (
+                [length for length in lengths if length >= least]
+                for least, lengths in zip(needed, allowed, strict=True)
+            )
+            candidates = itertools.product(first, second)
+            self._num_rows, self._row_lengths = self._choose_shape(candidates)
         self._epoch, self._step = 0, 0
         self._stream: Generator[tuple[Batch, BatchInfo], None, None] | None = None
 
@@ -113,46 +143,99 @@ class TrainBatches:
         """{'inputs': positions, 'targets': positions} of every row; see Features.limits."""
         return self._row_lengths
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of a batch, those of all hosts; of a few more, where each batch is joined."""
+        return self._num_rows
+
     def steps_per_epoch(self, epoch: int = 0) -> int:
         """Batches in an epoch; when packing, epochs may differ by a few."""
         return -(-self._plan(epoch).layout.num_rows // self._batch_size)
 
     def steps_for_epochs(self, num_epochs: int) -> int:
         """Batches in the first `num_epochs` epochs together."""
-        if not self._pack:
+        if self._pack is not True:
             return num_epochs * self.steps_per_epoch()
         return sum(self.steps_per_epoch(epoch) for epoch in range(num_epochs))
 
     def make(self, epoch: int, step_in_epoch: int) -> tuple[Batch, BatchInfo]:
         """This host's rows of one batch; a pure function of its arguments."""
-        plan = self._plan(epoch)
-        first_row = step_in_epoch * self._batch_size
-        whole = plan.layout.part(first_row, first_row + self._batch_size)
-        examples = plan.pool.read(plan.examples[whole.items])
-        targets = [
-            example.targets[choice]
-            for example, choice in zip(examples, plan.targets[whole.items], strict=True)
-        ]
+        layout, examples, targets, sides = self._lay_out(self._plan(epoch), step_in_epoch)
         # Entries are sorted by row, so this host's are neighbours.
-        first, last = np.searchsorted(whole.rows, self._rows)
+        rows = self._host_rows(layout.num_rows)
+        first, last = np.searchsorted(layout.rows, rows)
         batch = self._features.build(
             [example.inputs for example in examples[first:last]],
             targets[first:last],
-            whole.part(*self._rows),
+            layout.part(*rows),
             self._row_lengths,
         )
+        used = self._features.row_lengths(*(int(side.sum()) for side in sides))
+        num_tokens = self._features.num_positions(used)
+        positions = layout.num_rows * self._features.num_positions(self._row_lengths)
+        ids = tuple(example.id for example in examples)
+        padding_share = 1 - num_tokens / positions
+        return batch, BatchInfo(
+            epoch, step_in_epoch, layout.num_rows, ids, num_tokens, padding_share
+        )
+
+    def _lay_out(
+        self, plan: EpochPlan, step_in_epoch: int
+    ) -> tuple[Layout, list[Example], list[np.ndarray], Sides]:
+        """A batch's layout; its examples, their targets and positions, entry by entry."""
+        layout, examples, targets, sides = self._read(plan, step_in_epoch)
+        if self._pack != PER_BATCH:
+            return layout, examples, targets, sides
+        joined, order = join_rows(layout, *sides, *self._row_lengths.values())
+        num_rows = self._size_holding(joined.num_rows)
+        return (
+            replace(joined, num_rows=num_rows),
+            [examples[entry] for entry in order],
+            [targets[entry] for entry in order],
+            (sides[0][order], sides[1][order]),
+        )
+
+    def _read(
+        self, plan: EpochPlan, step_in_epoch: int
+    ) -> tuple[Layout, list[Example], list[np.ndarray], Sides]:
+        first_row = step_in_epoch * self._batch_size
+        layout = plan.layout.part(first_row, first_row + self._batch_size)
+        examples = plan.pool.read(plan.examples[layout.items])
+        targets = [
+            example.targets[choice]
+            for example, choice in zip(examples, plan.targets[layout.items], strict=True)
+        ]
         sides = self._features.sides(
             np.array([len(example.inputs) for example in examples], np.int64),
             np.array([len(tokens) for tokens in targets], np.int64),
         )
-        used = self._features.row_lengths(*(int(side.sum()) for side in sides))
-        num_tokens = self._features.num_positions(used)
-        positions = self._batch_size * self._features.num_positions(self._row_lengths)
-        ids = tuple(example.id for example in examples)
-        padding_share = 1 - num_tokens / positions
-        return batch, BatchInfo(
-            epoch, step_in_epoch, self._batch_size, ids, num_tokens, padding_share
-        )
+        return layout, examples, targets, sides
+
+    def _choose_shape(self, candidates: Iterable[tuple[int, int]]) -> tuple[int, Lengths]:
+        """Rows of a joined batch and their lengths, for the fewest positions in the first batches.
+
+        A row twice as long as the longest example needs it to be wastes less at its end.
+        """
+        plan = self._plan(0)
+        steps = min(self.steps_per_epoch(), max(1, _LOOKED_AT // self._batch_size))
+        batches = [self._read(plan, step) for step in range(steps)]
+        shapes: dict[int, tuple[int, Lengths]] = {}
+        for row_lengths in map(lambda pair: self._features.row_lengths(*pair), candidates):
+            num_rows = self._size_holding(
+                max(
+                    join_rows(layout, *sides, *row_lengths.values())[0].num_rows
+                    for layout, _, _, sides in batches
+                )
+            )
+            positions = num_rows * self._features.num_positions(row_lengths)
+            shapes.setdefault(positions, (num_rows, row_lengths))
+        return shapes[min(shapes)]
+
+    def _size_holding(self, num_rows: int) -> int:
+        """The next larger of the numbers of rows that joined batches may have."""
+        parts = self._batch_size // self._multiple
+        step = -(-parts // _NUM_SIZES) * self._multiple
+        return min(-(-num_rows // step) * step, self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
         return self
@@ -229,7 +312,7 @@ def eval_batches(
     target_lengths = np.array([len(tokens) for tokens in targets], np.int64)
     limits = features.limits(lengths)
     first, second = features.sides(input_lengths, target_lengths)
-    _smallest_holding(int(second.max(initial=1)), (limits["targets"],), "targets")
+    smallest_holding(int(second.max(initial=1)), (limits["targets"],), "targets")
     buckets = buckets or make_length_buckets(limits["inputs"])
     for chosen, length in batches_by_length(first, batch_size, buckets):
         rows = np.arange(len(chosen))
@@ -239,50 +322,3 @@ def eval_batches(
         inputs = [examples[index].inputs for index in chosen]
         row_lengths = features.row_lengths(length, limits["targets"])
         yield indices, features.build(inputs, [targets[i] for i in chosen], layout, row_lengths)
-
-
-def batches_by_length(
-    lengths: Sequence[int] | np.ndarray, batch_size: int, buckets: Sequence[int]
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Places in `lengths`, longest first, in batches.
-
-    Yields:
-        places: int64 [n], at most `batch_size`.
-        length: the smallest bucket that holds the longest of them.
-
-    Raises:
-        ConfigError: a length is beyond the largest bucket.
-    """
-    lengths = np.asarray(lengths, np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        yield chosen, _smallest_holding(int(lengths[chosen[0]]), buckets, "inputs")
-
-
-def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -> tuple[int, ...]:
-    """Lengths up to `limit`, so many for each doubling of `smallest`, evenly spaced in between.
-
-    400, per_doubling 1 -> 64, 128, 256, 400
-    400, per_doubling 2 -> 64, 96, 128, 192, 256, 384, 400
-    """
-    buckets = []
-    while smallest < limit:
-        between = (smallest + smallest * part // per_doubling for part in range(per_doubling))
-        buckets += [length for length in between if length < limit]
-        smallest *= 2
-    return (*buckets, limit)
-
-
-def _multiples(step: int, limit: int) -> tuple[int, ...]:
-    return (*range(step, limit, step), limit)
-
-
-def _smallest_holding(longest: int, lengths: Sequence[int], side: str) -> int:
-    """The smallest of the ascending `lengths` that holds `longest` tokens."""
-    for length in lengths:
-        if length >= longest:
-            return length
-    raise ConfigError(
-        f"{side}: an example of {longest} tokens; allowed: {lengths[-1]} (TASK_FEATURE_LENGTHS)"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import seqio
@@ -104,7 +104,11 @@ def load_flat(cfg: DatasetConfig) -> list[Example]:
 
 
 def train_batches(
-    cfg: DatasetConfig, features: Features, seed: int, rows: tuple[int, int] | None = None
+    cfg: DatasetConfig,
+    features: Features,
+    seed: int,
+    host_rows: Callable[[int], tuple[int, int]] | None = None,
+    multiple: int = 1,
 ) -> TrainBatches:
     """This host's endless training batches.
 
@@ -112,7 +116,8 @@ def train_batches(
       cfg: the dataset; `cfg.seed` wins over `seed`.
       features: what a batch holds.
       seed: the run's seed.
-      rows: the rows of each batch that this host needs; see `TrainBatches`.
+      host_rows: the rows of a batch that this host needs; see `TrainBatches`.
+      multiple: see `TrainBatches`.
 
     Raises:
       ConfigError: see `load`, `open_mixture` and `TrainBatches`.
@@ -134,7 +139,8 @@ def train_batches(
         lengths=cfg.task_feature_lengths,
         pack=cfg.pack,
         seed=seed,
-        rows=rows,
+        host_rows=host_rows,
         shuffle=cfg.shuffle,
         features=features,
+        multiple=multiple,
     )

@@ -13,7 +13,7 @@ token 0 inside, keeps its place.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -157,3 +157,30 @@ def lay_out(rows: np.ndarray, encoder_lengths: np.ndarray, decoder_lengths: np.n
         decoder_starts=starts(decoder_lengths),
         num_rows=int(rows.max(initial=0)) + 1 if len(rows) else 0,
     )
+
+
+def join_rows(
+    layout: Layout,
+    encoder_lengths: np.ndarray,
+    decoder_lengths: np.ndarray,
+    encoder_limit: int,
+    decoder_limit: int,
+) -> tuple[Layout, np.ndarray]:
+    """The segments of a batch, in as few rows as best fit finds.
+
+    Args:
+        layout: any; its rows are forgotten.
+        encoder_lengths: int [segments], of each entry of the layout.
+        decoder_lengths: int [segments].
+        encoder_limit: tokens a row holds on the encoder side.
+        decoder_limit: tokens a row holds on the decoder side.
+
+    Returns:
+        The layout of the same items, and int [segments]: the entry of `layout` that each of its
+        entries was.
+    """
+    open_rows = max(len(layout.items), 1)
+    rows = pack_rows(encoder_lengths, decoder_lengths, encoder_limit, decoder_limit, open_rows)
+    joined = lay_out(rows, encoder_lengths, decoder_lengths)
+    whole = joined.part(0, joined.num_rows)
+    return replace(whole, items=layout.items[whole.items]), whole.items

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from t5x_ext.data.batching import make_length_buckets
+from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.loop import Shared

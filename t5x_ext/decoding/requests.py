@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_ext import bounds
-from t5x_ext.data.batching import batches_by_length
+from t5x_ext.data.length_buckets import batches_by_length
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_ext.data.batching import batches_by_length, make_length_buckets
+from t5x_ext.data.length_buckets import batches_by_length, make_length_buckets
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.adapter_rows import adapter_rows

@@ -33,13 +33,13 @@ class Workload:
       rows: global.
       input_length: encoder positions.
       target_length: decoder positions.
-      pack: whether rows hold several examples.
+      pack: whether rows hold several examples; "batch": each batch's are joined.
     """
 
     rows: int
     input_length: int
     target_length: int
-    pack: bool = False
+    pack: bool | str = False
 
 
 def lower_train_step(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:

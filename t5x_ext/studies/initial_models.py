@@ -137,7 +137,8 @@ class InitialModels:
         train = self.data.initial(initial)
         # Adapters need something to adapt.
         tuner = self.tuner if initial.base else self.tuner.full
-        batches = make_batches(train, recipe, initial.seed, tuner.model.features)
+        shards = tuner.partitioner.num_batch_shards
+        batches = make_batches(train, recipe, initial.seed, tuner.model.features, shards)
         steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
         base = self._save_base(initial, directory)
         clock = time.monotonic()

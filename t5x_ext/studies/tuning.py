@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.data.batching import TrainBatches, make_length_buckets
+from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import Features
+from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.methods import Method
 from t5x_ext.models import BaseTransformerModel, parameters
@@ -116,7 +117,13 @@ class Tuner:
         if not train:
             return Job(tuple(cells), train, test)
         recipe = self._recipe(cells[0])
-        batches = make_batches(train, recipe, cells[0].seed, self.model.features)
+        batches = make_batches(
+            train,
+            recipe,
+            cells[0].seed,
+            self.model.features,
+            self.partitioner.num_batch_shards,
+        )
         steps = recipe.num_steps(batches.steps_for_epochs(recipe.epochs))
         return Job(tuple(cells), train, test, batches, steps)
 
@@ -132,7 +139,7 @@ class Tuner:
         job = group[0]
         if job.batches is None:
             return
-        shape = self._recipe(job.cell).batch_size, job.batches.row_lengths
+        shape = job.batches.num_rows, job.batches.row_lengths
         program = self.program(self._trainer(job))
         step: Any
         if len(group) == 1:
@@ -167,7 +174,8 @@ class Tuner:
     def _shared(self, job: Job) -> tuple[Any, ...]:
         """What jobs of one program have in common: schedule, shape of the batches, decodings."""
         assert job.batches is not None  # zero-shot: alone
-        return self._trainer(job), tuple(job.batches.row_lengths.items()), job.decodings
+        shape = job.batches.num_rows, *job.batches.row_lengths.items()
+        return self._trainer(job), shape, job.decodings
 
     def _trainer(self, job: Job) -> Trainer:
         return self._recipe(job.cell).trainer(job.num_steps)
@@ -241,7 +249,11 @@ def copy_to(model_params: Params, memory: str) -> Params:
 
 
 def make_batches(
-    train: Sequence[Example], recipe: Recipe, seed: int, features: Features
+    train: Sequence[Example],
+    recipe: Recipe,
+    seed: int,
+    features: Features,
+    num_batch_shards: int = 1,
 ) -> TrainBatches:
     """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
     limits = features.limits(recipe.task_feature_lengths)
@@ -256,4 +268,5 @@ def make_batches(
             "targets": make_length_buckets(limits["targets"], smallest=16),
         },
         features=features,
+        multiple=num_batch_shards * recipe.num_microbatches,
     )

@@ -100,7 +100,7 @@ def train_experts(
     Args:
       experts: compiled functions.
       state: of all, from `experts.start`; consumed.
-      batches: of each expert, all of one shape; each gives the whole global batch on every host.
+      batches: of each expert, rows of one length; each gives the whole global batch on every host.
         There may be fewer than `experts.num_experts`: the rest of the program idles.
       num_steps: steps of each expert, 1 or more.
       keys: dropout key of each expert.
@@ -123,7 +123,7 @@ def train_experts(
         ]
         shown = [*current, *current[:1] * idle]
         placed = {
-            name: partitioner.put_whole(np.stack([rows[name] for rows in shown]))
+            name: partitioner.put_whole(_stack([rows[name] for rows in shown]))
             for name in current[0]
         }
         state, metrics = experts.train_step(state, placed, all_keys, step <= ends, frozen)
@@ -133,3 +133,9 @@ def train_experts(
     return state.params, [
         [float(read[1][index]), float(read[end][index])] for index, end in enumerate(num_steps)
     ]
+
+
+def _stack(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """[B, L] each -> [E, B, L]; joined batches may differ in B, and are filled with empty rows."""
+    most = max(len(rows) for rows in batches)
+    return np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0))) for rows in batches])

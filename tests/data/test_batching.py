@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_ext.data.batching import TrainBatches, eval_batches, make_length_buckets
+from t5x_ext.data.batching import TrainBatches, eval_batches
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.features import EncoderDecoderFeatures
+from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.packing import lay_out
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
@@ -84,7 +85,7 @@ def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
         assert batch[name].dtype == (np.float32 if "weights" in name else np.int32)
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [False, True, "batch"])
 def test_an_epoch_holds_every_token_of_every_example_once(pack):
     examples = make_examples(37)
     batches = make_batches(examples, pack=pack)
@@ -195,15 +196,19 @@ def test_a_restored_position_continues_exactly(pack):
         assert_same(whole[consumed:], take(resumed, 20 - consumed))
 
 
+def share_of(host: int, num_hosts: int):
+    """What PjitPartitioner.host_rows is on a mesh of these hosts."""
+    return lambda rows: (host * rows // num_hosts, (host + 1) * rows // num_hosts)
+
+
 def test_hosts_share_each_batch_and_their_number_may_change():
     examples = make_examples(40)
     whole = take(make_batches(examples, batch_size=8), 6)
-    second_half = make_batches(examples, batch_size=8, rows=(4, 8))
+    second_half = make_batches(examples, batch_size=8, host_rows=lambda rows: (4, 8))
     take(second_half, 3)
     for num_hosts in (1, 2, 4):
-        share = 8 // num_hosts
         hosts = [
-            make_batches(examples, batch_size=8, rows=(host * share, (host + 1) * share))
+            make_batches(examples, batch_size=8, host_rows=share_of(host, num_hosts))
             for host in range(num_hosts)
         ]
         for host in hosts:
@@ -219,7 +224,8 @@ def test_hosts_share_each_batch_and_their_number_may_change():
 def test_a_host_without_examples_in_the_last_batch_takes_as_many_steps():
     examples = make_examples(9)
     hosts = [
-        make_batches(examples, batch_size=8, pack=False, rows=rows) for rows in ((0, 4), (4, 8))
+        make_batches(examples, batch_size=8, pack=False, host_rows=share_of(host, 2))
+        for host in range(2)
     ]
     seen = []
     for _ in range(2 * hosts[0].steps_per_epoch()):
@@ -367,3 +373,56 @@ def test_batching_needs_no_tensorflow():
     repo = Path(__file__).resolve().parents[2]
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=repo, text=True)
     assert printed.strip() == "[]"
+
+
+def test_joined_batches_hold_the_examples_of_unpacked_ones_in_fewer_rows():
+    examples = make_examples(200, num_targets=3)
+    alone = make_batches(examples, batch_size=16, pack=False)
+    joined = make_batches(examples, batch_size=16, pack="batch", multiple=2)
+    assert joined.steps_for_epochs(2) == alone.steps_for_epochs(2) == 26
+    sizes = set()
+    for (padded, one), (fewer, info) in zip(take(alone, 26), take(joined, 26), strict=True):
+        assert sorted(info.ids) == sorted(one.ids)
+        assert (info.epoch, info.step_in_epoch) == (one.epoch, one.step_in_epoch)
+        assert info.num_tokens == one.num_tokens
+        assert info.padding_share < one.padding_share
+        for name in ("encoder_input_tokens", "decoder_target_tokens"):
+            assert sorted(fewer[name][fewer[name] > 0]) == sorted(padded[name][padded[name] > 0])
+        assert len(fewer["encoder_input_tokens"]) == info.num_rows <= 10
+        assert info.num_rows % 2 == 0
+        sizes.add(info.num_rows)
+    assert joined.num_rows in sizes
+    assert len(sizes) <= 3
+
+
+def test_a_joined_batch_that_needs_more_rows_than_the_first_ones_gets_them():
+    short = [make_example(f"s{i}", [5] * 3, [6] * 2) for i in range(2048)]
+    long = [make_example(f"l{i}", [5] * 64, [6] * 16) for i in range(8)]
+    batches = make_batches([*short, *long], batch_size=8, pack="batch", shuffle=False)
+    assert batches.num_rows == 1
+    assert batches.make(0, 0)[1].num_rows == 1
+    assert batches.make(0, 256)[1].num_rows == 8
+
+
+def test_rows_of_joined_batches_are_as_long_as_wastes_least():
+    examples = [make_example(f"e{i}", [5] * 40, [6] * 10) for i in range(8)]
+    lengths = {"inputs": 128, "targets": 32}
+    batches = TrainBatches([("t", examples, 1.0)], 8, lengths, "batch", 0)
+    # Eight rows of 64 and 32 hold one each; three of 128 and 32 hold all, three to a row.
+    assert (batches.num_rows, dict(batches.row_lengths)) == (3, lengths)
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 4])
+def test_hosts_share_joined_batches(num_hosts):
+    examples = make_examples(40)
+    whole = take(make_batches(examples, 8, pack="batch", multiple=4), 6)
+    hosts = [
+        make_batches(examples, 8, "batch", host_rows=share_of(host, num_hosts), multiple=4)
+        for host in range(num_hosts)
+    ]
+    for batch, info in whole:
+        parts = [next(host) for host in hosts]
+        assert all(part_info == info for _, part_info in parts)
+        for name in batch:
+            joined = np.concatenate([part[name] for part, _ in parts])
+            np.testing.assert_array_equal(joined, batch[name], err_msg=name)

@@ -102,7 +102,7 @@ def run(settings: Settings) -> None:
         LENGTHS,
         pack=True,
         seed=0,
-        rows=partitioner.host_rows(BATCH_SIZE),
+        host_rows=partitioner.host_rows,
     )
     held_out = DatasetConfig("task", LENGTHS, "validation", BATCH_SIZE)
 

@@ -68,7 +68,11 @@ def test_packed_equals_unpacked_with_all_gradients(family: str) -> None:
     packed, info = make_batches(model, 16, pack=True).make(0, 0)
     unpacked, _ = make_batches(model, 24, pack=False).make(0, 0)
     assert len(info.ids) == 24 and packed["decoder_segment_ids"].max() > 1
-    assert_close(sums(model, params, packed), sums(model, params, unpacked))
+    joined, joined_info = make_batches(model, 24, pack="batch").make(0, 0)
+    assert joined_info.num_rows < 24
+    expected = sums(model, params, unpacked)
+    assert_close(sums(model, params, packed), expected)
+    assert_close(sums(model, params, joined), expected)
 
 
 def test_microbatches_and_remat_change_no_gradient() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,7 +32,7 @@ TRAINER = Trainer(learning_rate_fn=create_learning_rate_scheduler("constant", 1e
 STEPS = [6, 2, 9]
 
 
-def batches(seed: int) -> TrainBatches:
+def batches(seed: int, pack: bool | str = False, batch_size: int = 4) -> TrainBatches:
     rng = np.random.default_rng(seed)
     examples = [
         Example(
@@ -48,9 +49,9 @@ def batches(seed: int) -> TrainBatches:
     ]
     return TrainBatches(
         [("t", examples, 1.0)],
-        batch_size=4,
+        batch_size=batch_size,
         lengths={"inputs": 32, "targets": 16},
-        pack=False,
+        pack=pack,
         seed=seed,
         length_buckets={"inputs": (32,), "targets": (16,)},
     )
@@ -108,3 +109,26 @@ def test_the_mesh_splits_the_expert_axis() -> None:
     kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]  # [8, 2, 16, 32]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 2, 8, 32)}
     assert state.step.shape == (8,)
+
+
+def test_joined_batches_of_other_numbers_of_rows_train_side_by_side() -> None:
+    model = EncoderDecoderModel(
+        network.Transformer(CONFIG.replace(dropout_rate=0.0)), optimizer_def=AdamW()
+    )
+    single = Program(model, PjitPartitioner(devices=tuple(jax.devices()[:1])), TRAINER)
+    initial = model.init_params(jax.random.key(7))
+    keys = [jax.random.key(0)] * 2
+    _, together = train_experts(
+        ExpertProgram(single, 2),
+        ExpertProgram(single, 2).start(initial),
+        [batches(0, "batch", 4), batches(1, "batch", 8)],
+        [3, 3],
+        keys,
+    )
+    assert batches(0, "batch", 4).num_rows < batches(1, "batch", 8).num_rows
+    for seed, size in ((0, 4), (1, 8)):
+        losses: list[float] = []
+        keep = [lambda event, losses=losses: losses.append(float(event.metrics["loss"])) and None]
+        state = single.state_from_params(jax.tree.map(jnp.copy, initial))
+        train_loop(single, state, batches(seed, False, size), 3, keys[0], keep)
+        np.testing.assert_allclose(together[seed], [losses[0], losses[2]], rtol=1e-5)

@@ -52,7 +52,7 @@ def make_examples(count: int) -> list[Example]:
     ]
 
 
-def make_batches(count: int, batch_size: int, pack: bool) -> TrainBatches:
+def make_batches(count: int, batch_size: int, pack: bool | str) -> TrainBatches:
     return TrainBatches([("task", make_examples(count), 1.0)], batch_size, LENGTHS, pack, seed=0)
 
 
@@ -85,6 +85,22 @@ def loss_sums(model: EncoderDecoderModel):
 
 def gradients(model: EncoderDecoderModel, weights, batch, microbatches: int = 1):
     return jax.jit(lambda w, b: sum_gradients(model, w, b, None, microbatches))(weights, batch)
+
+
+def test_the_step_of_a_joined_batch_is_that_of_the_padded_one() -> None:
+    padded, joined = (make_batches(24, 12, pack) for pack in (False, "batch"))
+    model = make_model(dropout_rate=0.0)
+    weights = model.init_params(jax.random.key(0))
+    for step in range(2):
+        (batch, _), (fewer, info) = (each.make(0, step) for each in (padded, joined))
+        assert info.num_rows <= 6
+        expected, sums = gradients(model, weights, batch)
+        found, same_sums = gradients(model, weights, fewer)
+        np.testing.assert_allclose(same_sums.loss, sums.loss, rtol=1e-6)
+        assert same_sums.weight == sums.weight
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
+        )
 
 
 def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
