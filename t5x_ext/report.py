@@ -9,13 +9,20 @@ differences and categories as PNG and SVG. Cells that have not finished are left
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from etils import epath
 
 from t5x_ext import files
 from t5x_ext.bounds import real_flag
 from t5x_ext.terminal import Parser, command, show, show_json
+
+if TYPE_CHECKING:
+    from t5x_ext.reports.document import Document
+    from t5x_ext.reports.study_files import Study
 
 
 def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dict[str, Any]:
@@ -34,22 +41,46 @@ def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dic
         ConfigError: the study cannot be read, or the report not written.
     """
     # Matplotlib takes a second to load; `--help` and usage errors need not wait for it.
-    from t5x_ext.reports import content, csv_files, html, markdown, plots
+    from t5x_ext.reports import html, markdown
     from t5x_ext.reports.study_files import read_study
 
-    findings = content.find(read_study(study_dir), targets)
-    study, grid = findings.study, findings.grids["rougeL"]
+    study = read_study(study_dir)
     out = study.directory / "report"
+    write = _write_datasets if study.has_own_metrics else functools.partial(_write, targets=targets)
+    document, summary = write(study, out)
+    files.write_text(out / "report.md", markdown.render(document))
+    files.write_text(out / "index.html", html.render(document, out))
+    return summary | {"page": str(out / "index.html")}
+
+
+def _write(
+    study: Study, out: epath.Path, targets: Sequence[float]
+) -> tuple[Document, dict[str, Any]]:
+    """Tables and figures of a study of ROUGE-L against budgets; its report and summary."""
+    from t5x_ext.reports import content, csv_files, plots
+
+    findings = content.find(study, targets)
+    grid = findings.grids["rougeL"]
     csv_files.write_results(out / "results.csv", study)
     csv_files.write_summary(out / "summary.csv", study, findings.grids)
     plots.save(plots.plot_scores(study, grid), out, "scores")
     if findings.by_budget:
         plots.save(plots.plot_differences(study, findings.by_budget), out, "differences")
     plots.save(plots.plot_categories(study, grid), out, "categories")
-    document = content.build_document(findings)
-    files.write_text(out / "report.md", markdown.render(document))
-    files.write_text(out / "index.html", html.render(document, out))
-    return content.summary(findings) | {"page": str(out / "index.html")}
+    return content.build_document(findings), content.summary(findings)
+
+
+def _write_datasets(study: Study, out: epath.Path) -> tuple[Document, dict[str, Any]]:
+    """Tables and figures of a study whose datasets have metrics of their own."""
+    from t5x_ext.reports import csv_files, dataset_content, plots
+
+    findings = dataset_content.find(study)
+    csv_files.write_results(out / "results.csv", study)
+    csv_files.write_datasets(out / "datasets.csv", findings.scores)
+    grid = findings.scores.grid
+    plots.save(plots.plot_scores(study, grid), out, "scores")
+    plots.save(plots.plot_categories(study, grid), out, "categories")
+    return dataset_content.build_document(findings), dataset_content.summary(findings)
 
 
 def _parser() -> Parser:

@@ -205,6 +205,7 @@ def _write_study_json(
     superni_cfg: SuperNIConfig,
     data: Any,
 ) -> None:
+    from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
     from t5x_ext.studies import store
 
     most = max((int(b[1:]) for arm in plan.arms if arm.data for b in arm.budgets), default=0)
@@ -220,6 +221,7 @@ def _write_study_json(
                     "category": data.category(task),
                     # Arms with data of their own: what the largest of them has.
                     "train_instances": data.num_train(task) or most,
+                    **({"metrics": own} if (own := metrics_of(task)) != DEFAULT_METRICS else {}),
                 }
                 for task in plan.tasks
             ],

@@ -42,6 +42,8 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "m2": MaxMatch,
     "unchanged": outputs.unchanged,
     "empty": outputs.empty,
+    "run_away": outputs.run_away,
+    "edit_distance": outputs.EditDistance,
     "errant": Errant,
     "errant_ds": lambda: Errant("errant_ds", "ds"),
     "errant_dt": lambda: Errant("errant_dt", "dt"),

@@ -1,7 +1,9 @@
 """What outputs look like, whatever their score: most differences in scores begin here.
 
-unchanged    share of outputs that repeat their source, up to tokenisation
-empty        share of outputs without text
+unchanged       share of outputs that repeat their source, up to tokenisation
+empty           share of outputs without text
+run_away        share of outputs more than twice as long as their source and every reference
+edit_distance   words deleted and inserted, per word of the sources
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_ext.metrics.metric import Metric, mean_of, with_ones
+from t5x_ext.metrics.metric import Metric, mean_of, ratio, with_ones
 from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.metrics.tokens import letters
+from t5x_ext.metrics.rouge import longest_common_subsequence
+from t5x_ext.metrics.tokens import letters, tokenize_outputs
+
+# Of an answer to a text of one or two words, so many more are no sign of endless repetition.
+_SPARE_WORDS = 8
 
 
 class Share(Metric):
@@ -43,3 +49,39 @@ def unchanged() -> Metric:
 def empty() -> Metric:
     """Outputs without text."""
     return Share("empty", lambda row: not row.prediction.strip())
+
+
+def run_away() -> Metric:
+    """Outputs of more than twice the words of their source or longest reference, and 8 more.
+
+    Models that do not learn to stop repeat themselves up to the limit of decoding.
+    """
+    return Share("run_away", _runs_away)
+
+
+def _runs_away(row: Prediction) -> bool:
+    longest = max(len(text.split()) for text in (row.source or "", *row.references))
+    return len(row.prediction.split()) > 2 * longest + _SPARE_WORDS
+
+
+class EditDistance(Metric):
+    """Words deleted and inserted on the shortest way from source to output, per word of the source.
+
+    A word replaced counts twice. Copies are at 0, whatever the form of their tokens.
+    """
+
+    name = key = "edit_distance"
+    needs = ("source",)
+
+    def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
+        """(words deleted and inserted, words of the source) of each row."""
+        counts = []
+        for row, output in zip(rows, tokenize_outputs(rows), strict=True):
+            source = (row.source or "").split()
+            kept = longest_common_subsequence(source, output)
+            counts.append((len(source) + len(output) - 2 * kept, len(source)))
+        return np.array(counts, float)
+
+    def finish(self, totals: np.ndarray) -> np.ndarray:
+        """Edits over words; above 1 where outputs have little in common with their sources."""
+        return ratio(totals[..., 0], totals[..., 1])

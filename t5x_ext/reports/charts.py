@@ -45,7 +45,7 @@ def _axis(grid: ScoreGrid, setting: str) -> BudgetAxis:
 
 def _lines(study: Study, grid: ScoreGrid, setting: str, category: str) -> tuple[Line, ...]:
     looks = looks_of(study)
-    members = [category in (ALL_TASKS, c) for c in grid.categories]
+    members = np.array([category in (ALL_TASKS, c) for c in grid.categories])
     lines = []
     for arm in study.arms:
         curve = grid.curve(arm.name) if arm.setting == setting else []
@@ -57,17 +57,16 @@ def _lines(study: Study, grid: ScoreGrid, setting: str, category: str) -> tuple[
     return tuple(lines)
 
 
-def _mark(grid: ScoreGrid, point: Point, x: float, members: list[bool]) -> Mark | None:
-    part = np.where(members, point.scores, np.nan)
-    there = ~np.isnan(part)
+def _mark(grid: ScoreGrid, point: Point, x: float, members: np.ndarray) -> Mark | None:
+    there = ~np.isnan(point.scores) & members
     if not there.any():
         return None
-    found = grid.resampler.interval(part)
+    found = grid.interval(point, members)
     tasks = int(there.any(axis=0).sum())
     labels = f"{point.labels_per_task:,.0f} labels per task, {100 * point.share:.3g} % of the data"
     text = (
         f"{point.arm.label}\n"
-        f"ROUGE-L {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]\n"
+        f"{grid.measure} {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]\n"
         f"{'zero-shot' if point.zero_shot else labels}\n"
         f"{tasks} task{'s' if tasks > 1 else ''}"
     )

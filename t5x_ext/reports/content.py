@@ -115,32 +115,7 @@ def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
 
 def _scores(findings: Findings, settings: list[str]) -> list[Block]:
     study = findings.study
-    blocks: list[Block] = []
-    missing = study.missing_scores()
-    if missing:
-        places = ", ".join(f"{arm} {budget} ({n})" for (arm, budget), n in missing.items())
-        blocks.append(
-            Paragraph(
-                f"This study is unfinished. Scores missing, of one per arm, budget, seed and task: "
-                f"{sum(missing.values())}, in {places}. Cells not finished: "
-                f"{study.unfinished_cells}. Points with different tasks cannot be compared "
-                "directly; the differences and crossings below use only what both sides have.",
-                warning=True,
-            )
-        )
-    if study.leaked_tasks:
-        blocks.append(Paragraph(_leak_text(study), warning=True))
-    diverged = [cell for cell in study.cells if cell.diverged]
-    if diverged:
-        places = ", ".join(sorted({f"{cell.arm} {cell.budget}" for cell in diverged}))
-        blocks.append(
-            Paragraph(
-                f"{len(diverged)} of {len(study.cells)} models diverged (their training loss is no "
-                f"finite number), in {places}. They are part of all scores as they are; a recipe "
-                "with a lower learning rate tunes all cells anew.",
-                warning=True,
-            )
-        )
+    blocks = note_tables.warnings(study)
     blocks.append(
         score_chart(
             study,
@@ -154,15 +129,6 @@ def _scores(findings: Findings, settings: list[str]) -> list[Block]:
     return blocks + [
         tables.score_table(findings.grids, findings.over_instances, s) for s in settings
     ]
-
-
-def _leak_text(study: Study) -> str:
-    return (
-        f"{len(study.leaked_tasks)} of {len(study.tasks)} tasks were tested on rows they were "
-        "trained on (split policy “paper” for small tasks). They are part of the scores in the "
-        "tables and figures, as in the paper; the claim, the differences and the crossings leave "
-        "them out."
-    )
 
 
 def _differences(findings: Findings) -> list[Block]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from t5x_ext.files import StrPath, write_text
 from t5x_ext.metrics.scoring import METRICS
+from t5x_ext.reports.dataset_scores import DatasetScores
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
 
@@ -35,7 +36,8 @@ _RESULT_HEADER = (
     "category",
     "train_examples",
     "test_examples",
-    *METRICS,
+)
+_RESULT_NOTES = (
     "truncated_train",
     "truncated_test",
     "leaked",
@@ -62,6 +64,7 @@ _SUMMARY_HEADER = (
     "exact_match",
     "rougeL_over_instances",
 )
+_DATASET_HEADER = ("arm", "label", "budget", "dataset", "metric", "score", "low", "high")
 
 
 def neutralise(value: object) -> object:
@@ -83,8 +86,10 @@ def _write(path: StrPath, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def write_results(path: StrPath, study: Study) -> None:
-    """results.csv: a row per finished cell and task."""
+    """results.csv: a row per finished cell and task, with every metric that some task has."""
     category = {task.name: task.category for task in study.tasks}
+    scored = (name for cell in study.cells for score in cell.scores.values() for name in score)
+    metrics = [name for name in dict.fromkeys((*METRICS, *scored)) if name != "n"]
     rows = []
     for cell in study.cells:
         arm = study.arm(cell.arm)
@@ -107,7 +112,7 @@ def write_results(path: StrPath, study: Study) -> None:
                     category[task],
                     cell.train_examples_by_task.get(task, 0),
                     scores["n"],
-                    *(scores[metric] for metric in METRICS),
+                    *(scores.get(metric, "") for metric in metrics),
                     train_cut,
                     test_cut,
                     int(task in cell.leaked_tasks),
@@ -116,7 +121,7 @@ def write_results(path: StrPath, study: Study) -> None:
                     cell.decode_secs,
                 )
             )
-    _write(path, _RESULT_HEADER, rows)
+    _write(path, (*_RESULT_HEADER, *metrics, *_RESULT_NOTES), rows)
 
 
 def write_summary(path: StrPath, study: Study, grids: dict[str, ScoreGrid]) -> None:
@@ -165,6 +170,28 @@ def write_summary(path: StrPath, study: Study, grids: dict[str, ScoreGrid]) -> N
                 )
             )
     _write(path, _SUMMARY_HEADER, rows)
+
+
+def write_datasets(path: StrPath, scores: DatasetScores) -> None:
+    """datasets.csv: a row per arm, budget, dataset and metric; traits of outputs are metrics too.
+
+    The columns `above_<arm>` hold the difference to each reference arm, empty for itself.
+    """
+    ends = ("", "_low", "_high")
+    above = [f"above_{row.arm}{end}" for row in scores.references for end in ends]
+    rows: list[list[object]] = []
+    for row in (*scores.rows, *scores.bounds):
+        for i, column in enumerate(scores.columns):
+            found = row.interval([i])
+            if found is None:
+                continue
+            cells: list[object] = [row.arm, row.label, row.budget, column.task, column.metric.key]
+            cells += [found.mean, found.low, found.high]
+            for reference in scores.references:
+                apart = None if row is reference else row.above(reference, [i])
+                cells += [apart.mean, apart.low, apart.high] if apart else [""] * len(ends)
+            rows.append(cells)
+    _write(path, (*_DATASET_HEADER, *above), rows)
 
 
 def _test_instances(study: Study) -> dict[str, float]:

@@ -33,7 +33,8 @@ class Paragraph:
 class Table:
     """Rows of text. Columns from `text_columns` on are numbers and aligned right.
 
-    `groups`, if there are any, are headings over several columns: (text, number of columns).
+    A line break in a cell sets the rest apart, such as the interval under a score. `groups`, if
+    there are any, are headings over several columns: (text, number of columns).
     `setting`, and `categories` for each row, are what a reader can narrow the page down to.
     """
 
@@ -100,12 +101,17 @@ class Chart(Picture):
 
 @dataclass(frozen=True)
 class Sample:
-    """One test instance with what each model answered."""
+    """One test instance with what each model answered.
+
+    `answers` are (model label, text, score in words). With a `source`, references and answers are
+    shown by what they change in it, where the medium allows.
+    """
 
     title: str
     inputs: str
     references: tuple[str, ...]
-    answers: tuple[tuple[str, str, float], ...]  # (model label, text, ROUGE-L in percent)
+    answers: tuple[tuple[str, str, str], ...]
+    source: str = ""
 
 
 Block = Paragraph | Table | Picture | Chart | Sample

@@ -24,6 +24,7 @@ from t5x_ext.reports.document import (
     Table,
     escape,
 )
+from t5x_ext.reports.edit_marks import mark_edits
 from t5x_ext.reports.svg import draw_key, draw_panel
 
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
@@ -114,7 +115,7 @@ def _table(table: Table) -> str:
     def row(cells: tuple[str, ...], tag: str, attributes: str = "") -> str:
         kinds = ("" if i < table.text_columns else ' class="n"' for i in range(len(cells)))
         body = "".join(
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+            f"<{tag}{kind}>{_lines(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
         )
         return f"<tr{attributes}>{body}</tr>"
 
@@ -133,6 +134,11 @@ def _table(table: Table) -> str:
         f'<div{setting}><div class="table"><table><caption>{escape(table.caption)}</caption>'
         f"<thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
     )
+
+
+def _lines(cell: str) -> str:
+    first, line_break, rest = escape(cell).partition("\n")
+    return f"{first}<br><small>{rest}</small>" if line_break else first
 
 
 def _row_attributes(table: Table, row: int) -> str:
@@ -192,12 +198,24 @@ def _picture(picture: Picture, pictures: epath.Path) -> str:
 
 
 def _sample(sample: Sample) -> str:
+    def shown(text: str) -> str:
+        return _edits(sample.source, text) if sample.source else escape(text) or "∅"
+
     answers = "".join(
-        f"<dt>{escape(label)} <span>ROUGE-L {score:.0f}</span></dt><dd>{escape(text) or '∅'}</dd>"
+        f"<dt>{escape(label)} <span>{escape(score)}</span></dt><dd>{shown(text)}</dd>"
         for label, text, score in sample.answers
     )
-    references = "\n".join(sample.references)
+    references = "\n".join(map(shown, sample.references))
     return (
         f'<article class="sample"><h3>{escape(sample.title)}</h3><pre>{escape(sample.inputs)}</pre>'
-        f"<dl><dt>Reference</dt><dd>{escape(references)}</dd>{answers}</dl></article>"
+        f"<dl><dt>Reference</dt><dd>{references}</dd>{answers}</dl></article>"
     )
+
+
+def _edits(source: str, text: str) -> str:
+    """The source with what a text deletes from it and inserts into it."""
+    if not text.strip():
+        return "∅"
+    tags = {"keep": "{}", "delete": "<del>{}</del>", "insert": "<ins>{}</ins>"}
+    parts = (tags[kind].format(escape(words)) for kind, words in mark_edits(source, text))
+    return " ".join(parts)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from etils import epath
 
-from t5x_ext import files
-from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.metric import mean_of, with_ones
-from t5x_ext.metrics.predictions import read_predictions
 from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_bounds, resample
+from t5x_ext.reports.answers import check_score, try_answers
 from t5x_ext.reports.study_files import Cell, Study
 
-_ROUNDING = 1e-6  # percent
 _Scores = dict[str, dict[str, list[float]]]  # {task: {instance id: percent, one per seed}}
 
 
@@ -36,33 +32,18 @@ def _read(cells: list[Cell]) -> _Scores:
     """Every instance's ROUGE-L over all cells of a point; empty where some are not there."""
     scores: _Scores = {}
     for cell in cells:
-        path = cell.directory / "predictions.jsonl"
-        try:
-            rows = read_predictions(path)
-        except files.Unreachable:
-            raise
-        except ConfigError:
+        answers = try_answers(cell)
+        if not answers:
             return {}
-        by_task: dict[str, list[float]] = {}
-        for row in (row for row in rows if row.task in cell.scores):
-            if not row.score or "rougeL" not in row.score:
+        for task, rows in answers.items():
+            if not all(row.score and "rougeL" in row.score for row in rows):
                 return {}
-            by_id = scores.setdefault(row.task, {})
-            by_id.setdefault(row.id, []).append(100 * row.score["rougeL"])
-            by_task.setdefault(row.task, []).append(100 * row.score["rougeL"])
-        _check_same(path, by_task, cell)
+            values = [100 * row.score["rougeL"] for row in rows if row.score]
+            check_score(cell, task, "rougeL", float(np.mean(values)))
+            by_id = scores.setdefault(task, {})
+            for row, value in zip(rows, values, strict=True):
+                by_id.setdefault(row.id, []).append(value)
     return scores
-
-
-def _check_same(path: epath.Path, by_task: dict[str, list[float]], cell: Cell) -> None:
-    """Refuses predictions that are not those that the cell's scores were computed from."""
-    for task, values in by_task.items():
-        stated = cell.scores[task]["rougeL"]
-        if abs(np.mean(values) - stated) > _ROUNDING:
-            raise ConfigError(
-                f"{path}: task '{task}': ROUGE-L {np.mean(values):.4f}, {stated:.4f} in "
-                "result.json; allowed: the predictions of that cell"
-            )
 
 
 def _interval(scores: _Scores) -> Interval:

@@ -38,7 +38,8 @@ class BudgetAxis:
     """A logarithmic axis of training examples per task, for the points of one setting.
 
     Attributes:
-        zero_at: where zero-shot stands, which has no place on a logarithmic axis.
+        zero_at: where zero-shot stands, and arms tuned on other data than the tasks': 0 has no
+            place on a logarithmic axis.
         limits: left and right end.
         ticks: (place, text); budgets whose names would overlap share one.
     """
@@ -49,7 +50,7 @@ class BudgetAxis:
 
     def place(self, point: Point) -> float:
         """Where a point stands."""
-        return self.zero_at if point.zero_shot else point.labels_per_task
+        return point.labels_per_task or self.zero_at
 
 
 def budget_axis(points: Sequence[Point]) -> BudgetAxis:
@@ -58,12 +59,12 @@ def budget_axis(points: Sequence[Point]) -> BudgetAxis:
     zero_at = min(trained) / 4
     names: dict[float, list[str]] = {}
     for point in sorted(points, key=lambda p: p.labels_per_task):
-        x = zero_at if point.zero_shot else point.labels_per_task
+        x = point.labels_per_task or zero_at
         near = next((at for at in names if abs(math.log(at / x)) < 0.18), x)
-        name = "0-shot" if point.zero_shot else budget_text(point.budget)
+        name = budget_text(point.budget) if point.labels_per_task else "0-shot"
         if name not in names.setdefault(near, []):
             names[near].append(name)
-    left = zero_at if any(p.zero_shot for p in points) else min(trained)
+    left = min(trained) if all(p.labels_per_task for p in points) else zero_at
     return BudgetAxis(
         zero_at=zero_at,
         limits=(left / 1.4, max(trained) * 1.4),

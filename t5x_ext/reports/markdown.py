@@ -59,7 +59,7 @@ def _sample(sample: Sample) -> str:
     parts = [f"**{escape(sample.title)}**", _fence(sample.inputs), "Reference:"]
     parts.append(_fence("\n".join(sample.references)))
     for label, text, score in sample.answers:
-        parts += [f"{escape(label)} (ROUGE-L {score:.0f}):", _fence(text)]
+        parts += [f"{escape(label)} ({escape(score)}):", _fence(text)]
     return "\n\n".join(parts)
 
 

@@ -79,7 +79,7 @@ def save(figure: Figure, directory: epath.Path, name: str) -> None:
 
 
 def plot_scores(study: Study, grid: ScoreGrid) -> Figure:
-    """ROUGE-L against training examples per task, log axis, one panel per setting.
+    """Score against training examples per task, log axis, one panel per setting.
 
     Proposed arms are curves with a band; baselines are dashed curves, or horizontal lines with a
     marker where they were trained at one budget only. Zero-shot stands at the left edge.
@@ -102,7 +102,7 @@ def plot_scores(study: Study, grid: ScoreGrid) -> Figure:
                 panel.axvline(axis.zero_at * 2, color=_FAINT, linewidth=1, linestyle=":")
             panel.set_xlabel("training examples per task (mean)")
             panel.grid(axis="x", visible=False)
-        next(iter(panels.values())).set_ylabel("ROUGE-L, mean over tasks")
+        next(iter(panels.values())).set_ylabel(f"{grid.measure}, mean over tasks")
         _add_legend(figure, panels)
         return figure
 
@@ -184,7 +184,7 @@ def category_points(study: Study, grid: ScoreGrid, setting: str) -> list[Point]:
 
 
 def plot_categories(study: Study, grid: ScoreGrid) -> Figure:
-    """Bars of ROUGE-L by category, an arm a colour; dots are the single tasks."""
+    """Bars of the score by category, an arm a colour; dots are the single tasks."""
     with matplotlib.rc_context(_STYLE):
         looks = looks_of(study)
         counts = {c: grid.categories.count(c) for c in dict.fromkeys(grid.categories)}
@@ -198,7 +198,7 @@ def plot_categories(study: Study, grid: ScoreGrid) -> Figure:
                 _draw_bars(panel, grid, point, looks[point.arm.label], categories, i, len(points))
             panel.grid(axis="y", visible=False)
             panel.set_xlim(0, 100)
-            panel.set_xlabel("ROUGE-L")
+            panel.set_xlabel(grid.measure)
         first = next(iter(panels.values()))
         names = [f"{category} ({counts[category]})" for category in categories]
         first.set_yticks(range(len(categories)), names)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from t5x_ext import files
-from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import rouge
-from t5x_ext.metrics.predictions import Prediction, read_predictions
+from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.reports.answers import try_answers
 from t5x_ext.reports.comparisons import budgets_phrase
 from t5x_ext.reports.document import Sample
 from t5x_ext.reports.plots import category_points
 from t5x_ext.reports.score_grid import Point, ScoreGrid
-from t5x_ext.reports.study_files import SETTINGS, Cell, Study
+from t5x_ext.reports.study_files import SETTINGS, Study
 
 PER_CATEGORY = 2
 _SHOWN_CHARS = 700  # of a prompt: its end, where the instance stands
@@ -56,17 +55,8 @@ def _rows(study: Study, point: Point, task: str) -> list[Prediction]:
         for cell in study.cells
         if (cell.arm, cell.budget) == (point.arm.name, point.budget) and task in cell.scores
     )
-    cell: Cell | None = min(cells, key=lambda c: c.seed, default=None)
-    path = cell and cell.directory / "predictions.jsonl"
-    if not path or not files.is_file(path):
-        return []
-    try:
-        return [row for row in read_predictions(path) if row.task == task]
-    except files.Unreachable:
-        raise
-    except ConfigError:
-        # The scores stand in result.json; a damaged predictions file costs the examples only.
-        return []
+    cell = min(cells, key=lambda c: c.seed, default=None)
+    return try_answers(cell).get(task, []) if cell else []
 
 
 def _sample(row: Prediction, answers: dict[str, dict[str, Prediction]]) -> Sample:
@@ -74,8 +64,8 @@ def _sample(row: Prediction, answers: dict[str, dict[str, Prediction]]) -> Sampl
     for label, by_id in answers.items():
         if row.id in by_id:
             other = by_id[row.id]
-            score = rouge.rouge_l(other.prediction, other.references)
-            shown.append((label, other.prediction, 100 * score))
+            score = 100 * rouge.rouge_l(other.prediction, other.references)
+            shown.append((label, other.prediction, f"ROUGE-L {score:.0f}"))
     cut = len(row.inputs) > _SHOWN_CHARS
     inputs = "… " + row.inputs[-_SHOWN_CHARS:] if cut else row.inputs
     title = f"{row.category} · {row.task} · {row.id}"

@@ -19,6 +19,8 @@ class Point:
         scores: [seeds, tasks] percent, NaN where the cell is not there yet.
         labels_per_task: training examples per task, mean over the tasks that are there.
         share: training examples used, of all that these tasks have, 0..1.
+        draws: [samples, tasks] percent, the scores under bootstrap draws of test instances, where
+            these are drawn; None where tasks and seeds are.
     """
 
     arm: Arm
@@ -26,6 +28,7 @@ class Point:
     scores: np.ndarray
     labels_per_task: float
     share: float
+    draws: np.ndarray | None = None
 
     @property
     def zero_shot(self) -> bool:
@@ -60,12 +63,16 @@ class Resampler:
 
 @dataclass(frozen=True)
 class ScoreGrid:
-    """All points of a study for one metric, arms in study order, budgets from small to large."""
+    """All points of a study for one measure, arms in study order, budgets from small to large.
+
+    The measure is one metric, or of each task the metric that heads its column.
+    """
 
     tasks: tuple[str, ...]
     categories: tuple[str, ...]  # of each task
     points: tuple[Point, ...]
     resampler: Resampler
+    measure: str = "ROUGE-L"
 
     def curve(self, arm: str, zero_shot: bool = True) -> list[Point]:
         """The points of one arm from the smallest budget to the largest."""
@@ -79,9 +86,24 @@ class ScoreGrid:
         """The point of the arm and budget of another metric's; it has the same cells."""
         return next(p for p in self.curve(other.arm.name) if p.budget == other.budget)
 
-    def interval(self, point: Point) -> Interval:
-        """The point's mean over tasks and seeds with its bootstrap interval."""
-        return self.resampler.interval(point.scores)
+    def draw_means(self, point: Point, members: np.ndarray | None = None) -> np.ndarray:
+        """The point's mean under each bootstrap draw, [samples]; NaN where nothing was drawn.
+
+        Args:
+            point: of this grid.
+            members: [tasks] bool, the tasks to take the mean of; None takes all.
+        """
+        if members is None:
+            members = np.ones(len(self.tasks), bool)
+        if point.draws is None:
+            return self.resampler.means(np.where(members, point.scores, np.nan))
+        return point.draws[:, members & ~np.isnan(point.scores).all(axis=0)].mean(axis=1)
+
+    def interval(self, point: Point, members: np.ndarray | None = None) -> Interval:
+        """The point's mean with its bootstrap interval; `members` as in `draw_means`."""
+        scores = point.scores if members is None else np.where(members, point.scores, np.nan)
+        samples = self.draw_means(point, members)
+        return Interval(float(np.nanmean(scores)), *percentile_bounds(samples[~np.isnan(samples)]))
 
     def category_means(self, point: Point) -> dict[str, float]:
         """Mean over the tasks of each category (and seeds); categories without a score left out."""

@@ -18,8 +18,10 @@ from typing import Any
 
 from etils import epath
 
+from mixtures.task_metrics import metrics_of
 from t5x_ext import files
 from t5x_ext.errors import ConfigError, printable
+from t5x_ext.metrics.catalogue import NAMES
 from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports.json_fields import Fields, refuse_repeated
 
@@ -44,11 +46,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the grid; `train_instances` is all it has to train on."""
+    """A task of the grid; `train_instances` is all it has to train on.
+
+    `metrics` are the names of the metrics it is scored with, the one of its column first.
+    """
 
     name: str
     category: str
     train_instances: int
+    metrics: tuple[str, ...] = METRICS
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Cell:
     truncated_by_task: dict[str, tuple[int, int]]  # rows cut in train, in test
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
     diverged: bool  # its loss stopped being a finite number
+    cleaned_answers: dict[str, int]  # step -> answers that it changed
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class Study:
     initials: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
     unfinished_cells: int
+
+    @property
+    def has_own_metrics(self) -> bool:
+        """Whether some task is scored by other metrics than ROUGE-L and its companions."""
+        return any(task.metrics != METRICS for task in self.tasks)
 
     def arm(self, name: str) -> Arm:
         """The arm of this name; every cell's arm is one of the study's."""
@@ -175,7 +187,11 @@ def _arm(fields: Fields) -> Arm:
 
 
 def _task(fields: Fields) -> Task:
-    return Task(fields.text("name"), fields.text("category"), fields.integer("train_instances"))
+    name = fields.text("name")
+    metrics = fields.texts("metrics", metrics_of(name))
+    if not metrics or not set(metrics) <= set(NAMES):
+        raise fields.error("metrics", f"a list of metrics: {', '.join(NAMES)}")
+    return Task(name, fields.text("category"), fields.integer("train_instances"), metrics)
 
 
 def _initials(grid: Fields) -> dict[str, dict[str, Any]]:
@@ -218,7 +234,8 @@ def _cell(directory: epath.Path) -> Cell:
     scores = {}
     for task in by_task.values:
         row = by_task.inner(task)
-        metrics = {name: row.number(name, high=100) for name in METRICS}
+        own = (name for name in row.values if name not in ("category", "n"))
+        metrics = {name: row.number(name, high=100) for name in dict.fromkeys((*METRICS, *own))}
         scores[printable(task)] = {"n": row.integer("n", low=1), **metrics}
     truncated = fields.inner("truncated_by_task", {})
     return Cell(
@@ -236,6 +253,7 @@ def _cell(directory: epath.Path) -> Cell:
         truncated_by_task={printable(task): _pair(truncated, task) for task in truncated.values},
         short_tasks=fields.counts("short_tasks", {}),
         diverged=None in fields.get("train_loss", list, []),
+        cleaned_answers=fields.counts("cleaned_answers", {}),
     )
 
 

@@ -1,0 +1,171 @@
+"""The report of a study whose datasets have metrics of their own: arms by datasets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from t5x_ext.reports import dataset_tables as tables
+from t5x_ext.reports import note_tables
+from t5x_ext.reports.charts import score_chart
+from t5x_ext.reports.comparisons import Claim, signed
+from t5x_ext.reports.dataset_samples import name_of, pick_samples
+from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
+from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Section
+from t5x_ext.reports.study_files import Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything computed from a study."""
+
+    study: Study
+    scores: DatasetScores
+    claim: Claim
+
+
+def find(study: Study) -> Findings:
+    """Computes all numbers of the report; a pure function of the study's files."""
+    scores = score_datasets(study)
+    return Findings(study, scores, state_claim(scores))
+
+
+def state_claim(scores: DatasetScores) -> Claim:
+    """The arm with the highest mean, and whether it is clearly above each reference arm."""
+    heads = scores.heads
+    complete = [row for row in scores.rows if row.has(heads)]
+    if not complete:
+        sentence = "No arm has finished on every dataset, so there is no mean to compare."
+        return Claim("Unfinished", "no arm has a score on every dataset", (sentence,))
+    best = max(complete, key=lambda row: row.values[heads].mean())
+    found = best.interval(heads)
+    assert found is not None  # it is complete
+    over = f"the mean of {len(heads)} datasets" if len(heads) > 1 else "the dataset"
+    meaning = (
+        f"“{name_of(best)}” with {found.mean:.2f} on {over} "
+        f"(95 % interval {found.low:.2f} to {found.high:.2f})"
+    )
+    sentences = []
+    for other in scores.references:
+        if other.has(heads) and other is not best:
+            sentences.append(_sentence(best, other, scores))
+    return Claim("Highest score", meaning, tuple(sentences))
+
+
+def _sentence(best: Row, other: Row, scores: DatasetScores) -> str:
+    apart = best.above(other, scores.heads)
+    assert apart is not None  # both are complete
+    verdict = "clearly above" if apart.low > 0 else "not clearly above"
+    return (
+        f"It is {verdict} “{name_of(other)}”: {signed(apart.mean)} points (95 % interval "
+        f"{signed(apart.low)} to {signed(apart.high)})."
+    )
+
+
+def build_document(findings: Findings) -> Document:
+    """The report, in reading order: scores, curves, differences, outputs, cost, examples."""
+    study, scores = findings.study, findings.scores
+    parts = tables.parts_table(scores)
+    by_dataset = tables.trait_by_dataset_table(scores)
+    outputs: list[Block] = [tables.trait_table(study, scores)]
+    outputs += [by_dataset] if by_dataset else []
+    sections = [
+        Section("Scores", (*note_tables.warnings(study), tables.score_table(scores))),
+        Section("Differences", tuple(tables.difference_tables(scores))),
+        Section("Score against training rows", tuple(_curves(findings))),
+        *([Section("Edits", (parts,))] if parts else []),
+        Section("Outputs", tuple(outputs)),
+        Section("What to keep in mind", tuple(_notes(study))),
+        Section("Cost", (note_tables.cost_table(study),)),
+    ]
+    samples = pick_samples(study, scores)
+    if samples:
+        intro = Paragraph(
+            "Test inputs at equal distances from each dataset, whatever their score, with the "
+            "answers of the first seed. Answers to texts that were to be rewritten show what they "
+            "delete from the text and insert into it."
+        )
+        sections.append(Section("Example outputs", (intro, *samples), True))
+    return Document(f"Study: {study.name}", findings.claim, _facts(findings), tuple(sections))
+
+
+def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
+    study, scores = findings.study, findings.scores
+    unfinished = f", {study.unfinished_cells} not" if study.unfinished_cells else ""
+    keys = dict.fromkeys(tables.metric_title(scores.columns[i].metric.key) for i in scores.heads)
+    return (
+        ("cells", f"{len(study.cells)} finished{unfinished}"),
+        ("arms", str(len({row.arm for row in scores.rows}))),
+        ("datasets", str(len(scores.heads))),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("metrics", "; ".join(keys)),
+    )
+
+
+def _curves(findings: Findings) -> list[Block]:
+    study, grid = findings.study, findings.scores.grid
+    chart = score_chart(
+        study,
+        grid,
+        "Mean over datasets, each by the first of its metrics, against training rows per task. "
+        "Bands and whiskers: 95 % bootstrap intervals over test inputs and seeds. Dashed: "
+        "reference arms; a horizontal line continues one that has a single budget.",
+        "Line plot of the mean score against training rows per task",
+    )
+    picture = Picture(
+        "categories",
+        "Mean over the datasets of a category (their number in brackets) at the budget that most "
+        "arms share; dots are single datasets.",
+        "Bars of the score by category and arm",
+    )
+    return [chart, picture]
+
+
+def _notes(study: Study) -> list[Block]:
+    cut = note_tables.truncation_table(study)
+    short = note_tables.short_table(study)
+    seeds = (
+        "Each arm was tuned once: the intervals hold the spread of test inputs, but not the luck "
+        "of a run."
+        if len(study.seeds) == 1
+        else "The intervals hold the spread of test inputs and of the seeds that were run."
+    )
+    return [
+        *([short] if short else []),
+        cut or Paragraph("No prompt was longer than the length limit."),
+        Paragraph(
+            f"{seeds} Figures under different metrics, or under one metric on different datasets, "
+            "cannot be compared with each other; a mean over them only ranks arms on these "
+            "datasets."
+        ),
+    ]
+
+
+def summary(findings: Findings) -> dict[str, Any]:
+    """The report's findings as one JSON object."""
+    study, scores = findings.study, findings.scores
+    return {
+        "study": study.name,
+        "finished_cells": len(study.cells),
+        "unfinished_cells": study.unfinished_cells,
+        "missing_scores": sum(study.missing_scores().values()),
+        "seeds": list(study.seeds),
+        "claim": asdict(findings.claim),
+        "rows": [_row_json(row, scores) for row in (*scores.rows, *scores.bounds)],
+    }
+
+
+def _row_json(row: Row, scores: DatasetScores) -> dict[str, Any]:
+    mean = row.interval(scores.heads)
+    datasets: dict[str, dict[str, Any]] = {}
+    for i, column in enumerate(scores.columns):
+        found = row.interval([i])
+        if found:
+            datasets.setdefault(column.task, {})[column.metric.key] = asdict(found)
+    return {
+        "arm": row.arm or None,
+        "budget": row.budget or None,
+        "label": row.label,
+        "mean": asdict(mean) if mean else None,
+        "datasets": datasets,
+    }

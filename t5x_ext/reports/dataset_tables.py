@@ -1,0 +1,224 @@
+"""Tables of arms by datasets: scores, differences, precision and recall, what outputs look like."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+from t5x_ext.metrics.resampling import Interval
+from t5x_ext.reports.comparisons import signed
+from t5x_ext.reports.dataset_scores import DatasetScores, Row
+from t5x_ext.reports.document import Table
+from t5x_ext.reports.study_files import Study
+from t5x_ext.reports.tables import ABSENT
+
+_NAMES = {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "exact_match": "exact match", "f1": "F1"}
+_CAPITALS = {"sari", "gleu", "m2", "errant", "bleu"}
+_TRAIT_TITLES = {
+    "unchanged": "unchanged, %",
+    "empty": "empty, %",
+    "run_away": "run-away, %",
+    "edit_distance": "edits per 100 words",
+}
+_CLEANING = {
+    "heading": "cut at a heading",
+    "space": "space dropped",
+    "lines": "lines joined",
+    "quotes": "quotes dropped",
+}
+
+
+def metric_title(key: str) -> str:
+    """For readers, with places to break: `"sari[easse,13a]"` -> `"SARI [easse, 13a]"`."""
+    name, bracket, variant = key.partition("[")
+    name = name.upper() if name in _CAPITALS else _NAMES.get(name, name.replace("_", " "))
+    return f"{name} [{variant.replace(',', ', ')}" if bracket else name
+
+
+def short_name(task: str) -> str:
+    """A dataset's name without what it is filed under: `"writing.jfleg"` -> `"jfleg"`."""
+    return task.rpartition(".")[2]
+
+
+def _text(interval: Interval | None) -> str:
+    if interval is None:
+        return ABSENT
+    return f"{interval.mean:.2f}\n[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _above(reference: Row, row: Row, places: Sequence[int]) -> str:
+    return _difference_text(row.above(reference, places))
+
+
+def _difference_text(interval: Interval | None) -> str:
+    if interval is None:
+        return ABSENT
+    clear = " ▲" if interval.low > 0 else " ▼" if interval.high < 0 else ""
+    low, high = (f"{bound:+.1f}".replace("-", "−") for bound in (interval.low, interval.high))
+    return f"{signed(interval.mean)}{clear}\n[{low}, {high}]"
+
+
+def _rows_used(row: Row) -> str:
+    return f"{row.point.labels_per_task:,.0f}" if row.point else ""
+
+
+def _groups(scores: DatasetScores, places: Sequence[int], before: int) -> tuple:
+    """Headings: a dataset over its columns, and the mean where there are several datasets."""
+    tasks = [scores.columns[i].task for i in places]
+    spans = tuple((short_name(task), tasks.count(task)) for task in dict.fromkeys(tasks))
+    return (("", before), *spans, *(((f"{len(spans)} sets", 1),) if len(spans) > 1 else ()))
+
+
+def _table(
+    scores: DatasetScores,
+    caption: str,
+    note: str,
+    rows: Sequence[Row],
+    cell: Callable[[Row, Sequence[int]], str],
+) -> Table:
+    """A row per system; a column per dataset and metric, and the mean of the first metrics."""
+    places = scores.places()
+    several = len(scores.heads) > 1
+    titles = (metric_title(scores.columns[i].metric.key) for i in places)
+    return Table(
+        caption,
+        ("model", "rows per task", *titles, *(("mean",) if several else ())),
+        tuple(
+            (
+                row.label,
+                _rows_used(row),
+                *(cell(row, [i]) for i in places),
+                *((cell(row, scores.heads),) if several else ()),
+            )
+            for row in rows
+        ),
+        note=note,
+        groups=_groups(scores, places, 2),
+        strong_rows=frozenset(
+            i for i, r in enumerate(rows) if r.point and not r.point.arm.baseline
+        ),
+    )
+
+
+def score_table(scores: DatasetScores) -> Table:
+    """Every arm and bound on every dataset by each of its metrics, with intervals."""
+    variants = {scores.columns[i].metric: None for i in scores.places()}
+    stated = {m.key: f"{metric_title(m.key)}: {m.variant}." for m in variants if m.variant}
+    several = " The mean is over the first metric of each set." if len(scores.heads) > 1 else ""
+    note = (
+        "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
+        f"there are several.{several} Copying the source is what a model that changes nothing "
+        f"scores; the first reference is scored against all of them. {' '.join(stated.values())}"
+    )
+    rows = [*scores.rows, *scores.bounds]
+    return _table(
+        scores, "Scores by dataset", note.strip(), rows, lambda row, at: _text(row.interval(at))
+    )
+
+
+def difference_tables(scores: DatasetScores) -> list[Table]:
+    """A table per reference arm: how much higher every other row scores, in pairs."""
+    note = (
+        "Both arms answer the same test inputs, which are drawn in pairs. ▲ and ▼: the 95 % "
+        "interval leaves out 0. The intervals are one by one, not adjusted for their number."
+    )
+    return [
+        _table(
+            scores,
+            f"Points above “{reference.label}”",
+            note,
+            [row for row in scores.rows if row is not reference],
+            functools.partial(_above, reference),
+        )
+        for reference in scores.references
+    ]
+
+
+def parts_table(scores: DatasetScores) -> Table | None:
+    """Precision, recall and F of the metrics made of them, or None where there are none."""
+    rows = [*scores.rows, *scores.bounds]
+    places = [i for i in scores.places() if any(i in row.parts for row in rows)]
+    if not places:
+        return None
+    columns = [scores.columns[i] for i in places]
+    return Table(
+        "Precision and recall of edits",
+        ("model", "rows per task", *("P", "R", "F0.5") * len(places)),
+        tuple(
+            (row.label, _rows_used(row), *(cell for i in places for cell in _parts(row, i)))
+            for row in rows
+        ),
+        note="Percent. A model that changes nothing has precision 100 and recall 0.",
+        groups=(
+            ("", 2),
+            *((f"{short_name(c.task)}: {metric_title(c.metric.key)}", 3) for c in columns),
+        ),
+    )
+
+
+def _parts(row: Row, place: int) -> list[str]:
+    found = row.parts.get(place)
+    return [ABSENT] * 3 if found is None else [f"{value:.2f}" for value in found]
+
+
+def trait_table(study: Study, scores: DatasetScores) -> Table:
+    """What outputs look like, mean over datasets, and how many answers each clean-up changed."""
+    names = [name for name in _TRAIT_TITLES if scores.trait(name)]
+    steps = [
+        step for step in _CLEANING if any(step in cell.cleaned_answers for cell in study.cells)
+    ]
+    rows = [
+        (
+            row.label,
+            _rows_used(row),
+            *(_mean(row, scores.trait(name)) for name in names),
+            *(_cleaned(study, row, step) for step in steps),
+        )
+        for row in (*scores.rows, *scores.bounds)
+    ]
+    counted = " The last columns count answers that were cleaned before scoring." if steps else ""
+    return Table(
+        "What outputs look like",
+        (
+            "model",
+            "rows per task",
+            *(_TRAIT_TITLES[name] for name in names),
+            *(_CLEANING[step] for step in steps),
+        ),
+        tuple(rows),
+        note="Mean over datasets. Unchanged: equal to the source. Run-away: more than twice as "
+        "long as source and references. Edits: words deleted and inserted; a word replaced "
+        f"counts twice.{counted}",
+    )
+
+
+def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
+    """Copies and edits on each dataset, or None where nothing is rewritten."""
+    names = [name for name in ("unchanged", "edit_distance") if scores.trait(name)]
+    places = [i for i in scores.places(traits=True) if scores.columns[i].metric.name in names]
+    if not places:
+        return None
+    return Table(
+        "Unchanged outputs and edits by dataset",
+        (
+            "model",
+            "rows per task",
+            *(_TRAIT_TITLES[scores.columns[i].metric.name] for i in places),
+        ),
+        tuple(
+            (row.label, _rows_used(row), *(_mean(row, [i]) for i in places))
+            for row in (*scores.rows, *scores.bounds)
+        ),
+        groups=_groups(scores, places, 2)[: 1 + len({scores.columns[i].task for i in places})],
+    )
+
+
+def _mean(row: Row, places: Sequence[int]) -> str:
+    return f"{row.values[list(places)].mean():.1f}" if row.has(places) else ABSENT
+
+
+def _cleaned(study: Study, row: Row, step: str) -> str:
+    if row.point is None:
+        return ""
+    cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
+    return f"{sum(cell.cleaned_answers.get(step, 0) for cell in cells):,}"

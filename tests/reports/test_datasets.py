@@ -1,0 +1,282 @@
+"""Reports of studies whose datasets have metrics of their own: arms by datasets."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_ext import report
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics import METRICS as DEFAULT
+from t5x_ext.metrics import Prediction, measure, score_rows, task_scores, write_predictions
+from t5x_ext.metrics.aggregate import over_instances
+from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
+from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
+from t5x_ext.reports.edit_marks import mark_edits
+from t5x_ext.reports.study_files import read_study
+from t5x_ext.reports.tables import ABSENT
+
+METRICS = {"writing.fix": ("errant", "gleu_closed"), "writing.plain": ("sari", "sari_hf")}
+WRONG = "She play the harp every day , and he listen ."
+RIGHT = "She plays the harp every day , and he listens ."
+HALF = "She plays the harp every day , and he listen ."
+HOSTILE = "<script>alert('x')</script>"
+SIZE = 12
+
+
+def rows_of(task: str, answers: Sequence[str], repeat: int = 1) -> list[Prediction]:
+    """An answer to each of some sentences, which differ in one word."""
+    rows = []
+    for i, answer in enumerate(answers):
+        own = [text.replace("harp", f"harp{i}") for text in (WRONG, RIGHT, answer)]
+        source, reference, said = own
+        row = Prediction(task, "c", f"{i}", f"Fix: {source}", (reference,), said, source=source)
+        rows += [dataclasses.replace(row, id=f"{task}-{i}-{n}") for n in range(repeat)]
+    return rows
+
+
+# Answers of each arm: base copies, "some" mends every second sentence, "most" all but the first.
+ANSWERS = {
+    ("base", "n0"): [WRONG] * SIZE,
+    ("some", "n10"): [RIGHT, WRONG] * (SIZE // 2),
+    ("most", "n10"): [HALF] * SIZE,
+    ("most", "n100"): [HOSTILE, *[RIGHT] * (SIZE - 1)],
+}
+
+
+def write_study(root: Path, seeds: Sequence[int] = (0,), repeat: int = 1) -> Path:
+    arms = [
+        {
+            "name": name,
+            "setting": "MTL",
+            "initial": "base",
+            "prompt": "alpaca",
+            "budgets": [budget for arm, budget in ANSWERS if arm == name],
+            "baseline": name != "most",
+            "label": f"arm {name}",
+        }
+        for name in dict.fromkeys(arm for arm, _ in ANSWERS)
+    ]
+    tasks = [
+        {"name": name, "category": "c", "train_instances": 100, "metrics": list(metrics)}
+        for name, metrics in METRICS.items()
+    ]
+    root.mkdir(parents=True)
+    study = {"name": "datasets", "arms": arms, "tasks": tasks, "seeds": list(seeds)}
+    (root / "study.json").write_text(json.dumps(study))
+    for (arm, budget), answers in ANSWERS.items():
+        for seed in seeds[:1] if budget == "n0" else seeds:
+            write_cell(root, (arm, budget, seed), answers, repeat)
+    return root
+
+
+def write_cell(
+    root: Path, place: tuple[str, str, int], answers: Sequence[str], repeat: int
+) -> None:
+    arm, budget, seed = place
+    path = root / "cells" / f"{arm}-{budget}-{seed}"
+    path.mkdir(parents=True)
+    rows, scores = [], {}
+    for task, metrics in METRICS.items():
+        measured = measure(rows_of(task, answers, repeat), metrics, always=DEFAULT)
+        rows += measured.rows
+        scores |= task_scores(measured)
+    write_predictions(path / "predictions.jsonl", rows)
+    result = {
+        "arm": arm,
+        "budget": budget,
+        "seed": seed,
+        "scores": {"by_task": scores},
+        "train_examples_by_task": dict.fromkeys(METRICS, int(budget[1:])),
+        "train_loss": [1.0, 0.5],
+        "cleaned_answers": {"heading": 3, "space": 0, "lines": 0, "quotes": 0, "empty": 0},
+    }
+    (path / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture(scope="module")
+def study_dir(tmp_path_factory) -> Path:
+    return write_study(tmp_path_factory.mktemp("datasets") / "study")
+
+
+@pytest.fixture(scope="module")
+def scores(study_dir) -> DatasetScores:
+    return score_datasets(read_study(study_dir))
+
+
+def row_of(scores: DatasetScores, arm: str, budget: str) -> Row:
+    return next(row for row in scores.rows if (row.arm, row.budget) == (arm, budget))
+
+
+def value(scores: DatasetScores, row: Row, task: str, name: str) -> float:
+    (place,) = [i for i, c in enumerate(scores.columns) if (c.task, c.metric.name) == (task, name)]
+    return float(row.values[place])
+
+
+def test_every_score_is_that_of_the_score_command(scores):
+    row = row_of(scores, "some", "n10")
+    for task, metrics in METRICS.items():
+        measured = measure(rows_of(task, ANSWERS["some", "n10"]), metrics)
+        for key, found in over_instances(measured).means.items():
+            name = next(c.metric.name for c in measured.columns if c.metric.key == key)
+            assert value(scores, row, task, name) == pytest.approx(found.mean, abs=1e-9)
+
+
+def test_mean_is_over_the_first_metric_of_each_dataset(scores):
+    row = row_of(scores, "some", "n10")
+    first = [
+        value(scores, row, "writing.fix", "errant"),
+        value(scores, row, "writing.plain", "sari"),
+    ]
+    assert row.interval(scores.heads).mean == pytest.approx(np.mean(first))
+
+
+def test_copying_is_the_floor_and_proposes_no_edit(scores):
+    copy, reference = scores.bounds
+    assert value(scores, copy, "writing.fix", "unchanged") == 100
+    assert value(scores, copy, "writing.fix", "edit_distance") == 0
+    assert value(scores, copy, "writing.fix", "errant") == 0
+    assert value(scores, reference, "writing.fix", "errant") == 100
+    place = [i for i, column in enumerate(scores.columns) if column.metric.name == "errant"]
+    assert copy.parts[place[0]].tolist() == [100, 0, 0]
+
+
+def test_equal_outputs_differ_by_exactly_nothing(scores):
+    copy, base = scores.bounds[0], row_of(scores, "base", "n0")
+    apart = base.above(copy, scores.heads)
+    assert (apart.mean, apart.low, apart.high) == (0, 0, 0)
+    # Each by itself is uncertain all the same.
+    some = row_of(scores, "some", "n10")
+    assert some.interval(scores.heads).high - some.interval(scores.heads).low > 5
+
+
+def test_difference_is_taken_draw_by_draw(scores):
+    ours, theirs = row_of(scores, "most", "n100"), row_of(scores, "base", "n0")
+    apart = ours.above(theirs, [0])
+    assert apart.mean == pytest.approx(ours.values[0] - theirs.values[0])
+    assert apart.low > 0
+
+
+def test_datasets_of_one_size_are_drawn_independently(scores):
+    row = row_of(scores, "some", "n10")
+    drawn = row.draws[:, scores.heads].T
+    assert abs(np.corrcoef(drawn)[0, 1]) < 0.1
+
+
+def test_inputs_that_repeat_are_drawn_together(scores, tmp_path):
+    """Three answers to each input say no more than one."""
+    repeated = score_datasets(read_study(write_study(tmp_path / "study", repeat=3)))
+    once, thrice = (row_of(each, "some", "n10").interval(each.heads) for each in (scores, repeated))
+    assert dataclasses.astuple(thrice) == pytest.approx(dataclasses.astuple(once))
+
+
+def test_seeds_are_averaged_and_one_zero_shot_run_stands_for_all(tmp_path):
+    scores = score_datasets(read_study(write_study(tmp_path / "study", seeds=(0, 1))))
+    row = row_of(scores, "some", "n10")
+    assert row.by_seed.shape == (2, len(scores.columns))
+    assert row.values == pytest.approx(row.by_seed[1])  # both seeds answered alike
+    assert row_of(scores, "base", "n0").has(scores.heads)
+
+
+def test_no_column_holds_two_metrics(scores):
+    table = score_table(scores)
+    assert table.groups == (("", 2), ("fix", 2), ("plain", 2), ("2 sets", 1))
+    assert len(set(table.header)) == len(table.header)
+    assert "SARI [easse, 13a, lower]" in table.header and "SARI [hf, 13a, lower]" in table.header
+    assert "tokens by sacrebleu's 13a" in table.note
+
+
+def test_differences_are_marked_where_the_interval_leaves_out_zero(scores):
+    tables = difference_tables(scores)
+    assert [t.caption for t in tables] == ["Points above “arm base”", "Points above “arm some”"]
+    most = next(row for row in tables[0].rows if row[:2] == ("arm most", "100"))
+    assert " ▲\n[+" in most[2]
+
+
+def test_predictions_of_another_cell_are_refused(tmp_path):
+    root = write_study(tmp_path / "study")
+    path = root / "cells" / "some-n10-0" / "predictions.jsonl"
+    path.write_text((root / "cells" / "most-n100-0" / "predictions.jsonl").read_text())
+    with pytest.raises(
+        ConfigError, match=r"some-n10-0/predictions.jsonl: task 'writing.fix': .* in"
+    ):
+        score_datasets(read_study(root))
+
+
+def test_other_instances_are_refused(tmp_path):
+    root = write_study(tmp_path / "study")
+    path = root / "cells" / "some-n10-0" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(ConfigError, match="other instances than in other cells"):
+        score_datasets(read_study(root))
+
+
+def test_unknown_metric_of_a_task_is_refused(tmp_path):
+    root = write_study(tmp_path / "study")
+    study = json.loads((root / "study.json").read_text())
+    study["tasks"][0]["metrics"] = ["gleux"]
+    (root / "study.json").write_text(json.dumps(study))
+    with pytest.raises(ConfigError, match=r"tasks\[0\].metrics'.*allowed: a list of metrics"):
+        read_study(root)
+
+
+def test_arm_without_a_dataset_has_no_mean(tmp_path):
+    root = write_study(tmp_path / "study")
+    path = root / "cells" / "some-n10-0" / "result.json"
+    result = json.loads(path.read_text())
+    del result["scores"]["by_task"]["writing.plain"]
+    path.write_text(json.dumps(result))
+    found = score_datasets(read_study(root))
+    table = score_table(found)
+    some = next(row for row in table.rows if row[0] == "arm some")
+    assert some[-1] == ABSENT and some[2] != ABSENT
+
+
+def test_report_has_tables_examples_and_csv(study_dir):
+    summary = report.write_report(study_dir)
+    assert summary["claim"]["verdict"] == "Highest score"
+    assert "arm most, 100 rows per task" in summary["claim"]["meaning"]
+    page = (study_dir / "report" / "index.html").read_text()
+    assert "<del>play</del> <ins>plays</ins>" in page
+    assert "<script>alert" not in page and "alert(" in page
+    assert re.search(r"<td class=\"n\">[\d.]+<br><small>\[", page)
+    text = (study_dir / "report" / "report.md").read_text()
+    assert "Points above “arm base”" in text and "| arm most | 100 |" in text.replace("*", "")
+    rows = list(csv.DictReader((study_dir / "report" / "datasets.csv").open()))
+    copy = next(r for r in rows if not r["arm"] and r["metric"] == "unchanged")
+    assert (float(copy["score"]), copy["above_base"]) == (100, "0.0")
+    one = next(r for r in rows if r["arm"] == "most" and r["metric"].startswith("sari[easse"))
+    assert float(one["above_base_low"]) <= float(one["above_base"]) <= float(one["above_base_high"])
+
+
+def test_titles_name_the_variant():
+    assert metric_title("gleu[gec,python3]") == "GLEU [gec, python3]"
+    assert metric_title("rougeL") == "ROUGE-L"
+    assert metric_title("label_accuracy") == "label accuracy"
+
+
+def test_edit_marks_give_both_texts_back():
+    marks = mark_edits(WRONG, RIGHT)
+    kept = {"keep", "delete"}
+    assert " ".join(text for kind, text in marks if kind in kept) == WRONG
+    assert " ".join(text for kind, text in marks if kind != "delete") == RIGHT
+
+
+def test_traits_of_outputs():
+    def traits(answer: str) -> dict[str, float]:
+        row = Prediction("t", "c", "1", "", (RIGHT,), answer, source=WRONG)
+        (scored,) = score_rows([row], ["unchanged", "empty", "run_away", "edit_distance"])
+        return scored.score or {}
+
+    assert traits(WRONG.replace(" ,", ","))["edit_distance"] == 0  # copies in natural text too
+    assert traits(RIGHT)["edit_distance"] == pytest.approx(4 / 11)  # two words, each gone and new
+    assert traits("and so on " * 20)["run_away"] == 1
+    assert traits(RIGHT)["run_away"] == traits("")["run_away"] == 0
