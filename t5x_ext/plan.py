@@ -11,6 +11,7 @@ train step is compiled for the machine, and so is decoding where the run decodes
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import gin
 import jax
 
+from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.partitioning import PjitPartitioner
@@ -119,16 +121,18 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
+    from t5x_ext.studies.joined_rows import estimate_rows
     from t5x_ext.studies.sizes import study_size
 
     recipe = bound["recipe"]
+    superni_cfg = bound.get("superni_cfg", SuperNIConfig())
     size = study_size(
         bound["arms"],
         bound["initials"],
         recipe,
         bound.get("seeds", (0,)),
         bound.get("tasks"),
-        bound.get("superni_cfg", SuperNIConfig()),
+        superni_cfg,
         bound.get("test_examples"),
     )
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
@@ -140,7 +144,14 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         decoding=Workload(bound.get("eval_batch_size", 100), *lengths),
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
-    return StudySetup(setup, size, bound.get("experts", 1))
+    typical_rows = None
+    if recipe.pack == bounds.PER_BATCH:
+        store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
+        names = bound.get("tasks") or store.names("test")
+        typical_rows = functools.partial(
+            estimate_rows, bound["arms"], names, recipe, store, setup.model.features
+        )
+    return StudySetup(setup, size, bound.get("experts", 1), typical_rows)
 
 
 def _setup(flags: gin_utils.GinFlags, decoding: Decoding = Decoding()) -> Setup | StudySetup:

@@ -21,6 +21,7 @@ from t5x_ext.data.epochs import EpochPlan, EpochPlanner, describe_data
 from t5x_ext.data.features import Batch, EncoderDecoderFeatures, Features, Lengths
 from t5x_ext.data.length_buckets import (
     batches_by_length,
+    joined_size,
     make_length_buckets,
     multiples,
     smallest_holding,
@@ -33,9 +34,7 @@ from t5x_ext.errors import ConfigError
 Sides = tuple[np.ndarray, np.ndarray]
 
 _NO_TOKENS = np.zeros(0, np.int32)
-# Of joined batches: examples that are looked at to choose the shape of a row, and how many numbers
-# of rows a run may have, each of which compiles a step of its own.
-_LOOKED_AT, _NUM_SIZES = 2048, 8
+_LOOKED_AT = 2048  # examples, to choose the shape of joined rows
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class TrainBatches:
         if self._pack != PER_BATCH:
             return layout, examples, targets, sides
         joined, order = join_rows(layout, *sides, *self._row_lengths.values())
-        num_rows = self._size_holding(joined.num_rows)
+        num_rows = joined_size(joined.num_rows, self._batch_size, self._multiple)
         return (
             replace(joined, num_rows=num_rows),
             [examples[entry] for entry in order],
@@ -221,21 +220,14 @@ class TrainBatches:
         batches = [self._read(plan, step) for step in range(steps)]
         shapes: dict[int, tuple[int, Lengths]] = {}
         for row_lengths in map(lambda pair: self._features.row_lengths(*pair), candidates):
-            num_rows = self._size_holding(
-                max(
-                    join_rows(layout, *sides, *row_lengths.values())[0].num_rows
-                    for layout, _, _, sides in batches
-                )
+            needed = max(
+                join_rows(layout, *sides, *row_lengths.values())[0].num_rows
+                for layout, _, _, sides in batches
             )
+            num_rows = joined_size(needed, self._batch_size, self._multiple)
             positions = num_rows * self._features.num_positions(row_lengths)
             shapes.setdefault(positions, (num_rows, row_lengths))
         return shapes[min(shapes)]
-
-    def _size_holding(self, num_rows: int) -> int:
-        """The next larger of the numbers of rows that joined batches may have."""
-        parts = self._batch_size // self._multiple
-        step = -(-parts // _NUM_SIZES) * self._multiple
-        return min(-(-num_rows // step) * step, self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
         return self

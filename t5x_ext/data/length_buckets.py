@@ -8,6 +8,8 @@ import numpy as np
 
 from t5x_ext.errors import ConfigError
 
+_NUM_SIZES = 8
+
 
 def batches_by_length(
     lengths: Sequence[int] | np.ndarray, batch_size: int, buckets: Sequence[int]
@@ -40,6 +42,21 @@ def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -
         buckets += [length for length in between if length < limit]
         smallest *= 2
     return (*buckets, limit)
+
+
+def joined_size(num_rows: int, batch_size: int, multiple: int) -> int:
+    """The least number of rows that joined batches may have and that is not below `num_rows`.
+
+    There are at most 8, each of which compiles a step of its own: 16 examples, multiple 1 -> 2, 4,
+    6, ... 16 rows.
+
+    Args:
+        num_rows: rows that are needed.
+        batch_size: examples of a batch.
+        multiple: what every number of rows is a multiple of; divides batch_size.
+    """
+    step = -(-(batch_size // multiple) // _NUM_SIZES) * multiple
+    return min(-(-num_rows // step) * step, batch_size)
 
 
 def multiples(step: int, limit: int) -> tuple[int, ...]:

@@ -64,11 +64,14 @@ class StudySetup:
       setup: one model of it, and one batch of its prompts.
       size: all models.
       experts: models tuned together; 'auto' for as many as fit.
+      typical_rows: what batches take a multiple of -> rows of a typical one, for step times;
+        None for those of `setup`, which memory has to suffice for.
     """
 
     setup: Setup
     size: StudySize
     experts: int | str
+    typical_rows: Callable[[int], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,16 +267,33 @@ def make_study_plan(
     else:
         assert isinstance(study.experts, int)  # check_experts has refused other words
         per_slot = study.experts // slots
+
+    def timed(plan: Plan) -> Plan:
+        """The same plan, with the costs of a step of typical batches."""
+        if not plan.fits or study.typical_rows is None:
+            return plan
+        partitioner, microbatches = plan.setup.partitioner, plan.setup.num_microbatches
+        rows = study.typical_rows(partitioner.num_batch_shards * microbatches)
+        if rows == plan.setup.workload.rows:
+            return plan
+        report(f"compiling the step of {rows} rows")
+        workload = dataclasses.replace(plan.setup.workload, rows=rows)
+        typical = make_plan(
+            dataclasses.replace(plan.setup, workload=workload), machine, price_per_chip_hour
+        )
+        return dataclasses.replace(plan, setup=typical.setup, train=typical.train)
+
+    together = timed(plan_of(per_slot))
     report("compiling decoding")
-    together = add_decoding(plan_of(per_slot), setup.decoding)
+    together = add_decoding(together, setup.decoding)
     if not together.fits:
         return StudyPlan(study, together, together)
-    slot = together if per_slot == 1 else add_decoding(plan_of(1), setup.decoding)
+    slot = together if per_slot == 1 else add_decoding(timed(plan_of(1)), setup.decoding)
     one = _on_the_whole(setup, machine)
     whole = None
     if slots > 1 and divides(one):
         report("compiling for one model on the whole machine")
-        whole = make_plan(one, machine, price_per_chip_hour)
+        whole = timed(make_plan(one, machine, price_per_chip_hour))
     return StudyPlan(study, together, slot, whole, start_secs)
 
 

@@ -41,8 +41,12 @@ def _head(study: StudyPlan) -> str:
         tasks += f" ({size.tasks_without_file} have no file here and count as the mean of the rest)"
     slot = study.together.machine.count // study.slots
     groups = -(-size.tasks // experts)
+    full = study.study.setup.workload.rows
+    rows = study.together.setup.workload.rows
+    joined = f"{full} examples in about {rows} rows, by their texts; the memory is for {full}"
     return tables.align(
         [
+            *([("joined", joined)] if study.study.typical_rows else []),
             ("study", f"{size.tuned:,} models, {tasks}"),
             (
                 "at once",

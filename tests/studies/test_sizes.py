@@ -15,6 +15,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.study_plans import StudySize, make_kinds
 from t5x_ext.studies.arms import Arm, paper_arms
 from t5x_ext.studies.cells import make_cells
+from t5x_ext.studies.joined_rows import estimate_rows
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.runner import Runner
 from t5x_ext.studies.sizes import study_size
@@ -157,3 +158,24 @@ def test_the_groups_of_a_plan_are_those_of_the_study(tmp_path, factors):
     ]
     assert sorted(made) == sorted(planned)
     assert {len(steps) for _, *steps in made} >= {1, 4}
+
+
+def test_estimated_rows_are_near_those_of_joined_batches():
+    vocabulary = mixtures.vocabularies.bundled_vocabulary()
+    mixtures.configure(vocabulary=vocabulary)
+    release = mixtures.release.Release(mixtures.release.data_dir())
+    lengths = {"inputs": 512, "targets": 64}
+    names = release.names("test")[:6]
+    arms = [Arm("stl", "STL", "instruct", "tk.def_pos2", ["n100"])]
+    recipe = Recipe(lengths, batch_size=16, pack="batch")
+    features = EncoderDecoderFeatures()
+    estimated = estimate_rows(arms, names, recipe, release, features, multiple=1)
+    data = TaskData(lengths)
+    rows = []
+    for name in names:
+        batches = make_batches(data.budget([name], "tk.def_pos2", "n100", 0), recipe, 0, features)
+        positions = batches.num_rows * features.num_positions(batches.row_lengths)
+        rows.append(positions / features.num_positions(lengths))
+    assert estimated < 16
+    assert abs(estimated - sum(rows) / len(rows)) <= 3
+    assert estimate_rows(arms, names, Recipe(lengths), release, features, 1) == 16
