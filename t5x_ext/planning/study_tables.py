@@ -61,7 +61,7 @@ def _kinds(study: StudyPlan) -> str:
     count = study.together.machine.count
     slot = count // study.slots
     header = [
-        ("", "", "", "", "in groups", "", "a process each, dollars on", ""),
+        ("", "", "", "", "in groups", "", "a process each, dollars on", "", "costs least"),
         (
             "tuned from",
             "steps",
@@ -71,12 +71,17 @@ def _kinds(study: StudyPlan) -> str:
             "dollars",
             f"{slot} devices",
             f"all {count}",
+            "",
         ),
     ]
     values = [_values(study, kind, slot) for kind in study.kinds]
     totals = [_sum(column) for column in zip(*(row[2:] for row in values), strict=True)]
     cheapest = [min((cost for cost in row[5:] if cost is not None), default=None) for row in values]
-    lines = [*values, ("whole study", "", *totals)]
+    places = ("in groups", f"on {slot} devices", f"on all {count}")
+    lines = [
+        *((*row, _place(row[5:], places)) for row in values),
+        ("whole study", "", *totals, ""),
+    ]
     step, decoding = study.together.step_secs, study.together.decoding_secs
     times = [("each row where it costs least", f"{_text(_sum(cheapest))} dollars")]
     times.append(("a step", tables.ms(step)))
@@ -104,6 +109,12 @@ def _values(study: StudyPlan, kind: Kind, slot: int) -> tuple[str | int | float 
         study.dollars(study.alone_hours(kind, study.slot), slot),
         study.dollars(study.alone_hours(kind, study.whole)),
     )
+
+
+def _place(costs: Sequence[Any], places: Sequence[str]) -> str | None:
+    """The place of the least of the costs that are known."""
+    known = [(cost, place) for cost, place in zip(costs, places, strict=True) if cost is not None]
+    return min(known)[1] if known else None
 
 
 def _start(study: StudyPlan) -> str:

@@ -133,6 +133,9 @@ def test_the_table_has_every_kind_and_the_whole(study):
         ["instruct", "6", "to", "7"],
         ["instruct", "40", "1", "1"],
     ]
+    places = ("in groups", "on 2 devices", "on all 4")
+    named = [line for line in text.splitlines() if line.rstrip().endswith(places)]
+    assert len(named) == len(study.kinds)
     record = study.as_record()
     assert (record["models"], record["experts"], record["slots"]) == (6, 4, 2)
     assert [kind["models"] for kind in record["kinds"]] == [1, 3, 1, 1]
