@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +19,7 @@ from t5x_ext.training.events import EventFile
 from t5x_ext.training.wandb_runs import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
+_QUIET_SECS = 60
 
 
 class MetricLog:
@@ -99,8 +100,9 @@ class ProgressLine:
 
         step 200/1000  loss 2.3140  12.3k tokens/s  padding 3.1%  ETA 4m10s  host memory 1.2 GB
 
-    On a terminal it is a tqdm bar, elsewhere plain lines. The clock starts after the first step,
-    which compiles; rates are those since the last line.
+    On a terminal it is a tqdm bar, elsewhere plain lines; a minute without one ends with "step
+    207/1000  ETA 4m03s". The clock starts after the first step, which compiles; rates are those
+    since the last full line.
     """
 
     def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None) -> None:
@@ -118,6 +120,7 @@ class ProgressLine:
         self._clock_step = start_step
         self._tokens = self._slots = 0
         self._timed_tokens = 0
+        self._said = time.monotonic()
         self._bar = None
         if self._stream.isatty():
             from tqdm import tqdm
@@ -140,13 +143,29 @@ class ProgressLine:
         """
         self._tokens += tokens
         self._slots += slots
+        now = time.monotonic()
         if self._clock is None:
-            self._clock, self._clock_step = time.monotonic(), step
+            self._clock, self._clock_step = now, step
         else:
             self._timed_tokens += tokens
         if self._bar is not None:
             self._bar.update(step - self._step)
         self._step = step
+        if self._bar is None and now - self._said > _QUIET_SECS:
+            self._say(self._eta(now) or ["compiled"], now)
+
+    def _secs_per_step(self, now: float) -> float | None:
+        """Since the last full line; None before a second step was timed."""
+        steps = self._step - self._clock_step
+        return (now - self._clock) / steps if self._clock is not None and steps > 0 else None
+
+    def _eta(self, now: float) -> list[str]:
+        secs = self._secs_per_step(now)
+        return [f"ETA {_duration((self._total - self._step) * secs)}"] if secs else []
+
+    def _say(self, parts: Sequence[str], now: float) -> None:
+        note("  ".join([f"step {self._step}/{self._total}", *parts]), stream=self._stream)
+        self._said = now
 
     def report(self, loss: float) -> dict[str, float]:
         """Prints the line for the last counted step and starts a new interval.
@@ -159,23 +178,21 @@ class ProgressLine:
             second step was timed), `padding_share` (0 to 1), `memory_gb`.
         """
         now = time.monotonic()
-        steps = self._step - self._clock_step
-        secs = now - self._clock if self._clock is not None else 0.0
         memory_gb, where = memory_in_use()
         rates = {"padding_share": 1 - self._tokens / max(self._slots, 1), "memory_gb": memory_gb}
         parts = [f"loss {loss:.4f}"]
-        eta = ""
-        if steps > 0 and secs > 0:
-            rates |= {"tokens_per_sec": self._timed_tokens / secs, "secs_per_step": secs / steps}
+        secs = self._secs_per_step(now)
+        if secs:
+            timed = secs * (self._step - self._clock_step)
+            rates |= {"tokens_per_sec": self._timed_tokens / timed, "secs_per_step": secs}
             parts.append(f"{_thousands(rates['tokens_per_sec'])} tokens/s")
-            eta = f"ETA {_duration((self._total - self._step) * rates['secs_per_step'])}"
         parts.append(f"padding {100 * rates['padding_share']:.1f}%")
-        parts.extend([eta] if eta else [])
+        parts += self._eta(now)
         parts.append(f"{where} memory {memory_gb:.1f} GB")
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts))
         else:
-            note("  ".join([f"step {self._step}/{self._total}", *parts]), stream=self._stream)
+            self._say(parts, now)
         self._clock, self._clock_step = now, self._step
         self._tokens = self._slots = self._timed_tokens = 0
         return rates

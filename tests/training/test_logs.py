@@ -90,19 +90,37 @@ def test_resumed_log_is_that_of_an_unbroken_run(tmp_path):
     assert [line["loss"] for line in _lines(tmp_path)] == [0.0] * 5 + [1.0] * 4
 
 
+def set_clock(monkeypatch, start: float) -> list[float]:
+    now = [start]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_minute_of_slow_steps_ends_with_a_line(monkeypatch):
+    now = set_clock(monkeypatch, 0.0)
+    out = io.StringIO()
+    progress = logs.ProgressLine(total_steps=80, stream=out)
+    for step in range(1, 6):
+        now[0] += 25.0
+        progress.count(step, tokens=9, slots=10)
+    assert out.getvalue().splitlines() == ["step 3/80  ETA 32m05s"]
+    assert progress.report(loss=1.0)["secs_per_step"] == 25.0
+
+
 def test_progress_line_states_rates_since_the_last_line(monkeypatch):
-    clock = iter([10.0, 14.0, 20.0])  # first step done; first line; second line
-    monkeypatch.setattr(logs.time, "monotonic", lambda: next(clock))
+    now = set_clock(monkeypatch, 10.0)
     out = io.StringIO()
     progress = logs.ProgressLine(total_steps=100, start_step=20, stream=out)
     for step in range(21, 26):
         progress.count(step, tokens=900, slots=1000)
+    now[0] = 14.0
     rates = progress.report(loss=1.25)
     # Four steps after the first took 4 s.
     assert rates["tokens_per_sec"] == pytest.approx(900)
     assert rates["padding_share"] == pytest.approx(0.1)
     for step in range(26, 31):
         progress.count(step, tokens=1200, slots=2000)
+    now[0] = 20.0
     rates = progress.report(loss=1.0)
     assert rates["tokens_per_sec"] == pytest.approx(1000)
     assert rates["secs_per_step"] == pytest.approx(1.2)
