@@ -10,6 +10,7 @@ Letters: B batch (rows), L length. Feature names are T5X's.
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -125,15 +126,14 @@ class TrainBatches:
             "pack": pack,
             "lengths": {side: int(limit) for side, limit in lengths.items()},
         }
-        self._num_rows = batch_size
+        self._num_rows, self._least_rows = batch_size, 0
         self._multiple = multiple
         if pack == PER_BATCH:
             first, second = (
                 [length for length in lengths if length >= least]
                 for least, lengths in zip(needed, allowed, strict=True)
             )
-            candidates = itertools.product(first, second)
-            self._num_rows, self._row_lengths = self._choose_shape(candidates)
+            self._choose_shape(itertools.product(first, second))
         self._epoch, self._step = 0, 0
         self._stream: Generator[tuple[Batch, BatchInfo], None, None] | None = None
 
@@ -144,7 +144,7 @@ class TrainBatches:
 
     @property
     def num_rows(self) -> int:
-        """Rows of a batch, those of all hosts; of a few more, where each batch is joined."""
+        """Rows of a batch, those of all hosts; of most, where each batch is joined."""
         return self._num_rows
 
     def steps_per_epoch(self, epoch: int = 0) -> int:
@@ -187,6 +187,7 @@ class TrainBatches:
             return layout, examples, targets, sides
         joined, order = join_rows(layout, *sides, *self._row_lengths.values())
         num_rows = joined_size(joined.num_rows, self._batch_size, self._multiple)
+        num_rows = max(num_rows, self._least_rows)
         return (
             replace(joined, num_rows=num_rows),
             [examples[entry] for entry in order],
@@ -210,24 +211,29 @@ class TrainBatches:
         )
         return layout, examples, targets, sides
 
-    def _choose_shape(self, candidates: Iterable[tuple[int, int]]) -> tuple[int, Lengths]:
-        """Rows of a joined batch and their lengths, for the fewest positions in the first batches.
+    def _choose_shape(self, candidates: Iterable[tuple[int, int]]) -> None:
+        """Sets rows and lengths of joined batches, for the fewest positions in the first ones.
 
-        A row twice as long as the longest example needs it to be wastes less at its end.
+        A row twice as long as the longest example needs it to be wastes less at its end. An epoch
+        of few batches has one shape for all: each shape is a step to compile.
         """
         plan = self._plan(0)
         steps = min(self.steps_per_epoch(), max(1, _LOOKED_AT // self._batch_size))
         batches = [self._read(plan, step) for step in range(steps)]
-        shapes: dict[int, tuple[int, Lengths]] = {}
-        for row_lengths in map(lambda pair: self._features.row_lengths(*pair), candidates):
-            needed = max(
-                join_rows(layout, *sides, *row_lengths.values())[0].num_rows
-                for layout, _, _, sides in batches
-            )
-            num_rows = joined_size(needed, self._batch_size, self._multiple)
-            positions = num_rows * self._features.num_positions(row_lengths)
-            shapes.setdefault(positions, (num_rows, row_lengths))
-        return shapes[min(shapes)]
+        is_short = steps == self.steps_per_epoch()
+        found: dict[int, tuple[list[int], Lengths]] = {}
+        for row_lengths in (self._features.row_lengths(*pair) for pair in candidates):
+            sizes = []
+            for layout, _, _, sides in batches:
+                needed = join_rows(layout, *sides, *row_lengths.values())[0].num_rows
+                sizes.append(joined_size(needed, self._batch_size, self._multiple))
+            if is_short:
+                sizes = [max(sizes)] * len(sizes)
+            positions = sum(sizes) * self._features.num_positions(row_lengths)
+            found.setdefault(positions, (sizes, row_lengths))
+        sizes, self._row_lengths = found[min(found)]
+        self._num_rows = statistics.mode(sizes)
+        self._least_rows = self._num_rows if is_short else 0
 
     def __iter__(self) -> Iterator[tuple[Batch, BatchInfo]]:
         return self
