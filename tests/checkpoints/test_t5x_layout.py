@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from flax import serialization
 from hf_checkpoints import random_source
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_fixtures import (
@@ -140,21 +141,14 @@ def test_what_t5x_does_not_state_survives_our_own_writing(tmp_path):
     assert made.meta["source"] == origin
 
 
-def test_the_index_is_what_flax_reads_and_writes():
-    serialization = pytest.importorskip("flax.serialization")
-    tree = {"a": {"b": np.arange(6.0).reshape(2, 3), "c": np.int32(4)}, "d": "text", "e": 7}
-    tree["a"]["f"] = np.ones(3, BFLOAT16)
-    theirs = serialization.msgpack_serialize(tree)
-    assert flax_msgpack.encode(tree) == theirs
-    for name, leaf in flax_msgpack.named_leaves(flax_msgpack.decode(theirs)):
-        assert np.array_equal(leaf, trees.named_leaves(tree)[name]), name
-
-
-def test_an_array_too_large_for_one_entry_is_joined():
-    parts = {"0": np.arange(4.0), "1": np.arange(4.0, 6.0)}
-    cut = {"__msgpack_chunked_array__": True, "shape": {"0": 2, "1": 3}, "chunks": parts}
-    leaves = dict(flax_msgpack.named_leaves({"a": cut}))
-    np.testing.assert_array_equal(leaves["a"], np.arange(6.0).reshape(2, 3))
+def test_an_array_in_pieces_is_one_leaf_of_the_index(monkeypatch):
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 16)
+    value = np.arange(6.0).reshape(2, 3)
+    raw = flax_msgpack.encode({"a": {"b": value, "c": np.ones(2, BFLOAT16)}})
+    assert raw.count(b"__msgpack_chunked_array__") == 1
+    leaves = dict(flax_msgpack.named_leaves(flax_msgpack.decode(raw)))
+    np.testing.assert_array_equal(leaves["a/b"], value)
+    assert leaves["a/c"].dtype == BFLOAT16
 
 
 def train_state(params: dict[str, np.ndarray], sharding: NamedSharding) -> dict:
