@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
     "tensorflow-datasets>=4.9.10,<5",  # our builder's command uses its flag parser, new in 4.9.10
     "sentencepiece>=0.2.3,<0.3",  # 0.2.2 aborts while training the bundled model
     "tokenizers>=0.22,<0.24",  # byte-level BPE of a tokenizer.json, or of a GGUF file
+    "jinja2>=3.1.6,<4",  # chat templates in its sandbox, out of which older versions let them
     "absl-py>=2.1,<3",  # the command line of `tfds build`, which our dataset builder extends
     # sentencepiece 0.2.3 holds code generated for protobuf 7.36.1 and refuses an older one without
     # declaring it; TensorFlow 2.21 refuses 8.

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mixtures.chat_templates import ChatText
 
-def prompt_start(vocabulary: Any) -> list[int]:
+
+def prompt_start(vocabulary: Any, prompt: str = "") -> list[int]:
     """What stands before a prompt: the BOS, where the tokenizer puts one (some only have one)."""
+    if isinstance(prompt, ChatText):
+        return []
     return list(getattr(vocabulary, "prefix_ids", ()))
 
 

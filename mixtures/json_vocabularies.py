@@ -17,10 +17,9 @@ from typing import Any
 from etils import epath
 
 from mixtures import files
+from mixtures.chat_templates import ChatTemplate
 from mixtures.errors import DataError
-
-_NEIGHBOURS = ("special_tokens_map.json", "generation_config.json", "tokenizer_config.json")
-_FILES = ("tokenizer.json", *_NEIGHBOURS)
+from mixtures.tokenizer_files import Neighbours, read_files, read_neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +27,8 @@ class JsonVocabulary:
     """A `tokenizer.json`, loaded when it is first used.
 
     Attributes:
-        path: the file. Its neighbours tokenizer_config.json, special_tokens_map.json and
-            generation_config.json say which ids begin, end and pad a text.
+        path: the file. Its neighbours (see `tokenizer_files`) say which ids begin, end and pad a
+            text, and how a chat is written.
     """
 
     path: str
@@ -77,8 +76,13 @@ class JsonVocabulary:
         return self._loaded.around[1]
 
     @property
+    def chat_template(self) -> ChatTemplate | None:
+        """How a chat is written; None where no file says."""
+        return self._loaded.beside.template
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the files that determine the ids."""
+        """SHA-256 (hex) of the files that determine ids and chats."""
         return self._loaded.fingerprint
 
     def encode(self, text: str) -> list[int]:
@@ -101,7 +105,7 @@ class JsonVocabulary:
 
     def as_seqio(self) -> Any:
         """The `seqio.Vocabulary` that gives the same ids."""
-        return _seqio_vocabulary(self)
+        return seqio_vocabulary(self)
 
     @property
     def _loaded(self) -> _Loaded:
@@ -116,24 +120,22 @@ def is_bpe(path: str) -> bool:
         return False
 
 
-def read_files(vocabulary: JsonVocabulary) -> dict[str, bytes]:
+def files_of(vocabulary: JsonVocabulary) -> dict[str, bytes]:
     """The files of a vocabulary by their names: what to write to have it elsewhere."""
-    directory = epath.Path(vocabulary.path).parent
-    present = [name for name in _FILES if files.is_file(directory / name)]
-    return {name: files.read_bytes(directory / name) for name in present}
+    path = epath.Path(vocabulary.path)
+    return {path.name: files.read_bytes(path), **read_files(path.parent)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
     tokenizer: Any
-    special: dict[str, Any]
+    beside: Neighbours
     eos_ids: tuple[int, ...]
     fingerprint: str
 
     def special_id(self, name: str) -> int | None:
-        token = self.special.get(name)
-        content = token.get("content") if isinstance(token, dict) else token
-        return None if content is None else self.tokenizer.token_to_id(str(content))
+        text = self.beside.token(name)
+        return None if text is None else self.tokenizer.token_to_id(text)
 
     @functools.cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,34 +157,28 @@ def _load(path: str) -> _Loaded:
         raise DataError(f"vocabulary: {path} is not a tokenizer.json ({reason})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    directory = epath.Path(path).parent
-    special = _read_json(directory / "special_tokens_map.json")
-    special |= _read_json(directory / "tokenizer_config.json")
-    loaded = _Loaded(tokenizer, special, (), "")
+    loaded = _Loaded(tokenizer, read_neighbours(epath.Path(path).parent), (), "")
     own = loaded.special_id("eos_token")
-    listed = _read_json(directory / "generation_config.json").get("eos_token_id")
-    more = listed if isinstance(listed, list) else [listed]
-    eos_ids = tuple(dict.fromkeys(i for i in (own, *more) if type(i) is int))
+    eos_ids = tuple(dict.fromkeys((*([] if own is None else [own]), *loaded.beside.eos_ids)))
     if not eos_ids:
         raise DataError(
             f"vocabulary: {path}: no token ends a text; allowed: an eos_token of its vocabulary in "
             "tokenizer_config.json, or eos_token_id in generation_config.json"
         )
-    digest = hashlib.sha256(content + repr((sorted(special.items()), eos_ids)).encode())
-    return _Loaded(tokenizer, special, eos_ids, digest.hexdigest())
+    return _Loaded(tokenizer, loaded.beside, eos_ids, _digest(content, loaded.beside, eos_ids))
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    if not files.is_file(path):
-        return {}
-    try:
-        return dict(json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError, RecursionError):
-        raise DataError(f"vocabulary: {path} is not a JSON object") from None
+def _digest(content: bytes, beside: Neighbours, eos_ids: tuple[int, ...]) -> str:
+    """Of all that determines ids and chats; as it always was where tokenizer_config.json has it."""
+    known = content + repr((sorted(beside.config.items()), eos_ids)).encode()
+    template = beside.template
+    if template is not None and beside.config.get("chat_template") != template.source:
+        known += template.source.encode()
+    return hashlib.sha256(known).hexdigest()
 
 
 @functools.lru_cache(maxsize=8)
-def _seqio_vocabulary(vocabulary: JsonVocabulary) -> Any:
+def seqio_vocabulary(vocabulary: Any) -> Any:
     """One object a vocabulary, as SeqIO compares those of a mixture's tasks."""
     from mixtures.seqio_vocabularies import EagerVocabulary
 

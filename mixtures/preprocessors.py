@@ -82,8 +82,9 @@ def render_prompt(
         `truncated` (int32 [], 1 if the prompt did not fit whole) and
         `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
     """
-    chosen = get_prompt(prompt)
-    start = prompt_start(output_features["inputs"].vocabulary) if joined else []
+    vocabulary = output_features["inputs"].vocabulary
+    chosen = get_prompt(prompt).for_vocabulary(vocabulary)
+    start = prompt_start(vocabulary) if joined and not chosen.is_chat else []
     encode_inputs = _Encoder(
         output_features["inputs"], (sequence_length or {}).get("inputs"), start
     )

@@ -6,6 +6,7 @@ version number. Families:
     ql.*     Quick Learners, the paper's own format (srsawant34/efficient_instruction_learning)
     tk.*     Tk-Instruct (yizhongw/Tk-Instruct, src/ni_collator.py, without its length limit)
     alpaca, alpaca_lora, flan, ni_v1, cot     other published formats, named at each function
+    chat     as the model's own chat template writes it
 
 Parts: def = definition, posN / negN = N positive / negative examples, expl = explanations.
 """
@@ -16,8 +17,10 @@ import difflib
 import hashlib
 import string
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from mixtures.chat_templates import Message, template_of
 from mixtures.errors import DataError
 from mixtures.records import Example, Row
 from mixtures.specialization_prompts import (
@@ -34,11 +37,16 @@ Format = Callable[[Row], str]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A named way to write a row; with several `formats` each row is written in one of them."""
+    """A named way to write a row; with several `formats` each row is written in one of them.
+
+    `is_chat`: the text is that of a chat template, which comes with a vocabulary; it then has its
+    own beginning, see `mixtures.chat_templates.ChatText`.
+    """
 
     name: str
     version: int
     formats: tuple[Format, ...]
+    is_chat: bool = False
 
     @property
     def versioned_name(self) -> str:
@@ -50,6 +58,19 @@ class Prompt:
         if len(self.formats) == 1:
             return self.formats[0](row)
         return self.formats[draw(len(self.formats), "format", seed, row.id)](row)
+
+    def for_vocabulary(self, vocabulary: Any) -> Prompt:
+        """The prompt as it is written for the model of a vocabulary.
+
+        Raises:
+            DataError: it is a chat, and the vocabulary came without a template, or with one that
+                refuses a single message of the user.
+        """
+        if not self.is_chat:
+            return self
+        template = template_of(vocabulary)
+        template.render([{"role": "user", "content": "text"}])  # at once, not at the first row
+        return replace(self, formats=(lambda row: template.render(chat_messages(row)),))
 
 
 PROMPTS: dict[str, Prompt] = {}
@@ -282,6 +303,22 @@ def cot(row: Row) -> str:
         parts.append(f"Q: {example.input}\nA: Let's think step by step. {thought}{answer}\n\n")
     parts.append(f"Q: {row.input}\nA: Let's think step by step.")
     return "".join(parts)
+
+
+# Chats ------------------------------------------------------------------------------------------
+
+
+def chat_messages(row: Row) -> list[Message]:
+    """The row as what a user says: the definition, and the input below it."""
+    parts = [text for text in (row.definition, row.input) if text.strip()]
+    return [{"role": "user", "content": "\n\n".join(parts)}]
+
+
+def _needs_template(row: Row) -> str:
+    raise DataError("prompt 'chat': needs the chat template of a vocabulary; see for_vocabulary")
+
+
+PROMPTS["chat"] = Prompt("chat", 1, (_needs_template,), is_chat=True)
 
 
 # Self-specialization (Kang et al., 2023, arXiv:2310.00160) ----------------------------------------

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,14 +16,12 @@ from typing import Any
 
 from etils import epath
 
-from mixtures import files, tokenizer_json
+from mixtures import files, special_tokens, tokenizer_json
 from mixtures.errors import DataError, quoted
+from mixtures.special_tokens import SpecialTokens
 
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
-
-MODEL_NAMES = ("spiece.model", "sentencepiece.model", "vocab.model", "tokenizer.model")
+LLAMA_MODEL = "tokenizer.model"
+MODEL_NAMES = ("spiece.model", "sentencepiece.model", "vocab.model", LLAMA_MODEL)
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_DIR = "tokenizer"  # in a checkpoint of ours, and in a MODEL_DIR
 
@@ -37,13 +36,42 @@ class LoadedModel:
         processor: `sentencepiece.SentencePieceProcessor`, extra ids included.
         proto: the model as its file has it, without the extra ids that were added.
         added_ids: extra ids that the file did not have.
-        fingerprint: SHA-256 (hex) of the model with its extra ids.
+        special: which ids begin, end and pad a text.
+        fingerprint: SHA-256 (hex) of what determines the ids.
     """
 
     processor: Any
     proto: Any
     added_ids: int
+    special: SpecialTokens
     fingerprint: str
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; the texts of special tokens stand for these."""
+        if not self.special.by_text:
+            return self.processor.EncodeAsIds(text)
+        first, *rest = self._pattern.split(text)
+        ids = self.processor.EncodeAsIds(first)
+        for token, behind in zip(rest[::2], rest[1::2], strict=True):
+            ids.append(self.special.by_text[token])
+            adds_space = self.special.adds_inner_space and not behind.startswith((" ", "▁"))
+            ids += (self.processor if adds_space else self._inner).EncodeAsIds(behind)
+        return ids
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special.by_text, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    @functools.cached_property
+    def _inner(self) -> Any:
+        """Tokenises what stands behind a special token: no space is put before the text."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        serialized = self.processor.serialized_model_proto()
+        model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
+        model.normalizer_spec.add_dummy_prefix = False
+        return _process(model, "")[0]
 
 
 def find_model(path: str) -> str:
@@ -119,9 +147,8 @@ def load_model(path: str, extra_ids: int) -> LoadedModel:
             are added.
 
     Raises:
-        DataError: the file cannot be read, is no model, or reserves other ids than T5 does.
+        DataError: the file cannot be read, is no model, or has no token that ends a text.
     """
-    import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
     proto = _read_proto(path)
@@ -134,19 +161,28 @@ def load_model(path: str, extra_ids: int) -> LoadedModel:
     ]
     for name in missing:
         model.pieces.add(piece=name, score=0.0, type=model.SentencePiece.USER_DEFINED)
+    processor, serialized = _process(model, path)
+    if special_tokens.is_t5(processor):
+        digest = hashlib.sha256(serialized).hexdigest()
+        return LoadedModel(processor, proto, len(missing), special_tokens.T5, digest)
+    special = special_tokens.read(model, processor, path)
+    if len(model.pieces) > processor.GetPieceSize():
+        processor, serialized = _process(model, path)
+    digest = hashlib.sha256(serialized + repr(special).encode()).hexdigest()
+    return LoadedModel(processor, proto, len(missing), special, digest)
+
+
+def _process(model: Any, path: str) -> tuple[Any, bytes]:
+    """The processor of a `ModelProto`, and the model's bytes."""
+    import sentencepiece
+
     serialized = model.SerializeToString(deterministic=True)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(serialized)
     except RuntimeError as error:  # pieces that occur twice, a damaged normalizer, no unknown piece
         raise DataError(f"vocabulary: {path} is a damaged SentencePiece model ({error})") from None
-    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if ids != (PAD_ID, EOS_ID, UNK_ID):
-        raise DataError(
-            f"vocabulary: {path} has pad, eos, unk ids {ids}; "
-            f"allowed: {(PAD_ID, EOS_ID, UNK_ID)}, as T5's vocabularies have"
-        )
-    return LoadedModel(processor, proto, len(missing), hashlib.sha256(serialized).hexdigest())
+    return processor, serialized
 
 
 def _read_proto(path: str) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from mixtures.chat_templates import ChatTemplate
+
 
 class EagerVocabulary(seqio.Vocabulary):
     """Any `mixtures.vocabularies.Vocabulary`; TensorFlow calls back into Python for each text."""
@@ -33,6 +35,12 @@ class EagerVocabulary(seqio.Vocabulary):
     def prefix_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
         return tuple(getattr(self._vocabulary, "prefix_ids", ()))
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """How a chat is written."""
+        found: ChatTemplate | None = getattr(self._vocabulary, "chat_template", None)
+        return found
 
     @property
     def unk_id(self) -> int:

@@ -1,19 +1,21 @@
 """Vocabularies: text to token ids and back, without TensorFlow.
 
 The ids are those of SeqIO's vocabularies of the same names, so that tokens made here and tokens
-made by a SeqIO pipeline (`as_seqio`) are the same. Reserved ids: 0 padding, 1 end of sequence,
-2 unknown.
+made by a SeqIO pipeline (`as_seqio`) are the same. T5's reserved ids are 0 for padding, 1 for the
+end of a text and 2 for the unknown; LLaMA's are as its model says, and so is its BOS.
 
 A SentencePiece model is named by a path, which may be
 
 * a `.model` file on this machine,
-* a directory that holds one, such as a Hugging Face directory (`spiece.model`, or `tokenizer.json`
-  alone, as recent versions of Transformers save it), a checkpoint or a MODEL_DIR,
+* a directory that holds one, such as a Hugging Face directory (`spiece.model`, `tokenizer.model`,
+  or `tokenizer.json` alone, as recent versions of Transformers save it), a checkpoint or a
+  MODEL_DIR,
 * a remote file such as T5's public `T5_VOCABULARY`; it is fetched when the first token is asked
   for, not before.
 
 `open_vocabulary` also tells a SentencePiece model from ByT5's bytes, and from the byte-level BPE of
-a `tokenizer.json` (see json_vocabularies.py).
+a `tokenizer.json` (see json_vocabularies.py), which it takes where there is a `tokenizer.model`
+beside it.
 """
 
 from __future__ import annotations
@@ -22,16 +24,24 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from etils import epath
 
-from mixtures import files, json_vocabularies, sentencepiece_models, tokenizer_json
+from mixtures import (
+    files,
+    json_vocabularies,
+    sentencepiece_models,
+    special_tokens,
+    tokenizer_files,
+    tokenizer_json,
+)
+from mixtures.chat_templates import ChatTemplate
 from mixtures.errors import DataError, quoted
 from mixtures.json_vocabularies import JsonVocabulary
-from mixtures.sentencepiece_models import EOS_ID, PAD_ID, UNK_ID
+from mixtures.special_tokens import EOS_ID, PAD_ID, UNK_ID
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 T5_EXTRA_IDS = 100
@@ -40,7 +50,6 @@ BYT5_EXTRA_IDS = 125
 
 _MAX_EXTRA_IDS = 1 << 20  # more than any model has rows
 
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = ("pad_token", "eos_token", "unk_token")  # ids 0, 1, 2
 
 
@@ -88,16 +97,47 @@ class SentencePieceVocabulary:
     sentencepiece_model_file: str
     extra_ids: int = 0
 
-    pad_id: ClassVar[int] = PAD_ID
-    eos_id: ClassVar[int] = EOS_ID
-    unk_id: ClassVar[int] = UNK_ID
-
     def __post_init__(self) -> None:
         _check_extra_ids("vocabulary: extra_ids", self.extra_ids)
 
     @property
     def vocab_size(self) -> int:
         return self._loaded.processor.GetPieceSize()
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows up; which positions are padding the segment ids say."""
+        return self._loaded.special.pad_id
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text; None if the model has none."""
+        return self._loaded.special.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a text."""
+        return self.eos_ids[0]
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text: the model's own first, then those of generation."""
+        return self._loaded.special.eos_ids
+
+    @property
+    def unk_id(self) -> int:
+        """The id of what has no piece."""
+        return self._loaded.special.unk_id
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What stands before every text, such as a BOS."""
+        return self._loaded.special.prefix_ids
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """How a chat is written; None where no file says."""
+        return self._loaded.special.template
 
     @property
     def fingerprint(self) -> str:
@@ -113,18 +153,20 @@ class SentencePieceVocabulary:
         return sentencepiece_models.find_model(self.sentencepiece_model_file)
 
     def encode(self, text: str) -> list[int]:
-        return self._loaded.processor.EncodeAsIds(text)
+        return self._loaded.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        size = self.vocab_size
+        size, ends = self.vocab_size, self.eos_ids
         kept = []
         for token in map(int, ids):
-            if token == EOS_ID:
+            if token in ends:
                 break
-            kept.append(token if token < size else UNK_ID)
+            kept.append(token if token < size else self.unk_id)
         return self._loaded.processor.DecodeIds(kept)
 
     def as_seqio(self) -> Any:
+        if self._loaded.special is not special_tokens.T5:
+            return json_vocabularies.seqio_vocabulary(self)
         return sentencepiece_models.seqio_vocabulary(self.path, self.extra_ids)
 
     @property
@@ -232,28 +274,21 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
     directory = sentencepiece_models.find_directory(path)
     if directory is None:
         return SentencePieceVocabulary(path, extra_ids or 0)
-    config = _read_config(directory / _TOKENIZER_CONFIG)
+    config = tokenizer_files.read_json(directory / tokenizer_files.CONFIG)
     # `ByT5Tokenizer`, or `ByT5TokenizerFast` as some name it.
     is_bytes = str(config.get("tokenizer_class", "")).startswith("ByT5")
-    if extra_ids is None:
-        default = BYT5_EXTRA_IDS if is_bytes else T5_EXTRA_IDS
-        extra_ids = _count_extra_ids(config, default, directory / _TOKENIZER_CONFIG)
     if is_bytes:
-        return ByteVocabulary(extra_ids)
-    model = sentencepiece_models.find_model(str(directory))
-    if model.endswith(".json") and json_vocabularies.is_bpe(model):
-        return JsonVocabulary(model)
-    return SentencePieceVocabulary(model, extra_ids)
-
-
-def _read_config(path: epath.Path) -> dict[str, Any]:
-    """The tokenizer_config.json at `path`; empty where there is none."""
-    if not files.is_file(path):
-        return {}
-    try:
-        return dict(json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError, RecursionError):
-        raise DataError(f"vocabulary: {path} is not a JSON object") from None
+        return ByteVocabulary(_count_extra_ids(config, BYT5_EXTRA_IDS, directory, extra_ids))
+    model = epath.Path(sentencepiece_models.find_model(str(directory)))
+    in_json = directory / sentencepiece_models.TOKENIZER_JSON
+    is_llama = model.name == sentencepiece_models.LLAMA_MODEL
+    if model == in_json or (is_llama and files.is_file(in_json)):
+        # What was added to a tokenizer after its training is in the JSON file.
+        if json_vocabularies.is_bpe(str(in_json)):
+            return JsonVocabulary(str(in_json))
+    default = 0 if is_llama else T5_EXTRA_IDS
+    count = _count_extra_ids(config, default, directory, extra_ids)
+    return SentencePieceVocabulary(str(model), count)
 
 
 def _check_extra_ids(field: str, value: Any) -> None:
@@ -262,14 +297,19 @@ def _check_extra_ids(field: str, value: Any) -> None:
         raise DataError(f"{field}={shown}; allowed: an integer of 0 to {_MAX_EXTRA_IDS}")
 
 
-def _count_extra_ids(config: dict[str, Any], default: int, path: epath.Path) -> int:
+def _count_extra_ids(
+    config: dict[str, Any], default: int, directory: epath.Path, given: int | None
+) -> int:
+    """How many sentinels: as many as are given, else as the config says."""
+    if given is not None:
+        return given
     # Transformers lists the names where it has saved a tokenizer, under keys that have changed, and
     # its own `extra_ids` may then be 0.
     names = set(re.findall(r"<extra_id_\d+>", json.dumps(config)))
     if names:
         return len(names)
     extra_ids = config.get("extra_ids", default)
-    _check_extra_ids(f"vocabulary: {path}: extra_ids", extra_ids)
+    _check_extra_ids(f"vocabulary: {directory / tokenizer_files.CONFIG}: extra_ids", extra_ids)
     return extra_ids
 
 
@@ -280,28 +320,56 @@ def save_tokenizer(vocabulary: Vocabulary, directory: str) -> None:
         vocabulary: one of this module's.
         directory: local or remote; is created, and files that are there are replaced.
     """
-    config: dict[str, Any]
-    contents: dict[str, bytes] = {}
+    folder = files.path(directory)
+    for name, content in _tokenizer_files(vocabulary).items():
+        files.write_bytes(folder / name, content)
+
+
+def _tokenizer_files(vocabulary: Vocabulary) -> dict[str, bytes]:
+    """Contents by file name; the config last: it makes the rest a tokenizer."""
+    if isinstance(vocabulary, JsonVocabulary):
+        return json_vocabularies.files_of(vocabulary)
     if isinstance(vocabulary, ByteVocabulary):
         config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
-        names = ["<pad>", "</s>", "<unk>"]
-    elif isinstance(vocabulary, JsonVocabulary):
-        for name, content in json_vocabularies.read_files(vocabulary).items():
-            files.write_bytes(files.path(directory) / name, content)
-        return
-    else:
-        assert isinstance(vocabulary, SentencePieceVocabulary)
-        loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)
-        contents["spiece.model"] = loaded.proto.SerializeToString(deterministic=True)
-        fast = tokenizer_json.from_sentencepiece(loaded.proto, loaded.added_ids)
-        tokenizer_class = "PreTrainedTokenizerFast" if fast else "T5Tokenizer"
-        config = {"tokenizer_class": tokenizer_class, "extra_ids": loaded.added_ids}
-        names = [piece.piece for piece in loaded.proto.pieces[: len(_SPECIAL_TOKENS)]]
-        if fast:
-            text = json.dumps(fast, ensure_ascii=False)
-            contents[sentencepiece_models.TOKENIZER_JSON] = text.encode()
-    config |= dict(zip(_SPECIAL_TOKENS, names, strict=True))
-    contents[_TOKENIZER_CONFIG] = (json.dumps(config, indent=2) + "\n").encode()
-    folder = files.path(directory)
-    for name, content in contents.items():  # the config last: it makes the rest a tokenizer
-        files.write_bytes(folder / name, content)
+        return _config_file(config, ["<pad>", "</s>", "<unk>"])
+    assert isinstance(vocabulary, SentencePieceVocabulary)
+    loaded = sentencepiece_models.load_model(vocabulary.path, vocabulary.extra_ids)
+    model = loaded.proto.SerializeToString(deterministic=True)
+    if loaded.special is not special_tokens.T5:
+        beside = tokenizer_files.read_files(epath.Path(vocabulary.path).parent)
+        stated = {} if tokenizer_files.CONFIG in beside else _llama_config(loaded)
+        return {sentencepiece_models.LLAMA_MODEL: model, **beside, **stated}
+    contents = {"spiece.model": model}
+    fast = tokenizer_json.from_sentencepiece(loaded.proto, loaded.added_ids)
+    if fast:
+        text = json.dumps(fast, ensure_ascii=False)
+        contents[sentencepiece_models.TOKENIZER_JSON] = text.encode()
+    tokenizer_class = "PreTrainedTokenizerFast" if fast else "T5Tokenizer"
+    config = {"tokenizer_class": tokenizer_class, "extra_ids": loaded.added_ids}
+    names = [piece.piece for piece in loaded.proto.pieces[: len(_SPECIAL_TOKENS)]]
+    return contents | _config_file(config, names)
+
+
+def _config_file(config: dict[str, Any], names: Sequence[str]) -> dict[str, bytes]:
+    """tokenizer_config.json, with the texts of ids 0, 1 and 2."""
+    return _json_file(config | dict(zip(_SPECIAL_TOKENS, names, strict=True)))
+
+
+def _llama_config(loaded: sentencepiece_models.LoadedModel) -> dict[str, bytes]:
+    """The tokenizer_config.json of a model that has none."""
+    special, pieces = loaded.special, loaded.proto.pieces
+    config: dict[str, Any] = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": bool(special.prefix_ids),
+        "add_eos_token": False,
+        "legacy": special.adds_inner_space,
+        "eos_token": pieces[special.eos_ids[0]].piece,
+        "unk_token": pieces[special.unk_id].piece,
+    }
+    if special.bos_id is not None:
+        config["bos_token"] = pieces[special.bos_id].piece
+    return _json_file(config)
+
+
+def _json_file(config: dict[str, Any]) -> dict[str, bytes]:
+    return {tokenizer_files.CONFIG: (json.dumps(config, indent=2) + "\n").encode()}

@@ -9,6 +9,7 @@ from etils import epath
 
 from t5x_ext.checkpoints.directories import PREFIX
 from t5x_ext.checkpoints.hugging_face import tokenizers
+from t5x_ext.checkpoints.hugging_face.configs import GENERATION_FILE
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.families import config_from_json, config_to_json
@@ -72,5 +73,9 @@ def copy_tokenizer(source: Source, checkpoint: epath.Path) -> None:
     if source.tokenizer_dir is None:
         return
     (checkpoint / TOKENIZER).mkdir()
-    for path in tokenizers.files_in(epath.Path(source.tokenizer_dir)):
+    directory = epath.Path(source.tokenizer_dir)
+    found = tokenizers.files_in(directory)
+    if (directory / GENERATION_FILE).exists():  # of several ids that end a text, it has the others
+        found.append(directory / GENERATION_FILE)
+    for path in found:
         (checkpoint / TOKENIZER / path.name).write_bytes(path.read_bytes())

@@ -95,6 +95,7 @@ def _writing_rows(name: str) -> list[TaskRows]:
             for row in part:
                 by_set[row.task][split].append(row)
     prompt = get_prompt(parse_writing_name(name).prompt or DEFAULT_PROMPT)
+    prompt = prompt.for_vocabulary(mixtures.current_context().vocabulary)
     return [
         TaskRows(
             name=task,
@@ -120,7 +121,7 @@ def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:
         category=record.category,
         track=track,
         sources=record.sources,
-        render=get_prompt(prompt).render,
+        render=get_prompt(prompt).for_vocabulary(context.vocabulary).render,
         # The budget would log a line for every task without any.
         train=tuple(task_rows(context, task, track, "train", budget)) if splits.train else (),
         validation=tuple(rows(record, splits.validation)),

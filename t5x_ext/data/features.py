@@ -201,7 +201,7 @@ class DecoderOnlyFeatures(Features):
         return {"inputs": first, "targets": first}
 
     def prompt_tokens(self, vocabulary: Any, text: str) -> np.ndarray:
-        return np.array([*prompt_start(vocabulary), *vocabulary.encode(text)], np.int32)
+        return np.array([*prompt_start(vocabulary, text), *vocabulary.encode(text)], np.int32)
 
     def target_tokens(self, vocabulary: Any, text: str, prompt: str = "") -> np.ndarray:
         tokens = response_tokens(vocabulary, prompt, text)

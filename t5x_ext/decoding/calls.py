@@ -16,7 +16,7 @@ from t5x_ext.decoding.adapters import Adapter, adapter_index, contrasted
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer, to_example
 from t5x_ext.decoding.marginal import mix_scores
-from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.decoding.methods import Method, OutputIds, check_method
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.requests import make_requests, split_contexts
 from t5x_ext.decoding.sampling import Greedy
@@ -70,7 +70,8 @@ class Calls(abc.ABC):
         """Answers prompts.
 
         Args:
-          prompts: texts, in the format the model was tuned with; with `weights`, lists of them.
+          prompts: texts, in the format the model was tuned with; or chats, lists of messages such
+            as {"role": "user", "content": "Hello"}. With `weights`, lists of either.
           max_new_tokens: longest answer in tokens, end of sequence included.
           batch_size: answers at a time; none depends on it.
           max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
@@ -85,10 +86,11 @@ class Calls(abc.ABC):
         Raises:
           ConfigError: an argument is of another type, or out of range.
         """
+        check = functools.partial(texts.check_prompts, self.vocabulary)
         if how.get("weights") is None:
-            prompts = texts.check_texts("prompts", prompts)
+            prompts = check("prompts", prompts)
         else:
-            prompts = [texts.check_texts(f"prompts[{i}]", group) for i, group in enumerate(prompts)]
+            prompts = [check(f"prompts[{i}]", group) for i, group in enumerate(prompts)]
         outputs = self._outputs(
             prompts, max_new_tokens, decoding, None, batch_size, max_input_tokens, False, **how
         )
@@ -187,7 +189,7 @@ class Calls(abc.ABC):
             range.
         """
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
-        prompts = texts.check_texts("prompts", prompts)
+        prompts = texts.check_prompts(self.vocabulary, "prompts", prompts)
         inputs = texts.prompt_tokens(self._described, prompts, max_input_tokens, self.path)
         targets = texts.check_texts("targets", targets)
         if len(targets) != len(prompts):
@@ -293,19 +295,14 @@ class Calls(abc.ABC):
         stop: Sequence[Stop] = (),
         numbers: Sequence[int] | None = None,
     ) -> list[Output]:
-        method = Greedy() if decoding is None else decoding
-        if not isinstance(method, Method):
-            raise ConfigError(
-                f"Model: decoding: {method!r}; allowed: Greedy(), Sampling(...), Beam(...) or "
-                "Contrastive(...) of t5x_ext.decoding, or None"
-            )
+        method = Greedy() if decoding is None else check_method(decoding)
         bounds.check_int("Model: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS)
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
         groups, log_weights = split_contexts(list(prompts), weights)
         flat = [prompt for group in groups for prompt in group]
-        is_text = bool(flat) and all(isinstance(prompt, str) for prompt in flat)
+        is_text = bool(flat) and all(isinstance(p, str) or texts.is_chat(p) for p in flat)
         if is_text:
-            flat = texts.check_texts("prompts", flat)
+            flat = texts.check_prompts(self.vocabulary, "prompts", flat)
             rows = texts.prompt_tokens(self._described, flat, max_input_tokens, self.path)
             longest = max_input_tokens
         else:

@@ -201,3 +201,17 @@ def first_argmax(scores: jax.Array) -> jax.Array:
     best = jnp.max(scores, axis=-1, keepdims=True)
     ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     return jnp.min(jnp.where(scores == best, ids, size - 1), axis=-1)
+
+
+def check_method(decoding: Any) -> Method:
+    """What a caller gives as the way to decode.
+
+    Raises:
+      ConfigError: it is none.
+    """
+    if not isinstance(decoding, Method):
+        raise ConfigError(
+            f"Model: decoding: {decoding!r}; allowed: Greedy(), Sampling(...), Beam(...) or "
+            "Contrastive(...) of t5x_ext.decoding, or None"
+        )
+    return decoding

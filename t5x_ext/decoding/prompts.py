@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mixtures.chat_templates import template_of
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
@@ -34,6 +35,31 @@ def check_texts(name: str, given: Any) -> list[str]:
                 f"{text[:60]!r}; allowed: text that UTF-8 can hold"
             )
     return texts
+
+
+def check_prompts(vocabulary: Any, name: str, given: Any) -> list[str]:
+    """The texts of prompts, chats written by the template of their vocabulary.
+
+    Raises:
+      ConfigError: as `check_texts`.
+      mixtures.errors.DataError: there is no template, or it refuses a chat.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return check_texts(name, given)
+    prompts = list(given)
+    return check_texts(
+        name,
+        [template_of(vocabulary).render(each) if is_chat(each) else each for each in prompts],
+    )
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is a list of messages."""
+    return (
+        isinstance(prompt, Sequence)
+        and len(prompt) > 0
+        and all(isinstance(message, Mapping) for message in prompt)
+    )
 
 
 def prompt_tokens(

@@ -8,10 +8,15 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
+from etils import epath
 from hf_checkpoints import random_source
+from sentencepiece import sentencepiece_model_pb2
 
+from mixtures.vocabularies import open_vocabulary
 from t5x_ext.checkpoints import open_source
 from t5x_ext.checkpoints.gguf.opening import TYPES
+from t5x_ext.checkpoints.gguf.tokenizers import write_tokenizer
 from t5x_ext.convert import main
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.llama import LlamaConfig
@@ -145,6 +150,57 @@ def test_convert_writes_what_transformers_reads(tmp_path: Path) -> None:
     assert (back.kind, back.config) == ("hf", source.config)
     for name, tensor in source.tensors.items():
         np.testing.assert_array_equal(back.tensors[name].whole(), tensor.whole())
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory):
+    """A tokenizer as LLaMA's, and what GGUF's metadata say of it."""
+    folder = tmp_path_factory.mktemp("llama")
+    sentencepiece.SentencePieceTrainer.train(
+        input=__file__,
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    content = (folder / "tokenizer.model").read_bytes()
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(content).pieces
+    metadata = {
+        "model": "llama",
+        "tokens": [piece.piece for piece in pieces],
+        "scores": [piece.score for piece in pieces],
+        "token_type": [piece.type for piece in pieces],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+    }
+    return folder / "tokenizer.model", {f"tokenizer.ggml.{k}": v for k, v in metadata.items()}
+
+
+def test_a_sentencepiece_tokenizer_gives_the_ids_of_its_model(sentencepiece_model, tmp_path):
+    path, metadata = sentencepiece_model
+    template = {"tokenizer.chat_template": "{{ messages[0]['content'] }}"}
+    write_tokenizer((metadata | template).get, epath.Path(tmp_path), "model.gguf")
+    ours, wanted = open_vocabulary(str(tmp_path)), open_vocabulary(str(path))
+    assert (ours.prefix_ids, ours.eos_ids, ours.unk_id) == ((1,), (2,), 0)
+    for text in (*Path(__file__).read_text().splitlines(), "  日本語 \U0001f600", "a</s>b"):
+        assert ours.encode(text) == wanted.encode(text)
+    assert ours.chat_template.render([{"role": "user", "content": "Hi"}]) == "Hi"
+
+
+def test_a_damaged_tokenizer_is_one_line(sentencepiece_model, tmp_path):
+    _, metadata = sentencepiece_model
+    for change, message in (
+        ({"tokenizer.ggml.scores": None}, "model.gguf: has no tokenizer.ggml.scores"),
+        ({"tokenizer.ggml.scores": [0.0]}, "tokens, scores and types; allowed: as many of each"),
+        ({"tokenizer.ggml.model": "gpt2"}, "has no tokenizer.ggml.merges, which 'gpt2' needs"),
+    ):
+        with pytest.raises(ConfigError, match=message) as caught:
+            write_tokenizer((metadata | change).get, epath.Path(tmp_path), "model.gguf")
+        assert "\n" not in str(caught.value)
 
 
 REFUSED = {

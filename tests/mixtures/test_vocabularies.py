@@ -138,9 +138,14 @@ def test_a_remote_model_is_looked_for_only_when_it_is_used():
     assert "\n" not in str(caught.value)
 
 
-def test_models_with_other_reserved_ids_are_refused(tmp_path):
+def test_a_model_that_ends_no_text_is_refused(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
-        input=__file__, model_prefix=str(tmp_path / "llama"), vocab_size=300, minloglevel=2
+        input=__file__,
+        model_prefix=str(tmp_path / "endless"),
+        vocab_size=300,
+        eos_id=-1,
+        minloglevel=2,
     )
-    with pytest.raises(DataError, match=r"pad, eos, unk ids \(-1, 2, 0\)"):
-        SentencePieceVocabulary(str(tmp_path / "llama.model")).encode("text")
+    with pytest.raises(DataError, match="endless.model: no token ends a text; allowed: ") as caught:
+        SentencePieceVocabulary(str(tmp_path / "endless.model")).encode("text")
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,8 @@
-"""The tokenizer in a GGUF file, as tokenizer.json and tokenizer_config.json.
+"""The tokenizer in a GGUF file, as the files that Hugging Face has of it.
 
-A byte-level BPE's metadata are its pieces, their types and merges. How text is split before merging
-is told by name only (`tokenizer.ggml.pre`); the expressions are those of llama.cpp.
+A SentencePiece model's metadata are its pieces, their types and scores: together tokenizer.model. A
+byte-level BPE's are its pieces, their types and merges: tokenizer.json. How text is split before
+merging is told by name only (`tokenizer.ggml.pre`); the expressions are those of llama.cpp.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ROLES = {
 
 
 def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: str) -> None:
-    """Writes the files of a byte-level BPE.
+    """Writes the files of a tokenizer, tokenizer_config.json among them.
 
     Args:
         value: The metadata of a name, or None.
@@ -40,14 +41,80 @@ def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: s
     Raises:
         ConfigError: If it is another kind of tokenizer, or splits text in a way we do not know.
     """
+    kinds = {
+        "gpt2": (_write_byte_level, ("tokens", "merges")),
+        "llama": (_write_sentencepiece, ("tokens", "scores", "token_type")),
+    }
+    kind = value("tokenizer.ggml.model")
+    if kind not in kinds:
+        raise ConfigError(
+            f"{where}: tokenizer.ggml.model is {kind!r}, which is not supported; allowed: "
+            f"{', '.join(map(repr, kinds))}"
+        )
+    write, needed = kinds[kind]
+    for name in needed:
+        if not value(f"tokenizer.ggml.{name}"):
+            raise ConfigError(f"{where}: has no tokenizer.ggml.{name}, which {kind!r} needs")
+    write(value, _config(value), directory, where)
+
+
+def _config(value: Callable[[str], Any]) -> dict[str, Any]:
+    """What tokenizer_config.json says of both kinds."""
+    pieces = value("tokenizer.ggml.tokens")
+    config: dict[str, Any] = {}
+    for role, name in _ROLES.items():
+        number = value(f"tokenizer.ggml.{name}")
+        if number is not None:
+            config[role] = pieces[number]
+    config["add_bos_token"] = bool(value("tokenizer.ggml.add_bos_token"))
+    config["clean_up_tokenization_spaces"] = False
+    config["model_max_length"] = value("llama.context_length")
+    template = value("tokenizer.chat_template")
+    if template is not None:
+        config["chat_template"] = template
+    return config
+
+
+def _write_config(directory: epath.Path, tokenizer_class: str, config: dict[str, Any]) -> None:
+    content = {"tokenizer_class": tokenizer_class} | config
+    (directory / "tokenizer_config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_sentencepiece(
+    value: Callable[[str], Any], config: dict[str, Any], directory: epath.Path, where: str
+) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.remove_extra_whitespaces = False
+    adds_space = value("tokenizer.ggml.add_space_prefix")
+    model.normalizer_spec.add_dummy_prefix = True if adds_space is None else bool(adds_space)
+    columns = [value(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")]
+    if len({len(column) for column in columns}) > 1:
+        raise ConfigError(
+            f"{where}: tokenizer.ggml: {', '.join(str(len(column)) for column in columns)} tokens, "
+            "scores and types; allowed: as many of each"
+        )
+    for piece, score, piece_type in zip(*columns, strict=True):
+        model.pieces.add(piece=piece, score=float(score), type=int(piece_type))
+    for role in ("bos", "eos", "unk", "pad"):
+        if f"{role}_token" in config:
+            setattr(model.trainer_spec, f"{role}_piece", config[f"{role}_token"])
+    if value("tokenizer.ggml.add_bos_token") is None:
+        config["add_bos_token"] = True  # as llama.cpp takes it for this kind
+    (directory / "tokenizer.model").write_bytes(model.SerializeToString(deterministic=True))
+    _write_config(directory, "LlamaTokenizer", config)
+
+
+def _write_byte_level(
+    value: Callable[[str], Any], config: dict[str, Any], directory: epath.Path, where: str
+) -> None:
     import tokenizers
     from tokenizers import decoders, models
 
-    kind = value("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ConfigError(
-            f"{where}: tokenizer.ggml.model is {kind!r}, which is not supported; allowed: 'gpt2'"
-        )
     pieces = value("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
     model = models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
@@ -60,12 +127,6 @@ def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: s
             special = piece_type == _CONTROL
             added = tokenizers.AddedToken(piece, normalized=False, special=special)
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([added])
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    for role, name in _ROLES.items():
-        number = value(f"tokenizer.ggml.{name}")
-        if number is not None:
-            config[role] = pieces[number]
-    config["add_bos_token"] = bool(value("tokenizer.ggml.add_bos_token"))
     if config["add_bos_token"] and "bos_token" in config:
         bos = config["bos_token"]
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -73,13 +134,8 @@ def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: s
             pair=f"{bos} $A {bos} $B",
             special_tokens=[(bos, pieces.index(bos))],
         )
-    config["clean_up_tokenization_spaces"] = False
-    config["model_max_length"] = value("llama.context_length")
-    template = value("tokenizer.chat_template")
-    if template is not None:
-        config["chat_template"] = template
     (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_config(directory, "PreTrainedTokenizerFast", config)
 
 
 def _splitter(name: str, where: str) -> Any:

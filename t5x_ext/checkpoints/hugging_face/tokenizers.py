@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from etils import epath
 
+from mixtures.chat_templates import TEMPLATE_FILE
+
 CONFIG_FILE = "tokenizer_config.json"
 FILES = (
     "spiece.model",
@@ -13,6 +15,7 @@ FILES = (
     "tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    TEMPLATE_FILE,
     CONFIG_FILE,
 )
 
