@@ -93,6 +93,7 @@ def read_template(directory: epath.Path, config: Mapping[str, Any]) -> ChatTempl
         DataError: the field of tokenizer_config.json is not a template.
     """
     file = directory / TEMPLATE_FILE
+    source: Any
     if files.is_file(file):
         source, where = files.read_bytes(file).decode("utf-8", "replace"), str(file)
     else:
