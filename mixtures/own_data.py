@@ -5,7 +5,8 @@ A JSONL file holds one object a line:
     {"instruction": "Say it in French.", "input": "good day", "output": "bonjour"}
 
 `input` may be empty and `output` may be a list of accepted answers. Optional are `id`, `task` (the
-file's name unless given) and `category`. The file is the train split; files beside it that are
+file's name unless given), `category`, and `source`: the text that an answer rewrites, for metrics
+that compare with it. The file is the train split; files beside it that are
 named <stem>.validation.jsonl and <stem>.test.jsonl are those splits. A file that is itself named so
 is that one split. A `.json` file is one task in the layout of the release, divided like a task of
 the test track.
@@ -37,7 +38,7 @@ from mixtures.writing.names import PREFIX as WRITING_PREFIX
 SPLITS = ("train", "validation", "test")
 DEFAULT_PROMPT = "tk.def_pos2"
 
-_FIELDS = "instruction, input, output, and optionally id, task, category"
+_FIELDS = "instruction, input, output, and optionally id, task, category, source"
 
 RowsOrFile = str | os.PathLike[str] | Iterable[Row | Mapping[str, Any]]
 _ReadRows = Callable[[Context, str], Sequence[Row]]
@@ -204,14 +205,13 @@ def _read_row(value: Any, where: str, task: str, index: int) -> Row:
         definition=_text(where, "instruction", value.get("instruction")),
         input=_text(where, "input", value.get("input")),
         references=tuple(references),
-        positive_examples=(),
-        negative_examples=(),
+        source=_text(where, "source", value.get("source", "")),
     )
 
 
 def _check_row(row: Row, where: str) -> None:
     """Holds a Row from Python to what is asked of rows from files."""
-    for field in ("task", "category", "id", "input"):
+    for field in ("task", "category", "id", "input", "source"):
         _text(where, field, getattr(row, field))
     if not row.references:
         raise _wrong(where, "references", row.references, "one or more strings")
@@ -224,7 +224,7 @@ def _check_row(row: Row, where: str) -> None:
 
 
 def _text(where: str, field: str, value: Any) -> str:
-    may_be_blank = field in ("input", "category")
+    may_be_blank = field in ("input", "category", "source")
     if not isinstance(value, str) or not (may_be_blank or value.strip()):
         allowed = "a string" if may_be_blank else "a string that is not blank"
         raise _wrong(where, field, value, allowed)

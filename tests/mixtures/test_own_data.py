@@ -222,3 +222,20 @@ def test_a_very_long_scope_is_cut_in_the_message():
     with pytest.raises(DataError, match="MIXTURE_OR_TASK_NAME: scope 'xxx.*' is unknown") as caught:
         mixtures.resolve("x" * 5000)
     assert len(str(caught.value)) < 500
+
+
+def test_a_source_comes_along_for_metrics_of_rewriting(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    lines = [
+        {"instruction": "Simplify.", "input": "It is arduous.", "output": "It is hard."},
+        {
+            "instruction": "Simplify.",
+            "input": "Say: Go hence.",
+            "output": "Go.",
+            "source": "Go hence.",
+        },
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = seqio.get_mixture_or_task(mixtures.resolve(str(file), prompt="ql.io"))
+    rows = list(task.get_dataset({"inputs": 32, "targets": 8}, "train", shuffle=False))
+    assert [row["source"].numpy() for row in rows] == [b"", b"Go hence."]
