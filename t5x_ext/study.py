@@ -18,6 +18,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
+from t5x_ext.reports.published import find_paper
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.terminal import show
@@ -40,6 +41,7 @@ def study(
     experts: int | str = 1,
     name: str = "study",
     shard: str | None = None,
+    published: str | None = None,
 ) -> None:
     """Trains and scores every cell of a grid that has no result yet, then writes the report.
 
@@ -61,12 +63,16 @@ def study(
       experts: models tuned together in one program; 'auto' takes as many as fit in memory, found
         by compiling the step for the longest batch of one and of two (macro EXPERTS).
       name: title of the report.
+      published: the paper whose figures the report has beside ours: a name of `reports/papers`, or
+        the path of a JSON file (macro PUBLISHED).
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
 
     Raises:
       ConfigError: something in the configuration does not fit together.
     """
     directory = files.path(study_dir, "MODEL_DIR")
+    if published is not None:
+        find_paper(published)
     for each in [recipe, *(initial.recipe for initial in initials if initial.is_tuned)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.num_expert_slots)
@@ -95,7 +101,7 @@ def study(
     lock = ShardLock(directory / "shards", index, count)
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
-        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
+        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data, published)
         cells = store.deal(plan.cells, shard)
         if isinstance(experts, str):  # fitting.AUTO
             experts = _choose_experts(model, partitioner, recipe, cells)
@@ -116,7 +122,7 @@ def study(
             runner.make_initials(store.unfinished(directory, plan.cells))  # other shards' too
         runner.run(cells)
         # Once more, with what the initial models cost.
-        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data)
+        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data, published)
     finally:
         lock.release()
     left = store.unfinished(directory, plan.cells)
@@ -204,6 +210,7 @@ def _write_study_json(
     initials: Mapping[str, InitialModel],
     superni_cfg: SuperNIConfig,
     data: Any,
+    published: str | None,
 ) -> None:
     from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
     from t5x_ext.studies import store
@@ -227,6 +234,7 @@ def _write_study_json(
             ],
             "seeds": list(seeds),
             "split_policy": superni_cfg.split_policy,
+            **({"published": published} if published else {}),
             "initials": {
                 key: {"label": initial.label or key, "key": plan.initial_keys[key]}
                 | _cost(directory, plan.initial_keys[key])

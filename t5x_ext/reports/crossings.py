@@ -83,8 +83,10 @@ def first_passing(scores: np.ndarray, target: float) -> float:
     return before + float((target - scores[before]) / (scores[after] - scores[before]))
 
 
-def _amount(place: float, amounts: list[float]) -> float:
-    """The amount of data at index `place`, along the logarithm.
+def amount_at(place: float, amounts: list[float]) -> float:
+    """The amount of data at an index between points, along the logarithm; inf stays inf.
+
+    place 0.5, amounts 10 1000 -> 100.0
 
     A curve that starts at zero-shot has no logarithm there: between zero-shot and the smallest
     trained budget, that budget is the answer (an upper bound).
@@ -107,15 +109,14 @@ def _crossing(grid: ScoreGrid, curve: list[Point], target: Point) -> Crossing | 
     common = np.all([~np.isnan(scores).all(axis=0) for scores in everything], axis=0)
     if not common.any():
         return None
-    levels = [np.where(common, scores, np.nan) for scores in everything]
-    *ours, theirs = (float(np.nanmean(scores)) for scores in levels)
+    *ours, theirs = (float(np.nanmean(scores[:, common])) for scores in everything)
     place = first_passing(np.array(ours), theirs)
 
     shares = [point.share for point in curve]
-    draws = np.stack([grid.resampler.means(scores) for scores in levels], axis=1)
+    draws = np.stack([grid.draw_means(point, common) for point in (*curve, target)], axis=1)
     draws = draws[~np.isnan(draws).any(axis=1)]
     low, high = percentile_bounds(
-        np.array([_amount(first_passing(draw[:-1], draw[-1]), shares) for draw in draws])
+        np.array([amount_at(first_passing(draw[:-1], draw[-1]), shares) for draw in draws])
     )
     starts_at_zero = curve[0].zero_shot
     return Crossing(
@@ -125,8 +126,8 @@ def _crossing(grid: ScoreGrid, curve: list[Point], target: Point) -> Crossing | 
         baseline_labels=target.labels_per_task,
         baseline_share=target.share,
         score=theirs,
-        share=_amount(place, shares),
-        labels=_amount(place, [point.labels_per_task for point in curve]),
+        share=amount_at(place, shares),
+        labels=amount_at(place, [point.labels_per_task for point in curve]),
         low=low,
         high=high,
         at_most=0 < place < 1 if starts_at_zero else place == 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,11 @@ from t5x_ext.reports.comparisons import Claim, signed
 from t5x_ext.reports.dataset_samples import name_of, pick_samples
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
 from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Section
+from t5x_ext.reports.equivalents import Equivalent, equivalent_tables, find_equivalents
+from t5x_ext.reports.learning_curves import fit_learning_curves
+from t5x_ext.reports.published import published_blocks, read_published
 from t5x_ext.reports.study_files import Study
+from t5x_ext.reports.tables import need_table
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,14 @@ class Findings:
 
     study: Study
     scores: DatasetScores
+    equivalents: list[Equivalent]
     claim: Claim
 
 
 def find(study: Study) -> Findings:
     """Computes all numbers of the report; a pure function of the study's files."""
     scores = score_datasets(study)
-    return Findings(study, scores, state_claim(scores))
+    return Findings(study, scores, find_equivalents(scores.grid), state_claim(scores))
 
 
 def state_claim(scores: DatasetScores) -> Claim:
@@ -73,7 +79,9 @@ def build_document(findings: Findings) -> Document:
         Section("Scores", (*note_tables.warnings(study), tables.score_table(scores))),
         Section("Differences", tuple(tables.difference_tables(scores))),
         Section("Score against training rows", tuple(_curves(findings))),
+        Section("Rows that are worth another arm", tuple(_equivalents(findings))),
         *([Section("Edits", (parts,))] if parts else []),
+        *([Section("Beside the paper", tuple(_beside(findings)))] if study.published else []),
         Section("Outputs", tuple(outputs)),
         Section("What to keep in mind", tuple(_notes(study))),
         Section("Cost", (note_tables.cost_table(study),)),
@@ -121,6 +129,21 @@ def _curves(findings: Findings) -> list[Block]:
     return [chart, picture]
 
 
+def _equivalents(findings: Findings) -> list[Block]:
+    if not findings.equivalents:
+        return [Paragraph("No arm was trained on several numbers of rows beside another arm.")]
+    blocks: list[Block] = [*equivalent_tables(findings.equivalents)]
+    for curve in fit_learning_curves(findings.study, findings.scores.grid):
+        if not curve.refusal:
+            blocks.append(need_table(curve, curve.targets, "mean score"))
+    return blocks
+
+
+def _beside(findings: Findings) -> list[Block]:
+    paper = read_published(findings.study.published)
+    return published_blocks(paper, findings.scores)
+
+
 def _notes(study: Study) -> list[Block]:
     cut = note_tables.truncation_table(study)
     short = note_tables.short_table(study)
@@ -152,6 +175,21 @@ def summary(findings: Findings) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "claim": asdict(findings.claim),
         "rows": [_row_json(row, scores) for row in (*scores.rows, *scores.bounds)],
+        "equivalents": [_equivalent_json(each) for each in findings.equivalents],
+    }
+
+
+def _equivalent_json(found: Equivalent) -> dict[str, Any]:
+    bounds = {"rows": found.rows, "low": found.low, "high": found.high}
+    return {
+        "curve": found.curve.arm.name,
+        "arm": found.target.arm.name,
+        "budget": found.target.budget,
+        "dataset": found.dataset or None,
+        "score": found.score,
+        **{name: value if math.isfinite(value) else None for name, value in bounds.items()},
+        "at_most": found.rows <= found.smallest,
+        "refusal": found.refusal,
     }
 
 

@@ -63,10 +63,9 @@ def _rows_used(row: Row) -> str:
 
 
 def _groups(scores: DatasetScores, places: Sequence[int], before: int) -> tuple:
-    """Headings: a dataset over its columns, and the mean where there are several datasets."""
+    """Headings: each dataset over its columns, after `before` columns without one."""
     tasks = [scores.columns[i].task for i in places]
-    spans = tuple((short_name(task), tasks.count(task)) for task in dict.fromkeys(tasks))
-    return (("", before), *spans, *(((f"{len(spans)} sets", 1),) if len(spans) > 1 else ()))
+    return (("", before), *((short_name(task), tasks.count(task)) for task in dict.fromkeys(tasks)))
 
 
 def _table(
@@ -76,24 +75,24 @@ def _table(
     rows: Sequence[Row],
     cell: Callable[[Row, Sequence[int]], str],
 ) -> Table:
-    """A row per system; a column per dataset and metric, and the mean of the first metrics."""
+    """A row per system; the mean of the first metrics, then a column per dataset and metric."""
     places = scores.places()
     several = len(scores.heads) > 1
     titles = (metric_title(scores.columns[i].metric.key) for i in places)
     return Table(
         caption,
-        ("model", "rows per task", *titles, *(("mean",) if several else ())),
+        ("model", "rows per task", *(("mean",) if several else ()), *titles),
         tuple(
             (
                 row.label,
                 _rows_used(row),
-                *(cell(row, [i]) for i in places),
                 *((cell(row, scores.heads),) if several else ()),
+                *(cell(row, [i]) for i in places),
             )
             for row in rows
         ),
         note=note,
-        groups=_groups(scores, places, 2),
+        groups=_groups(scores, places, 2 + several),
         strong_rows=frozenset(
             i for i, r in enumerate(rows) if r.point and not r.point.arm.baseline
         ),
@@ -209,7 +208,7 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
             (row.label, _rows_used(row), *(_mean(row, [i]) for i in places))
             for row in (*scores.rows, *scores.bounds)
         ),
-        groups=_groups(scores, places, 2)[: 1 + len({scores.columns[i].task for i in places})],
+        groups=_groups(scores, places, 2),
     )
 
 

@@ -27,6 +27,7 @@ from t5x_ext.reports.document import (
 from t5x_ext.reports.edit_marks import mark_edits
 from t5x_ext.reports.svg import draw_key, draw_panel
 
+_WIDE = 9  # columns that fit beside each other in the text's width
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
 
 
@@ -130,8 +131,9 @@ def _table(table: Table) -> str:
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     setting = f' data-setting="{escape(table.setting)}"' if table.setting else ""
+    wide = " wide" if len(table.header) > _WIDE else ""
     return (
-        f'<div{setting}><div class="table"><table><caption>{escape(table.caption)}</caption>'
+        f'<div{setting}><div class="table{wide}"><table><caption>{escape(table.caption)}</caption>'
         f"<thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
     )
 

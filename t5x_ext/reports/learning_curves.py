@@ -8,7 +8,8 @@ bootstrap draw of tasks and seeds; the bounds of an answer are percentiles of th
 
 How easy each task is belongs to the question ("score 70 on these tasks"), not to the uncertainty:
 each task's own level is taken out before the draws and the mean level put back, so what varies is
-how tasks respond to more labels (see `_draw_means`).
+how tasks respond to more labels (see `_draw_means`). Where test inputs are drawn in place of tasks,
+the draws are used as they are.
 
 Where the data do not support an answer, none is given, and the reason is.
 """
@@ -203,12 +204,16 @@ def _learning_curve(grid: ScoreGrid, curve: Sequence[Point]) -> LearningCurve:
             refusal=f"{len(set(labels))} budgets of different size were tried; a curve with a "
             f"ceiling needs {MIN_BUDGETS}",
         )
-    if tasks < MIN_TASKS:
+    # Few tasks say little where tasks are drawn; test inputs are many.
+    if curve[0].draws is None and tasks < MIN_TASKS or not tasks:
         return replace(
             found,
             refusal=f"{tasks} tasks have finished at every budget; {MIN_TASKS} are needed",
         )
-    sampled = _draw_means(grid, scores, tasks)
+    if curve[0].draws is None:
+        sampled = _draw_means(grid, scores, tasks)
+    else:
+        sampled = np.stack([grid.draw_means(point, common) for point in curve], axis=1)
     gain_low, _ = percentile_bounds(sampled[:, -1] - sampled[:, 0])
     if gain_low <= 0:
         return replace(found, refusal="scores do not clearly rise with labels")

@@ -91,6 +91,7 @@ class Study:
     initials: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
     unfinished_cells: int
+    published: str = ""  # the paper whose figures stand beside the study's own
 
     @property
     def has_own_metrics(self) -> bool:
@@ -164,6 +165,7 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
         initials=_initials(grid),
         cells=cells,
         unfinished_cells=unfinished,
+        published=grid.text("published", ""),
     )
 
 

@@ -167,18 +167,23 @@ def _crossing_row(crossing: Crossing) -> tuple[str, ...]:
     )
 
 
-def need_table(curve: LearningCurve, targets: Sequence[float]) -> Table:
+def need_table(curve: LearningCurve, targets: Sequence[float], measure: str = "ROUGE-L") -> Table:
     """Labels per task for each of these scores, read off a fitted curve."""
     arm, ceiling = curve.point.arm, curve.ceiling
+    what_varies = (
+        "The interval is over how tasks and seeds respond to labels; how hard the tasks are is "
+        "taken as given."
+        if curve.point.draws is None
+        else "The interval is over test inputs and seeds."
+    )
     return Table(
         f"{arm.setting}: labels that “{arm.label}” needs for a score",
-        ("ROUGE-L wanted", "answer", "labels per task", "95 % interval", "more than now"),
+        (f"{measure} wanted", "answer", "labels per task", "95 % interval", "more than now"),
         tuple(_need_row(curve, curve.need(score)) for score in targets),
         note=f"From a saturating power law through {len(curve.labels)} budgets and {curve.tasks} "
         f"tasks, which rises to {interval_text(ceiling)} and is trusted up to {curve.limit:,.0f} "
         f"labels per task. “More than now”: than the largest budget, {curve.labels[-1]:,.0f} "
-        f"labels per task with {curve.scores[-1]:.2f} ROUGE-L. The interval is over how tasks and "
-        "seeds respond to labels; how hard the tasks are is taken as given.",
+        f"labels per task with {curve.scores[-1]:.2f} {measure}. {what_varies}",
         text_columns=2,
         setting=arm.setting,
     )

@@ -23,6 +23,7 @@ def writing_arms(
     full: Recipe | None = None,
     decodings: bool = True,
     generic_set: str = GENERIC,
+    writing_only_budgets: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms, and the proposed one at several numbers of writing rows.
 
@@ -33,6 +34,8 @@ def writing_arms(
       full: how all parameters are tuned; None leaves that arm out.
       decodings: whether the proposed model decodes by beam search and by sampling as well.
       generic_set: the set that generic rows come from.
+      writing_only_budgets: of the arm without generic rows, to see how many writing rows these
+        save; None is the last of `budgets`.
     """
     most = tuple(budgets)[-1:]
     writing = ".".join(f"{task}_{{count}}" for task in TRAINED)
@@ -45,7 +48,13 @@ def writing_arms(
     arms = [
         arm("base", "not tuned", mixed, (ZERO_SHOT,), baseline=True),
         arm("alpaca", "generic data", generic_rows, baseline=True),
-        arm("writing_only", "writing data", f"writing.mixed.{writing}", baseline=True),
+        arm(
+            "writing_only",
+            "writing data",
+            f"writing.mixed.{writing}",
+            writing_only_budgets or most,
+            baseline=True,
+        ),
         arm("writing_alpaca", "generic and writing data", mixed, budgets),
     ]
     if full is not None:

@@ -17,9 +17,12 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import METRICS as DEFAULT
 from t5x_ext.metrics import Prediction, measure, score_rows, task_scores, write_predictions
 from t5x_ext.metrics.aggregate import over_instances
+from t5x_ext.reports.dataset_content import find
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
 from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
+from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.edit_marks import mark_edits
+from t5x_ext.reports.published import names, published_blocks, read_published
 from t5x_ext.reports.study_files import read_study
 from t5x_ext.reports.tables import ABSENT
 
@@ -187,7 +190,7 @@ def test_seeds_are_averaged_and_one_zero_shot_run_stands_for_all(tmp_path):
 
 def test_no_column_holds_two_metrics(scores):
     table = score_table(scores)
-    assert table.groups == (("", 2), ("fix", 2), ("plain", 2), ("2 sets", 1))
+    assert table.groups == (("", 3), ("fix", 2), ("plain", 2))
     assert len(set(table.header)) == len(table.header)
     assert "SARI [easse, 13a, lower]" in table.header and "SARI [hf, 13a, lower]" in table.header
     assert "tokens by sacrebleu's 13a" in table.note
@@ -237,7 +240,7 @@ def test_arm_without_a_dataset_has_no_mean(tmp_path):
     found = score_datasets(read_study(root))
     table = score_table(found)
     some = next(row for row in table.rows if row[0] == "arm some")
-    assert some[-1] == ABSENT and some[2] != ABSENT
+    assert some[2] == some[-1] == ABSENT and some[3] != ABSENT
 
 
 def test_report_has_tables_examples_and_csv(study_dir):
@@ -280,3 +283,52 @@ def test_traits_of_outputs():
     assert traits(RIGHT)["edit_distance"] == pytest.approx(4 / 11)  # two words, each gone and new
     assert traits("and so on " * 20)["run_away"] == 1
     assert traits(RIGHT)["run_away"] == traits("")["run_away"] == 0
+
+
+@pytest.mark.parametrize("name", names())
+def test_papers_of_the_package_can_be_read(name):
+    published = read_published(name)
+    assert published.rows and published.source
+
+
+def test_the_papers_means_are_those_of_its_scores():
+    published = read_published("writing_alpaca")
+    for row in published.rows:
+        if row.mean is not None:
+            assert np.mean(row.scores) == pytest.approx(row.mean, abs=0.011)
+
+
+def test_published_figures_stand_beside_ours(tmp_path):
+    root = write_study(tmp_path / "study")
+    paper = {
+        "source": "A. Author 2023",
+        "datasets": [
+            {"name": "FIX", "metric": "F0.5", "rows": 100, "task": "writing.fix"},
+            {"name": "OTHER", "metric": "SARI", "rows": 100, "task": "writing.absent"},
+        ],
+        "rows": [
+            {"label": "theirs", "arm": "base", "scores": [12.5, 30], "mean": 21.25},
+            {"label": "another", "scores": [None, 31.5]},
+        ],
+        "footnotes": ["Read this."],
+    }
+    path = tmp_path / "paper.json"
+    path.write_text(json.dumps(paper))
+    study = json.loads((root / "study.json").read_text())
+    (root / "study.json").write_text(json.dumps(study | {"published": str(path)}))
+    findings = find(read_study(root))
+    table, note = published_blocks(read_published(findings.study.published), findings.scores)
+    assert isinstance(table, Table) and note == Paragraph("Read this.")
+    assert table.groups == (("", 1), ("FIX (F0.5)", 2), ("OTHER (SARI)", 1), ("mean", 1))
+    assert table.rows[0] == ("theirs", "12.50", "0.00", "30.00", "21.25")
+    assert table.rows[1] == ("another", "–", "–", "31.50", "–")
+    assert "FIX: fix by ERRANT" in table.note
+
+    path.write_text(json.dumps(paper | {"rows": [{"label": "x", "scores": [1]}]}))
+    with pytest.raises(ConfigError, match=r"rows\[0\].scores': \[1\]; allowed: 2 numbers of 0 to"):
+        read_published(str(path))
+
+
+def test_unknown_paper_is_refused():
+    with pytest.raises(ConfigError, match="PUBLISHED: 'zhang'; allowed: .*writing_alpaca"):
+        read_published("zhang")
