@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext import bounds
@@ -109,12 +110,15 @@ class Program:
         return jax.jit(self.step, donate_argnums=0, out_shardings=(layout, everywhere))
 
     @functools.cached_property
-    def _eval_step(self) -> Callable[[Params, Any], losses.LossSums]:
-        def eval_step(model_params: Params, batch: Any) -> losses.LossSums:
-            with self.partitioner.activate():
-                return self.model.loss_sums(model_params, batch, None)
+    def _eval_step(self) -> Callable[[Params, Any, losses.LossSums], losses.LossSums]:
+        """(parameters, batch, sums so far) -> sums."""
 
-        return jax.jit(eval_step)
+        def eval_step(model_params: Params, batch: Any, total: losses.LossSums) -> losses.LossSums:
+            with self.partitioner.activate():
+                sums = self.model.loss_sums(model_params, batch, None)
+            return jax.tree.map(jnp.add, total, sums)
+
+        return jax.jit(eval_step, out_shardings=self.partitioner.sharding(()))
 
     def base_params(self) -> Params:
         """The same of what a run starts from, in float32: all parameters but adapters."""
@@ -159,12 +163,12 @@ class Program:
           model_params: parameters on the mesh.
           batches: features [B, ...], the same whole batches on every host.
         """
-        total = None
+        total = jax.device_put(losses.zero_sums(), self.partitioner.sharding(()))
         for batch in batches:
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
-            sums = self._eval_step(model_params, placed)
-            total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
-        if total is None:
+            # Added up in the compiled step: op by op it costs more than a small model's step.
+            total = self._eval_step(model_params, placed, total)
+        if not float(total.weight):
             return {}
         return {name: float(value) for name, value in loss_metrics(total).items()}
 
