@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary
 from t5x_ext import files
@@ -20,6 +20,7 @@ from t5x_ext.checkpoints.adapters import open_adapter
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.params import open_source
+from t5x_ext.checkpoints.sources import Source
 from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.decoding import Method
 from t5x_ext.errors import ConfigError
@@ -85,6 +86,8 @@ class Writer:
         amateur: Writer | None,
         requests: Sequence[Request],
     ) -> Iterator[tuple[int, Completion]]:
+        if not requests:
+            return
         model = self.load()
         other: Any = None
         if amateur is not None:
@@ -110,6 +113,14 @@ class Writer:
                 yield place, Completion(output.text or "", output.finish, output.log_prob)
 
 
+class Described(NamedTuple):
+    """A model without its parameters."""
+
+    source: Source
+    config: ModelConfig
+    vocabulary: Vocabulary
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """Where a model lies.
@@ -126,6 +137,22 @@ class Weights:
     vocabulary: str | None = None
     dtype: str = "float32"
 
+    def describe(self) -> Described:
+        """What is known of the model without reading its parameters.
+
+        Raises:
+            ConfigError: there is no checkpoint, it has no vocabulary, or is no decoder-only model.
+        """
+        source = open_source(self.path)
+        if source.config is None or source.config.has_encoder:
+            raise ConfigError(f"{self.path}: not a decoder-only model that states its shape")
+        if ADAPTER in source.meta:
+            raise ConfigError(f"{self.path}: holds an adapter; allowed: its base")
+        place = self.vocabulary or source.tokenizer_dir
+        if place is None:
+            raise ConfigError(f"{self.path}: has no vocabulary; give VOCABULARY_PATH")
+        return Described(source, source.config, open_vocabulary(place))
+
     def open(self, adapters: Mapping[str, str] | None = None) -> dict[str | None, Writer]:
         """Writers of the model alone, under None, and with each of its adapters, under its name.
 
@@ -135,22 +162,14 @@ class Weights:
             adapters: directories of PEFT's or runs with LORA_RANK, by name.
 
         Raises:
-            ConfigError: there is no checkpoint, it has no vocabulary or is no decoder-only model,
-                or an adapter is of another base.
+            ConfigError: see `describe`; or an adapter is of another base.
         """
         named = dict(adapters or {})
-        source = open_source(self.path)
-        if source.config is None or source.config.has_encoder:
-            raise ConfigError(f"{self.path}: not a decoder-only model that states its shape")
-        if ADAPTER in source.meta:
-            raise ConfigError(f"{self.path}: holds an adapter; allowed: its base")
-        place = self.vocabulary or source.tokenizer_dir
-        if place is None:
-            raise ConfigError(f"{self.path}: has no vocabulary; give VOCABULARY_PATH")
+        source, config, vocabulary = self.describe()
         base = fingerprint_base(source)
         for path in named.values():
-            open_adapter(path, source.config).check_base(base, self.path)
-        counter, limit = token_counter(open_vocabulary(place)), _max_tokens(source.config)
+            open_adapter(path, config).check_base(base, self.path)
+        counter, limit = token_counter(vocabulary), _max_tokens(config)
 
         @functools.cache
         def load() -> Model:

@@ -32,5 +32,5 @@ def test_the_page_works_from_top_to_bottom(tmp_path: Path) -> None:
     said = re.findall(r"^# (Counter.*)$", program, re.MULTILINE)
     assert printed[0].splitlines() == said
     assert printed[1].startswith("1 synthetic rows")
-    [row] = (tmp_path / "runs" / "harbour" / "responses.jsonl").read_text().splitlines()
+    [row] = (tmp_path / "runs" / "harbour" / "round1" / "responses.jsonl").read_text().splitlines()
     assert [passage["id"] for passage in json.loads(row)["passages"]] == ["p0"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
 from t5x_ext.decoding import Sampling
-from t5x_ext.generation import Request
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation import Request, tuning
 from t5x_ext.generation.records import bundled
 from t5x_ext.generation.text_models import Weights, Writer
 from t5x_ext.models import DecoderOnlyModel, network
@@ -21,9 +24,8 @@ from t5x_ext.partitioning import PjitPartitioner
 FILES = ("requests", "instructions", "rejected", "responses", "train")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    """A LLaMA of two layers, long enough for five passages."""
+def save_model(path: Path, seed: int) -> str:
+    """A LLaMA of two layers, long enough for passages, as transformers has it."""
     vocabulary = bundled_vocabulary()
     config = LlamaConfig(
         vocab_size=vocabulary.vocab_size,
@@ -36,42 +38,44 @@ def checkpoint(tmp_path_factory) -> str:
         max_length=4096,
     )
     model = DecoderOnlyModel(network.Transformer(config), vocabulary)
-    params = model.init_params(jax.random.key(0))
-    path = str(tmp_path_factory.mktemp("models") / "llama")
-    Model(config, params, vocabulary, PjitPartitioner()).save(path)
-    return path
+    params = model.init_params(jax.random.key(seed))
+    Model(config, params, vocabulary, PjitPartitioner()).save(str(path), "hf")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("models") / "llama", 0)
 
 
 def run(checkpoint: str, directory: Path, *more: str) -> int:
     macros = {
         "CHECKPOINT_PATH": repr(checkpoint),
         "SPECIALIZE_DIR": repr(str(directory)),
-        "NUM_ROWS": 6,
+        "NUM_ROWS": 4,
         "NUM_PASSAGES": 2,
-        "specialize.max_instruction_tokens": 24,
-        "specialize.max_response_tokens": 12,
-        "specialize.max_answer_tokens": 8,
-        "specialize.max_requests": 4,
+        "EVALUATION": repr((bundled("evaluation/harbour_cargo.jsonl"),)),
+        "SHOTS": (1,),
+        "BATCH_SIZE": 4,
+        "TRAIN_STEPS": 4,
+        "TRAIN_BATCH_SIZE": 8,
+        "SAVE_PERIOD": 2,
+        "LEARNING_RATE": 0.05,
+        "TASK_FEATURE_LENGTHS": "{'inputs': 224, 'targets': 32}",
+        "InstructionSettings.max_new_tokens": 24,
+        "InstructionSettings.max_requests": 4,
+        "ResponseSettings.max_new_tokens": 12,
+        "ResponseSettings.keep_cut": True,  # nothing else comes from random weights
+        "EvaluationSettings.max_new_tokens": 8,
+        "TuningSettings.remat_policy": "'none'",
     }
     flags = [f"--gin.{name}={value}" for name, value in macros.items()]
     return specialize.main(["--gin_file=runs/specialize.gin", *flags, *more])
 
 
-def test_a_dry_run_shows_prompts_and_tokens_and_writes_nothing(
-    checkpoint: str, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    monkeypatch.setattr(Model, "load", None)  # weights must not be read
-    assert run(checkpoint, tmp_path / "run", "--dry_run") == 0
-    shown = capsys.readouterr().out
-    assert "20 seeds, 60 passages, 24 evaluation rows" in shown
-    assert shown.count("--- sample prompt") == 5
-    assert shown.count("List of 20 tasks:") == 2 and shown.count("\nReference:\n") == 3
-    assert not (tmp_path / "run").exists()
-
-
 def tasks_file(directory: Path) -> Path:
     """Tasks to answer, as a model that has learned something would write them."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True, parents=True)
     names = ["tug", "fog bell", "oil boom"]
     tasks = [("Say what this is for.", name) for name in names] + [("Zxq qqz?", "zzx")]
     file = directory / "tasks.jsonl"
@@ -83,34 +87,112 @@ def tasks_file(directory: Path) -> Path:
     return file
 
 
+def with_tasks(directory: Path) -> list[str]:
+    file = str(tasks_file(directory))
+    return [f"--gin.INSTRUCTIONS={file!r}", "--gin.NEW_INSTRUCTIONS=False"]
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of both rounds."""
+    directory = tmp_path_factory.mktemp("run")
+    assert run(checkpoint, directory, *with_tasks(directory)) == 0
+    return directory
+
+
+def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:
+    first, second = (records(finished / f"round{n}" / "responses.jsonl") for n in (1, 2))
+    assert [len(response["passages"]) for response in first] == [2, 2, 2, 0]
+    assert [r["passages"] for r in first] == [r["passages"] for r in second]
+    assert {"Contrastive" in r["method"] and "amateur" in r["method"] for r in second} == {True}
+    assert {r["model"] for r in first} != {r["model"] for r in second}
+    for number in (1, 2):
+        adapter = finished / f"round{number}" / "adapter"
+        own = json.loads((adapter / "t5x_ext.json").read_text())
+        assert own["prompt"] == {"name": "alpaca", "version": 1} and own["step"] == 4
+        rows = records(finished / f"round{number}" / "train.jsonl")
+        assert [row["round"] for row in rows] == [number] * 4
+    scores = json.loads((finished / "scores.json").read_text())
+    assert list(scores["models"]) == ["base", "base_template", "round1", "round2"]
+    for by_shots in scores["models"].values():
+        assert by_shots["1"]["rows"] == 6 and by_shots["1"]["tasks"]["harbour_cargo"]["rows"] == 6
+    asked = records(finished / "evaluation" / "base-k1.jsonl")
+    assert {(r["shots"], r["template"]) for r in asked} == {(1, "ss.none")}
+    table = (finished / "scores.md").read_text()
+    assert "base_template, k=1" in table and "f1 without flagged rows" in table
+
+
+def test_what_is_finished_is_skipped_without_weights(
+    checkpoint: str, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*.json*")}
+    monkeypatch.setattr(Model, "load", None)
+    assert run(checkpoint, finished, *with_tasks(finished)) == 0
+    assert {path: path.read_bytes() for path in finished.rglob("*.json*")} == before
+
+
+def test_a_run_that_was_killed_ends_with_the_same_files(checkpoint: str, finished: Path) -> None:
+    kinds, varying = (".jsonl", ".safetensors", ".md"), ("measurements.jsonl", "metrics.jsonl")
+    paths = [path for path in finished.rglob("*") if path.suffix in kinds]
+    before = {path: path.read_bytes() for path in paths if path.name not in varying}
+    (finished / "scores.md").unlink()
+    shutil.rmtree(finished / "round2" / "adapter")
+    shutil.rmtree(finished / "round2" / "run" / "checkpoint_4")  # that of step 2 is left
+    answers = finished / "evaluation" / "round2-k1.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-300])
+    assert run(checkpoint, finished, *with_tasks(finished), "--gin.BATCH_SIZE=2") == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_expert_answers_in_peft_as_here(checkpoint: str, finished: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    directory = finished / "round2" / "adapter"
+    base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    row = [5, 9, 300, 17, 4, 88]
+    ours = Model.load(checkpoint, adapter=str(directory)).token_logits([row])[0]
+    with torch.no_grad():
+        alone = base(torch.tensor([row])).logits[0].numpy()
+        expert = peft.PeftModel.from_pretrained(base, str(directory)).eval()
+        theirs = expert(torch.tensor([row])).logits[0].numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.abs(theirs - alone).max() > 1e-2
+
+
+def test_a_dry_run_shows_prompts_and_tokens_and_writes_nothing(
+    checkpoint: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(Model, "load", None)  # weights must not be read
+    assert run(checkpoint, tmp_path / "run", "--dry_run") == 0
+    shown = capsys.readouterr().out
+    assert "20 seeds, 60 passages, 6 evaluation rows" in shown
+    assert shown.count("--- sample prompt") == 5
+    assert shown.count("List of 20 tasks:") == 2 and shown.count("\nReference:\n") == 3
+    stages = [line.split() for line in shown.splitlines() if line.startswith("round ")]
+    assert len(stages) == 6
+    assert not (tmp_path / "run").exists()
+
+
 def test_stages_write_the_same_files_at_any_batch_size(checkpoint: str, tmp_path: Path) -> None:
     found = []
     for batch_size in (2, 4):
         directory = tmp_path / str(batch_size)
-        tasks = f"--gin.INSTRUCTIONS={str(tasks_file(directory))!r}"
         size = f"--gin.BATCH_SIZE={batch_size}"
-        assert run(checkpoint, directory, size, "--stage=instructions") == 0
-        assert run(checkpoint, directory, size, "--stage=responses", tasks) == 0
-        found.append([(directory / f"{name}.jsonl").read_text() for name in FILES])
+        assert run(checkpoint, directory, size, "--stage=instructions") == 1  # none is kept
+        tasks = with_tasks(directory)
+        assert run(checkpoint, directory, size, "--stage=responses", *tasks) == 0
+        files = [directory / "round1" / f"{name}.jsonl" for name in FILES]
+        found.append([file.read_text() for file in files])
     assert found[0] == found[1]
-    requests, *_, responses, _ = (
-        [json.loads(line) for line in text.splitlines()] for text in found[0]
-    )
-    assert len(requests) == 4 == len({record["completion"] for record in requests})
-    assert [len(response["passages"]) for response in responses] == [2, 2, 2, 0]
-    measured = (tmp_path / "2" / "measurements.jsonl").read_text().splitlines()
-    assert [json.loads(line)["log_prob"] < 0 for line in measured] == [True] * 4
-
-
-def test_evaluation_asks_every_row_after_its_demonstrations(
-    checkpoint: str, tmp_path: Path
-) -> None:
-    evaluation = bundled("evaluation/harbour_cargo.jsonl")
-    more = ("--gin.SHOTS=(1,)", f"--gin.EVALUATION=({evaluation!r},)", "--gin.BATCH_SIZE=6")
-    assert run(checkpoint, tmp_path, "--stage=evaluate", *more) == 0
-    file = tmp_path / "predictions-alpaca-k1.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(records) == 6 and {record["shots"] for record in records} == {1}
+    asked = records(tmp_path / "2" / "round1" / "requests.jsonl")
+    assert len(asked) == 4 == len({record["completion"] for record in asked})
+    measured = records(tmp_path / "2" / "round1" / "measurements.jsonl")
+    assert [record["log_prob"] < 0 for record in measured] == [True] * 4
 
 
 def test_a_model_draws_by_the_number_of_the_request(checkpoint: str) -> None:
@@ -123,23 +205,77 @@ def test_a_model_draws_by_the_number_of_the_request(checkpoint: str) -> None:
     assert [c.text for _, c in complete([requests[1]])] == [second]
 
 
-def test_what_cannot_generate_is_one_line(checkpoint: str, tmp_path: Path, capsys) -> None:
-    assert run(checkpoint, tmp_path, "--stage=response") == 1
-    assert "--stage: 'response'; did you mean 'responses'?" in capsys.readouterr().err
-    assert run(checkpoint, tmp_path, "--stage=responses") == 1
-    assert "instructions.jsonl" in capsys.readouterr().err
-    assert run(checkpoint, tmp_path, "--gin.SEEDS='none.jsonl'") == 1
-    assert "none.jsonl: cannot be read" in capsys.readouterr().err
-    assert run(str(tmp_path / "no_model"), tmp_path) == 1
-    assert "no_model" in capsys.readouterr().err
-    limit = "--gin.specialize.max_response_tokens=4090"
-    tasks = f"--gin.INSTRUCTIONS={str(tasks_file(tmp_path))!r}"
-    assert run(checkpoint, tmp_path, "--stage=responses", limit, tasks) == 1
-    assert "task t0: its prompt has" in capsys.readouterr().err
-
-
 def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
     described = Weights(checkpoint).open()[None]
     assert described.max_tokens == 4096 and len(described.identity) == 16
     text = "Instruction: say\nwhat it is."
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
+
+
+def test_rows_without_an_end_in_the_loss_are_refused(checkpoint: str, finished: Path) -> None:
+    weights = Weights(checkpoint)
+    settings = tuning.TuningSettings(lengths={"inputs": 224, "targets": 32})
+    rows = finished / "round1" / "train.jsonl"
+    arguments = tuning.train_arguments(settings, weights, rows, finished / "unused")
+    examples = tuning.load_rows(arguments["train_dataset_cfg"], arguments["model"])
+    vocabulary = arguments["model"].vocabulary
+    tuning.check_ends(examples, vocabulary)
+    object.__setattr__(examples[2], "targets", (examples[2].targets[0][:-1],))
+    with pytest.raises(ConfigError, match=f"row {examples[2].id}: no end of sequence"):
+        tuning.check_ends(examples, vocabulary)
+
+
+def test_what_cannot_be_run_is_one_line(
+    checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def refused(*flags: str, where: Path = tmp_path, model: str = checkpoint) -> str:
+        assert run(model, where, *flags) == 1
+        said = capsys.readouterr().err.strip()
+        assert said.splitlines()[-1].startswith("error: ")
+        return said.splitlines()[-1]
+
+    assert "--stage: 'response'; did you mean 'responses'?" in refused("--stage=response")
+    assert "--round: 3; allowed: 1 to ROUNDS (2)" in refused("--stage=train", "--round=3")
+    assert "instructions.jsonl" in refused("--stage=responses")
+    assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
+    assert "round 2 is written by it" in refused("--stage=responses", "--round=2")
+    assert "none.jsonl: cannot be read" in refused("--gin.SEEDS='none.jsonl'")
+    assert "no_model" in refused(model=str(tmp_path / "no_model"))
+    seeds, corpus = tmp_path / "seeds.jsonl", tmp_path / "corpus.jsonl"
+    seeds.write_text('{"instruction": "Say it.", "input": "it"}\n')
+    assert "line 1: field 'output': missing" in refused(f"--gin.SEEDS='{seeds}'")
+    corpus.write_text("")
+    assert f"{corpus}: " in refused(f"--gin.CORPUS='{corpus}'")
+    limit = "--gin.ResponseSettings.max_new_tokens=4090"
+    too_long = refused("--stage=responses", limit, *with_tasks(tmp_path))
+    assert "task t0: its prompt has" in too_long
+    other = save_model(tmp_path / "other", 1)
+    assert "an adapter of another base" in refused("--stage=evaluate", where=finished, model=other)
+    assert "tuning.json: 'base' was" in refused("--stage=train", where=finished, model=other)
+    again = refused("--stage=train", "--gin.LEARNING_RATE=0.1", where=finished)
+    assert "tuning.json: 'learning_rate' was 0.05" in again
+
+
+def test_a_half_written_line_is_written_again(
+    checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(finished / "round1", tmp_path / "round1")
+    responses = tmp_path / "round1" / "responses.jsonl"
+    whole = responses.read_bytes()
+    responses.write_bytes(whole[:-40])
+    assert run(checkpoint, tmp_path, "--stage=responses", *with_tasks(finished)) == 0
+    assert responses.read_bytes() == whole
+    assert "line 4 is incomplete and is written again" in capsys.readouterr().err
+
+
+def test_a_dry_run_takes_lengths_from_what_was_written(
+    checkpoint: str, finished: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(checkpoint, finished, *with_tasks(finished), "--dry_run", "--devices=1xH200") == 0
+    shown = capsys.readouterr().out
+    assert "lengths and yields: those of the records in round1" in shown and "1xH200" in shown
+    count = Weights(checkpoint).open()[None].count_tokens
+    answers = records(finished / "round1" / "responses.jsonl")
+    written = sum(min(count(answer["output"]) + 1, 12) for answer in answers)
+    found = next(line.split() for line in shown.splitlines() if "round 1 responses" in line)
+    assert (found[3], found[5]) == ("7", str(written))

@@ -1,0 +1,221 @@
+"""Third stage: an adapter is tuned on a round's rows, and written as PEFT has it.
+
+This module says what is run and checks it; running it is `t5x_ext.train`'s, as for any other data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from mixtures.prompts import get_prompt
+from mixtures.vocabularies import Vocabulary
+from t5x_ext import bounds, files
+from t5x_ext.checkpoints import load, peft
+from t5x_ext.checkpoints.meta import ADAPTER, lora_in
+from t5x_ext.configs import (
+    CheckpointConfig,
+    DatasetConfig,
+    RestoreCheckpointConfig,
+    SaveCheckpointConfig,
+    SuperNIConfig,
+)
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.journal import read_records
+from t5x_ext.generation.text_models import Weights
+from t5x_ext.models import DecoderOnlyModel, network
+from t5x_ext.models.lora import LoRA
+from t5x_ext.schedules import create_learning_rate_scheduler
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Trainer
+
+PROMPT = "alpaca"
+_SETTINGS = "tuning.json"  # beside the run: what it was begun with
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningSettings:
+    """How an adapter is tuned; the defaults are the paper's, and QLoRA's where it says nothing.
+
+    Attributes:
+        lora: width and places of the adapter.
+        optimizer: its settings.
+        learning_rate: after warm-up.
+        warmup_share: of the steps.
+        epochs: over the rows.
+        steps: instead of `epochs`; None for none.
+        batch_size: rows of a step.
+        lengths: tokens of a prompt and of a response, at most.
+        remat_policy: what the backward pass computes again; see `T5Config`.
+        save_period: steps between checkpoints, from which a killed run goes on.
+        seed: of the adapter's first values, of dropout and of the order of the rows.
+    """
+
+    lora: LoRA = LoRA(rank=8, alpha=16.0)
+    optimizer: AdamW = AdamW(max_grad_norm=0.3)
+    learning_rate: float = 3e-4
+    warmup_share: float = 0.03
+    epochs: int = 3
+    steps: int | None = None
+    batch_size: int = 32
+    lengths: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {"inputs": 1024, "targets": 512}
+    )
+    remat_policy: str = "full"
+    save_period: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lora, LoRA):
+            raise ConfigError(f"LORA_RANK: {self.lora!r}; allowed: a number, at least 1")
+        bounds.check_real("TuningSettings.warmup_share", self.warmup_share, 0, 1)
+        bounds.check_int("TuningSettings.epochs", self.epochs, 1)
+        if self.steps is not None:
+            bounds.check_int("TuningSettings.steps", self.steps, 1)
+
+    def num_steps(self, rows: int) -> int:
+        """Steps of a run over so many rows."""
+        return self.steps or self.epochs * math.ceil(rows / self.batch_size)
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the adapter, as JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["save_period"], fields["remat_policy"]
+        optimizer = dataclasses.asdict(self.optimizer)
+        own = {"lora": self.lora.describe(), "lengths": dict(self.lengths)}
+        return fields | own | {"optimizer": optimizer}
+
+
+def train_arguments(
+    settings: TuningSettings, weights: Weights, rows: files.StrPath, model_dir: files.StrPath
+) -> dict[str, Any]:
+    """The arguments of `t5x_ext.train.train` for one run over a base.
+
+    Args:
+        settings: the recipe.
+        weights: of the base.
+        rows: train.jsonl of a round.
+        model_dir: of the run.
+
+    Raises:
+        ConfigError: the base cannot be tuned, or a response would be tuned on without its end.
+    """
+    source, config, vocabulary = weights.describe()
+    config = config.replace(dtype=weights.dtype, remat_policy=settings.remat_policy)
+    module = network.Transformer(config, settings.lora, quantization=weights.quantization)
+    model = DecoderOnlyModel(module, vocabulary, settings.optimizer)
+    steps = settings.num_steps(len(read_records(rows)))
+    rate = create_learning_rate_scheduler(
+        "constant * linear_warmup",
+        settings.learning_rate,
+        warmup_steps=round(settings.warmup_share * steps),
+    )
+    dataset = DatasetConfig(
+        mixture_or_task_name=str(rows),
+        task_feature_lengths=dict(settings.lengths),
+        split="train",
+        batch_size=settings.batch_size,
+        prompt=PROMPT,
+    )
+    check_ends(load_rows(dataset, model), vocabulary)
+    return {
+        "model": model,
+        "model_dir": str(model_dir),
+        "train_dataset_cfg": dataset,
+        "checkpoint_cfg": CheckpointConfig(
+            RestoreCheckpointConfig(path=source.path),
+            SaveCheckpointConfig(period=settings.save_period),
+        ),
+        "trainer_cls": functools.partial(Trainer, learning_rate_fn=rate),
+        "total_steps": steps + source.step,
+        "stats_period": max(1, min(10, steps // 5)),
+        "random_seed": settings.seed,
+    }
+
+
+def check_ends(examples: Sequence[Example], vocabulary: Vocabulary) -> None:
+    """Refuses rows whose loss does not teach where a response ends: such models never stop.
+
+    Args:
+        examples: tokenised rows; all tokens of a target count in the loss.
+        vocabulary: knows the end of sequence.
+
+    Raises:
+        ConfigError: a target does not end with it.
+    """
+    ends = sorted(getattr(vocabulary, "eos_ids", (vocabulary.eos_id,)))
+    for example in examples:
+        for target in example.targets:
+            if not len(target) or int(target[-1]) not in ends:
+                raise ConfigError(
+                    f"{example.task}: row {example.id}: no end of sequence (ids {ends}) in the "
+                    "loss; allowed: responses that end with it, or the model would never stop"
+                )
+
+
+def begin(
+    settings: TuningSettings, weights: Weights, rows: files.StrPath, directory: epath.Path
+) -> None:
+    """Notes in `directory` what a run is begun with, or compares what it was begun with.
+
+    Raises:
+        ConfigError: an earlier run had other rows, another base or other settings.
+    """
+    facts = {
+        "rows": hashlib.sha256(files.read_bytes(rows)).hexdigest()[:16],
+        "base": weights.open()[None].identity,
+        **settings.describe(),
+    }
+    facts = json.loads(json.dumps(facts))
+    path = directory / _SETTINGS
+    if not files.is_file(path):
+        files.write_text(path, json.dumps(facts, indent=2) + "\n")
+        return
+    begun = json.loads(files.read_text(path))
+    for name in {**begun, **facts}:
+        if begun.get(name) != facts.get(name):
+            raise ConfigError(
+                f"{path}: '{name}' was {begun.get(name)!r:.60}, but this run has "
+                f"{facts.get(name)!r:.60}; allowed: what the adapter was begun with, or a "
+                "directory without tuning.json, run and adapter"
+            )
+
+
+def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
+    """Writes a finished run's adapter as a directory of PEFT's, with the prompt it was tuned in.
+
+    Raises:
+        ConfigError: the run holds no adapter, or the directory exists.
+    """
+    params, source = load(str(model_dir))
+    lora = lora_in(source.meta)
+    if lora is None or source.config is None:
+        raise ConfigError(f"{model_dir}: holds no adapter")
+    base = source.meta[ADAPTER]["base"]
+    prompt = get_prompt(PROMPT)
+    peft.write(
+        str(directory),
+        source.config,
+        lora,
+        params,
+        base["sha256"],
+        base["path"],
+        source.step,
+        {"name": prompt.name, "version": prompt.version},
+    )
+
+
+def load_rows(dataset: DatasetConfig, model: DecoderOnlyModel) -> list[Example]:
+    """The tokenised rows that a run trains on."""
+    from t5x_ext.data import datasets  # imports TensorFlow
+
+    datasets.set_context(SuperNIConfig(), model.vocabulary, model.features)
+    return datasets.load_flat(dataset)
