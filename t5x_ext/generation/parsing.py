@@ -11,6 +11,9 @@ _LAST_TASK = 20  # that the prompt asks for
 # A completion is of no more use where a task beyond the last one begins.
 STOPS = (f"\n{_LAST_TASK + 1}.", f"###\n{_LAST_TASK + 1}")
 
+# Small models lose count: "1. Output:" after the input of task 7 is no part of that input.
+_NEXT_FIELD = r"^[ \t]*\d+\.\s+(?:Output|Response|Instruction):"
+
 
 class Piece(NamedTuple):
     """What lies between two `###`.
@@ -30,7 +33,8 @@ def parse_completion(text: str, first_number: int = 4, cut: bool = False) -> lis
         " Name the drug.\\n4. Input:\\nMetformin was given.\\n###\\n5. Instruction: ..."
 
     A piece is a task if it has `n. Instruction:` and then `n. Input:` with its own running number.
-    What follows `n. Output:` or `n. Response:` is left out. A `###` inside an input ends it.
+    What follows `n. Output:` or `n. Response:` is left out, and so is a line that begins like that,
+    or with `Instruction:`, under a wrong number. A `###` inside an input ends it.
 
     Args:
         text: what the model wrote after `{first_number}. Instruction:`.
@@ -53,9 +57,9 @@ def parse_completion(text: str, first_number: int = 4, cut: bool = False) -> lis
 def _parse_piece(piece: str, number: int) -> tuple[str, str] | None:
     found = re.search(
         rf"(?<!\d){number}\.\s+Instruction:(.*?)(?<!\d){number}\.\s+Input:(.*?)"
-        rf"(?:(?<!\d){number}\.\s+(?:Output|Response):|\Z)",
+        rf"(?:(?<!\d){number}\.\s+(?:Output|Response):|{_NEXT_FIELD}|\Z)",
         piece,
-        re.DOTALL,
+        re.DOTALL | re.MULTILINE,
     )
     if found is None:
         return None

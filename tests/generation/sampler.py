@@ -25,10 +25,10 @@ from t5x_ext.generation import (
     write_instructions,
     write_responses,
 )
-from t5x_ext.generation import __path__ as package
+from t5x_ext.generation.records import bundled
 from t5x_ext.retrieval import Corpus, open_index
 
-BUNDLED = Path(package[0]) / "bundled"
+BUNDLED = Path(bundled("seeds.jsonl")).parent
 
 
 def chain(text: str, rng: random.Random, length: int) -> str:

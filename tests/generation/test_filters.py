@@ -143,3 +143,11 @@ def test_blocked_words_are_whole_words_and_a_setting() -> None:
     assert TaskFilter().judge("Describe the mapping of genes.", "text").reason is None
     allowed = FilterSettings(blocked_words=("plot",))
     assert TaskFilter(allowed).judge("Describe the gene map of yeast.", "text").reason is None
+
+
+def test_a_field_under_a_wrong_number_ends_an_input() -> None:
+    text = " A b c\n4. Input:\nthe text\n1. Output: an answer\n###\n5. Instruction: D\n5. Input:\n"
+    pieces = parse_completion(text + "6. Instruction: E\n6. Input:\nmore\n")
+    assert [piece.task for piece in pieces] == [("A b c", "the text"), ("D", "")]
+    [kept] = parse_completion(" x\n4. Input:\nstep 1. Output: is text\n")
+    assert kept.task == ("x", "step 1. Output: is text")
