@@ -2,6 +2,7 @@
 
     python benchmarks/train.py [--rounds 5]     # size small, fp32, on the CPU
     python benchmarks/train.py --device gpu     # size XL, bf16 over fp32 parameters, on one GPU
+    python benchmarks/train.py --only joined    # one comparison: padded, superni or joined
 
 Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU each
 contender has a process of its own; every round runs one step of each in turn, and a ratio compares
@@ -34,8 +35,12 @@ from t5x_ext.models.network import T5Config, Transformer
 
 LEARNING_RATE = 1e-4
 
-SMALL = dict(emb_dim=512, num_heads=6, num_encoder_layers=8, num_decoder_layers=8, mlp_dim=1024)
-XL = dict(emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=5120)
+SMALL: dict[str, Any] = dict(
+    emb_dim=512, num_heads=6, num_encoder_layers=8, num_decoder_layers=8, mlp_dim=1024
+)
+XL: dict[str, Any] = dict(
+    emb_dim=2048, num_heads=32, num_encoder_layers=24, num_decoder_layers=24, mlp_dim=5120
+)
 
 
 # What `startup.keep_freed_memory` does for our process, in words for another's.
@@ -62,7 +67,7 @@ class Contender(NamedTuple):
     environment: dict[str, str] = {}
 
 
-def our_config(size: dict[str, int], dtype: str) -> T5Config:
+def our_config(size: dict[str, Any], dtype: str) -> T5Config:
     """T5 1.1 of that size, without dropout."""
     return T5Config(
         VOCAB_SIZE,
@@ -74,7 +79,7 @@ def our_config(size: dict[str, int], dtype: str) -> T5Config:
     )
 
 
-def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") -> Step:
+def ours(size: dict[str, Any], batches: Sequence[dict], dtype: str = "float32") -> Step:
     """Our train step, on one device."""
     from t5x_ext import schedules, startup
     from t5x_ext.models import EncoderDecoderModel
@@ -104,7 +109,7 @@ def ours(size: dict[str, int], batches: Sequence[dict], dtype: str = "float32") 
 
 
 def hugging_face(
-    size: dict[str, int],
+    size: dict[str, Any],
     batches: Sequence[Sequence[Example]],
     lengths: dict[str, int] | None,
     device: str = "cpu",
@@ -162,7 +167,7 @@ def hugging_face(
     return step
 
 
-def our_contender(size: dict[str, int], batches: Sequence[dict]) -> Contender:
+def our_contender(size: dict[str, Any], batches: Sequence[dict]) -> Contender:
     """Our step on these batches, on the CPU."""
     tokens = [
         int(
@@ -177,7 +182,7 @@ def our_contender(size: dict[str, int], batches: Sequence[dict]) -> Contender:
 
 
 def their_contenders(
-    size: dict[str, int], batches: Sequence[Sequence[Example]], lengths: dict[str, int] | None
+    size: dict[str, Any], batches: Sequence[Sequence[Example]], lengths: dict[str, int] | None
 ) -> dict[str, Contender]:
     """Transformers' steps on these batches, on the CPU."""
     tokens = [sum(len(e.inputs) + len(e.targets[0]) for e in batch) for batch in batches]
@@ -277,6 +282,23 @@ def compare_superni(batch_size: int, rounds: int) -> None:
     tell(title, contenders, rounds)
 
 
+def compare_joined(batch_size: int, rounds: int) -> None:
+    """The same steps, with and without their examples joined (`PACK="batch"`)."""
+    lengths = {"inputs": 1024, "targets": 128}
+    examples = superni_examples(batch_size * (rounds + 1), lengths)
+    size = SMALL | {"remat_policy": "minimal"}  # two processes in 24 GB
+    joined = make_features(examples, batch_size, lengths, pack="batch")
+    contenders = {
+        "ours": our_contender(size, joined),
+        "ours, padded": our_contender(
+            size, make_features(examples, batch_size, lengths, pack=False)
+        ),
+    }
+    rows = len(joined[0]["decoder_target_tokens"])
+    title = f"{batch_size} prompts of up to 1024/128: joined in {rows} rows, and a row each"
+    tell(title, contenders, rounds)
+
+
 def measure_gpu(rows: int, rounds: int) -> None:
     """XL at 1024/128. Torch comes first: it gives its memory back, JAX does not."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -312,6 +334,7 @@ def measure_gpu(rows: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--only", choices=("padded", "superni", "joined"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=8, help="of SuperNI, and on a GPU")
     flags = parser.parse_args()
@@ -322,9 +345,13 @@ def main() -> None:
     # torch's threads wait for each other by spinning; with other work on the cores that costs more
     # than it costs us, and the ratios say nothing.
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    compare_padded(8, 256, 32, flags.rounds)
-    compare_padded(2, 1024, 128, flags.rounds)
-    compare_superni(flags.batch_size, flags.rounds)
+    if flags.only in (None, "padded"):
+        compare_padded(8, 256, 32, flags.rounds)
+        compare_padded(2, 1024, 128, flags.rounds)
+    if flags.only in (None, "superni"):
+        compare_superni(flags.batch_size, flags.rounds)
+    if flags.only in (None, "joined"):
+        compare_joined(flags.batch_size, flags.rounds)
 
 
 if __name__ == "__main__":

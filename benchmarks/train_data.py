@@ -64,7 +64,7 @@ def superni_examples(count: int, lengths: dict[str, int]) -> list[Example]:
 
 
 def make_features(
-    examples: list[Example], rows: int, lengths: dict[str, int], pack: bool
+    examples: list[Example], rows: int, lengths: dict[str, int], pack: bool | str
 ) -> list[dict[str, np.ndarray]]:
     """An epoch of our batches, without a last one that is not full."""
     batches = TrainBatches([("task", examples, 1.0)], rows, lengths, pack, seed=0)
