@@ -15,6 +15,10 @@ from t5x_ext.checkpoints import load_params, open_source, peft
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import join, map_specs
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.schedules import create_learning_rate_scheduler
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Program, Trainer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -97,6 +101,73 @@ def test_our_adapters_have_our_logits_in_peft(variant: str, tmp_path: Path) -> N
     ours = our_logits(config, join(load_params(str(directory)), params), rows, lora)
     model = theirs.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     assert_equal(ours, token_logits(model, rows))
+
+
+STEPS, RATE = 20, 1e-3
+
+
+@pytest.mark.parametrize("variant", ["llama_gqa_tied", "mpt", "falcon_7b"])
+def test_twenty_steps_of_training_are_peft_s(variant: str, tmp_path: Path) -> None:
+    """The same weights, batches and AdamW: losses and every tensor of the adapter stay together."""
+    base = make_model(variant)
+    directory = str(save(base, tmp_path / "base"))
+    model = with_adapter(base, 3, target_modules=DECODER_ONLY[variant][0].split())
+    model.save_pretrained(tmp_path / "start")
+    rng = np.random.default_rng(4)
+    rows = rng.integers(3, base.config.vocab_size, (STEPS, 4, 13))
+    weights = rng.random((STEPS, 4, 12)) < 0.5  # of the tokens after the first
+    wanted = torch_losses(model, rows, weights)
+    model.save_pretrained(tmp_path / "end")
+
+    config = open_source(directory).config
+    start, end = (peft.read(tmp_path / name, config) for name in ("start", "end"))
+    ours = DecoderOnlyModel(
+        network.Transformer(config, start.lora), optimizer_def=AdamW(), z_loss=0.0
+    )
+    rate = create_learning_rate_scheduler("constant", RATE)
+    program = Program(
+        ours, PjitPartitioner(devices=jax.devices()[:1]), Trainer(learning_rate_fn=rate)
+    )
+    state = program.state_from_params(jax.tree.map(jax.numpy.asarray, start.params))
+    key, frozen, losses = jax.random.key(0), load_params(directory), []
+    for batch in map(as_batch, rows, weights):
+        state, metrics = program.train_step(state, batch, key, frozen)
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses, wanted, atol=1e-4)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, end.params)
+    assert min(jax.tree.leaves(moved)) > 5 * RATE
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), state.params, end.params)
+
+
+def torch_losses(model: Any, rows: np.ndarray, weights: np.ndarray) -> list[float]:
+    """Tunes the adapter of a model of PEFT's, a step on each batch of ids [B, L + 1]."""
+    own = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    for weight in own:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.AdamW(own, lr=RATE, weight_decay=0.0)
+    losses = []
+    for ids, counted in zip(torch.from_numpy(rows), torch.from_numpy(weights), strict=True):
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[counted], ids[:, 1:][counted])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def as_batch(rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The same rows as our features."""
+    ids = rows.astype(np.int32)
+    return {
+        "decoder_input_tokens": ids[:, :-1],
+        "decoder_target_tokens": ids[:, 1:],
+        "decoder_loss_weights": weights.astype(np.int32),
+        "decoder_segment_ids": np.ones_like(ids[:, 1:]),
+        "decoder_positions": np.broadcast_to(
+            np.arange(ids.shape[1] - 1, dtype=np.int32), weights.shape
+        ),
+    }
 
 
 def test_t5_goes_both_ways(tmp_path: Path) -> None:
