@@ -60,6 +60,30 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
     return task_name(prompt or DEFAULT_PROMPT, name_or_path, budget or "all")
 
 
+def prompt_of(name_or_path: str, prompt: str | None = None) -> str | None:
+    """The name of the prompt that rows are written with.
+
+    Args:
+        name_or_path: as of `resolve`, which takes it.
+        prompt: likewise.
+
+    Returns:
+        None for tasks that were registered with SeqIO: they write their rows themselves. With
+        demonstrations or without, a prompt has one name.
+    """
+    if name_or_path.startswith(PREFIX):
+        return parse_name(name_or_path).prompt
+    if name_or_path.startswith(writing_names.PREFIX):
+        named = writing_names.parse_name(name_or_path).prompt
+        return named or prompt or writing_names.DEFAULT_PROMPT
+    if name_or_path.startswith(self_names.PREFIX):
+        named = self_names.parse_name(name_or_path).prompt
+        return named or prompt or self_names.DEFAULT_PROMPT
+    is_file = name_or_path.endswith((".jsonl", ".json"))
+    is_registered = not is_file and on_demand.is_known(name_or_path)
+    return None if is_registered else prompt or DEFAULT_PROMPT
+
+
 def _register_file(name: str, prompt: str, budget: str) -> str:
     path = files.path(name, "MIXTURE_OR_TASK_NAME")
     if not files.is_remote(path):

@@ -38,7 +38,7 @@ from t5x_ext.checkpoints import (
 )
 from t5x_ext.checkpoints.adapters import Adapter, open_adapter
 from t5x_ext.checkpoints.damage import reason
-from t5x_ext.checkpoints.meta import ADAPTER, lora_in
+from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, PROMPT, lora_in
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -179,8 +179,17 @@ def _write_peft(source: Source, destination: str) -> None:
         )
     params = trees.nest({name: tensor.whole() for name, tensor in source.tensors.items()})
     base = source.meta[ADAPTER]["base"]
-    facts = base["sha256"], base["path"], source.step
-    peft.write(destination, source.config, lora, params, *facts)
+    peft.write(
+        destination,
+        source.config,
+        lora,
+        params,
+        base["sha256"],
+        base["path"],
+        source.step,
+        source.meta.get(PROMPT),
+        base["quantization"] or NOT_QUANTIZED,
+    )
 
 
 def _with_config(source: Source, config: ModelConfig) -> Source:

@@ -209,6 +209,9 @@ def restore_each(
                 f"CHECKPOINT_PATH: {adapter_path or path} has other adapters than {paths[0][0]}; "
                 "allowed: checkpoints of one network"
             )
+        if adapter is not None:
+            adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
+            adapter.warn_of_prompt(datasets.prompt_of(dataset_cfg))
         weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
         signature = json.dumps(
             {

@@ -23,8 +23,9 @@ def inspect(path: str) -> dict[str, Any]:
     Returns:
         {"path", "kind", "step", "sha256", "tokenizer" (a directory or None), "config" (or None),
         "parameters", "bytes", "tensors": {name: {"shape", "dtype"}}}; of an adapter, also
-        "adapter": {"rank", "alpha", "targets", "base" (its name), "base_sha256"}: its parameters
-        are those that are trained.
+        "adapter": {"rank", "alpha", "targets", "base" (its name), "base_sha256",
+        "base_quantization", "prompt" (None where it does not say)}: its parameters are those that
+        are trained.
 
     Raises:
         ConfigError: There is no checkpoint, or it is damaged, or not of a model we know.
@@ -60,7 +61,8 @@ def _adapter(meta: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     lora, base = stated["lora"], stated["base"]
     facts = {name: lora[name] for name in ("rank", "alpha", "targets")}
-    return facts | {"base": base["path"], "base_sha256": base["sha256"]}
+    of_base = {"base": base["path"]} | {f"base_{k}": base[k] for k in ("sha256", "quantization")}
+    return facts | of_base | {"prompt": meta.get("prompt")}
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -86,9 +88,13 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 def _adapter_lines(adapter: dict[str, Any]) -> list[str]:
     targets = adapter["targets"]
     shown = targets if isinstance(targets, str) else ", ".join(targets)
+    base = adapter["base"] or "not stated"
+    quantised = " in NF4" if adapter["base_quantization"] == "nf4" else ""
+    prompt = [f"prompt {adapter['prompt']}"] if adapter["prompt"] else []
     return [
         f"adapter of rank {adapter['rank']}, alpha {adapter['alpha']:g}, on {shown}",
-        f"base {adapter['base'] or 'not stated'}, fingerprint {adapter['base_sha256'] or 'none'}",
+        f"base {base}{quantised}, fingerprint {adapter['base_sha256'] or 'none'}",
+        *prompt,
     ]
 
 

@@ -197,7 +197,9 @@ def _start(
     restored = checkpointer.restore(abstract)
     if restored is not None:
         if base is not None:
-            adapters.check_base(model_dir, restored.meta, base.fingerprint, base.path)
+            adapters.check_base(
+                model_dir, restored.meta, base.fingerprint, base.path, base.quantization
+            )
         batches.restore(restored.data_state)
         step = int(restored.state.step)
         _say(f"resuming at step {step}: parameters, optimizer and data")

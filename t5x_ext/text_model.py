@@ -124,6 +124,7 @@ class Model(Calls):
         fingerprint = fingerprint_base(source) if loaded else ""
         for each in loaded.values():
             each.check_base(fingerprint, path)
+            each.warn_of_kernels(quantization, path)
         params = join(params, place(stacked, select(stacked, wanted)))
         return cls(
             config,

@@ -131,6 +131,7 @@ def train(
         if number is not None:
             bounds.check_int(name, number, 0)
     # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
+    from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training
 
@@ -191,7 +192,10 @@ def train(
             last_step,
             checkpoint_cfg,
             seed,
-            meta={"config": gin_utils.operative_config()},
+            meta={
+                "config": gin_utils.operative_config(),
+                PROMPT: datasets.prompt_of(train_dataset_cfg),
+            },
             stats_period=stats_period or 100,
             evaluation=evaluation,
             on_start=write_down,

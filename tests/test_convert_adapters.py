@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_ext import convert
+from t5x_ext import Model, convert
 from t5x_ext import inspect_checkpoint as inspect
 from t5x_ext.checkpoints import load_params, open_source, peft, save_params, trees
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, describe_adapter
+from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, PROMPT, describe_adapter
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import nf4
 from t5x_ext.models.falcon import FalconConfig
@@ -89,6 +89,24 @@ def test_merged_kernels_and_logits_are_those_of_the_adapter_over_its_base(tmp_pa
     assert open_source(str(made)).step == 5
 
 
+def test_a_merge_into_the_dequantised_base_decodes_100_rows_as_the_adapter_over_nf4(tmp_path):
+    base, adapter, _ = make(tmp_path, "llama")
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(3, 40, rng.integers(2, 14)).tolist() for _ in range(100)]
+
+    def decode(path: Path, **options: Any) -> list[list[int]]:
+        model = Model.load(str(path), **options)
+        return model.generate_tokens(prompts, max_new_tokens=8, eos_ids=[2], batch_size=50)
+
+    over_nf4 = decode(base, adapter=str(adapter), quantization="nf4")
+    for into in ("dequantised", "original"):
+        options = dict(adapter=str(adapter), merge_into=into, verify=False)
+        convert.convert(str(base), str(tmp_path / into), "t5x_ext", **options)
+        rows = zip(decode(tmp_path / into), over_nf4, strict=True)
+        different = sum(one != other for one, other in rows)
+        assert different == 0 if into == "dequantised" else different > 0
+
+
 def test_a_kernel_without_an_adapter_is_kept_or_dequantised_like_the_others(tmp_path):
     base, adapter, _ = make(tmp_path, "llama", WITHOUT_Q)
     name = "decoder/layers/self_attention/query/kernel"
@@ -115,7 +133,8 @@ def run_checkpoint(directory: Path, family: str, lora: LoRA) -> tuple[Path, Para
     config = CONFIGS[family]
     params = random_params(Transformer(config, lora).trainable, 2)
     meta = {CONFIG: config_to_json(config), "step": 9}
-    meta[ADAPTER] = describe_adapter(lora, "/data/somewhere/base", "c" * 64, None)
+    meta[ADAPTER] = describe_adapter(lora, "/data/somewhere/base", "c" * 64, "nf4")
+    meta[PROMPT] = "tk.def"
     save_params(str(directory), params, meta)
     return directory, params
 
@@ -127,7 +146,7 @@ def test_a_run_with_lora_is_written_for_peft(tmp_path, family):
     convert.convert(str(run), str(tmp_path / "made"), "peft")
     found = peft.read(tmp_path / "made", CONFIGS[family])
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
-    assert found[2:5] == ("base", "c" * 64, 9)
+    assert found[2:] == ("base", "c" * 64, 9, "tk.def", "nf4")
     assert found.lora.alpha == 5.0
 
 
@@ -140,6 +159,8 @@ def test_inspect_shows_rank_targets_base_and_what_is_trained(tmp_path, capsys):
         out = capsys.readouterr().out
         assert f"adapter of rank 2, alpha 6, on {targets}" in out
         assert "base" in out and "fingerprint " in out and f"{trained:,} parameters" in out
+        assert ("base /data/somewhere/base in NF4" in out) == (path == run)
+        assert ("prompt tk.def\n" in out) == (path == run)
     summary = json.loads(json.dumps(inspect.inspect(str(adapter))))
     assert summary["kind"] == "peft" and summary["adapter"]["base"] == "base"
     assert summary["step"] == 5

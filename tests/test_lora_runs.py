@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_an_adapter(tuned: Path, base: Path, tmp_path: Path) 
 
 
 def test_a_run_and_its_base_with_adapter_evaluate_alike(
-    tuned: Path, base: Path, tmp_path: Path
+    tuned: Path, base: Path, tmp_path: Path, capsys
 ) -> None:
     common = [*MODEL, "--gin_file=runs/eval.gin"]
     for name, flags in {
@@ -97,6 +97,7 @@ def test_a_run_and_its_base_with_adapter_evaluate_alike(
         assert eval_script.main([*common, *flags, output]) == 0
     scores = {n: json.loads((tmp_path / n / "scores.json").read_text()) for n in ("run", "both")}
     assert scores["run"] == scores["both"]
+    assert "warning: " not in capsys.readouterr().err
     whole = json.loads((tmp_path / "base" / "scores.json").read_text())
     assert whole["loss"]["cross_entropy"] > scores["run"]["loss"]["cross_entropy"] + 0.1
 
@@ -115,9 +116,13 @@ def test_each_adapter_is_opened_once_and_has_to_be_of_the_first_one_s_shape(
     monkeypatch.setattr(adapters, "open_adapter", noted)
     paths = [str(tuned), str(tmp_path / "wide")]
     flags = [f"--gin.CHECKPOINT_PATH={paths}", f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'"]
+    flags.append("--gin.PROMPT='tk.name'")
     assert eval_script.main([*MODEL, "--gin_file=runs/eval.gin", *flags]) == 1
     assert len(opened) == len(set(opened)) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    lines = capsys.readouterr().err.splitlines()
+    warned = [line for line in lines if "warning: " in line]
+    assert warned == [f"warning: {tuned}: tuned with prompt 'tk.def', used with 'tk.name'"]
+    errors = [line for line in lines if "error: " in line]
     assert len(errors) == 1 and "wide has other adapters than" in errors[0], errors
 
 

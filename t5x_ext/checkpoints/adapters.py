@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_ext import files
+from t5x_ext import files, multihost
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import ADAPTER, lora_in
+from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, PROMPT, lora_in
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.errors import ConfigError
@@ -26,6 +26,7 @@ from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
 from t5x_ext.models.parameters import Params, ParamSpec, join, path_name, select, without
+from t5x_ext.terminal import note
 
 _PEFT = "adapter_config.json"
 
@@ -41,6 +42,9 @@ class Adapter:
       base_path: the base it was tuned over, as the run named it; None where it does not say.
       base_fingerprint: see `fingerprints`; None where it does not say.
       step: updates it has seen; 0 where it does not say.
+      prompt: name of the prompt that it was tuned with; None where it does not say.
+      base_quantization: of the kernels it was tuned over, "nf4" or "none"; None where it does not
+        say.
     """
 
     path: str
@@ -49,11 +53,33 @@ class Adapter:
     base_path: str | None = None
     base_fingerprint: str | None = None
     step: int = 0
+    prompt: Any = None
+    base_quantization: str | None = None
 
     def check_base(self, fingerprint: str, path: str) -> None:
         """Refuses another base than the adapter's own; see `check_base`."""
         if self.base_fingerprint is not None:
             _check_base(self.path, self.base_path, self.base_fingerprint, fingerprint, path)
+
+    def warn_of_kernels(self, quantization: str | None, path: str) -> None:
+        """Says so in a line where the base's kernels are not as they were in tuning.
+
+        Args:
+          quantization: of the kernels that the adapter is used over, "nf4" or None.
+          path: where they were read from.
+        """
+        if self.base_quantization is not None:
+            own = self.base_path or "its base", self.base_quantization
+            _warn_of_kernels(self.path, own, (path, quantization))
+
+    def warn_of_prompt(self, prompt: str | None) -> None:
+        """Says so in a line where prompts are written otherwise than in tuning.
+
+        Args:
+          prompt: name of the prompt that the adapter is used with; None where it has none.
+        """
+        if None not in (self.prompt, prompt) and self.prompt != prompt:
+            _warn(f"{self.path}: tuned with prompt {self.prompt!r}, used with {prompt!r}")
 
     def on(self, model: BaseTransformerModel) -> BaseTransformerModel:
         """A model with these adapters on its linear layers.
@@ -208,7 +234,7 @@ def open_adapter(path: str, config: ModelConfig) -> Adapter:
     if is_peft(path):
         from t5x_ext.checkpoints import peft
 
-        return Adapter(path, *peft.read(path, config)[:5])
+        return Adapter(path, **peft.read(path, config)._asdict())
     params, source = load(path)
     lora = lora_in(source.meta)
     if lora is None:
@@ -222,17 +248,35 @@ def open_adapter(path: str, config: ModelConfig) -> Adapter:
         )
     trees.check_tree(path, params, Transformer(config, lora).trainable)
     base = source.meta[ADAPTER]["base"]
-    return Adapter(path, lora, params, base["path"], base["sha256"], source.step)
+    return Adapter(
+        path,
+        lora,
+        params,
+        base["path"],
+        base["sha256"],
+        source.step,
+        source.meta.get(PROMPT),
+        base["quantization"] or NOT_QUANTIZED,
+    )
 
 
-def check_base(path: str, meta: Mapping[str, Any], fingerprint: str, base_path: str) -> None:
+def check_base(
+    path: str,
+    meta: Mapping[str, Any],
+    fingerprint: str,
+    base_path: str,
+    quantization: str | None,
+) -> None:
     """Refuses another base than the one an adapter was tuned over.
+
+    Of kernels that were quantised then and are not now, or the other way, it warns.
 
     Args:
       path: the adapter.
       meta: of its checkpoint.
       fingerprint: of the base that it is to be used with.
       base_path: where that base was read from.
+      quantization: of its kernels, "nf4" or None.
 
     Raises:
       ConfigError: they differ, or the checkpoint holds no adapter.
@@ -241,6 +285,20 @@ def check_base(path: str, meta: Mapping[str, Any], fingerprint: str, base_path: 
         raise ConfigError(f"{path}: a run of all parameters; LORA_RANK needs another MODEL_DIR")
     own = meta[ADAPTER]["base"]
     _check_base(path, own["path"], own["sha256"], fingerprint, base_path)
+    _warn_of_kernels(path, (own["path"], own["quantization"]), (base_path, quantization))
+
+
+def _warn_of_kernels(path: str, own: tuple[str, str | None], used: tuple[str, str | None]) -> None:
+    """Warns where two bases, each a path and the quantisation of its kernels, differ in that."""
+    (own_path, own_kernels), (used_path, used_kernels) = own, used
+    shown = ["in NF4" if one == "nf4" else "unquantised" for one in (own_kernels, used_kernels)]
+    if shown[0] != shown[1]:
+        _warn(f"{path}: tuned over {own_path} {shown[0]}, used over {used_path} {shown[1]}")
+
+
+def _warn(line: str) -> None:
+    if multihost.is_primary():
+        note(f"warning: {line}")
 
 
 def _check_base(

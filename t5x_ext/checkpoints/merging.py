@@ -49,6 +49,7 @@ def merge_source(source: Source, adapter: Adapter, base: str, dtype: str | None 
     """
     assert source.config is not None
     adapter.check_base(fingerprint_base(source), source.path)
+    adapter.warn_of_kernels("nf4" if base == "dequantised" else None, source.path)
     on_host = jax.tree.map(np.asarray, adapter.params)
     products = find_products(source.config, adapter.lora, on_host)
     specs = specs_by_name(source.config)

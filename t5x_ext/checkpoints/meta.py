@@ -20,6 +20,8 @@ TOKENIZER = "tokenizer"
 CONFIG = "model_config"
 _T5_CONFIG = "t5_config"  # of checkpoints from before there were other families
 ADAPTER = "adapter"
+NOT_QUANTIZED = "none"  # where "nf4" may stand, and nothing where it is not known
+PROMPT = "prompt"  # of the rows that a run was tuned on, by name
 _SOURCE = "source"
 
 

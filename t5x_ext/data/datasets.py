@@ -9,7 +9,7 @@ from typing import Any
 
 import seqio
 
-import mixtures
+import mixtures.lookup
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
@@ -82,6 +82,12 @@ def resolve(cfg: DatasetConfig) -> str:
     if cfg.module:
         importlib.import_module(cfg.module)
     return mixtures.resolve(cfg.mixture_or_task_name, prompt=cfg.prompt, budget=cfg.budget)
+
+
+def prompt_of(cfg: DatasetConfig) -> str | None:
+    """The name of the prompt that a config's rows are written with; None where a task has none."""
+    resolve(cfg)
+    return mixtures.lookup.prompt_of(cfg.mixture_or_task_name, cfg.prompt)
 
 
 def _check_vocabularies(name: str) -> None:

@@ -24,9 +24,7 @@ from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.mpt import MptConfig
 from t5x_ext.models.network import T5Config, Transformer
-from t5x_ext.models.nf4 import dequantize
 from t5x_ext.models.parameters import Params, count_params, join, map_specs
-from t5x_ext.models.quantizing import quantize
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "goldens"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -113,45 +111,6 @@ def test_golden_adapters_have_the_golden_logits_and_counts(goldens, name) -> Non
     np.testing.assert_allclose(bare[-1], row["base_last_logits"], atol=1e-5, rtol=0)
 
 
-def test_the_golden_delta_of_a_module_is_ours_transposed(goldens) -> None:
-    for name, module in (
-        ("llama_biomedicine", "decoder/layers/self_attention/query"),
-        ("llama_rslora", "decoder/layers/self_attention/query"),
-        ("mpt_biomedicine", "decoder/layers/mlp/wi"),
-    ):
-        directory = goldens / "adapters" / name
-        config = open_source(str(goldens / "models" / name.split("_")[0])).config
-        wanted = np.load(directory / "delta_of_one_module.npz")["delta"]
-        found = delta_of(peft.read(directory, config), config, module, 0)
-        np.testing.assert_allclose(found.T, wanted, atol=1e-6, rtol=1e-5)
-
-
-def test_an_adapter_over_a_quantised_base_has_the_golden_logits(goldens) -> None:
-    row = json.loads((goldens / "qlora_forward.json").read_text())
-    base = str(goldens / "models" / row["model"])
-    config, params = open_source(base).config, load_params(base)
-    params["decoder"]["layers"] = jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.jit(dequantize)(quantize(x)) if "kernel" in str(path) else x,
-        params["decoder"]["layers"],
-    )
-    adapter = peft.read(goldens / "adapters" / row["adapter"], config)
-    bare = logits(config, params, row["input_ids"])
-    np.testing.assert_allclose(bare[-1], row["without_adapter_last_logits"], atol=5e-5, rtol=0)
-    found = logits(config, join(params, adapter.params), row["input_ids"], adapter.lora)
-    np.testing.assert_allclose(found[-1], row["last_logits"], atol=5e-5, rtol=0)
-    assert found.argmax(-1).tolist() == row["argmax_each_position"]
-
-
-def test_a_stored_weight_of_the_other_orientation_gets_the_same_delta(goldens) -> None:
-    """`fan_in_fan_out` is about the base's weight alone: A and B are stored alike."""
-    golden = np.load(goldens / "lora_fan_in_fan_out.npz")
-    a, b = golden["lora_A"].T, golden["lora_B"].T
-    delta = float(golden["scaling"]) * a @ b
-    np.testing.assert_allclose(delta, golden["delta_in_out"], atol=1e-6)
-    y = golden["x"] @ (golden["weight_in_out"] + delta) + golden["bias"]
-    np.testing.assert_allclose(y, golden["y"], atol=1e-5)
-
-
 def test_fan_in_fan_out_changes_nothing_for_linear_layers(tmp_path) -> None:
     config = MODELS["llama"]
     plain = write_adapter(tmp_path / "plain", config, LoRA(rank=2))
@@ -179,7 +138,7 @@ def test_written_directories_come_back_to_the_bit(family, kind, tmp_path) -> Non
     ranks = {p: r for p, r in lora.rank_pattern.items() if any(n.endswith(p) for n in known)}
     lora = LoRA(**lora.describe() | {"rank_pattern": ranks})
     params = random_adapter(config, lora)
-    options = dict(base_path="/data/me/base", step=7, prompt={"name": "alpaca"})
+    options = dict(base_path="/data/me/base", step=7, prompt="alpaca", base_quantization="nf4")
     peft.write(str(tmp_path / "out"), config, lora, params, "f" * 64, **options)
     found = peft.read(tmp_path / "out", config)
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
@@ -189,7 +148,7 @@ def test_written_directories_come_back_to_the_bit(family, kind, tmp_path) -> Non
         if lora.matches(names):
             assert found.lora.scale_of(names) == lora.scale_of(names)
     assert (found.lora.dropout, found.lora.rslora) == (lora.dropout, lora.rslora)
-    assert found[2:] == ("base", "f" * 64, 7, {"name": "alpaca"})
+    assert found[2:] == ("base", "f" * 64, 7, "alpaca", "nf4")
     assert "/" not in (tmp_path / "out" / CONFIG).read_text()
 
 
@@ -361,6 +320,37 @@ def test_another_base_is_refused(tmp_path) -> None:
         ConfigError, match="an adapter of another base: .* begins with aaaaaaaaaaaa"
     ):
         adapter.check_base("b" * 64, "/other")
+
+
+@pytest.mark.parametrize(
+    ("tuned", "used", "line"),
+    [
+        ("nf4", None, "tuned over base in NF4, used over /base unquantised"),
+        ("none", "nf4", "tuned over base unquantised, used over /base in NF4"),
+        ("nf4", "nf4", None),
+        ("none", None, None),
+        (None, "nf4", None),  # PEFT itself does not say
+    ],
+)
+def test_kernels_other_than_in_tuning_are_said_in_one_line(
+    tmp_path, capsys, tuned, used, line
+) -> None:
+    config, lora = MODELS["llama"], LoRA(rank=2)
+    options = dict(base_path="/x/base", base_quantization=tuned)
+    adapter = open_adapter(str(write_adapter(tmp_path / "out", config, lora, **options)), config)
+    adapter.warn_of_kernels(used, "/base")
+    wanted = [] if line is None else [f"warning: {tmp_path / 'out'}: {line}"]
+    assert capsys.readouterr().err.splitlines() == wanted
+
+
+def test_another_prompt_than_in_tuning_is_said_in_one_line(tmp_path, capsys) -> None:
+    config, lora = MODELS["llama"], LoRA(rank=2)
+    directory = write_adapter(tmp_path / "out", config, lora, prompt="alpaca")
+    adapter = open_adapter(str(directory), config)
+    for prompt in ("alpaca", None, "tk.def"):
+        adapter.warn_of_prompt(prompt)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"warning: {directory}: tuned with prompt 'alpaca', used with 'tk.def'"]
 
 
 def test_parameters_of_another_lora_are_not_written(tmp_path) -> None:

@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 import mixtures
-from mixtures import files, task_metrics
+from mixtures import files, lookup, task_metrics
 from mixtures.errors import DataError
 from mixtures.release import Release
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
@@ -369,3 +369,20 @@ def test_opening_a_task_reads_its_own_file_only(configure, superni_dir, monkeypa
         seqio.get_mixture_or_task(name).get_dataset(LENGTHS, "train", shuffle=False)
     tasks = [path for path in opened if path.parent.name == "tasks"]
     assert len(set(tasks)) == len(names) - 1 and len(tasks) <= 2 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "expected"),
+    [
+        ("superni.ql.def_pos2.held_in.n20", None, "ql.def_pos2"),
+        ("held_in", None, "tk.def_pos2"),
+        ("held_in", "tk.def", "tk.def"),
+        ("/data/mine.jsonl", "alpaca", "alpaca"),
+        ("writing.jfleg", None, "alpaca_lora"),
+        ("writing.alpaca.jfleg", None, "alpaca"),
+        ("self.biomedicine.seeds", "ss.none", "ss.none"),
+        ("self.biomedicine.ncbi_disease.k5", None, "alpaca"),  # with demonstrations or without
+    ],
+)
+def test_the_prompt_of_a_name_is_known_without_its_data(name, prompt, expected) -> None:
+    assert lookup.prompt_of(name, prompt) == expected

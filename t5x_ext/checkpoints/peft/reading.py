@@ -13,6 +13,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.hugging_face.configs import read_json
 from t5x_ext.checkpoints.hugging_face.safetensors_files import read_header
+from t5x_ext.checkpoints.meta import PROMPT
 from t5x_ext.checkpoints.peft.configs import PeftConfig, read_config
 from t5x_ext.checkpoints.peft.modules import (
     CONFIG_FILE,
@@ -38,7 +39,8 @@ class StoredAdapter(NamedTuple):
       base_path: the base's name; None where it does not say.
       base_fingerprint: see `fingerprints`; None where it does not say.
       step: updates it has seen; 0 where it does not say.
-      prompt: the prompt format it was tuned with, as it was given to `write`; None without.
+      prompt: name of the prompt it was tuned with, as it was given to `write`; None without.
+      base_quantization: of the base's kernels, "nf4" or "none"; None where it does not say.
     """
 
     lora: LoRA
@@ -47,6 +49,7 @@ class StoredAdapter(NamedTuple):
     base_fingerprint: str | None = None
     step: int = 0
     prompt: Any = None
+    base_quantization: str | None = None
 
 
 def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
@@ -93,7 +96,8 @@ def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
         asked.base_name or base.get("name"),
         base.get("sha256"),
         own.get("step", 0),
-        own.get("prompt"),
+        own.get(PROMPT),
+        base.get("quantization"),
     )
 
 
@@ -102,6 +106,7 @@ def open_source(directory: files.StrPath) -> Source:
     path = epath.Path(directory)
     asked = read_config(path / CONFIG_FILE)
     own = _read_own(path)
+    base = own.get("base", {})
     targets = asked.targets if isinstance(asked.targets, str) else list(asked.targets)
     return Source(
         kind="peft",
@@ -113,8 +118,13 @@ def open_source(directory: files.StrPath) -> Source:
         meta={
             "adapter": {
                 "lora": {"rank": asked.rank, "alpha": asked.alpha, "targets": targets},
-                "base": {"path": asked.base_name, "sha256": own.get("base", {}).get("sha256")},
-            }
+                "base": {
+                    "path": asked.base_name,
+                    "sha256": base.get("sha256"),
+                    "quantization": base.get("quantization"),
+                },
+            },
+            PROMPT: own.get(PROMPT),
         },
     )
 

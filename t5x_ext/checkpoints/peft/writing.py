@@ -12,6 +12,7 @@ import numpy as np
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.destinations import complete_or_absent
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo, write_file
+from t5x_ext.checkpoints.meta import PROMPT
 from t5x_ext.checkpoints.peft.modules import (
     CONFIG_FILE,
     OWN_FILE,
@@ -35,6 +36,7 @@ def write(
     base_path: str | None = None,
     step: int = 0,
     prompt: Any = None,
+    base_quantization: str | None = None,
 ) -> None:
     """Writes a directory that PEFT loads; complete or absent.
 
@@ -47,7 +49,8 @@ def write(
         base_path: Of the base. Its last part alone is written: paths of this machine are no use
             elsewhere.
         step: Updates that the adapter has seen.
-        prompt: The prompt format it was tuned with, as JSON.
+        prompt: The name of the prompt it was tuned with.
+        base_quantization: Of the base's kernels, "nf4" or "none"; None where it is not known.
 
     Raises:
         ConfigError: If the directory exists, or the arrays are not those of `lora`.
@@ -66,9 +69,13 @@ def write(
         written = {
             CONFIG_FILE: _describe(config, lora, modules, present, base_name),
             OWN_FILE: {
-                "base": {"name": base_name, "sha256": base_fingerprint},
+                "base": {
+                    "name": base_name,
+                    "sha256": base_fingerprint,
+                    "quantization": base_quantization,
+                },
                 "step": step,
-                "prompt": prompt,
+                PROMPT: prompt,
             },
         }
         for name, fields in written.items():
