@@ -12,7 +12,7 @@ import inspect
 import itertools
 import linecache
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ def parse(
     search_paths: Sequence[str] = (),
     command: Callable[..., Any] | None = None,
     given: Sequence[str] = (),
+    not_needed: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Reads gin files and bindings into a fresh gin configuration and locks it.
 
@@ -48,13 +49,18 @@ def parse(
         command: The function that will be called with this configuration; its missing arguments
             are reported here, and `import __main__` in a gin file means its module.
         given: Names of arguments that the command is called with.
+        not_needed: Of macros that need not be set for this command, bindings to read in their
+            place where they are required and not set.
 
     Raises:
         ConfigError: A file, name, type or value is wrong; the message says where.
     """
     directories = [*search_paths, "", str(_PACKAGES), str(_SHIPPED)]
     sources = [read_file(name, directories) for name in gin_files]
-    sources.append(read_bindings(bindings))
+    said = [item for source in (*sources, read_bindings(bindings)) for item in source.bindings()]
+    unset = (not_needed or {}).get
+    instead = [text for item in checks.unset_macros(said) for text in unset(item.name, ())]
+    sources.append(read_bindings([*instead, *bindings]))
     checks.check_text(sources, _shipped_macros)
     gin.clear_config()
     bound = binding.Bound()

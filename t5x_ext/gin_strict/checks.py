@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -163,9 +163,14 @@ def _check_scopes(bindings: Sequence[Binding]) -> None:
                 )
 
 
-def _check_required_macros(bindings: Sequence[Binding]) -> None:
+def unset_macros(bindings: Iterable[Binding]) -> list[Binding]:
+    """The macros that have to be set, and that nothing sets after they are declared."""
     macros = {binding.name: binding for binding in bindings if binding.is_macro}
-    missing = [binding for binding in macros.values() if binding.is_required]
+    return [binding for binding in macros.values() if binding.is_required]
+
+
+def _check_required_macros(bindings: Sequence[Binding]) -> None:
+    missing = unset_macros(bindings)
     if not missing:
         return
     first, *others = missing
