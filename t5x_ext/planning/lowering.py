@@ -77,6 +77,12 @@ def train_arguments(
 
 def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.stages.Lowered:
     """Greedy decoding of one batch to its longest possible outputs, ready to be compiled."""
+    decode, *arguments = decoding_call(program, workload, experts)
+    return decode.lower(*arguments)
+
+
+def decoding_call(program: Program, workload: Workload, experts: int) -> tuple[Any, Any, Any]:
+    """The jitted function of `lower_decoding`, and its arguments as shapes and shardings."""
     partitioner, generator = program.partitioner, program.model.generator
     rows = partitioner.round_up_batch(workload.rows)
     # Which id ends a row, and a few beyond the vocabulary's, change nothing that costs.
@@ -99,7 +105,7 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
     sharding = partitioner.sharding(("batch", None))
     shape = rows, workload.input_length
     prompts = stack(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding), experts)
-    return jax.jit(decode, out_shardings=partitioner.sharding(())).lower(params, prompts)
+    return jax.jit(decode, out_shardings=partitioner.sharding(())), params, prompts
 
 
 def abstract_models(program: Program, experts: int) -> Any:

@@ -1,0 +1,67 @@
+"""What users run lowers for GPUs and TPUs, on a host that has neither."""
+
+from __future__ import annotations
+
+import jax
+import jax.export
+import pytest
+
+from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel
+from t5x_ext.models.config import ModelConfig
+from t5x_ext.models.falcon import FalconConfig
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.lora import LoRA
+from t5x_ext.models.mpt import MptConfig
+from t5x_ext.models.network import T5Config, Transformer
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.lowering import Workload, decoding_call, train_arguments
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Program, Trainer
+
+PLATFORMS = ("cuda", "tpu")
+SHAPE = dict(vocab_size=128, emb_dim=64, head_dim=16, mlp_dim=128, dtype="bfloat16")
+CONFIGS = {
+    "t5": T5Config(num_heads=4, mlp_activations=("gelu", "linear"), **SHAPE),
+    "llama": LlamaConfig(num_layers=2, num_heads=4, num_kv_heads=2, **SHAPE),
+    "mpt": MptConfig(num_layers=2, num_heads=4, num_kv_heads=4, **SHAPE),
+    "falcon_7b": FalconConfig(num_layers=2, num_heads=4, num_kv_heads=1, **SHAPE),
+    "falcon_40b": FalconConfig(
+        num_layers=2, num_heads=4, num_kv_heads=2, shared_norm=False, **SHAPE
+    ),
+}
+WORKLOAD = Workload(8, 32, 16)
+
+
+def make_program(config: ModelConfig, lora: LoRA | None = None, quantization: str | None = None):
+    module = Transformer(config, lora, quantization=quantization)
+    kind = EncoderDecoderModel if config.has_encoder else DecoderOnlyModel
+    mesh = PjitPartitioner(data=2, fsdp=2, model=2)
+    return Program(kind(module, optimizer_def=AdamW()), mesh, Trainer(num_microbatches=2))
+
+
+def check(function, *arguments) -> None:
+    exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS and exported.nr_devices == 8
+    assert exported.mlir_module().count("stablehlo.dot_general") > 4
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_train_step_lowers(family: str) -> None:
+    program = make_program(CONFIGS[family])
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    check(program.train_step, *train_arguments(program, WORKLOAD.rows, lengths, 1))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_decoding_lowers(family: str) -> None:
+    check(*decoding_call(make_program(CONFIGS[family]), WORKLOAD, 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization"), [("llama", None), *((family, "nf4") for family in CONFIGS)]
+)
+def test_a_step_and_decoding_with_adapters_lower(family: str, quantization: str | None) -> None:
+    program = make_program(CONFIGS[family], LoRA(4), quantization)
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    check(program.train_step, *train_arguments(program, WORKLOAD.rows, lengths, 1))
+    check(*decoding_call(program, WORKLOAD, 1))
