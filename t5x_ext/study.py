@@ -58,7 +58,8 @@ def study(
       tasks: names of test-track tasks; None takes all that have a file.
       superni_cfg: where task files are, and how they are split.
       partitioner: the mesh.
-      eval_batch_size: prompts decoded at a time.
+      eval_batch_size: prompts decoded at a time: of each model, or of all adapters that tune
+        together.
       test_examples: of each task that are decoded, the first (macro TEST_EXAMPLES); None takes all.
       experts: models tuned together in one program; 'auto' takes as many as fit in memory, found
         by compiling the step for the longest batch of one and of two (macro EXPERTS).

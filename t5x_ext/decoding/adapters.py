@@ -1,15 +1,39 @@
-"""Which of a model's adapters each row of a call uses."""
+"""Several adapters over one base: which of them each row of a batch uses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.lora import DEFAULT
+from t5x_ext.models.parameters import Params
+from t5x_ext.partitioning import PjitPartitioner
 
 Adapter = str | None | Sequence[str | None]
+
+
+def gather_by_slot(stacked: Params, partitioner: PjitPartitioner) -> Params:
+    """Adapters that were trained side by side, as networks with several of them hold them.
+
+    Args:
+      stacked: arrays [E, layers, ...], which the mesh's `expert` axis splits into S slots.
+      partitioner: the mesh.
+
+    Returns:
+      Arrays [S, layers, E / S, ...], still in their slots; without the first axis where S is 1.
+    """
+    slots = partitioner.num_expert_slots
+
+    def one(leaf: jax.Array) -> jax.Array:
+        by_slot = leaf.reshape(slots, -1, *leaf.shape[1:])
+        gathered = jnp.moveaxis(by_slot, 1, 2)
+        return gathered if slots > 1 else gathered[0]
+
+    return jax.jit(lambda tree: jax.tree.map(one, tree))(stacked)
 
 
 def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndarray | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_ext.data.length_buckets import make_length_buckets
@@ -204,16 +204,45 @@ class Decoder:
         batches of its own; the batches of all models run until the last row of all is done.
 
         Args:
-          stacked_params: parameters with a leading axis E, which the mesh's `expert` axis divides.
+          stacked_params: parameters with a leading axis E, which the mesh's `expert` axis divides;
+            those under adapters, which all models share, without.
           sets: the prompts of each model; those of the last models may be missing.
 
         Yields:
           (place in all sets one after the other, text) pairs.
         """
         requests = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in sets]
-        num_models = jax.tree.leaves(stacked_params)[0].shape[0]
-        requests += [[]] * (num_models - len(sets))
-        for finished in self._decode(self.programs_together, stacked_params, requests):
+        programs = self.programs_together
+        requests += [[]] * (programs.num_models(stacked_params) - len(sets))
+        for finished in self._decode(programs, stacked_params, requests):
+            yield self._to_texts(finished.numbers, finished.outputs[:, 0])
+
+    def decode_texts_by_adapter(
+        self, params: Params, sets: Sequence[Sequence[Example]]
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Decodes prompts of several adapters over one base; a batch has rows of any of them.
+
+        Each adapter's outputs are those of `decode_texts` with it alone.
+
+        Args:
+          params: of a network with N adapters. On a mesh with S > 1 slots of `expert`, each of them
+            has its own: adapters lead with S, see `adapters.gather_by_slot`.
+          sets: the prompts of each adapter, slot by slot; those of the last may be missing.
+
+        Yields:
+          (place in all sets one after the other, text) pairs.
+        """
+        slots = self.partitioner.num_expert_slots
+        module: Any = self.model.module
+        requests: list[list[Request]] = [[] for _ in range(slots)]
+        for index, examples in enumerate(sets):
+            slot, adapter = divmod(index, module.num_adapters)
+            requests[slot] += [
+                Request.of(one, number)._replace(adapters=(adapter,))
+                for number, one in enumerate(examples)
+            ]
+        programs = self.programs_together if slots > 1 else self.programs
+        for finished in self._decode(programs, params, requests):
             yield self._to_texts(finished.numbers, finished.outputs[:, 0])
 
     def _decode(

@@ -250,6 +250,7 @@ def decode_batch(
     method: Method | None = None,
     axis_name: str | None = None,
     whole_weights: bool = True,
+    shared: Shared = Shared(),  # noqa: B008  (immutable)
 ) -> jax.Array:
     """Decodes a padded batch in one go; prompts are numbered by their row.
 
@@ -263,6 +264,7 @@ def decode_batch(
       method: chooses tokens; None is greedy.
       axis_name: see `run_loop`.
       whole_weights: see `Generator.prepare`.
+      shared: of the prompts.
 
     Returns:
       int32 [B, T], the best (or first) output of each prompt.
@@ -271,7 +273,8 @@ def decode_batch(
     method.check_length(max_length)
     weights = generator.prepare(params, whole_weights)
     numbers = jnp.arange(len(prompts))
-    rows = start_rows(generator, params, weights, prompts, lengths, numbers, method, max_length)
+    of_rows = prompts, lengths, numbers
+    rows = start_rows(generator, params, weights, *of_rows, method, max_length, shared)
     rows = advance_rows(generator, weights, rows, method, 0, max_length, ids, axis_name)
     return method.outputs(rows.state)[:, 0]
 

@@ -11,9 +11,11 @@ activations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import PartitionSpec
 
 from t5x_ext.models import parameters
 from t5x_ext.models.generation import Generator
@@ -39,30 +41,56 @@ def holds_whole_weights(
       num_models: E, models that decode side by side.
     """
     of_slot = max(num_models // partitioner.num_expert_slots, 1)
-    one = params_bytes(generator, partitioner) + weights_bytes(generator, partitioner) + cache_bytes
-    return resident_bytes + of_slot * one <= MEMORY_SHARE * partitioner.memory_bytes
+    params = params_bytes(generator, partitioner)
+    weights = weights_bytes(generator, partitioner)
+    own = params.own + weights.own + cache_bytes
+    held = resident_bytes + params.shared + weights.shared + of_slot * own
+    return held <= MEMORY_SHARE * partitioner.memory_bytes
 
 
-def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
-    """Bytes on each device of the decoder's weights in the compute dtype, split by `model` only."""
-    abstract = parameters.abstract_params(generator.specs)
-    weights = jax.eval_shape(generator.prepare, abstract)
+class Bytes(NamedTuple):
+    """Bytes on each device.
 
+    Attributes:
+      own: of what each of several models that decode side by side has alone.
+      shared: of what lies under the adapters of all.
+    """
+
+    own: int
+    shared: int
+
+
+def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> Bytes:
+    """Of the decoder's weights in the compute dtype, split by `model` only."""
+    weights = jax.eval_shape(generator.prepare, parameters.abstract_params(generator.specs))
+    _, models = generator.models_axes()
+    return _sum(partitioner, weights, generator.weight_axes(), models, partitioner.gathered_spec)
+
+
+def params_bytes(generator: Generator, partitioner: PjitPartitioner) -> Bytes:
+    """Of the parameters as training lays them out."""
+    params, axes = (
+        parameters.abstract_params(generator.specs),
+        parameters.param_axes(generator.specs),
+    )
+    models, _ = generator.models_axes()
+    return _sum(partitioner, params, axes, models, partitioner.spec)
+
+
+def _sum(
+    partitioner: PjitPartitioner,
+    arrays: Any,
+    axes: Any,
+    models: Any,
+    spec_of: Callable[[tuple[str | None, ...]], PartitionSpec],
+) -> Bytes:
     def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
-        return partitioner.bytes_per_device(leaf, partitioner.gathered_spec(axes))
+        return partitioner.bytes_per_device(leaf, spec_of(axes))
 
-    return sum(jax.tree.leaves(jax.tree.map(one, weights, generator.weight_axes())))
-
-
-def params_bytes(generator: Generator, partitioner: PjitPartitioner) -> int:
-    """Bytes on each device of the parameters as training lays them out."""
-    specs = generator.specs
-
-    def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
-        return partitioner.bytes_per_device(leaf, partitioner.spec(axes))
-
-    abstract = parameters.abstract_params(specs)
-    return sum(jax.tree.leaves(jax.tree.map(one, abstract, parameters.param_axes(specs))))
+    sizes = jax.tree.leaves(jax.tree.map(one, arrays, axes))
+    owns = [axis is not None for axis in jax.tree.leaves(models, is_leaf=lambda x: x is None)]
+    own = sum(size for size, is_own in zip(sizes, owns, strict=True) if is_own)
+    return Bytes(own, sum(sizes) - own)
 
 
 def cache_bytes(

@@ -92,7 +92,26 @@ def predict_together(
     Returns:
       For each set one row per example, in the order given, without scores.
     """
-    batches = decoder.decode_texts_together(stacked_params, sets)
+    return _in_sets(decoder.decode_texts_together(stacked_params, sets), sets)
+
+
+def predict_by_adapter(
+    decoder: Decoder, params: Params, sets: Sequence[Sequence[Example]]
+) -> list[list[Prediction]]:
+    """Decodes a set of examples with each of several adapters over one base.
+
+    See `Decoder.decode_texts_by_adapter`.
+
+    Returns:
+      For each set one row per example, in the order given, without scores.
+    """
+    return _in_sets(decoder.decode_texts_by_adapter(params, sets), sets)
+
+
+def _in_sets(
+    batches: Iterator[list[tuple[int, str]]], sets: Sequence[Sequence[Example]]
+) -> list[list[Prediction]]:
+    """Puts texts, by their place in all sets one after the other, into the rows of their sets."""
     texts = dict(itertools.chain.from_iterable(batches))
     place = itertools.count()
     return [

@@ -13,6 +13,7 @@ import numpy as np
 from t5x_ext.decoding import loop, placement
 from t5x_ext.decoding.loop import Rows, Shared
 from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.models import parameters
 from t5x_ext.models.generation import DecodingWeights, Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import EXPERT_AXIS, PjitPartitioner
@@ -49,7 +50,8 @@ class Programs:
       ids: which tokens there are, and which end a row.
       cache_bytes: of keys and values on each device, of one model; see `placement.cache_bytes`.
       resident_bytes: what else stays on each device, see `placement.holds_whole_weights`.
-      together: whether parameters have a leading axis E, which the mesh may split.
+      together: whether parameters have a leading axis E, which the mesh may split; those under
+        adapters, which all models share, have none.
       keep_log_probs: whether the log-probabilities of chosen tokens are kept.
       shapes: the loops compiled so far, as text.
     """
@@ -70,11 +72,21 @@ class Programs:
 
         They are all-gathered here where they fit (`placement`), so that no position has to.
         """
-        num_models = jax.tree.leaves(params)[0].shape[0] if self.together else 1
         whole = placement.holds_whole_weights(
-            self.generator, self.partitioner, self.cache_bytes, self.resident_bytes, num_models
+            self.generator,
+            self.partitioner,
+            self.cache_bytes,
+            self.resident_bytes,
+            self.num_models(params),
         )
         return self._prepare(params, whole)
+
+    def num_models(self, params: Params) -> int:
+        """E, the leading axis of what each model has alone."""
+        if not self.together:
+            return 1
+        own = parameters.select(parameters.trainable(self.generator.specs), params)
+        return jax.tree.leaves(own)[0].shape[0]
 
     def begin(
         self,
@@ -124,7 +136,8 @@ class Programs:
     def _prepare(self) -> Any:
         def prepare(params: Params, whole: bool) -> DecodingWeights:
             one = functools.partial(self.generator.prepare, whole=whole)
-            return self._of_each(one)(params)
+            of_params, of_weights = self.generator.models_axes()
+            return self._of_each(one, of_params, out_axes=of_weights)(params)
 
         return self._jit(prepare, static_argnums=1)
 
@@ -136,7 +149,7 @@ class Programs:
             prompts: jax.Array,
             lengths: jax.Array,
             numbers: jax.Array,
-            shared: Shared = Shared(),  # noqa: B008  (immutable)
+            shared: Shared,
         ) -> Reached:
             of_rows = prompts, lengths, numbers
             rows = loop.start_rows(
@@ -152,13 +165,15 @@ class Programs:
             )
             return self._advance_rows(weights, rows, 0)
 
-        return self._jit(self._of_each(begin), out_shardings=self._reached_shardings)
+        axes = *self.generator.models_axes(), 0, 0, 0, 0
+        return self._jit(self._of_each(begin, *axes), out_shardings=self._reached_shardings)
 
     @functools.cached_property
     def _advance(self) -> Any:
         def advance(weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
             one = functools.partial(self._advance_rows, stage=stage)
-            reached = self._of_each(one)(weights, rows)
+            _, of_weights = self.generator.models_axes()
+            reached = self._of_each(one, of_weights, 0)(weights, rows)
             nothing: Any = None
             return reached._replace(rows=reached.rows._replace(prompt=nothing))
 
@@ -188,11 +203,20 @@ class Programs:
         rows: Any = None
         return Reached(rows, done=whole, outputs=whole, log_probs=whole)
 
-    def _of_each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Applies a function of one model's arrays to those of all models, side by side."""
+    def _of_each(
+        self, function: Callable[..., Any], *in_axes: Any, out_axes: Any = 0
+    ) -> Callable[..., Any]:
+        """Applies a function of one model's arrays to those of all models, side by side.
+
+        Args:
+          function: of one model.
+          in_axes: where each argument has the models; 0 for all where none is given.
+          out_axes: where the results have them.
+        """
         if not self.together:
             return function
-        return jax.vmap(function, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
+        axes = in_axes or 0, out_axes
+        return jax.vmap(function, *axes, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
 
     def _jit(self, function: Callable[..., Any], **options: Any) -> Any:
         def on_mesh(*args: Any) -> Any:

@@ -43,8 +43,8 @@ class SideBySideGenerator(Generator):
         )
         return _pair(expert, amateur)
 
-    def weight_axes(self) -> DecodingWeights:
-        return _pair(self.expert.weight_axes(), self.amateur.weight_axes())
+    def weight_specs(self) -> DecodingWeights:
+        return _pair(self.expert.weight_specs(), self.amateur.weight_specs())
 
     def start(
         self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array

@@ -52,6 +52,10 @@ class BaseTransformerModel(abc.ABC):
         """The model with other values of some fields."""
         return cast(Self, dataclasses.replace(cast(Any, self), **changes))
 
+    def with_adapters(self, count: int) -> Self:
+        """The model with several adapters in its network, one of which each row of a batch uses."""
+        return self.replace(module=dataclasses.replace(cast(Any, self.module), num_adapters=count))
+
     @property
     def config(self) -> ModelConfig:
         """Shape and numerics of the network."""

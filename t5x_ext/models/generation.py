@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -113,13 +113,32 @@ class Generator(abc.ABC):
             placed, weights, self.weight_axes(), is_leaf=lambda x: isinstance(x, NF4)
         )
 
+    def weight_specs(self) -> DecodingWeights:
+        """The `ParamSpec` of each weight, in its array's place."""
+        specs = self.network.specs
+        layer = parameters.map_specs(_of_layer, specs["decoder"]["layers"])
+        return DecodingWeights((layer,) * self.cache_shape.num_layers, _without_stacks(specs))
+
     def weight_axes(self) -> DecodingWeights:
         """The logical axes of each weight, a tuple in each array's place."""
-        specs = self.network.specs
-        stack = specs["decoder"]["layers"]
-        layer = parameters.map_specs(lambda spec: spec.axes[1:], stack)
-        num_layers = self.cache_shape.num_layers
-        return DecodingWeights((layer,) * num_layers, parameters.param_axes(_without_stacks(specs)))
+        specs: Any = self.weight_specs()
+        return cast(DecodingWeights, parameters.map_specs(lambda spec: spec.axes, specs))
+
+    def models_axes(self) -> tuple[Params, DecodingWeights]:
+        """The axes along which `vmap` finds models that decode side by side.
+
+        Returns:
+          Of parameters and of weights: 0 for what each model has alone; None for what lies under
+          the adapters of all.
+        """
+        shares = bool(parameters.frozen(self.specs))
+
+        def axis(spec: ParamSpec) -> int | None:
+            return None if shares and not spec.is_adapter else 0
+
+        specs: Any = self.weight_specs()
+        of_weights = cast(DecodingWeights, parameters.map_specs(axis, specs))
+        return parameters.map_specs(axis, self.specs), of_weights
 
     @property
     def cache_shape(self) -> CacheShape:
@@ -210,6 +229,10 @@ def _without_stacks(tree: Params) -> Params:
     """What is neither in the encoder nor in a layer of the decoder."""
     kept = {name: subtree for name, subtree in tree.items() if name != "encoder"}
     return kept | {"decoder": {k: v for k, v in tree["decoder"].items() if k != "layers"}}
+
+
+def _of_layer(spec: ParamSpec) -> ParamSpec:
+    return dataclasses.replace(spec, shape=spec.shape[1:], axes=spec.axes[1:])
 
 
 def _fill(specs: Any, tree: Any) -> Any:

@@ -55,8 +55,8 @@ class RecomputingGenerator(Generator):
         weights = DecodingWeights((), cast)
         return jax.tree.map(gather if whole else constrain, weights, self.weight_axes())
 
-    def weight_axes(self) -> DecodingWeights:
-        return DecodingWeights((), parameters.param_axes(self.network.specs))
+    def weight_specs(self) -> DecodingWeights:
+        return DecodingWeights((), self.network.specs)
 
     def empty_cache(self, num_rows: int) -> OutputCache:
         return OutputCache((jnp.zeros((num_rows, 1, 0, 1), jnp.int32),), ())

@@ -6,6 +6,7 @@ trains one model in each slot, or two, or more: each further one takes as much m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from t5x_ext.errors import ConfigError
@@ -56,15 +57,29 @@ def choose_experts(program: Program, workload: Workload, wanted: int) -> int:
 def most_per_slot(peak_bytes: Callable[[int], int], available: int, wanted: int) -> int:
     """The most models of one slot that fit: 0 where not even one does.
 
+    Each answer costs the compilation of a program, so guesses follow the line through two answers:
+    those of one and two at first, then those of the most that fit and the fewest that do not. Once
+    some do not fit, it is enough to fill nine tenths of the memory.
+
     Args:
-      peak_bytes: models in each slot -> bytes on each device; asked for one and for two.
+      peak_bytes: models in each slot -> bytes on each device.
       available: bytes of a device.
       wanted: at most so many.
     """
     one = peak_bytes(1)
     if one > available:
         return 0
-    if wanted <= 1:
-        return 1
-    each = max(peak_bytes(2) - one, 1)
-    return min(1 + (available - one) // each, wanted)
+    (fit, fit_bytes), most = (1, one), wanted
+    before = (fit, fit_bytes)
+    too_many: tuple[int, int] | None = None
+    number = min(2, wanted)
+    while number > fit and not (too_many and fit_bytes >= 0.9 * available):
+        peak = peak_bytes(number)
+        if peak > available:
+            too_many, most = (number, peak), number - 1
+        else:
+            before, (fit, fit_bytes) = (fit, fit_bytes), (number, peak)
+        other, other_bytes = too_many or before
+        each = max(math.ceil((other_bytes - fit_bytes) / (other - fit)), 1)
+        number = min(fit + (available - fit_bytes) // each, most)
+    return fit

@@ -8,6 +8,17 @@ from typing import TypeVar
 Model = TypeVar("Model")
 
 
+def program_size(count: int, experts: int, slots: int) -> int:
+    """Models that the program of a group has room for: a power of two, so that few are compiled.
+
+    Args:
+      count: models in the group.
+      experts: models in a group, at most.
+      slots: parts of the mesh that hold models of their own; they hold as many each.
+    """
+    return -(-min(1 << (count - 1).bit_length(), experts) // slots) * slots
+
+
 def make_groups(
     models: Iterable[Model],
     experts: int,

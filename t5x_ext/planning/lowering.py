@@ -16,7 +16,7 @@ from t5x_ext.data.features import Features, Lengths
 from t5x_ext.data.packing import lay_out
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.loop import Shared, decode_batch
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.stages import stage_ends
 from t5x_ext.models import parameters
@@ -81,44 +81,62 @@ def lower_decoding(program: Program, workload: Workload, experts: int) -> jax.st
     return decode.lower(*arguments)
 
 
-def decoding_call(program: Program, workload: Workload, experts: int) -> tuple[Any, Any, Any]:
+def decoding_call(program: Program, workload: Workload, experts: int) -> tuple[Any, ...]:
     """The jitted function of `lower_decoding`, and its arguments as shapes and shardings."""
+    params = abstract_models(program, experts)
+    whole = holds_whole_weights(program, workload, experts)
+    program, experts = _decoding_program(program, experts)
     partitioner, generator = program.partitioner, program.model.generator
     rows = partitioner.round_up_batch(workload.rows)
     # Which id ends a row, and a few beyond the vocabulary's, change nothing that costs.
     ids = OutputIds(eos=(1,), num_valid=program.model.config.vocab_size)
     limit = workload.target_length
     axis_name = EXPERT_AXIS if experts > 1 else None
-    whole = holds_whole_weights(program, workload, experts)
 
-    def decode(params: Any, prompts: jax.Array) -> jax.Array:
+    def decode(params: Any, prompts: jax.Array, adapters: jax.Array | None) -> jax.Array:
         lengths = jnp.full(rows, workload.input_length)
+        shared = Shared(adapters=adapters)
         with partitioner.activate():
             return decode_batch(
-                generator, params, prompts, lengths, limit, ids, None, axis_name, whole
+                generator, params, prompts, lengths, limit, ids, None, axis_name, whole, shared
             )
 
     if experts > 1:
-        in_axes = (models_axes(program), 0)
+        in_axes = (generator.models_axes()[0], 0, 0)
         decode = jax.vmap(decode, in_axes, axis_name=EXPERT_AXIS, spmd_axis_name=EXPERT_AXIS)
-    params = abstract_models(program, experts)
-    sharding = partitioner.sharding(("batch", None))
-    shape = rows, workload.input_length
-    prompts = stack(jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding), experts)
-    return jax.jit(decode, out_shardings=partitioner.sharding(())), params, prompts
+
+    def of_rows(*shape: int) -> Any:
+        axes = ("batch", None)[: len(shape)]
+        one = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=partitioner.sharding(axes))
+        return stack(one, experts)
+
+    adapters = of_rows(rows) if _has_adapter_a_row(program) else None
+    prompts = of_rows(rows, workload.input_length)
+    return jax.jit(decode, out_shardings=partitioner.sharding(())), params, prompts, adapters
+
+
+def _decoding_program(program: Program, experts: int) -> tuple[Program, int]:
+    """What decodes the prompts of models that were tuned together, and how many of it there are.
+
+    Adapters are as many as the mesh has slots: one network holds those of a slot, and each batch
+    has rows of any of them.
+    """
+    if experts == 1 or not program.model.module.frozen:
+        return program, experts
+    slots = program.partitioner.num_expert_slots
+    model = program.model.with_adapters(experts // slots)
+    return dataclasses.replace(program, model=model), slots
+
+
+def _has_adapter_a_row(program: Program) -> bool:
+    return getattr(program.model.module, "num_adapters", None) is not None
 
 
 def abstract_models(program: Program, experts: int) -> Any:
-    """The parameters of several models; those under adapters are there once."""
+    """The parameters that several models decode with; those under adapters are there once."""
+    program, experts = _decoding_program(program, experts)
     own = parameters.select(program.model.module.trainable, program.abstract_params())
     return parameters.join(program.abstract_frozen(), stack(own, experts))
-
-
-def models_axes(program: Program) -> Any:
-    """For `vmap` over `abstract_models`: 0 for what each model has alone, None for the rest."""
-    module = program.model.module
-    shared = parameters.map_specs(lambda spec: None, module.frozen)
-    return parameters.join(shared, parameters.map_specs(lambda spec: 0, module.trainable))
 
 
 def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
@@ -127,6 +145,7 @@ def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
     A row keeps keys and values of its prompt and of the positions decoded so far.
     """
     ends = stage_ends(workload.target_length, Decoder.first_stage)
+    program, experts = _decoding_program(program, experts)
     slots = program.partitioner.num_expert_slots
     return max(experts // slots, 1) * _cache_bytes(program, workload, ends[:-1])
 
@@ -134,6 +153,7 @@ def waiting_bytes(program: Program, workload: Workload, experts: int) -> int:
 def holds_whole_weights(program: Program, workload: Workload, experts: int) -> bool:
     """Whether decoding gathers the decoder's weights once, before the first token."""
     ends = stage_ends(workload.target_length, Decoder.first_stage)
+    program, experts = _decoding_program(program, experts)
     return placement.holds_whole_weights(
         program.model.generator,
         program.partitioner,

@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_ext.planning import fitting
 from t5x_ext.planning.devices import Machine
-from t5x_ext.planning.groups import make_groups
+from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.plans import Plan, Setup, add_decoding, make_plan
 from t5x_ext.planning.proposals import divides, spread_mesh
 from t5x_ext.training.trainer import Trainer
@@ -97,7 +97,7 @@ class Kind:
 
 
 def group_secs(
-    group: Sequence[ModelSize], step_secs: float, decoding_secs: float, rows: int
+    group: Sequence[ModelSize], step_secs: float, decoding_secs: float, rows: int, sharing: int = 1
 ) -> float:
     """Seconds of tuning and decoding a group: it lasts as long as its longest model.
 
@@ -106,9 +106,12 @@ def group_secs(
       step_secs: of a train step of the group.
       decoding_secs: of decoding one batch of each of its models' prompts.
       rows: prompts in a batch of one model.
+      sharing: neighbours whose prompts share batches: the adapters of a slot.
     """
     steps = max(model.steps for model in group)
-    batches = max(-(-model.prompts // rows) for model in group)
+    prompts = [model.prompts for model in group]
+    in_slots = [sum(prompts[at : at + sharing]) for at in range(0, len(group), sharing)]
+    batches = -(-max(in_slots) // rows)
     return steps * step_secs + batches * decoding_secs
 
 
@@ -169,9 +172,19 @@ class StudyPlan:
         if not (alone and together):
             return None
         secs = (
-            group_secs(group, *(alone if len(group) == 1 else together)) for group in kind.groups
+            group_secs(group, *alone)
+            if len(group) == 1
+            else group_secs(group, *together, sharing=self._sharing(group))
+            for group in kind.groups
         )
         return sum(secs) / 3600
+
+    def _sharing(self, group: Sequence[ModelSize]) -> int:
+        """Models of a group whose prompts share batches; see `group_secs`."""
+        setup = self.together.setup
+        if not setup.model.module.frozen:
+            return 1
+        return program_size(len(group), setup.experts, self.slots) // self.slots
 
     def alone_hours(self, kind: Kind, plan: Plan | None) -> float | None:
         """Hours for one kind with a process for each model, one after the other.
@@ -262,8 +275,6 @@ def make_study_plan(
                 -(-most // slots),
             ),
         )
-        while per_slot > 1 and not plan_of(per_slot).fits:
-            per_slot -= 1
     else:
         assert isinstance(study.experts, int)  # check_experts has refused other words
         per_slot = study.experts // slots

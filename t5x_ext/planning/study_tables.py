@@ -87,7 +87,9 @@ def _kinds(study: StudyPlan) -> str:
     times.append(("a step", tables.ms(step)))
     if decoding is not None:
         rows = study.together.setup.decoding.rows
-        times.append((f"decoding {rows} prompts of each model", f"{tables.ms(decoding)} at most"))
+        shares = bool(study.together.setup.model.module.frozen)
+        whose = "adapters in each slot" if shares else "each model"
+        times.append((f"decoding {rows} prompts of {whose}", f"{tables.ms(decoding)} at most"))
     times.append(("start of a process of its own", _start(study)))
     if study.together.price_per_chip_hour == study.together.machine.device.price_per_hour:
         times.append(("prices", PRICE_SOURCE))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import itertools
 import math
 import time
@@ -20,10 +19,6 @@ from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import Greedy
-from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.methods import Method
-from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS, Measured, measure
@@ -32,6 +27,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.initial_models import InitialModels
+from t5x_ext.studies.predicting import Predictor
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Job, Tuned, Tuner
@@ -91,26 +87,15 @@ class Runner:
     def __post_init__(self) -> None:
         own = Tuner(self.model, self.partitioner, self.recipe, self.experts)
         self._tuners = {"": own, "full": own.full}
+        self._predictor = Predictor(
+            {tuning: tuner.model for tuning, tuner in self._tuners.items()},
+            self.partitioner,
+            self.eval_batch_size,
+            self.recipe.task_feature_lengths,
+        )
         self._initials = InitialModels(
             self.initials, self.initial_keys, own, self.data, self.study_dir, self.waits
         )
-
-    @functools.cached_property
-    def _decoder(self) -> Any:
-        """(tuning, decoding) of an arm -> the decoder of all its cells, made once."""
-        lengths = self.recipe.task_feature_lengths
-
-        def make(tuning: str, decoding: Method | None) -> Decoder:
-            return Decoder(
-                self._tuners[tuning].model,
-                self.partitioner,
-                self.eval_batch_size,
-                lengths["inputs"],
-                lengths["targets"],
-                decoding or Greedy(),
-            )
-
-        return functools.cache(make)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs those of this shard's cells that have no result yet."""
@@ -134,7 +119,7 @@ class Runner:
                 tuned = tuner.tune(initial, jobs)
                 del initial  # the next group may start from another: two may not fit
                 clock = time.monotonic()
-                predicted = self._predict(tuned)
+                predicted = self._predictor.predict(tuned)
                 decode_secs = (time.monotonic() - clock) / sum(len(job.cells) for job in jobs)
                 # The next group needs the devices' memory.
                 tuned = tuned._replace(params={}, frozen={})
@@ -176,20 +161,6 @@ class Runner:
         one = cells[0]
         test = self.data.test(one.tasks, one.arm.prompt)
         return self._tuners[one.arm.tuning].prepare(cells, self.data.train(one), test)
-
-    def _predict(self, tuned: Tuned) -> list[list[list[Prediction]]]:
-        """For each way of decoding, the predictions of each tuned model for its test examples."""
-        sets = [job.test for job in tuned.jobs]
-        tuning, decodings = tuned.jobs[0].cell.arm.tuning, tuned.jobs[0].decodings
-        together = len(sets) > 1 and not tuned.frozen
-        predicted = []
-        for decoder in (self._decoder(tuning, decoding) for decoding in decodings):
-            if together:
-                predicted.append(predict_together(decoder, tuned.params, sets))
-            else:
-                each = zip(tuned.each(), sets, strict=True)
-                predicted.append([predict(decoder, params, examples) for params, examples in each])
-        return predicted
 
     def _finish(
         self,

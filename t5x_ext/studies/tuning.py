@@ -17,10 +17,10 @@ from t5x_ext.data.features import Features
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.methods import Method
-from t5x_ext.models import BaseTransformerModel, parameters
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.planning.groups import make_groups
+from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
@@ -75,13 +75,10 @@ class Tuned(NamedTuple):
     train_secs: float
     frozen: Params = {}
 
-    def each(self) -> Iterator[Params]:
-        """All parameters of one model after the other."""
-        for index in range(len(self.jobs)):
-            own = self.params
-            if len(self.jobs) > 1:
-                own = jax.tree.map(lambda x: x[index], own)  # noqa: B023
-            yield parameters.join(self.frozen, own)
+    @property
+    def num_models(self) -> int:
+        """The leading axis of the parameters of several models."""
+        return jax.tree.leaves(self.params)[0].shape[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,10 +222,9 @@ class Tuner:
             )
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:
-        """The program for a group: of a power of two of experts, so that few are compiled."""
-        axis = self.partitioner.num_expert_slots
-        size = min(1 << (len(group) - 1).bit_length(), self.experts)
-        return self._expert_program(self._trainer(group[0]), -(-size // axis) * axis)
+        """The program for a group; see `program_size`."""
+        size = program_size(len(group), self.experts, self.partitioner.num_expert_slots)
+        return self._expert_program(self._trainer(group[0]), size)
 
     @functools.cached_property
     def _expert_program(self) -> Any:

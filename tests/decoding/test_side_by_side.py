@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import Beam, Greedy, Method, Sampling
+from t5x_ext.decoding import Beam, Greedy, Method, Sampling, placement
+from t5x_ext.decoding.adapters import gather_by_slot
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.loop import Shared
+from t5x_ext.decoding.predict import predict, predict_by_adapter
 from t5x_ext.decoding.requests import Request, batches_side_by_side
 from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -105,6 +110,56 @@ def test_side_by_side_equals_alone(name: str, axes: dict[str, int] | None) -> No
     assert any("positions 4 to 16" in shape for shape in decoder.programs_together.shapes)
 
 
+ADAPTED = EncoderDecoderModel(
+    network.Transformer(CONFIG, LoRA(4, alpha=64.0)), Vocabulary(), Vocabulary()
+)
+
+
+def make_adapter(seed: int) -> Params:
+    """An adapter that is large enough to change most outputs."""
+    drawn = ADAPTED.module.init_trainable(jax.random.key(seed))
+    keys = iter(jax.random.split(jax.random.key(seed), 99))
+    return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), drawn)
+
+
+@pytest.mark.parametrize(
+    ("method", "axes"),
+    [
+        (Greedy(), None),
+        (Sampling(top_p=0.95, seed=1), None),
+        (Greedy(), dict(expert=2, fsdp=2, data=2)),
+    ],
+)
+def test_rows_of_several_adapters_in_one_batch_equal_each_adapter_alone(method, axes) -> None:
+    mesh = PjitPartitioner(devices=None if axes else jax.devices()[:1], **(axes or {}))
+    adapters = [make_adapter(seed) for seed in range(4)]  # the last one has no prompts
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapters)
+    of_mesh = parameters.join(WEIGHTS[0], gather_by_slot(stacked, mesh))
+    count = len(adapters) // mesh.num_expert_slots
+    sets = [SETS[0][:10], SETS[0][:3], SETS[0][:6]]
+    decoder = Decoder(ADAPTED.with_adapters(count), mesh, 8, 40, 16, method, first_stage=8)
+    found = predict_by_adapter(decoder, of_mesh, sets)
+    one_device = PjitPartitioner(devices=jax.devices()[:1])
+    single = Decoder(ADAPTED, one_device, 8, 40, 16, method, first_stage=None)
+    for adapter, examples, rows in zip(adapters, sets, found, strict=False):
+        assert rows == predict(single, parameters.join(WEIGHTS[0], adapter), examples)
+    assert found[0][:3] != found[1] != found[2][:3]
+
+
+def test_the_base_under_adapters_counts_once_however_many_there_are() -> None:
+    """What is held decides whether weights are gathered before the first token."""
+    mesh = PjitPartitioner(devices=jax.devices()[:1])
+    own, shared = placement.params_bytes(ADAPTED.generator, mesh)
+    assert shared == placement.params_bytes(MODEL.generator, mesh).own
+    assert own == 4 * parameters.count_params(ADAPTED.module.trainable)
+    weights = placement.weights_bytes(ADAPTED.generator, mesh)
+    needed = shared + weights.shared + 16 * (own + weights.own)
+    room = int(needed / placement.MEMORY_SHARE) + 2
+    tight = dataclasses.replace(mesh, device_bytes=room)
+    assert placement.holds_whole_weights(ADAPTED.generator, tight, 0, num_models=16)
+    assert not placement.holds_whole_weights(ADAPTED.generator, tight, 0, num_models=17)
+
+
 def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
     """One answer for all: the loop's condition is a scalar, and nothing is selected by it."""
     decoder = make_decoder(Greedy(), None)
@@ -113,7 +168,7 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
     weights = programs.prepare(stacked)
     inputs = jnp.ones((3, 8, 64), jnp.int32)
     lengths, numbers = jnp.full((3, 8), 64), jnp.zeros((3, 8), jnp.int32)
-    traced = programs._begin.trace(stacked, weights, inputs, lengths, numbers)
+    traced = programs._begin.trace(stacked, weights, inputs, lengths, numbers, Shared())
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
     assert [loop.params["cond_jaxpr"].out_avals[0].shape for loop in loops] == [()]
 

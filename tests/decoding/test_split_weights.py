@@ -144,8 +144,8 @@ def test_what_the_decoder_prepares_is_whole_but_for_model_where_it_fits() -> Non
     assert layouts(decoder, model_params) == {(1, 2), (2, 1)}
 
     needed = (
-        placement.params_bytes(MODEL.generator, mesh)
-        + placement.weights_bytes(MODEL.generator, mesh)
+        placement.params_bytes(MODEL.generator, mesh).own
+        + placement.weights_bytes(MODEL.generator, mesh).own
         + decoder.programs.cache_bytes
     )
     for spare, parts in ((1, {(1, 2), (2, 1)}), (-1, {(4, 2), (2, 4)})):
@@ -165,8 +165,8 @@ def test_bytes_are_those_of_the_arrays() -> None:
     def held(tree) -> int:
         return sum(one.addressable_shards[0].data.nbytes for one in jax.tree.leaves(tree))
 
-    assert placement.params_bytes(MODEL.generator, mesh) == held(model_params)
-    assert placement.weights_bytes(MODEL.generator, mesh) == held(weights)
+    assert placement.params_bytes(MODEL.generator, mesh) == (held(model_params), 0)
+    assert placement.weights_bytes(MODEL.generator, mesh) == (held(weights), 0)
     inputs = np.ones((1, 16, 64), np.int32)
     rows = programs.begin(model_params, weights, inputs, *NUMBERS).rows
     assert programs.cache_bytes == held((rows.prompt.keys, rows.prompt.values, rows.cache))

@@ -39,8 +39,22 @@ WORKLOAD = Workload(4, 32, 16)
     ],
 )
 def test_each_further_model_takes_as_much_as_the_second(one, two, available, wanted, expected):
-    peaks = {1: one, 2: two}
-    assert fitting.most_per_slot(peaks.__getitem__, available, wanted) == expected
+    def peak(number: int) -> int:
+        return one + (number - 1) * (two - one)
+
+    assert fitting.most_per_slot(peak, available, wanted) == expected
+
+
+def test_a_few_programs_find_as_many_as_fit_where_each_takes_more_than_the_last():
+    tried = []
+
+    def peak(number: int) -> int:
+        tried.append(number)
+        return 1000 + 100 * number + 3 * number * number
+
+    assert fitting.most_per_slot(peak, 7000, wanted=99) == 29
+    assert 0.9 * 7000 <= peak(29) <= 7000 < peak(32)
+    assert tried[:5] == [1, 2, 55, 23, 29] and len(tried) == 7
 
 
 def test_what_is_not_needed_is_not_compiled():

@@ -144,6 +144,21 @@ def test_a_packed_batch_has_segments_and_positions():
     assert batch["encoder_input_tokens"].sharding.shard_shape((8, 16)) == (2, 16)
 
 
+def test_decoding_of_adapters_holds_their_base_once_and_has_rows_of_any_in_a_batch():
+    """Four adapters on two slots: each slot has a network of two, and one batch of 12 rows."""
+    setup = make_setup(devices=jax.devices()[:4], expert=2, fsdp=2, data=1)
+    module = network.Transformer(setup.model.config, LoRA(4))
+    program = dataclasses.replace(setup, model=setup.model.replace(module=module)).program
+    params = lowering.abstract_models(program, 4)
+    stacked = parameters.select(module.trainable, params)
+    one = jax.tree.leaves(program.abstract_state().params)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(stacked)]
+    assert shapes == [(2, leaf.shape[0], 2, *leaf.shape[1:]) for leaf in one]
+    assert parameters.select(module.frozen, params) == program.abstract_frozen()
+    given = jax.tree.leaves(lowering.lower_decoding(program, setup.workload, 4).in_avals)
+    assert [leaf.shape for leaf in given][-2:] == [(2, 12, 64), (2, 12)]
+
+
 def test_rows_that_wait_are_those_that_decoding_parks():
     setup = make_setup(devices=jax.devices()[:2])
     workload = lowering.Workload(4, 64, 32)  # stages of 8 and of 32 positions

@@ -65,6 +65,10 @@ def test_a_group_lasts_as_long_as_its_longest_model():
     group = [ModelSize("a", 3, 10), ModelSize("a", 2, 41)]
     assert study_plans.group_secs(group, 10.0, 1.0, rows=20) == 3 * 10 + 3
     assert study_plans.group_secs(group[:1], 10.0, 1.0, rows=20) == 3 * 10 + 1
+    # Adapters in a slot share batches: 51 prompts, and 18 in the other slot.
+    group += [ModelSize("a", 3, 9), ModelSize("a", 3, 9)]
+    assert study_plans.group_secs(group, 10.0, 1.0, rows=20, sharing=2) == 3 * 10 + 3
+    assert study_plans.group_secs(group, 10.0, 1.0, rows=20, sharing=4) == 3 * 10 + 4
 
 
 @pytest.fixture(scope="module")

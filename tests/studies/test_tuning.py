@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from t5x_ext.data.records import Example
-from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.predict import predict, predict_together
 from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.predicting import Predictor
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.studies.tuning import Job, Tuner, copy_to
 from t5x_ext.training.optimizers import AdamW
@@ -68,25 +70,28 @@ def make_jobs(tuner: Tuner) -> list[Job]:
     ]
 
 
-def make_tuner(experts: int, **axes: int) -> Tuner:
+MODELS = {
+    "full": MODEL,
+    "adapters": MODEL.replace(module=network.Transformer(CONFIG, LoRA(2, alpha=32.0))),
+}
+
+
+def make_tuner(experts: int, tuned: str = "full", **axes: int) -> Tuner:
     devices = None if axes else tuple(jax.devices()[:1])
-    return Tuner(MODEL, PjitPartitioner(devices=devices, **axes), RECIPE, experts)
+    return Tuner(MODELS[tuned], PjitPartitioner(devices=devices, **axes), RECIPE, experts)
 
 
 def run(tuner: Tuner) -> dict[str, tuple]:
     """Name of a cell -> its parameters, losses and predictions."""
-    decoder = Decoder(MODEL, tuner.partitioner, 8, 32, 16, first_stage=None)
-    initial = tuner.program(RECIPE.trainer(1)).init_state(jax.random.key(7)).params
+    predictor = Predictor({"": tuner.model}, tuner.partitioner, 8, RECIPE.task_feature_lengths)
+    initial = tuner.program(RECIPE.trainer(1)).init_base(jax.random.key(7))
     found = {}
     for group in tuner.group(make_jobs(tuner)):
         tuned = tuner.tune(initial, group)
-        sets = [job.test for job in group]
+        stacked = jax.tree.map(np.asarray, tuned.params)
         if len(group) == 1:
-            stacked = jax.tree.map(lambda x: np.asarray(x)[None], tuned.params)
-            predicted = [predict(decoder, tuned.params, sets[0])]
-        else:
-            stacked = jax.tree.map(np.asarray, tuned.params)
-            predicted = predict_together(decoder, tuned.params, sets)
+            stacked = jax.tree.map(lambda x: x[None], stacked)
+        [predicted] = predictor.predict(tuned)
         for index, job in enumerate(group):
             own = jax.tree.map(lambda x, index=index: x[index], stacked)
             texts = [row.prediction for row in predicted[index]]
@@ -94,9 +99,9 @@ def run(tuner: Tuner) -> dict[str, tuple]:
     return found
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[str, tuple]:
-    return run(make_tuner(1))
+@functools.cache
+def alone(tuned: str) -> dict[str, tuple]:
+    return run(make_tuner(1, tuned))
 
 
 def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
@@ -139,12 +144,21 @@ def steps_compiled(caplog) -> int:
     return sum("sharded_step" in text or "jit(one)" in text for text in finished)
 
 
-@pytest.mark.parametrize("axes", [{}, dict(expert=2, data=2, model=2), dict(expert=4, fsdp=2)])
-def test_together_equals_alone(alone: dict[str, tuple], axes: dict[str, int]) -> None:
-    together = run(make_tuner(4, **axes))
-    assert together.keys() == alone.keys() == TRAIN.keys()
+@pytest.mark.parametrize(
+    ("tuned", "axes"),
+    [
+        ("full", {}),
+        ("full", dict(expert=2, data=2, model=2)),
+        ("full", dict(expert=4, fsdp=2)),
+        ("adapters", {}),
+        ("adapters", dict(expert=2, fsdp=4)),
+    ],
+)
+def test_together_equals_alone(tuned: str, axes: dict[str, int]) -> None:
+    together = run(make_tuner(4, tuned, **axes))
+    assert together.keys() == alone(tuned).keys() == TRAIN.keys()
     for name, (own, losses, texts) in together.items():
-        expected, expected_losses, expected_texts = alone[name]
+        expected, expected_losses, expected_texts = alone(tuned)[name]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), own, expected)
         assert losses == pytest.approx(expected_losses, rel=1e-5)
         assert texts == expected_texts

@@ -1,0 +1,70 @@
+"""Decoding the models of a study: alone, or those that were tuned together in one program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_ext.decoding import Greedy
+from t5x_ext.decoding.adapters import gather_by_slot
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.predict import predict, predict_by_adapter, predict_together
+from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.models import BaseTransformerModel, parameters
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.studies.tuning import Tuned
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Decodes tuned models; compiled decoders are kept from group to group.
+
+    Attributes:
+      models: by how they are tuned, see `Arm.tuning`.
+      partitioner: the mesh.
+      batch_size: prompts decoded at a time.
+      task_feature_lengths: longest prompt and longest prediction in tokens.
+    """
+
+    models: Mapping[str, BaseTransformerModel]
+    partitioner: PjitPartitioner
+    batch_size: int
+    task_feature_lengths: Mapping[str, int]
+
+    def predict(self, tuned: Tuned) -> list[list[list[Prediction]]]:
+        """For each way of decoding, the predictions of each tuned model for its test examples.
+
+        What a model predicts does not depend on the group that it is in.
+        """
+        sets = [job.test for job in tuned.jobs]
+        cell, decodings = tuned.jobs[0].cell, tuned.jobs[0].decodings
+        decoder_of = functools.partial(self._decoder, cell.arm.tuning)
+        if len(sets) > 1 and tuned.frozen:
+            stacked = gather_by_slot(tuned.params, self.partitioner)
+            params = parameters.join(tuned.frozen, stacked)
+            in_slot = tuned.num_models // self.partitioner.num_expert_slots
+            return [predict_by_adapter(decoder_of(d, in_slot), params, sets) for d in decodings]
+        if len(sets) > 1:
+            return [predict_together(decoder_of(d), tuned.params, sets) for d in decodings]
+        params = parameters.join(tuned.frozen, tuned.params)
+        return [[predict(decoder_of(d), params, sets[0])] for d in decodings]
+
+    @functools.cached_property
+    def _decoder(self) -> Any:
+        """(tuning, decoding, adapters in the network, if several) -> a decoder, made once."""
+
+        def make(tuning: str, decoding: Method | None, num_adapters: int | None = None) -> Decoder:
+            model, lengths = self.models[tuning], self.task_feature_lengths
+            return Decoder(
+                model if num_adapters is None else model.with_adapters(num_adapters),
+                self.partitioner,
+                self.batch_size,
+                lengths["inputs"],
+                lengths["targets"],
+                decoding or Greedy(),
+            )
+
+        return functools.cache(make)
