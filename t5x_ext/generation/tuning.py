@@ -123,6 +123,7 @@ def train_arguments(
         task_feature_lengths=dict(settings.lengths),
         split="train",
         batch_size=settings.batch_size,
+        pack=bounds.PER_BATCH,  # most rows are far shorter than the longest
         prompt=PROMPT,
     )
     check_ends(load_rows(dataset, model), vocabulary)
