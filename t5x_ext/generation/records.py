@@ -220,4 +220,4 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
 
 def bundled(name: str) -> str:
     """The path of a file, or directory, of the domain that is installed with the package."""
-    return str(Path(bundled_domain.__file__).with_name(name))
+    return str(Path(bundled_domain.__file__).parent / name)

@@ -56,7 +56,12 @@ class Writer:
             model: decoder-only, with a vocabulary.
             identity: names its parameters, those of the adapter included.
             adapter: see `Writer`; a model that was loaded with one unnamed adapter uses that.
+
+        Raises:
+            ConfigError: the model has no vocabulary.
         """
+        if model.vocabulary is None:
+            raise ConfigError(f"{model.path}: has no vocabulary; allowed: a model that reads texts")
         counter = token_counter(model.vocabulary)
         return cls(identity, counter, _max_tokens(model.config), lambda: model, adapter)
 
