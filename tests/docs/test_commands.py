@@ -7,6 +7,7 @@ each with its reason; every other command runs as it stands.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,14 +17,22 @@ from pathlib import Path
 
 import jax
 import pytest
+import tokenizers
 from pages import PROGRAMS, REPO, Command, blocks, commands
 
-from mixtures.vocabularies import bundled_vocabulary
+from mixtures.vocabularies import bundled_vocabulary, open_vocabulary
 from t5x_ext import Model
 from t5x_ext.models import network, parameters
+from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
 
-PAGES = ("README.md", "docs/quickstart.md", "docs/your_own_tasks.md", "docs/your_own_model.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/your_own_tasks.md",
+    "docs/your_own_model.md",
+    "docs/decoder_only.md",
+)
 
 TINY = {
     "vocab_size": 896,
@@ -33,6 +42,11 @@ TINY = {
     "num_decoder_layers": 1,
     "head_dim": 8,
     "mlp_dim": 32,
+}
+CHAT = {
+    "chat_template": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 }
 SMALL_STUDY = 'FLAGS="--gin_file=docs/examples/tiny_study.gin"'
 SHORT_RUN = (
@@ -64,6 +78,9 @@ REPLACED = {
     ],
     "docs/your_own_tasks.md": [],
     "docs/your_own_model.md": [],
+    "docs/decoder_only.md": [
+        ("models/smollm2_135m.gin", "small.gin", "a small model stands for what is fetched"),
+    ],
 }
 # page -> {command begins with: why it is not run}
 NOT_RUN = {
@@ -87,6 +104,10 @@ NOT_RUN = {
         ),
     },
     "docs/your_own_model.md": {},
+    "docs/decoder_only.md": {
+        "make smollm2": "a download of 93 MB",
+        "python -m t5x_ext.convert --to hf model.gguf": "tests/checkpoints/test_gguf.py does",
+    },
 }
 
 
@@ -207,3 +228,49 @@ def test_your_own_model(clone: Path) -> None:
     for kind in ("my_nnx", "my_linen"):
         assert (clone / "runs" / kind / "checkpoint_3").is_dir()
         assert (clone / "runs" / kind / "predictions" / "predictions.jsonl").stat().st_size > 0
+
+
+def save_small_chat_model(directory: Path) -> None:
+    """A small LLaMA that chats as SmolLM2 does, with the gin file of its sizes."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Name the city in the text."], trainer)
+    directory.mkdir(parents=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    stated = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(stated | CHAT))
+    sizes = {"vocab_size": 300, "emb_dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1}
+    sizes |= {"head_dim": 16, "mlp_dim": 64, "max_length": 256}
+    config = LlamaConfig(**sizes, rope_theta=1e5, logits_via_embedding=True)
+    values = parameters.init_params(network.Transformer(config).specs, jax.random.key(0))
+    vocabulary = open_vocabulary(str(directory))
+    Model(config, values, vocabulary, PjitPartitioner()).save(str(directory / "hf"), "hf")
+    for path in (directory / "hf").iterdir():
+        path.replace(directory / path.name)
+    (directory.parents[1] / "small.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from t5x_ext.models import llama\n"
+        'include "gin_configs/models/smollm2_135m.gin"\n'
+        "llama.LlamaConfig:\n" + "".join(f"  {k} = {v}\n" for k, v in sizes.items())
+    )
+
+
+@pytest.mark.slow
+def test_decoder_only(clone: Path) -> None:
+    (clone / "downloads").unlink(missing_ok=True)
+    save_small_chat_model(clone / "downloads" / "smollm2")
+    run_page("docs/decoder_only.md", clone)
+    predictions = clone / "runs" / "smollm2_cities" / "test" / "predictions.jsonl"
+    (first, _) = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert first["inputs"].startswith("<|im_start|>user\nName the city in the text.\n\nTom lives")
+    exported = clone / "exported" / "smollm2_cities"
+    assert open_vocabulary(str(exported)).chat_template.source == CHAT["chat_template"]
+    # Or transformers would generate for ever.
+    assert json.loads((exported / "generation_config.json").read_text())["eos_token_id"] == 1

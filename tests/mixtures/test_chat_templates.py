@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import sentencepiece
@@ -18,7 +19,12 @@ from mixtures.errors import DataError
 from mixtures.joining import prompt_start
 from mixtures.prompts import get_prompt
 from mixtures.vocabularies import bundled_vocabulary, open_vocabulary, save_tokenizer
+from t5x_ext import Model
 from t5x_ext.data.features import DecoderOnlyFeatures
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.network import Transformer
+from t5x_ext.models.parameters import init_params
+from t5x_ext.partitioning import PjitPartitioner
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
@@ -229,3 +235,29 @@ def test_as_a_prompt_of_a_task_it_is_what_is_trained_on(byte_level, tmp_path):
         assert row["targets"].tolist()[-1] == vocabulary.eos_id
         assert vocabulary.decode(row["targets"]) == row["targets_pretokenized"].decode()
     assert isinstance(vocabulary.chat_template.render([USER]), ChatText)
+
+
+def test_a_model_answers_chats_as_their_ids(byte_level, tmp_path):
+    vocabulary = open_vocabulary(str(write(tmp_path / "llama_2", byte_level, LLAMA_2)))
+    config = LlamaConfig(
+        vocab_size=320,
+        emb_dim=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        mlp_dim=32,
+    )
+    params = init_params(Transformer(config).specs, jax.random.key(0))
+    model = Model(config, params, vocabulary, PjitPartitioner())
+    ids = vocabulary.encode(vocabulary.chat_template.render([USER]))
+    (answer,) = model.generate_tokens([ids], 8)
+    assert model.generate([CHATS["user"]], 8) == [vocabulary.decode(answer)]
+    # Read by itself, text is a text: it begins with a BOS.
+    (outputs,) = model.generate_outputs([CHATS["user"]], 8)
+    assert outputs.tokens == answer
+    scored = model.score([CHATS["user"], str(vocabulary.chat_template.render([USER]))], ["a", "a"])
+    assert scored[0] != scored[1]
+    bare = open_vocabulary(str(write(tmp_path / "bare", byte_level)))
+    with pytest.raises(DataError, match="has no chat template"):
+        Model(config, params, bare, PjitPartitioner()).generate([CHATS["user"]])

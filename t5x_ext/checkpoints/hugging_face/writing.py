@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -58,7 +59,7 @@ def write_hf(
     )
     infos = [info for group in groups for info in group.infos()]
     dtype_name = _most_common(infos)
-    tokens = family.special_tokens(source.meta)
+    tokens = _special_tokens(source, family.special_tokens(source.meta))
     config |= {**tokens, "dtype": dtype_name, "torch_dtype": dtype_name}
     stated = source.meta.get("generation_config", {})
     generation = {name: stated.get(name, value) for name, value in tokens.items()}
@@ -71,6 +72,22 @@ def write_hf(
         if source.tokenizer_dir is not None:
             tokenizers.copy_tokenizer(epath.Path(source.tokenizer_dir), directory)
         check(directory)
+
+
+def _special_tokens(source: Source, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids for transformers, which generates for ever where it is told no end of a text.
+
+    A checkpoint of a run states none; its tokenizer does.
+    """
+    found = dict(stated)
+    if source.tokenizer_dir is not None and found.get("eos_token_id") is None:
+        from mixtures.vocabularies import open_vocabulary
+
+        vocabulary = open_vocabulary(source.tokenizer_dir)
+        ends = list(getattr(vocabulary, "eos_ids", (vocabulary.eos_id,)))
+        found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        found["bos_token_id"] = getattr(vocabulary, "bos_id", None)
+    return found
 
 
 def _fused(placements: Mapping[str, Placement]) -> list[dict[str, Placement]]:
