@@ -147,6 +147,7 @@ READY = {
     "gpu_8": [("xl", optimizers.AdamW()), ("xxl", optimizers.AdamW())],
     "v4_8": [("xl", optimizers.AdamW())],
     "v5e_16": [("xl", optimizers.AdamW()), ("xxl", optimizers.Adafactor())],
+    "v5e_64": [("xxl", optimizers.AdamW())],
     "v5e_256": [("xxl", optimizers.AdamW())],
     "v5p_32": [("xxl", optimizers.AdamW())],
     "v6e_16": [("xxl", optimizers.AdamW())],
