@@ -65,6 +65,18 @@ def test_killed_runs_equal_an_unbroken_one(server: Server, unbroken: Path, tmp_p
     )
 
 
+def test_a_killed_decoder_only_run_equals_an_unbroken_one(server: Server, tmp_path: Path) -> None:
+    llama = ("--gin_file=models/llama_tiny.gin", "--gin.llama.LlamaConfig.num_layers=1")
+    alone, directory = tmp_path / "alone", tmp_path / "run"
+    assert server.train(alone, *llama) == 0, log_of(alone)
+    process = server.start(directory, *llama)
+    kill_at(process, moments(directory, 5)["step"], 0.0, lambda: has_ended(process))
+    assert server.exit_code() == -signal.SIGKILL, log_of(directory)
+    assert server.train(directory, *llama) == 0, log_of(directory)
+    assert "resuming" in log_of(directory)
+    check_equal(directory, alone)
+
+
 def test_a_killed_run_goes_on_with_other_devices(
     server: Server, unbroken: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,13 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
-from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models import (
+    BaseTransformerModel,
+    DecoderOnlyModel,
+    EncoderDecoderModel,
+    network,
+)
+from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.runs import Evaluation, run_training
 from t5x_ext.terminal import exit_status
@@ -39,6 +45,15 @@ CONFIG = network.T5Config(
     mlp_activations=("gelu", "linear"),
     dropout_rate=0.0,
 )
+LLAMA = LlamaConfig(
+    vocab_size=64,
+    emb_dim=16,
+    num_layers=1,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=4,
+    mlp_dim=32,
+)
 
 
 class Vocabulary:
@@ -56,8 +71,8 @@ class Vocabulary:
 class Settings:
     """What the tests vary.
 
-    `predictions` is a file to write after the last step; to `steps_file` each process adds the
-    number and the examples of every step.
+    `family` is "t5" or "llama"; `predictions` is a file to write after the last step; to
+    `steps_file` each process adds the number and the examples of every step.
     """
 
     model_dir: str
@@ -65,6 +80,7 @@ class Settings:
     save_period: int | None = None
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     microbatches: int = 1
+    family: str = "t5"
     predictions: str | None = None
     steps_file: str | None = None
     config: str = "a = 1\nc = 3"
@@ -86,14 +102,20 @@ def to_predict() -> list[Example]:
     return make_examples(37)
 
 
+def make_model(family: str) -> BaseTransformerModel:
+    if family == "llama":
+        return DecoderOnlyModel(network.Transformer(LLAMA), Vocabulary(), optimizers.AdamW())
+    return EncoderDecoderModel(
+        network.Transformer(CONFIG), Vocabulary(), Vocabulary(), optimizers.AdamW()
+    )
+
+
 def run(settings: Settings) -> None:
     """Trains, evaluates the loss, and decodes; everything lies in `model_dir` afterwards."""
     # 90 examples pack into three batches of 16 rows, the last of them partly empty.
     examples = make_examples(90)
     partitioner = PjitPartitioner(**settings.mesh)
-    model = EncoderDecoderModel(
-        network.Transformer(CONFIG), Vocabulary(), Vocabulary(), optimizers.AdamW()
-    )
+    model = make_model(settings.family)
     constant = schedules.create_learning_rate_scheduler("constant", 1e-2)
     program = Program(model, partitioner, Trainer(settings.microbatches, constant))
     batches = TrainBatches(
@@ -103,6 +125,7 @@ def run(settings: Settings) -> None:
         pack=True,
         seed=0,
         host_rows=partitioner.host_rows,
+        features=model.features,
     )
     held_out = DatasetConfig("task", LENGTHS, "validation", BATCH_SIZE)
 

@@ -215,6 +215,22 @@ def test_a_model_axis_over_both_hosts(processes: Processes, alone: Path, tmp_pat
     assert_same_numbers(logged(tmp_path / "run"), first_three)
 
 
+def test_a_decoder_only_model_trains_and_decodes_as_in_one_process(
+    processes: Processes, tmp_path: Path
+) -> None:
+    settings = RUN | {"family": "llama", "steps": 3, "save_period": None}
+    paths = [str(tmp_path / name) for name in ("together.jsonl", "alone.jsonl")]
+    for index in (0, 1):
+        processes.start(index, predictions=paths[0], **settings)
+    alone = multihost_run.Settings(str(tmp_path / "alone"), predictions=paths[1], **settings)
+    multihost_run.run(alone)
+    for index in (0, 1):
+        assert processes.status(index) == 0, processes.output(index)
+    for name in ("train/loss", "train/padding_share", "eval/cross_entropy"):
+        assert_same_numbers(logged(tmp_path / "run", name), logged(tmp_path / "alone", name))
+    assert read_predictions(Path(paths[0])) == read_predictions(Path(paths[1]))
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_is_killed_the_other_ends(processes: Processes, victim: int) -> None:
     for index in (0, 1):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixtures.vocabularies import open_vocabulary
 from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.decoding.loop import decode_batch
 from t5x_ext.decoding.methods import OutputIds
@@ -29,6 +30,11 @@ INSTRUCTIONS = (
     "Write one sentence about the sea.",
     "Is 17 a prime number?",
     "Give the opposite of 'cold'.",
+    "Translate 'good morning' into French.",
+    "Which is larger, the sun or the moon?",
+    "List the days of the week.",
+    "What do bees make?",
+    "Say hello.",
 )
 ALPACA = "### Instruction:\n{}\n\n### Response:\n"
 
@@ -52,7 +58,7 @@ def ours(twin):
 
 
 def prompts(tokenizer) -> list[list[int]]:
-    """Instructions as a chat and in Alpaca's form."""
+    """Twenty: each instruction as a chat and in Alpaca's form."""
     chats = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
@@ -108,9 +114,9 @@ def test_log_probabilities_are_those_of_transformers(twin, ours) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=0)
 
 
-def test_real_texts_come_back_byte_for_byte(twin) -> None:
-    """Every text of the benchmark's tasks is what its tokens decode to."""
-    _, tokenizer = twin
+@pytest.fixture(scope="module")
+def real_texts() -> list[str]:
+    """A thousand inputs of the benchmark's tasks."""
     files = sorted(SUPERNI.rglob("*.json"))
     if not files:
         pytest.skip(f"SuperNI tasks not found at {SUPERNI}")
@@ -122,5 +128,40 @@ def test_real_texts_come_back_byte_for_byte(twin) -> None:
         for instance in task.get("Instances", [])[:20]
     ][:1000]
     assert len(texts) == 1000
-    for text in texts:
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    return texts
+
+
+def test_real_texts_have_the_ids_of_transformers_and_come_back(twin, real_texts) -> None:
+    _, tokenizer = twin
+    vocabulary = open_vocabulary(str(DIRECTORY))
+    assert vocabulary.prefix_ids == () and vocabulary.eos_ids == (tokenizer.eos_token_id,)
+    for text in real_texts:
+        ids = vocabulary.encode(text)
+        assert ids == tokenizer(text)["input_ids"]
+        assert vocabulary.decode(ids) == text
+
+
+def test_chats_have_the_text_and_ids_of_transformers(twin, real_texts) -> None:
+    _, tokenizer = twin
+    vocabulary = open_vocabulary(str(DIRECTORY))
+    for text in (*INSTRUCTIONS, *real_texts[::50]):
+        chat = [{"role": "user", "content": text}]
+        rendered = vocabulary.chat_template.render(chat)
+        wanted = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        assert vocabulary.encode(rendered) == wanted
+
+
+def test_a_row_has_the_log_probabilities_it_has_in_a_batch_of_16(twin, ours) -> None:
+    _, tokenizer = twin
+    model, params = ours
+    rows = prompts(tokenizer)[:16]
+    width = max(map(len, rows))
+    tokens = jnp.array([row + [0] * (width - len(row)) for row in rows])
+    segments = jnp.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    batch = {"decoder_input_tokens": tokens, "decoder_segment_ids": segments}
+    together = np.asarray(jax.nn.log_softmax(model.logits(params, batch)))
+    for index in (0, 7, 15):
+        alone = {"decoder_input_tokens": jnp.array([rows[index]])}
+        alone["decoder_segment_ids"] = jnp.ones_like(alone["decoder_input_tokens"])
+        found = np.asarray(jax.nn.log_softmax(model.logits(params, alone)))[0]
+        np.testing.assert_allclose(together[index, : len(found)], found, atol=1e-4, rtol=0)

@@ -108,12 +108,14 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_gives_the_run_of_one_device(mesh: str) -> None:
+@pytest.mark.parametrize(
+    ("mesh", "num_microbatches"), [("data", 1), ("fsdp", 1), ("fsdp_model", 2), ("all", 2)]
+)
+def test_a_mesh_gives_the_run_of_one_device(mesh: str, num_microbatches: int) -> None:
     def losses(partitioner: PjitPartitioner) -> list[float]:
         model = make_model("llama", dropout_rate=0.1)
         rate = create_learning_rate_scheduler("constant", base_learning_rate=1e-2)
-        program = Program(model, partitioner, Trainer(learning_rate_fn=rate))
+        program = Program(model, partitioner, Trainer(num_microbatches, rate))
         state, found = program.init_state(jax.random.key(0)), []
         batches = make_batches(model, 8, pack=True, count=60)
         for _ in range(3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,13 @@ import pytest
 
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models import (
+    BaseTransformerModel,
+    DecoderOnlyModel,
+    EncoderDecoderModel,
+    network,
+)
+from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.schedules import create_learning_rate_scheduler
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -27,12 +35,31 @@ CONFIG = network.T5Config(
     mlp_activations=("gelu", "linear"),
     dropout_rate=0.1,
 )
+LLAMA = LlamaConfig(
+    vocab_size=64,
+    emb_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_dim=32,
+    dropout_rate=0.1,
+)
 MODEL = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=AdamW())
+MODELS: dict[str, BaseTransformerModel] = {
+    "t5": MODEL,
+    "llama": DecoderOnlyModel(network.Transformer(LLAMA), optimizer_def=AdamW()),
+}
 TRAINER = Trainer(learning_rate_fn=create_learning_rate_scheduler("constant", 1e-2))
 STEPS = [6, 2, 9]
 
 
-def batches(seed: int, pack: bool | str = False, batch_size: int = 4) -> TrainBatches:
+def batches(
+    seed: int,
+    pack: bool | str = False,
+    batch_size: int = 4,
+    model: BaseTransformerModel = MODEL,
+) -> TrainBatches:
     rng = np.random.default_rng(seed)
     examples = [
         Example(
@@ -53,26 +80,28 @@ def batches(seed: int, pack: bool | str = False, batch_size: int = 4) -> TrainBa
         lengths={"inputs": 32, "targets": 16},
         pack=pack,
         seed=seed,
-        length_buckets={"inputs": (32,), "targets": (16,)},
+        length_buckets={"inputs": (32,), "targets": (16,)} if model is MODEL else None,
+        features=model.features,
     )
 
 
-def program(partitioner: PjitPartitioner) -> Program:
-    return Program(MODEL, partitioner, TRAINER)
+def program(partitioner: PjitPartitioner, model: BaseTransformerModel = MODEL) -> Program:
+    return Program(model, partitioner, TRAINER)
 
 
-@pytest.fixture(scope="module")
-def alone() -> list:
+@functools.cache
+def alone(family: str) -> list:
     """Parameters and losses of three runs, one after the other on one device."""
-    single = program(PjitPartitioner(devices=tuple(jax.devices()[:1])))
+    model = MODELS[family]
+    single = program(PjitPartitioner(devices=tuple(jax.devices()[:1])), model)
     results = []
     for seed, steps in enumerate(STEPS):
         losses = []
-        state = single.state_from_params(MODEL.init_params(jax.random.key(7)))
+        state = single.state_from_params(model.init_params(jax.random.key(7)))
         state = train_loop(
             single,
             state,
-            batches(seed),
+            batches(seed, model=model),
             steps,
             jax.random.key(seed),
             [lambda event, losses=losses: losses.append(float(event.metrics["loss"])) and None],
@@ -81,20 +110,29 @@ def alone() -> list:
     return results
 
 
-@pytest.mark.parametrize("axes", [None, dict(expert=4, data=2), dict(expert=2, fsdp=2, model=2)])
-def test_side_by_side_equals_alone(alone: list, axes: dict | None) -> None:
-    devices = None if axes else tuple(jax.devices()[:1])
-    mesh_program = program(PjitPartitioner(devices=devices, **(axes or {})))
+@pytest.mark.parametrize(
+    ("family", "axes"),
+    [
+        ("t5", None),
+        ("t5", dict(expert=4, data=2)),
+        ("t5", dict(expert=2, fsdp=2, model=2)),
+        ("llama", dict(expert=2, fsdp=2, model=2)),
+    ],
+    ids=str,
+)
+def test_side_by_side_equals_alone(family: str, axes: dict | None) -> None:
+    devices, model = None if axes else tuple(jax.devices()[:1]), MODELS[family]
+    mesh_program = program(PjitPartitioner(devices=devices, **(axes or {})), model)
     experts = ExpertProgram(mesh_program, num_experts=4)  # the fourth idles
     initial = mesh_program.init_state(jax.random.key(7)).params
     params, losses = train_experts(
         experts,
         experts.start(initial),
-        [batches(seed) for seed in range(3)],
+        [batches(seed, model=model) for seed in range(3)],
         STEPS,
         [jax.random.key(seed) for seed in range(3)],
     )
-    for index, (expected, expected_losses) in enumerate(alone):
+    for index, (expected, expected_losses) in enumerate(alone(family)):
         np.testing.assert_allclose(losses[index], expected_losses, rtol=1e-5)
         own = jax.tree.map(lambda x, index=index: np.asarray(x[index]), params)
         # AdamW divides by the root of a moment: where that is tiny, rounding is magnified.

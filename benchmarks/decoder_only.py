@@ -1,0 +1,307 @@
+"""SmolLM2 here and in transformers, side by side: training, decoding, prefill; fp32 and bf16.
+
+    make smollm2
+    python benchmarks/decoder_only.py [--cases train,packed,greedy,queue,prefill] [--repeats 2]
+                                      [--dtypes float32,bfloat16] [--model downloads/smollm2]
+
+train     full rows of --length tokens, AdamW: tokens a second.
+packed    --examples of uneven lengths, as instructions have them; here packed into rows, there
+          padded to the longest of each batch.
+greedy    --rows prompts of 64 tokens, --new_tokens each.
+queue     --queue prompts of 8 to 256 tokens; 1 answer in 20 takes up to --new_tokens, the others 1
+          to 5, the same rows in both. transformers gets them sorted, which spares it padding.
+prefill   --prefill_rows prompts of 512 tokens, one new token each.
+
+Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
+bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
+parameters in decoding. With the defaults ten minutes on two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessor
+
+from t5x_ext import schedules, startup
+from t5x_ext.checkpoints import load_params, open_source
+from t5x_ext.data.packing import lay_out, pack_rows
+from t5x_ext.decoding import Greedy
+from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import first_argmax
+from t5x_ext.decoding.requests import Request
+from t5x_ext.models import DecoderOnlyModel
+from t5x_ext.models.network import Transformer
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.terminal import names_flag
+from t5x_ext.training.optimizers import AdamW
+from t5x_ext.training.trainer import Program, Trainer
+
+LEARNING_RATE = 1e-5
+EOS_ID = 2
+Prompts = list[np.ndarray]
+
+
+class Vocabulary:
+    """As many ids as the embedding has rows, so that both sides choose among the same."""
+
+    vocab_size = 49152
+    eos_id = EOS_ID
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenLengths(Greedy):
+    """Greedy, with EOS where `lengths` says and nowhere else.
+
+    Attributes:
+      lengths: tokens of each prompt's output, EOS included.
+    """
+
+    lengths: tuple[int, ...]
+
+    def choose(self, scores: jax.Array, numbers: jax.Array, index: jax.Array) -> jax.Array:
+        ends = jnp.asarray(self.lengths)[numbers][:, None] == index + 1
+        return jnp.where(ends, EOS_ID, first_argmax(scores.at[..., EOS_ID].set(-jnp.inf)))
+
+
+class GivenLengthsProcessor(LogitsProcessor):
+    """The same for transformers, for the rows of one batch."""
+
+    def __init__(self, prompt_length: int, lengths: np.ndarray):
+        self._ends = torch.from_numpy(prompt_length + lengths - 1)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ends = self._ends == input_ids.shape[1]
+        scores[:, EOS_ID] = torch.where(ends, torch.inf, -torch.inf)
+        return scores
+
+
+def draw(lengths: Sequence[int], seed: int = 0) -> Prompts:
+    """Random tokens, of which none ends a text."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, Vocabulary.vocab_size, n).astype(np.int32) for n in lengths]
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def our_network(path: str, dtype: str) -> Transformer:
+    """Layers written out in float32, which CPUs run faster, as docs/gpu.md says."""
+    config = open_source(path).config
+    return Transformer(config.replace(dtype=dtype, scan_layers=dtype != "float32"))
+
+
+def our_training(path: str, dtype: str, rows: Prompts, limit: int, batch_size: int) -> Callable:
+    """Trains on all rows once, packed into rows of `limit` tokens."""
+    model = DecoderOnlyModel(our_network(path, dtype), optimizer_def=AdamW())
+    one_device = PjitPartitioner(devices=tuple(jax.devices()[:1]))
+    rate = schedules.create_learning_rate_scheduler("constant", LEARNING_RATE)
+    program = Program(model, one_device, Trainer(learning_rate_fn=rate))
+    state = program.state_from_params(jax.tree.map(jnp.asarray, load_params(path)))
+    lengths = np.array([len(row) - 1 for row in rows])  # the last token is only predicted
+    layout = lay_out(pack_rows(lengths, lengths, limit, limit), lengths, lengths)
+    order = layout.items.astype(int)
+    prompts, targets = [rows[i][:1] for i in order], [rows[i][1:] for i in order]
+    whole = model.features.build(prompts, targets, layout, {"inputs": limit, "targets": limit})
+    empty = -len(whole["decoder_input_tokens"]) % batch_size
+    whole = {name: np.pad(x, ((0, empty), (0, 0))) for name, x in whole.items()}
+    steps = len(whole["decoder_input_tokens"]) // batch_size
+    batches = [
+        {name: x[i * batch_size :][:batch_size] for name, x in whole.items()} for i in range(steps)
+    ]
+
+    def run() -> None:
+        nonlocal state
+        for batch in batches:
+            placed = {name: one_device.put_whole(x) for name, x in batch.items()}
+            state, _ = program.train_step(state, placed, jax.random.key(0))
+        jax.block_until_ready(state)
+
+    return run
+
+
+def their_training(path: str, dtype: str, rows: Prompts, batch_size: int) -> Callable:
+    """Trains on all rows once, each batch padded to its longest row."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train()
+    adamw = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
+    batches = [padded(rows[i : i + batch_size], "right") for i in range(0, len(rows), batch_size)]
+
+    def run() -> None:
+        for ids, mask in batches:
+            labels = ids.masked_fill(mask == 0, -100)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            adamw.zero_grad()
+            loss.backward()
+            adamw.step()
+
+    return run
+
+
+def train(args: argparse.Namespace, dtype: str, packed: bool) -> None:
+    """Prints tokens a second of both."""
+    if packed:
+        rng = np.random.default_rng(1)
+        drawn = rng.lognormal(np.log(args.length / 12), 0.9, args.examples)
+        lengths = np.clip(drawn.astype(int), 4, args.length).tolist()
+    else:
+        lengths = [args.length + 1] * args.rows
+    rows = draw(lengths)
+    runs = {
+        "t5x_ext": our_training(args.model, dtype, rows, args.length, args.rows),
+        "transformers": their_training(args.model, dtype, rows, args.rows),
+    }
+    race(runs, args.repeats, sum(lengths) - len(lengths))
+
+
+# Decoding ---------------------------------------------------------------------------------------
+
+
+def padded(rows: Prompts, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask."""
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(ids.shape[1] - len(row), None)
+        ids[index, place] = torch.from_numpy(row.astype(np.int64))
+        mask[index, place] = 1
+    return ids, mask
+
+
+def our_decoding(
+    path: str, dtype: str, prompts: Prompts, batch_size: int, limit: int, method: Greedy
+) -> Callable:
+    """Decodes all prompts; gives their tokens, 0 behind their ends."""
+    model = DecoderOnlyModel(our_network(path, dtype), Vocabulary())
+    longest = -(-max(map(len, prompts)) // 64) * 64
+    decoder = Decoder(model, PjitPartitioner(), batch_size, longest, limit, method)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), load_params(path))
+    requests = [Request((prompt,), number) for number, prompt in enumerate(prompts)]
+
+    def run() -> np.ndarray:
+        tokens = np.zeros((len(prompts), limit), np.int32)
+        for finished in decoder.decode_requests(params, requests):
+            tokens[finished.numbers] = finished.outputs[:, 0]
+        return tokens
+
+    return run
+
+
+def their_decoding(
+    path: str, dtype: str, prompts: Prompts, batch_size: int, limit: int, lengths: np.ndarray
+) -> Callable:
+    """The same, batches in the order given, padded on the left."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+    def run() -> np.ndarray:
+        tokens = np.zeros((len(prompts), limit), np.int32)
+        for start in range(0, len(prompts), batch_size):
+            ids, mask = padded(prompts[start : start + batch_size], "left")
+            ends = GivenLengthsProcessor(ids.shape[1], lengths[start : start + batch_size])
+            with torch.inference_mode():
+                made = model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    do_sample=False,
+                    max_new_tokens=limit,
+                    eos_token_id=EOS_ID,
+                    pad_token_id=0,
+                    logits_processor=[ends],
+                )
+            new = made[:, ids.shape[1] :].numpy()
+            tokens[start : start + len(new), : new.shape[1]] = new
+        return tokens
+
+    return run
+
+
+def decode(args: argparse.Namespace, dtype: str, case: str) -> None:
+    """Prints prompts a second of both, and how many rows are equal."""
+    rng = np.random.default_rng(1)
+    if case == "queue":
+        sizes = np.sort(np.clip(rng.lognormal(4, 0.8, args.queue).astype(int), 8, 256))[::-1]
+        is_long = rng.random(args.queue) < 0.05
+        lengths = np.where(is_long, rng.integers(6, args.new_tokens + 1, args.queue), 0)
+        lengths = np.where(is_long, lengths, rng.integers(1, 6, args.queue))
+        batch_size, limit = args.rows, args.new_tokens
+    else:
+        batch_size, size, limit = {
+            "greedy": (args.rows, 64, args.new_tokens),
+            "prefill": (args.prefill_rows, 512, 1),
+        }[case]
+        sizes, lengths = np.full(batch_size, size), np.full(batch_size, limit)
+    prompts = draw(sizes.tolist())
+    method = GivenLengths(lengths=tuple(lengths.tolist()))
+    settings = args.model, dtype, prompts, batch_size, limit
+    runs = {
+        "t5x_ext": our_decoding(*settings, method),
+        "transformers": their_decoding(*settings, lengths),
+    }
+    race(runs, args.repeats, len(prompts))
+
+
+def race(runs: dict[str, Callable[[], Any]], repeats: int, count: int) -> None:
+    """Prints how much of `count` each does a second, and against the first."""
+    results = {name: run() for name, run in runs.items()}  # compiles
+    best = dict.fromkeys(runs, np.inf)
+    for _ in range(repeats):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - began)
+    ours, theirs = best.values()
+    rows = ""
+    if isinstance(results["t5x_ext"], np.ndarray):
+        equal = (results["t5x_ext"] == results["transformers"]).all(axis=1)
+        rows = f"   {equal.sum()} of {len(equal)} rows equal"
+    print(
+        f"  t5x_ext {count / ours:9.2f}/s   transformers {count / theirs:9.2f}/s   "
+        f"{theirs / ours:5.2f}x{rows}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cases = ["train", "packed", "greedy", "queue", "prefill"]
+    dtypes = ["float32", "bfloat16"]
+    parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
+    parser.add_argument("--cases", type=names_flag(cases), default=cases, metavar="LIST")
+    parser.add_argument("--dtypes", type=names_flag(dtypes), default=dtypes, metavar="LIST")
+    for name, default in (
+        ("repeats", 2),
+        ("rows", 4),
+        ("length", 256),
+        ("examples", 32),
+        ("new_tokens", 32),
+        ("queue", 64),
+        ("prefill_rows", 16),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    args = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    startup.keep_freed_memory()  # as our commands do
+    print(f"torch threads {torch.get_num_threads()}, {jax.devices()}", flush=True)
+    for dtype in args.dtypes:
+        for case in args.cases:
+            unit = "tokens" if case in ("train", "packed") else "prompts"
+            print(f"{case}, {dtype}, {unit}:", flush=True)
+            if case in ("train", "packed"):
+                train(args, dtype, case == "packed")
+            else:
+                decode(args, dtype, case)
+
+
+if __name__ == "__main__":
+    main()
