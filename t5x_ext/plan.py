@@ -209,6 +209,12 @@ def _parser() -> Parser:
         help="of a study: how long a process takes to start, where each model has its own "
         "(default: as long as compiling takes here)",
     )
+    add(
+        "--groups_only",
+        action="store_true",
+        help="of a study: leave out one model after the other on the whole machine, which takes "
+        "about as many compilations again",
+    )
     add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
     rows, tokens = bounds.int_flag(1, bounds.MAX_ROWS), bounds.int_flag(1, bounds.MAX_TOKENS)
     add("--prompts", type=rows, metavar="N", help="of a batch to decode, for BATCH_SIZE")
@@ -251,7 +257,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = _setup(flags, Decoding(args.decode or any(said), *said))
     price = args.price_per_chip_hour
     if isinstance(setup, StudySetup):
-        study = study_plans.make_study_plan(setup, machine, price, args.start_secs, _report)
+        study = study_plans.make_study_plan(
+            setup, machine, price, args.start_secs, _report, args.groups_only
+        )
         plan = study.together
     else:
         study = None

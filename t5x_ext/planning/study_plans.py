@@ -145,7 +145,8 @@ class StudyPlan:
       study: what was asked for.
       together: the program of the models that are tuned together.
       slot: one model in every slot; the same plan where that is what fits.
-      whole: one model on the whole machine; None where that is the same, or cannot be.
+      whole: one model on the whole machine; None where that is the same, cannot be, or was not
+        asked for.
       start_secs: what a process takes before its first step; None for what compiling its programs
         took here.
     """
@@ -241,6 +242,7 @@ def make_study_plan(
     price_per_chip_hour: float | None = None,
     start_secs: float | None = None,
     report: Callable[[str], None] = lambda line: None,
+    groups_only: bool = False,
 ) -> StudyPlan:
     """Compiles what a study does, for a machine, and finds how many models fit together.
 
@@ -250,6 +252,7 @@ def make_study_plan(
       price_per_chip_hour: US dollars; None takes the built-in price.
       start_secs: see `StudyPlan`.
       report: receives a line before each compilation.
+      groups_only: leave out what one model on the whole machine takes.
 
     Raises:
       ConfigError: mesh, batch, model and number of models do not divide.
@@ -299,13 +302,28 @@ def make_study_plan(
     together = add_decoding(together, setup.decoding)
     if not together.fits:
         return StudyPlan(study, together, together)
-    slot = together if per_slot == 1 else add_decoding(timed(plan_of(1)), setup.decoding)
+    if per_slot == 1:
+        slot = together
+    elif setup.model.module.frozen:
+        slot = _with_decoding_of(together, timed(plan_of(1)))
+    else:
+        slot = add_decoding(timed(plan_of(1)), setup.decoding)
     one = _on_the_whole(setup, machine)
     whole = None
-    if slots > 1 and divides(one):
+    if slots > 1 and not groups_only and divides(one):
         report("compiling for one model on the whole machine")
         whole = timed(make_plan(one, machine, price_per_chip_hour))
     return StudyPlan(study, together, slot, whole, start_secs)
+
+
+def _with_decoding_of(together: Plan, slot: Plan) -> Plan:
+    """The plan of one adapter in each slot: a batch takes as long as with rows of several."""
+    return dataclasses.replace(
+        slot,
+        setup=dataclasses.replace(slot.setup, decoding=together.setup.decoding),
+        decoding=together.decoding,
+        decoding_needed_bytes=together.decoding_needed_bytes,
+    )
 
 
 def _on_the_whole(setup: Setup, machine: Machine) -> Setup:

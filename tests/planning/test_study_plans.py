@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import lowering, plans, study_plans, study_tables
 from t5x_ext.planning.devices import parse_topology
@@ -41,8 +42,8 @@ SIZE = StudySize(
 MACHINE = "v5e:2x2"
 
 
-def make_study(experts, **mesh):
-    model = EncoderDecoderModel(module=network.Transformer(CONFIG), optimizer_def=AdamW())
+def make_study(experts, lora=None, **mesh):
+    model = EncoderDecoderModel(module=network.Transformer(CONFIG, lora), optimizer_def=AdamW())
     setup = plans.Setup(
         model,
         PjitPartitioner(**{"expert": 2, "data": 1, "fsdp": 2} | mesh),
@@ -80,6 +81,25 @@ def study():
     )
     assert len(lines) == 4  # one and two models a slot, decoding, the whole machine
     return plan
+
+
+def test_adapters_of_a_slot_share_batches_of_prompts_and_need_few_programs():
+    pytest.importorskip("libtpu")
+    lines = []
+    plan = study_plans.make_study_plan(
+        make_study(4, LoRA(2)), parse_topology(MACHINE), report=lines.append, groups_only=True
+    )
+    assert lines == [
+        "compiling the step of 4 models",
+        "compiling decoding",
+        "compiling the step of 2 models",
+    ]
+    assert plan.whole is None and plan.slot.decoding is plan.together.decoding
+    [kind] = [kind for kind in plan.kinds if len(kind.models) == 3]
+    # The longest comes first: 30 and 100 prompts in one slot, 100 in the other.
+    secs = 7 * plan.together.step_secs + 7 * plan.together.decoding_secs
+    assert plan.hours(kind) == pytest.approx(secs / 3600)
+    assert "decoding 20 prompts of adapters in each slot" in study_tables.render(plan, None)
 
 
 def test_auto_takes_what_the_study_can_use(study):
