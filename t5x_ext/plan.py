@@ -21,6 +21,7 @@ from typing import Any
 import gin
 import jax
 
+from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
@@ -128,8 +129,10 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
 
     recipe = bound["recipe"]
     superni_cfg = bound.get("superni_cfg", SuperNIConfig())
+    has_adapters = getattr(bound["model"].module, "lora", None) is not None
+    arms = [arm for arm in bound["arms"] if not (has_adapters and arm.tuning == "full")]
     size = study_size(
-        bound["arms"],
+        arms,
         bound["initials"],
         recipe,
         bound.get("seeds", (0,)),
@@ -147,11 +150,12 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
     typical_rows = None
-    if recipe.pack == bounds.PER_BATCH:
+    # Arms with data of their own: a plan has no texts to estimate by, and takes every row.
+    if recipe.pack == bounds.PER_BATCH and not any(arm.data for arm in arms):
         store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
         names = bound.get("tasks") or store.names("test")
         typical_rows = functools.partial(
-            estimate_rows, bound["arms"], names, recipe, store, setup.model.features
+            estimate_rows, arms, names, recipe, store, setup.model.features
         )
     return StudySetup(setup, size, bound.get("experts", 1), typical_rows)
 
@@ -176,6 +180,8 @@ def _bound_to(command: Callable[..., None]) -> dict[str, Any]:
     """The arguments that gin gives to a command, references evaluated."""
     try:
         return gin.get_bindings(command)
+    except (errors.ConfigError, DataError):  # what its references are bound to cannot be made
+        raise
     except ValueError:  # no gin file names it
         return {}
 

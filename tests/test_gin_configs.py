@@ -26,6 +26,9 @@ STUDIES = {
         "LM_ADAPT_PATH = '/lm'",
         "FSDP = 8",
     ],
+    "writing_tiny": [],
+    "writing_smollm2": ["DATA_DIR = '/data'", "SMOLLM2_PATH = 'downloads/model'"],
+    "writing_paper": ["DATA_DIR = '/data'", "LLAMA_PATH = 'downloads/model'", "FSDP = 16"],
 }
 RUNS = {
     "train": (train.train, TRAINING),

@@ -25,6 +25,7 @@ _OPEN = frozenset({"ADJ", "ADV", "NOUN", "VERB"})
 _CONTENT = _OPEN | {"AUX"}
 _VERBAL = frozenset({"AUX", "PART", "VERB"})
 _NEVER = float("inf")
+_ROUNDING = 1e-9  # of sums of costs
 
 
 class _Operation(NamedTuple):
@@ -49,9 +50,14 @@ class OwnExtractor:
 
 def extract_edits(source: Sequence[str], output: Sequence[str]) -> tuple[Edit, ...]:
     """What was done to the tokens of `source`, from left to right."""
-    if list(source) == list(output):
+    return _extract_edits(tuple(source), tuple(output))
+
+
+@lru_cache(maxsize=1 << 15)  # three metrics compare the same edits
+def _extract_edits(source: tuple[str, ...], output: tuple[str, ...]) -> tuple[Edit, ...]:
+    if source == output:
         return ()
-    before, after = classify(tuple(source)), classify(tuple(output))
+    before, after = classify(source), classify(output)
     return merge(before, after, align(before, after), "rules")
 
 
@@ -85,7 +91,12 @@ def align(source: Sequence[Word], output: Sequence[Word], plain: bool = False) -
                 best, kind = above[j + 1] + 1, "D"
             # Only words that differ in case alone cost nothing, so most cells need no comparison.
             if diagonal < best or (diagonal == best and lower == new_lower):
-                cost = diagonal + (1 if plain else _substitution_cost(old, new))
+                if plain:
+                    cost = diagonal + 1
+                elif diagonal + _least_cost(old, new) > best + _ROUNDING:
+                    cost = _NEVER  # whatever their letters have in common
+                else:
+                    cost = diagonal + _substitution_cost(old, new)
                 if cost <= best:
                     best, kind = cost, "S"
             if last >= 0 and not plain:
@@ -137,12 +148,23 @@ def _transposition(
 def _substitution_cost(old: Word, new: Word) -> float:
     if old.lower == new.lower:
         return 0.0
+    return _class_cost(old, new) + _character_distance(old.text, new.text)
+
+
+def _class_cost(old: Word, new: Word) -> float:
+    """The part of a substitution's cost that needs no look at the letters."""
     lemma = 0.0 if old.lemma == new.lemma else 0.499
     if old.pos == new.pos:
-        pos = 0.0
-    else:
-        pos = 0.25 if old.pos in _OPEN and new.pos in _OPEN else 0.5
-    return lemma + pos + _character_distance(old.text, new.text)
+        return lemma
+    return lemma + (0.25 if old.pos in _OPEN and new.pos in _OPEN else 0.5)
+
+
+def _least_cost(old: Word, new: Word) -> float:
+    """A lower bound of `_substitution_cost` at a tenth of its price: letters differ in number."""
+    if old.lower == new.lower:
+        return 0.0
+    before, after = len(old.text), len(new.text)
+    return _class_cost(old, new) + abs(before - after) / (before + after)
 
 
 @lru_cache(maxsize=1 << 18)

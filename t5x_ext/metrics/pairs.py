@@ -45,7 +45,7 @@ class PairScore(Metric):
 
 def parse_pairs(text: str) -> set[Pair]:
     """The (surface, type) pairs that a text lists, normalised; the type may be ''."""
-    typed = _TYPED.findall(text)
+    typed = _TYPED.findall(text) if "<" in text else []
     pairs = typed or [(item, "") for item in text.split(",")]
     found = {(normalise(surface), normalise(kind)) for surface, kind in pairs}
     return {pair for pair in found if pair[0]}

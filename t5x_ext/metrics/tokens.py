@@ -8,6 +8,7 @@ the two they are is decided once for all answers of a task.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ _ATTACHED = re.compile(r"\S*\w\w(?:[.,;:!?]+[\"')]*|(?<=\w)'\w\w?)(?=\s|$)")
 
 def tokenize_outputs(rows: Sequence[Prediction]) -> list[list[str]]:
     """Tokens of the predictions of one task, comparable with those of sources and references."""
-    return _tokenize([row.prediction for row in rows], [row.source or "" for row in rows])
+    return _tokenize(tuple(row.prediction for row in rows), tuple(row.source or "" for row in rows))
 
 
 def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
@@ -44,10 +45,10 @@ def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
     with_edits = any(row.edits is not None for row in rows)
     if not with_edits and natural_signs(sources) > 0:
         sources = [tokenize(source) for source in sources]
-    outputs = _tokenize([row.prediction for row in rows], sources)
+    outputs = _tokenize(tuple(row.prediction for row in rows), tuple(sources))
     pairs = [(text, i) for i, row in enumerate(rows) for text in row.references]
     references: list[list[list[str]]] = [[] for _ in rows]
-    found = _tokenize([text for text, _ in pairs], [sources[i] for _, i in pairs])
+    found = _tokenize(tuple(text for text, _ in pairs), tuple(sources[i] for _, i in pairs))
     for (_, i), tokens in zip(pairs, found, strict=True):
         references[i].append(tokens)
     split = map(str.split, sources)
@@ -97,7 +98,8 @@ def letters(text: str) -> str:
     return "".join(text.split()).replace("``", '"').replace("''", '"')
 
 
-def _tokenize(texts: Sequence[str], sources: Sequence[str]) -> list[list[str]]:
+@functools.lru_cache(maxsize=4)  # six metrics compare the same tokens, which none changes
+def _tokenize(texts: tuple[str, ...], sources: tuple[str, ...]) -> list[list[str]]:
     """Tokens of texts that answer these sources; natural ones are tokenised like the sources."""
     natural = natural_signs(texts, sources) if natural_signs(sources) <= 0 else -1
     found = []

@@ -10,6 +10,11 @@ from mixtures.errors import DataError
 from mixtures.names import HELD_IN, PRETUNE, find_scope
 from mixtures.release import Release, data_dir
 from mixtures.splits import split_counts
+from mixtures.writing.bundled.rows import bundled_items
+from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.writing.names import parse_name
+from mixtures.writing.rows import find_directory
+from mixtures.writing.sets import SETS, TASKS
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.planning.study_plans import ModelSize, StudySize
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
@@ -28,10 +33,12 @@ def study_size(
     """Counts models, steps and prompts of a study.
 
     Unlike the study itself, which leaves them out, this counts tasks that the release lists and
-    that have no file here: a plan can be made before all data is there.
+    that have no file here: a plan can be made before all data is there. Of writing sets the
+    published numbers of test rows count.
 
     Args:
-      arms: the arms.
+      arms: the arms; those that tune all parameters beside adapters are to be left out, since their
+        steps cost other than the plan's.
       initials: the initial models that arms start from.
       recipe: how cells are tuned.
       seeds: one cell each.
@@ -52,7 +59,7 @@ def study_size(
         for budget, seed in arm.runs(seeds)
     ]
     models += [counts.initial(by_name[name]) for name in _made(arms, by_name)]
-    missing = set(names) & set(counts.store.missing("test"))
+    missing = set(names) & set(counts.missing)
     return StudySize(tuple(models), len(names), len(missing))
 
 
@@ -67,11 +74,30 @@ def _made(arms: Sequence[Arm], initials: Mapping[str, InitialModel]) -> set[str]
     return made
 
 
+def _writing_rows(name: str) -> int:
+    """Test rows of a writing set as published, or of the bundled suite."""
+    part = parse_name(name).part
+    published = sum(s.rows.get("test", 0) for s in SETS.values() if part in (s.name, s.task))
+    if part in TASKS:  # without data of one's own the bundled suite is tested
+        return published if find_directory(None) else len(bundled_items(part, "test"))
+    return published
+
+
 class _Counts:
     def __init__(self, superni_cfg: SuperNIConfig, test_examples: int | None) -> None:
         self._test_examples = test_examples
-        self.store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
+        self._superni_cfg = superni_cfg
         self._policy = superni_cfg.split_policy
+
+    @functools.cached_property
+    def store(self) -> Release:
+        """The task files; studies of sets with names of their own need none."""
+        return Release(data_dir(self._superni_cfg.data_dir), self._superni_cfg.missing)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Tasks of the test track without a file, as far as a track was asked for."""
+        return self.store.missing("test") if "store" in vars(self) else ()
 
     def listed(self, track: str) -> tuple[str, ...]:
         """The track's tasks, with or without a file."""
@@ -84,13 +110,19 @@ class _Counts:
         most = self._test_examples
         counts = (self._split(name, "test")[1] for name in names)
         prompts = sum(count if most is None else min(count, most) for count in counts)
-        steps = 0 if budget == ZERO_SHOT else self._steps(names, "test", budget, recipe)
+        if budget == ZERO_SHOT:
+            steps = 0
+        elif recipe.steps:
+            steps = recipe.steps
+        else:
+            steps = self._steps(names, "test", budget, recipe)
         start = f"{initial.name}, seed {seed}" if initial.is_random else initial.name
         return ModelSize(start, steps, prompts, trainer=recipe.trainer(steps))
 
     def initial(self, initial: InitialModel) -> ModelSize:
         """An initial model that the study makes; nothing is decoded with it."""
-        assert initial.scope is not None  # what makes it one that the study makes
+        if initial.scope is None:  # made of named data, which a plan need not have
+            return ModelSize(initial.name, initial.recipe.num_steps(0), 0, is_initial=True)
         scope = find_scope(initial.scope, self.store)
         is_track = initial.scope in (HELD_IN, PRETUNE)
         names = self.listed(scope.track) if is_track else scope.tasks
@@ -108,6 +140,8 @@ class _Counts:
     @functools.cache  # noqa: B019 (as long as the counting)
     def _split(self, name: str, track: str) -> tuple[int, int]:
         """Training and test instances of a task."""
+        if name.startswith(WRITING_PREFIX):
+            return 0, _writing_rows(name)
         return split_counts(self._instances(name, track), track, self._policy)
 
     def _instances(self, name: str, track: str) -> int:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from mixtures.errors import DataError
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
 from t5x_ext.data.features import EncoderDecoderFeatures
@@ -413,3 +414,11 @@ def test_the_papers_study_has_961_models_though_files_are_missing(read_setup, su
 def test_a_model_alone_is_not_enough(read_setup):
     with pytest.raises(ConfigError, match="no run to plan: .*runs/plan.gin"):
         read_setup("--gin_file=models/t5_1_1_xl.gin")
+
+
+def test_a_setting_that_cannot_be_made_is_named(read_setup):
+    """It is not taken for gin files without a run."""
+    names = ("LLAMA_PATH", "DATA_DIR", "MODEL_DIR")
+    empty = [f"--gin.{name}=''" for name in names]
+    with pytest.raises(DataError, match="vocabulary: ''; allowed: a path"):
+        read_setup("--gin_file=studies/writing_paper.gin", "--gin.FSDP=16", *empty)

@@ -21,6 +21,7 @@ from t5x_ext.studies.runner import Runner
 from t5x_ext.studies.sizes import study_size
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import make_batches
+from t5x_ext.studies.writing import writing_arms
 from t5x_ext.training.optimizers import AdamW
 
 GIVEN = [InitialModel(name, path="given") for name in ("instruct", "pretrained")]
@@ -179,3 +180,25 @@ def test_estimated_rows_are_near_those_of_joined_batches():
     assert estimated < 16
     assert abs(estimated - sum(rows) / len(rows)) <= 3
     assert estimate_rows(arms, names, Recipe(lengths), release, features, 1) == 16
+
+
+def test_writing_sets_count_as_published_where_no_file_is_at_hand():
+    """CoNLL-2014 and BEA-2019 need a licence: a plan is made before they are there."""
+    names = ["writing.conll2014", "writing.bea2019", "writing.jfleg"]
+    arms = writing_arms(100, ("n10", "n20"), decodings=False)
+    recipe = Recipe(steps=7)
+    size = study_size(
+        arms, [InitialModel("base", path="given")], recipe, (0,), names, SuperNIConfig()
+    )
+    # base, alpaca, writing_only, and writing_alpaca at two budgets.
+    assert totals(size) == (4, 4 * 7, 5 * (1312 + 4384 + 747))
+    assert (size.tasks, size.tasks_without_file) == (3, 0)
+
+
+def test_bundled_writing_tasks_count_their_own_rows(monkeypatch):
+    monkeypatch.delenv("WRITING_DIR", raising=False)
+    base = InitialModel("base", data="writing.generic", recipe=Recipe(steps=3))
+    (arm, *_) = writing_arms(100, ("n10",), decodings=False)
+    names = ["writing.fluency", "writing.clarity"]
+    size = study_size([arm], [base], Recipe(steps=7), (0,), names, SuperNIConfig())
+    assert totals(size) == (1, 3, 2 * 200)
