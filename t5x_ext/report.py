@@ -4,12 +4,13 @@
     python -m t5x_ext.report runs/quickstart --target 65 --target 70 --json
 
 Writes STUDY_DIR/report/: index.html, report.md, results.csv, summary.csv and the figures scores,
-differences and categories as PNG and SVG. Cells that have not finished are left out and counted.
+differences and categories as PNG and SVG. Where datasets name metrics of their own, the report has
+arms by datasets, with datasets.csv in place of summary.csv. Cells that have not finished are left
+out and counted.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,13 @@ def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dic
 
     Args:
         study_dir: as written by t5x_ext.study, local or in a bucket.
-        targets: ROUGE-L scores in percent to answer "how many more labels" for; where empty, the
-            next points above what the largest budget reached.
+        targets: scores in percent, ROUGE-L or the mean over datasets, to answer "how many more
+            labels" for; where empty, the next points above what the largest budget reached.
 
     Returns:
         The summary: claim, points, differences, crossings, learning curves, and the path of the
-        page (`page`).
+        page (`page`). Where datasets name metrics of their own: claim, rows (a system each, with
+        its scores by dataset and metric), equivalents, and `page`.
 
     Raises:
         ConfigError: the study cannot be read, or the report not written.
@@ -46,14 +48,14 @@ def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dic
 
     study = read_study(study_dir)
     out = study.directory / "report"
-    write = _write_datasets if study.has_own_metrics else functools.partial(_write, targets=targets)
-    document, summary = write(study, out)
+    write = _write_datasets if study.has_own_metrics else _write_budgets
+    document, summary = write(study, out, targets)
     files.write_text(out / "report.md", markdown.render(document))
     files.write_text(out / "index.html", html.render(document, out))
     return summary | {"page": str(out / "index.html")}
 
 
-def _write(
+def _write_budgets(
     study: Study, out: epath.Path, targets: Sequence[float]
 ) -> tuple[Document, dict[str, Any]]:
     """Tables and figures of a study of ROUGE-L against budgets; its report and summary."""
@@ -70,16 +72,16 @@ def _write(
     return content.build_document(findings), content.summary(findings)
 
 
-def _write_datasets(study: Study, out: epath.Path) -> tuple[Document, dict[str, Any]]:
+def _write_datasets(
+    study: Study, out: epath.Path, targets: Sequence[float]
+) -> tuple[Document, dict[str, Any]]:
     """Tables and figures of a study whose datasets have metrics of their own."""
     from t5x_ext.reports import csv_files, dataset_content, plots
 
-    findings = dataset_content.find(study)
+    findings = dataset_content.find(study, targets)
     csv_files.write_results(out / "results.csv", study)
     csv_files.write_datasets(out / "datasets.csv", findings.scores)
-    grid = findings.scores.grid
-    plots.save(plots.plot_scores(study, grid), out, "scores")
-    plots.save(plots.plot_categories(study, grid), out, "categories")
+    plots.save(plots.plot_scores(study, findings.scores.grid), out, "scores")
     return dataset_content.build_document(findings), dataset_content.summary(findings)
 
 
@@ -92,7 +94,8 @@ def _parser() -> Parser:
         type=real_flag(0, 100),
         action="append",
         default=[],
-        help="how many labels for this ROUGE-L score, 0 to 100; may be given several times",
+        help="how many labels for this score (ROUGE-L, or the mean over datasets), 0 to 100; may "
+        "be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     return parser
@@ -100,6 +103,7 @@ def _parser() -> Parser:
 
 def _answers(findings: dict[str, Any]) -> Iterator[str]:
     """A line for each score that labels were asked for, of each curve."""
+    measure = findings.get("measure", "ROUGE-L")
     for curve in findings["learning_curves"]:
         for need in curve["needs"]:
             if need["refusal"]:
@@ -110,7 +114,7 @@ def _answers(findings: dict[str, Any]) -> Iterator[str]:
                 high = "open" if need["high"] is None else f"{need['high']:,.0f}"
                 interval = f"95 % interval {need['low']:,.0f} to {high}"
                 answer = f"{need['labels']:,.0f} labels per task ({interval})"
-            yield f"{curve['setting']}, {curve['arm']}, ROUGE-L {need['score']:g}: {answer}"
+            yield f"{curve['setting']}, {curve['arm']}, {measure} {need['score']:g}: {answer}"
 
 
 @command

@@ -220,7 +220,7 @@ def summary(findings: Findings) -> dict[str, Any]:
         "differences": [_comparison_json(c) for c in findings.by_budget],
         "differences_over_budgets": [_comparison_json(c) for c in findings.over_budgets],
         "crossings": [_crossing_json(crossing) for crossing in findings.crossings],
-        "learning_curves": [_curve_json(curve, findings.targets) for curve in findings.curves],
+        "learning_curves": [curve_json(curve, findings.targets) for curve in findings.curves],
     }
 
 
@@ -244,7 +244,8 @@ def _crossing_json(crossing: Crossing) -> dict[str, Any]:
     return _without_infinity(fields)
 
 
-def _curve_json(curve: LearningCurve, targets: Sequence[float]) -> dict[str, Any]:
+def curve_json(curve: LearningCurve, targets: Sequence[float]) -> dict[str, Any]:
+    """A learning curve with its answers for `targets`, or for scores of its own choice."""
     return {
         "setting": curve.point.arm.setting,
         "arm": curve.point.arm.name,

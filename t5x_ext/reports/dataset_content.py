@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ from t5x_ext.reports import dataset_tables as tables
 from t5x_ext.reports import note_tables
 from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import Claim, signed
+from t5x_ext.reports.content import curve_json
 from t5x_ext.reports.dataset_samples import name_of, pick_samples
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
-from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Section
+from t5x_ext.reports.document import Block, Document, Paragraph, Section
 from t5x_ext.reports.equivalents import Equivalent, equivalent_tables, find_equivalents
-from t5x_ext.reports.learning_curves import fit_learning_curves
+from t5x_ext.reports.learning_curves import LearningCurve, fit_learning_curves
 from t5x_ext.reports.published import published_blocks, read_published
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import need_table
@@ -22,18 +24,30 @@ from t5x_ext.reports.tables import need_table
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything computed from a study."""
+    """Everything computed from a study.
+
+    `targets` are scores that rows are asked for (of a learning curve's own choice where empty).
+    """
 
     study: Study
     scores: DatasetScores
     equivalents: list[Equivalent]
+    curves: list[LearningCurve]
+    targets: tuple[float, ...]
     claim: Claim
 
 
-def find(study: Study) -> Findings:
-    """Computes all numbers of the report; a pure function of the study's files."""
+def find(study: Study, targets: Sequence[float] = ()) -> Findings:
+    """Computes all numbers of the report; a pure function of the study's files and `targets`."""
     scores = score_datasets(study)
-    return Findings(study, scores, find_equivalents(scores.grid), state_claim(scores))
+    return Findings(
+        study=study,
+        scores=scores,
+        equivalents=find_equivalents(scores.grid),
+        curves=fit_learning_curves(study, scores.grid),
+        targets=tuple(targets),
+        claim=state_claim(scores),
+    )
 
 
 def state_claim(scores: DatasetScores) -> Claim:
@@ -84,7 +98,7 @@ def build_document(findings: Findings) -> Document:
         *([Section("Beside the paper", tuple(_beside(findings)))] if study.published else []),
         Section("Outputs", tuple(outputs)),
         Section("What to keep in mind", tuple(_notes(study))),
-        Section("Cost", (note_tables.cost_table(study),)),
+        Section("Cost", (tables.tuning_table(study, scores),)),
     ]
     samples = pick_samples(study, scores)
     if samples:
@@ -120,22 +134,16 @@ def _curves(findings: Findings) -> list[Block]:
         "reference arms; a horizontal line continues one that has a single budget.",
         "Line plot of the mean score against training rows per task",
     )
-    picture = Picture(
-        "categories",
-        "Mean over the datasets of a category (their number in brackets) at the budget that most "
-        "arms share; dots are single datasets.",
-        "Bars of the score by category and arm",
-    )
-    return [chart, picture]
+    return [chart]
 
 
 def _equivalents(findings: Findings) -> list[Block]:
     if not findings.equivalents:
         return [Paragraph("No arm was trained on several numbers of rows beside another arm.")]
     blocks: list[Block] = [*equivalent_tables(findings.equivalents)]
-    for curve in fit_learning_curves(findings.study, findings.scores.grid):
+    for curve in findings.curves:
         if not curve.refusal:
-            blocks.append(need_table(curve, curve.targets, "mean score"))
+            blocks.append(need_table(curve, findings.targets or curve.targets, "mean score"))
     return blocks
 
 
@@ -176,6 +184,8 @@ def summary(findings: Findings) -> dict[str, Any]:
         "claim": asdict(findings.claim),
         "rows": [_row_json(row, scores) for row in (*scores.rows, *scores.bounds)],
         "equivalents": [_equivalent_json(each) for each in findings.equivalents],
+        "measure": "mean score",
+        "learning_curves": [curve_json(curve, findings.targets) for curve in findings.curves],
     }
 
 

@@ -9,8 +9,9 @@ from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import signed
 from t5x_ext.reports.dataset_scores import DatasetScores, Row
 from t5x_ext.reports.document import Table
+from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.tables import ABSENT, percent
 
 _NAMES = {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "exact_match": "exact match", "f1": "F1"}
 _CAPITALS = {"sari", "gleu", "m2", "errant", "bleu"}
@@ -209,6 +210,44 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
             for row in (*scores.rows, *scores.bounds)
         ),
         groups=_groups(scores, places, 2),
+    )
+
+
+def tuning_table(study: Study, scores: DatasetScores) -> Table:
+    """Parameters, steps and time of each arm, such as adapters beside full tuning."""
+    rows = []
+    for row in scores.rows:
+        cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
+        steps, train = sum(c.steps for c in cells), sum(c.train_secs for c in cells)
+        one = cells[0]
+        rows.append(
+            (
+                row.label,
+                _rows_used(row),
+                f"{one.trainable_parameters:,}" if one.parameters else ABSENT,
+                percent(one.trainable_parameters / one.parameters) if one.parameters else ABSENT,
+                f"{steps:,}",
+                duration(train),
+                f"{train / steps:.2f} s" if steps else ABSENT,
+                duration(sum(c.decode_secs for c in cells)),
+            )
+        )
+    return Table(
+        "Tuning and decoding",
+        (
+            "model",
+            "rows per task",
+            "parameters tuned",
+            "of the model",
+            "steps",
+            "tuning",
+            "a step",
+            "decoding",
+        ),
+        tuple(rows),
+        note="Arms that share a tuned model each show the time of its tuning. With Adam, every "
+        "parameter tuned takes 12 more bytes than one that is frozen: a gradient and two moments, "
+        "in float32. `t5x_ext plan` compiles a step and tells its memory.",
     )
 
 

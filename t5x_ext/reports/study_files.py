@@ -76,6 +76,8 @@ class Cell:
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
     diverged: bool  # its loss stopped being a finite number
     cleaned_answers: dict[str, int]  # step -> answers that it changed
+    parameters: int  # of the model; 0 where not recorded
+    trainable_parameters: int
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ def _cell(directory: epath.Path) -> Cell:
         short_tasks=fields.counts("short_tasks", {}),
         diverged=None in fields.get("train_loss", list, []),
         cleaned_answers=fields.counts("cleaned_answers", {}),
+        parameters=fields.integer("parameters", 0),
+        trainable_parameters=fields.integer("trainable_parameters", 0),
     )
 
 

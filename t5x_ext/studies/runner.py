@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
@@ -121,11 +122,12 @@ class Runner:
                 clock = time.monotonic()
                 predicted = self._predictor.predict(tuned)
                 decode_secs = (time.monotonic() - clock) / sum(len(job.cells) for job in jobs)
+                costs = {"decode_secs": decode_secs, **_parameter_counts(tuned)}
                 # The next group needs the devices' memory.
                 tuned = tuned._replace(params={}, frozen={})
                 if written is not None:
                     written.result()  # raises what went wrong
-                written = writer.submit(self._finish, tuned, predicted, decode_secs, progress)
+                written = writer.submit(self._finish, tuned, predicted, costs, progress)
             if written is not None:
                 written.result()
 
@@ -166,17 +168,17 @@ class Runner:
         self,
         tuned: Tuned,
         predicted: Sequence[Sequence[Sequence[Prediction]]],
-        decode_secs: float,
+        costs: Mapping[str, float],
         progress: _Progress,
     ) -> None:
         """Scores and writes the cells of a group; a cell's result file comes last."""
-        seconds = {"train_secs": tuned.train_secs, "decode_secs": decode_secs}
+        costs = {"train_secs": tuned.train_secs, **costs}
         for number, of_models in enumerate(predicted):
             for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
                 cell = job.cells[number]
                 rows, cleaned = self.data.clean_answers(rows)
                 measured = measure(rows, always=METRICS)
-                result = self._result(cell, job, measured, losses, seconds) | cleaned
+                result = self._result(cell, job, measured, losses, costs) | cleaned
                 directory = store.cell_dir(self.study_dir, cell)
                 write_predictions(directory / "predictions.jsonl", measured.rows)
                 store.write_json(directory / "result.json", result)
@@ -188,7 +190,7 @@ class Runner:
         job: Job,
         measured: Measured,
         losses: Sequence[float],
-        seconds: Mapping[str, float],
+        costs: Mapping[str, float],
     ) -> dict[str, Any]:
         """What a cell's result file holds."""
         train = job.train
@@ -210,7 +212,7 @@ class Runner:
             "train_examples": len(train),
             "train_examples_by_task": {name: counts[name] for name in cell.tasks},
             "steps": job.num_steps,
-            **{name: round(value, 3) for name, value in seconds.items()},
+            **{name: round(value, 3) for name, value in costs.items()},
             # None where it is no finite number, as in a model that has diverged.
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
@@ -218,6 +220,16 @@ class Runner:
             "short_tasks": self.data.short(cell.tasks, cell.budget),
             "scores": {"by_task": task_scores(measured)},
         }
+
+
+def _parameter_counts(tuned: Tuned) -> dict[str, int]:
+    """Parameters of one model of a group, and how many of them are tuned."""
+    # Several models have a leading axis.
+    first = 1 if len(tuned.jobs) > 1 else 0
+    own = sum(math.prod(leaf.shape[first:]) for leaf in jax.tree.leaves(tuned.params))
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(tuned.frozen))
+    is_tuned = tuned.jobs[0].num_steps > 0
+    return {"parameters": own + frozen, "trainable_parameters": own if is_tuned else 0}
 
 
 def _truncated(

@@ -99,6 +99,10 @@ def write_cell(
         "scores": {"by_task": scores},
         "train_examples_by_task": dict.fromkeys(METRICS, int(budget[1:])),
         "train_loss": [1.0, 0.5],
+        "steps": 20,
+        "train_secs": 30.0,
+        "parameters": 1000,
+        "trainable_parameters": 25,
         "cleaned_answers": {"heading": 3, "space": 0, "lines": 0, "quotes": 0, "empty": 0},
     }
     (path / "result.json").write_text(json.dumps(result))
@@ -252,12 +256,19 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert "<script>alert" not in page and "alert(" in page
     assert re.search(r"<td class=\"n\">[\d.]+<br><small>\[", page)
     text = (study_dir / "report" / "report.md").read_text()
+    assert "| arm some | 10 | 25 | 2.5 % | 20 | 30.0 s | 1.50 s | 0.0 s |" in text
     assert "Points above “arm base”" in text and "| arm most | 100 |" in text.replace("*", "")
     rows = list(csv.DictReader((study_dir / "report" / "datasets.csv").open()))
     copy = next(r for r in rows if not r["arm"] and r["metric"] == "unchanged")
     assert (float(copy["score"]), copy["above_base"]) == (100, "0.0")
     one = next(r for r in rows if r["arm"] == "most" and r["metric"].startswith("sari[easse"))
     assert float(one["above_base_low"]) <= float(one["above_base"]) <= float(one["above_base_high"])
+
+
+def test_targets_are_answered_or_refused_in_words(study_dir, capsys):
+    assert report.main([str(study_dir), "--target", "90"]) == 0
+    shown = capsys.readouterr().out
+    assert "MTL, most, mean score 90: no answer: 2 budgets of different size" in shown
 
 
 def test_titles_name_the_variant():

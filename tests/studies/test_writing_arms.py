@@ -89,6 +89,10 @@ def test_full_tuning_is_another_model_of_the_same_base(results: dict[str, dict])
     adapters, full = (results[f"{arm} n4"] for arm in ("writing_alpaca", "writing_alpaca_full"))
     assert adapters["train_loss"][0] == pytest.approx(full["train_loss"][0], rel=1e-4)
     assert adapters["train_loss"][1] != full["train_loss"][1]
+    assert full["trainable_parameters"] == full["parameters"]
+    tuned = adapters["trainable_parameters"]
+    assert 0 < tuned < adapters["parameters"] == full["parameters"] + tuned
+    assert results["base n0"]["trainable_parameters"] == 0
     (base,) = (results[""]["path"] / "initials").glob("*/params")
     assert not any("lora" in name for name in trees.named_leaves(load_params(str(base))))
 
