@@ -30,7 +30,8 @@ from t5x_ext.retrieval import Hit, Index, log_weights
 from t5x_ext.retrieval.weights import check_weighting
 
 RESPONSES, TRAIN, MEASUREMENTS = "responses.jsonl", "train.jsonl", "measurements.jsonl"
-STOPS = ("\n###", "\nInstruction:", "\n\nInput:")
+# Small models answer, write "Output:" and answer again, to the last token that they may.
+STOPS = ("\n###", "\nInstruction:", "\n\nInput:", "\nOutput:", "\nResponse:")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ResponseSettings:
         weighting: of the passages; see `retrieval.log_weights`.
         temperature: of the weighting 'softmax'.
         max_new_tokens: of an answer.
+        stops: texts before which an answer ends.
         keep_cut: keep answers that ended for their length.
         include_seeds: put the seeds before the rows.
     """
@@ -56,6 +58,7 @@ class ResponseSettings:
     weighting: str = "proportional"
     temperature: float = 1.0
     max_new_tokens: int = 512
+    stops: Sequence[str] = STOPS
     keep_cut: bool = False
     include_seeds: bool = False
 
@@ -65,6 +68,7 @@ class ResponseSettings:
         bounds.check_seed(f"{name}.seed", self.seed)
         bounds.check_int(f"{name}.num_passages", self.num_passages, 0, 1000)
         bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+        object.__setattr__(self, "stops", tuple(self.stops))
         check_weighting(self.weighting, self.temperature)
 
 
@@ -129,7 +133,8 @@ def response_request(
     else:
         fitted = [fit_prompt(settings, generator, task, None)]
         contexts, logs = single(fitted[0][0])
-    request = Request(contexts, logs, settings.seed, number, settings.max_new_tokens, STOPS)
+    limit, stops = settings.max_new_tokens, tuple(settings.stops)
+    request = Request(contexts, logs, settings.seed, number, limit, stops)
     return request, any(cut for _, cut in fitted)
 
 

@@ -23,6 +23,7 @@ from t5x_ext.generation import (
     write_responses,
 )
 from t5x_ext.generation.instructions import draw_demonstrations
+from t5x_ext.generation.responses import response_request
 
 FILES = ("requests", "instructions", "rejected", "responses", "train")
 
@@ -204,3 +205,18 @@ def test_a_wrong_line_in_the_middle_is_named_and_nothing_is_lost(
     with pytest.raises(ConfigError, match="requests.jsonl: line 2: not JSON"):
         write_instructions(tmp_path, seeds, Sampler().generator(), settings, 9)
     assert (tmp_path / "requests.jsonl").read_bytes() == damaged
+
+
+def test_an_answer_ends_where_a_model_begins_to_answer_again(tmp_path: Path) -> None:
+    task = {"id": "t0", "instruction": "Say what it is for.", "input": "fog bell"}
+    (tmp_path / "instructions.jsonl").write_text(json.dumps(task) + "\n")
+
+    def repeat(requests):
+        yield 0, Completion("It warns ships.\n\nOutput:\nIt warns ships.\n\nOutput:\nIt", "length")
+
+    generator = Generator(repeat, lambda text: len(text.split()), 1000, "m", "greedy")
+    assert write_responses(tmp_path, generator, ResponseSettings("harbour"), 1) == {"kept": 1}
+    [record] = records(tmp_path, "responses")
+    assert (record["output"], record["finish"]) == ("It warns ships.", "stop")
+    other = ResponseSettings("harbour", stops=["\n###"])
+    assert response_request(other, generator, task, [], 0)[0].stops == ("\n###",)
