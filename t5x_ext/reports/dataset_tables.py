@@ -194,7 +194,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
 
 def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
     """Copies and edits on each dataset, or None where nothing is rewritten."""
-    names = [name for name in ("unchanged", "edit_distance") if scores.trait(name)]
+    names = {"unchanged": "copies", "edit_distance": "edits"}
     places = [i for i in scores.places(traits=True) if scores.columns[i].metric.name in names]
     if not places:
         return None
@@ -203,12 +203,13 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
         (
             "model",
             "rows per task",
-            *(_TRAIT_TITLES[scores.columns[i].metric.name] for i in places),
+            *(names[scores.columns[i].metric.name] for i in places),
         ),
         tuple(
             (row.label, _rows_used(row), *(_mean(row, [i]) for i in places))
             for row in (*scores.rows, *scores.bounds)
         ),
+        note="Copies: unchanged outputs, percent. Edits: per 100 words of the source.",
         groups=_groups(scores, places, 2),
     )
 
