@@ -124,22 +124,30 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
+    from mixtures.specialization.names import PREFIX
+    from t5x_ext.studies import domain_sizes
     from t5x_ext.studies.joined_rows import estimate_rows
     from t5x_ext.studies.sizes import study_size
 
-    recipe = bound["recipe"]
-    superni_cfg = bound.get("superni_cfg", SuperNIConfig())
+    recipe, tasks = bound["recipe"], bound.get("tasks")
     has_adapters = getattr(bound["model"].module, "lora", None) is not None
     arms = [arm for arm in bound["arms"] if not (has_adapters and arm.tuning == "full")]
-    size = study_size(
-        arms,
-        bound["initials"],
-        recipe,
-        bound.get("seeds", (0,)),
-        bound.get("tasks"),
-        superni_cfg,
+    superni_cfg, test_examples = (
+        bound.get("superni_cfg", SuperNIConfig()),
         bound.get("test_examples"),
     )
+    specializes = bool(tasks) and all(name.startswith(PREFIX) for name in tasks)
+    grid = arms, bound["initials"], recipe, bound.get("seeds", (0,))
+    if specializes:
+        size = domain_sizes.domain_study_size(
+            *grid,
+            tasks,
+            bound.get("generated", ()),
+            domain_sizes.DomainCounts(superni_cfg.data_dir, test_examples),
+            domain_sizes.max_tokens_of(bound["model"]),
+        )
+    else:
+        size = study_size(*grid, tasks, superni_cfg, test_examples)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
     setup = Setup(
         model=bound["model"],

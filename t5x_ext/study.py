@@ -20,6 +20,7 @@ from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.reports.published import find_paper
 from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.generated_data import GeneratedData, check_names
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.terminal import show
 from t5x_ext.training.trainer import Program
@@ -39,6 +40,7 @@ def study(
     eval_batch_size: int = 100,
     test_examples: int | None = None,
     experts: int | str = 1,
+    generated: Sequence[GeneratedData] = (),
     name: str = "study",
     shard: str | None = None,
     published: str | None = None,
@@ -63,6 +65,7 @@ def study(
       test_examples: of each task that are decoded, the first (macro TEST_EXAMPLES); None takes all.
       experts: models tuned together in one program; 'auto' takes as many as fit in memory, found
         by compiling the step for the longest batch of one and of two (macro EXPERTS).
+      generated: data that models of the study write for themselves (macro GENERATED).
       name: title of the report.
       published: the paper whose figures the report has beside ours: a name of `reports/papers`, or
         the path of a JSON file (macro PUBLISHED).
@@ -96,7 +99,8 @@ def study(
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     data = make_task_data(tasks, recipe.task_feature_lengths, test_examples)
-    plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data)
+    check_names(tasks, generated)
+    plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data, generated)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
     lock = ShardLock(directory / "shards", index, count)
@@ -116,6 +120,7 @@ def study(
             study_dir=directory,
             initials=by_name,
             initial_keys=plan.initial_keys,
+            generated=plan.generated,
             experts=experts,
             waits=is_remote and index > 0,
         )
@@ -155,6 +160,7 @@ class _Plan:
     cells: list[Any]
     tasks: dict[str, str]  # fingerprint by name
     initial_keys: dict[str, str]
+    generated: Any  # its keys, and how many rows are wanted of each; None for none
 
 
 def _plan(
@@ -166,12 +172,14 @@ def _plan(
     tasks: Sequence[str] | None,
     superni_cfg: SuperNIConfig,
     data: Any,
+    generated: Sequence[GeneratedData],
 ) -> _Plan:
-    """Every cell with its key, and the keys of the initial models."""
+    """Every cell with its key, and the keys of what they start from and are trained on."""
     from mixtures.budgets import parse_budget
     from mixtures.prompts import get_prompt
-    from t5x_ext.studies.arms import ZERO_SHOT
-    from t5x_ext.studies.cells import describe_model, make_cells
+    from t5x_ext.studies.arms import GENERATED, ZERO_SHOT
+    from t5x_ext.studies.cells import Determinants, describe_model, make_cells
+    from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
     from t5x_ext.studies.keys import key_initials
 
     def canonical(budget: str) -> str:
@@ -191,16 +199,26 @@ def _plan(
     common = {"model": described, "recipe": dataclasses.asdict(recipe), "data": policies}
     if data.test_examples is not None:  # a study of all of them keeps the keys it always had
         common["test_examples"] = data.test_examples
-    cells = make_cells(
-        arms,
-        fingerprints,
-        seeds,
-        initial_keys,
-        common,
-        lambda prompt: get_prompt(prompt).versioned_name,
-        data.fingerprint_named,
+
+    def describe_data(name: str) -> str:
+        if name.startswith(GENERATED):
+            return keys.rows(name.removeprefix(GENERATED))
+        return data.fingerprint_named(name)
+
+    determinants = Determinants(
+        initial_keys, common, lambda prompt: get_prompt(prompt).versioned_name, describe_data
     )
-    return _Plan(arms, cells, fingerprints, initial_keys)
+    keys = GeneratedKeys(
+        {each.name: each for each in generated},
+        initial_keys,
+        {arm.name: arm for arm in arms},
+        seeds[0],
+        lambda arm, budget, seed: determinants.tuned_key(arm, budget, seed, {}),
+        described,
+    )
+    cells = make_cells(arms, fingerprints, seeds, determinants)
+    wanted = wanted_rows(arms)
+    return _Plan(arms, cells, fingerprints, initial_keys, (keys, wanted) if wanted else None)
 
 
 def _write_study_json(

@@ -94,6 +94,19 @@ def domain_file(kind: str, domain: str, directory: epath.Path | None) -> epath.P
     return path
 
 
+def set_names(domain: str, directory: epath.Path | None) -> tuple[str, ...]:
+    """The evaluation sets of a domain.
+
+    Raises:
+        DataError: there is no such domain.
+    """
+    if directory is None:
+        _check_bundled(domain)
+        return sets.NAMES
+    names = {name for _, found in _folders(domain, directory) for name in found}
+    return tuple(sorted(names))
+
+
 def metrics_of(domain: str, part: str, directory: epath.Path | None) -> tuple[str, ...]:
     """Names of the metrics that an evaluation set is scored with, the one for tables first.
 
@@ -186,16 +199,35 @@ def _read_set(domain: str, part: str, split: str, directory: epath.Path | None) 
 
 
 def _set_file(domain: str, part: str, directory: epath.Path) -> epath.Path:
+    folders = _folders(domain, directory)
+    for folder, names in folders:
+        if part in names:
+            return folder / f"{part}.jsonl"
+    there = [name for _, names in folders for name in names]
+    raise DataError(
+        f"evaluation set '{part}': not in {directory / 'eval' / domain}{_known(part, there)}"
+    )
+
+
+def _folders(domain: str, directory: epath.Path) -> list[tuple[epath.Path, list[str]]]:
+    """The folders of a domain, with the names of their sets."""
     root = directory / "eval"
-    folders = [f for f in files.names_in(root) if f == domain or f.startswith(f"{domain}_")]
-    for folder in folders:
-        if files.is_file(path := root / folder / f"{part}.jsonl"):
-            return path
-    if not folders:
-        domains = [name for name in files.names_in(root) if "." not in name]
+    there = files.names_in(root)
+    found = [name for name in there if name == domain or name.startswith(f"{domain}_")]
+    if not found:
+        domains = [name for name in there if "." not in name]
         raise DataError(f"domain '{domain}': not in {root}{_known(domain, domains)}")
-    there = [n.removesuffix(".jsonl") for f in folders for n in files.names_in(root / f)]
-    raise DataError(f"evaluation set '{part}': not in {root / domain}{_known(part, there)}")
+    return [
+        (
+            root / name,
+            [
+                file.removesuffix(".jsonl")
+                for file in files.names_in(root / name)
+                if ".json" in file
+            ],
+        )
+        for name in found
+    ]
 
 
 def _known(name: str, there: Sequence[str]) -> str:

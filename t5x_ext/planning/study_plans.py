@@ -11,6 +11,7 @@ from typing import Any
 from t5x_ext.planning import fitting
 from t5x_ext.planning.devices import Machine
 from t5x_ext.planning.groups import make_groups, program_size
+from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Plan, Setup, add_decoding, make_plan
 from t5x_ext.planning.proposals import divides, spread_mesh
 from t5x_ext.training.trainer import Trainer
@@ -37,18 +38,35 @@ class ModelSize:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextSize:
+    """Texts that a model of the study writes, to be trained on.
+
+    Attributes:
+      name: what they are.
+      workload: one batch, decoded to the longest possible text.
+      batches: how many.
+    """
+
+    name: str
+    workload: Workload
+    batches: int
+
+
+@dataclasses.dataclass(frozen=True)
 class StudySize:
-    """The whole grid, with the initial models that it makes.
+    """The whole grid, with the initial models that it makes and the texts that models write.
 
     Attributes:
       models: every cell, and every initial model that is made.
       tasks: test-track tasks of the study.
       tasks_without_file: how many of them count as the mean of the others.
+      texts: written for training.
     """
 
     models: tuple[ModelSize, ...]
     tasks: int
     tasks_without_file: int
+    texts: tuple[TextSize, ...] = ()
 
     @property
     def tuned(self) -> int:
@@ -149,6 +167,7 @@ class StudyPlan:
         asked for.
       start_secs: what a process takes before its first step; None for what compiling its programs
         took here.
+      texts: for each of the study's texts the plan of decoding a batch of them.
     """
 
     study: StudySetup
@@ -156,6 +175,12 @@ class StudyPlan:
     slot: Plan
     whole: Plan | None = None
     start_secs: float | None = None
+    texts: tuple[Plan, ...] = ()
+
+    def text_hours(self, index: int) -> float | None:
+        """Hours of the machine for one of the study's texts."""
+        secs = self.texts[index].decoding_secs
+        return None if secs is None else secs * self.study.size.texts[index].batches / 3600
 
     @property
     def slots(self) -> int:
@@ -223,7 +248,18 @@ class StudyPlan:
             }
             for kind in self.kinds
         ]
-        hours = None if kinds[0]["hours"] is None else sum(kind["hours"] for kind in kinds)
+        texts: list[dict[str, Any]] = [
+            {
+                "name": text.name,
+                "batches": text.batches,
+                "rows": text.workload.rows,
+                "memory_bytes": plan.decoding_needed_bytes,
+                "hours": self.text_hours(index),
+            }
+            for index, (text, plan) in enumerate(zip(size.texts, self.texts, strict=False))
+        ]
+        parts = [part["hours"] for part in (*kinds, *texts)]
+        hours = None if None in parts else sum(parts)
         return {
             "models": size.tuned,
             "tasks": size.tasks,
@@ -233,6 +269,7 @@ class StudyPlan:
             "hours": hours,
             "dollars": self.dollars(hours),
             "kinds": kinds,
+            "texts": texts,
         }
 
 
@@ -313,7 +350,19 @@ def make_study_plan(
     if slots > 1 and not groups_only and divides(one):
         report("compiling for one model on the whole machine")
         whole = timed(make_plan(one, machine, price_per_chip_hour))
-    return StudyPlan(study, together, slot, whole, start_secs)
+    return StudyPlan(
+        study, together, slot, whole, start_secs, _plan_texts(study.size, slot, report)
+    )
+
+
+def _plan_texts(size: StudySize, slot: Plan, report: Callable[[str], None]) -> tuple[Plan, ...]:
+    """Decoding of each text's batches by one model, those of one shape compiled once."""
+    plans: dict[Workload, Plan] = {}
+    for text in size.texts:
+        if text.workload not in plans:
+            report(f"compiling the decoding of {text.name}")
+            plans[text.workload] = add_decoding(slot, text.workload)
+    return tuple(plans[text.workload] for text in size.texts)
 
 
 def _with_decoding_of(together: Plan, slot: Plan) -> Plan:

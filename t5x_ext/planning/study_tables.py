@@ -30,6 +30,8 @@ def render(study: StudyPlan, proposals: Sequence[Proposal] | None) -> str:
     parts = [tables.head(plan) + "\n" + _head(study), tables.memory(plan)]
     if plan.step_secs is not None:
         parts.append(_kinds(study))
+    if study.texts:
+        parts.append(_texts(study))
     parts.append(tables.verdict(plan, proposals))
     return "\n\n".join(parts)
 
@@ -95,6 +97,24 @@ def _kinds(study: StudyPlan) -> str:
         times.append(("prices", PRICE_SOURCE))
     table = tables.align([*header, *(tuple(map(_text, line)) for line in lines)])
     return f"{table}\n\n{tables.align(times)}\n\n{textwrap.fill(_NOTES, 100)}"
+
+
+def _texts(study: StudyPlan) -> str:
+    """What models write for training, beside the cells above."""
+    header = ("written by models", "batches", "rows of each", "memory", "hours", "dollars")
+    lines = []
+    for index, (size, plan) in enumerate(zip(study.study.size.texts, study.texts, strict=True)):
+        hours = study.text_hours(index)
+        memory = tables.gib(plan.decoding_needed_bytes)
+        lines.append(
+            (size.name, size.batches, size.workload.rows, memory, hours, study.dollars(hours))
+        )
+    hours, dollars = (_sum([line[column] for line in lines]) for column in (4, 5))
+    total = ("all texts", "", "", "", hours, dollars)
+    table = tables.align([header, *(tuple(map(_text, line)) for line in [*lines, total])])
+    return (
+        f"{table}\n\nTexts are taken to be as long as they may, and half of the tasks to be kept."
+    )
 
 
 def _values(study: StudyPlan, kind: Kind, slot: int) -> tuple[str | int | float | None, ...]:

@@ -14,8 +14,9 @@ from t5x_ext.studies.recipes import Recipe
 
 SETTINGS = ("STL", "MTL")
 TUNINGS = ("", "full")
-_OWN = ("data", "tuning", "recipe", "decoding")
+_OWN = ("data", "tuning", "recipe", "decoding", "stop")
 ZERO_SHOT = "n0"
+GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Arm:
     """Tuning one initial model, with one prompt, on growing budgets.
 
     By default an arm is trained on the study's tasks, tuned as the study's `MODEL` and `Recipe`
-    say, and decoded greedily. The last four fields are for arms that differ in one of these.
+    say, and decoded greedily. The last five fields are for arms that differ in one of these.
 
     Attributes:
       name: key of the arm in results and reports.
@@ -34,11 +35,13 @@ class Arm:
       baseline: whether reports compare the other arms with it.
       label: what reports call it; the name where empty.
       data: name of other training data, as MIXTURE_OR_TASK_NAME takes it; `{count}` in it stands
-        for the number of the budget ("writing.train.{count}").
+        for the number of the budget ("writing.train.{count}"). Or "generated.<name>": the first
+        rows, as many as the budget says, of what a model of the study writes; see `GeneratedData`.
       tuning: 'full' tunes all parameters although the study has LORA_RANK; '' is as the study.
       recipe: another way to tune; None is the study's.
       decoding: how test examples are decoded; None is greedy. Arms that differ in nothing else
         share one tuned model.
+      stop: texts before which an answer ends.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Arm:
     tuning: str = ""
     recipe: Recipe | None = None
     decoding: Method | None = None
+    stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.tuning not in TUNINGS:
@@ -70,18 +74,24 @@ class Arm:
         if not self.budgets:
             raise ConfigError(f"Arm {self.name}: budgets is empty; allowed: at least one")
         object.__setattr__(self, "budgets", tuple(str(budget) for budget in self.budgets))
+        object.__setattr__(self, "stop", tuple(self.stop))
 
     def describe(self) -> dict[str, Any]:
-        """The fields as JSON; the last four only where they are set, as older studies have them."""
+        """The fields as JSON; the last five only where they are set, as older studies have them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in _OWN:
-            if fields[name] in ("", None):
+            if fields[name] in ("", None, ()):
                 del fields[name]
-            elif not isinstance(fields[name], str):
+            elif not isinstance(fields[name], str | tuple):
                 fields[name] = {"type": type(fields[name]).__name__} | dataclasses.asdict(
                     fields[name]
                 )
         return fields
+
+    @property
+    def generated(self) -> str:
+        """Name of the `GeneratedData` that it is trained on; '' for other data."""
+        return self.data.removeprefix(GENERATED) if self.data.startswith(GENERATED) else ""
 
     def training_data(self, budget: str) -> str:
         """The name of the data that this arm is trained on with a budget; '' for the tasks'."""

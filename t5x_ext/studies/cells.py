@@ -75,14 +75,54 @@ def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Determinants:
+    """What determines the models of a study's cells.
+
+    Attributes:
+      initial_keys: key of every initial model by name.
+      common: what determines all cells alike (model, recipe, data policy).
+      describe_prompt: prompt name -> versioned name.
+      describe_data: name of an arm's own training data -> hash of it.
+    """
+
+    initial_keys: Mapping[str, str]
+    common: Mapping[str, Any]
+    describe_prompt: Callable[[str], str]
+    describe_data: Callable[[str], str] = lambda name: name
+
+    def of(self, arm: Arm, budget: str, seed: int, tasks: Mapping[str, str]) -> dict[str, Any]:
+        """What determines a model that is tuned and tested on `tasks`, before it decodes."""
+        found = {
+            "version": RESULT_VERSION,
+            "setting": arm.setting,
+            "initial": self.initial_keys[arm.initial],
+            "prompt": self.describe_prompt(arm.prompt),
+            "budget": budget,
+            "seed": seed,
+            "tasks": dict(tasks),
+            "common": self.common,
+        }
+        own = arm.describe()
+        found |= {name: own[name] for name in ("tuning", "recipe") if name in own}
+        if arm.data and budget != ZERO_SHOT:
+            found["data"] = self.describe_data(arm.training_data(budget))
+        return found
+
+    def tuned_key(self, arm: Arm, budget: str, seed: int, tasks: Mapping[str, str]) -> str:
+        """Key of the tuned model. With data of its own, what it is tested on plays no part."""
+        found = self.of(arm, budget, seed, tasks)
+        if arm.data:
+            del found["tasks"]
+            found["common"] = {k: v for k, v in self.common.items() if k != "test_examples"}
+        return digest(found)
+
+
 def make_cells(
     arms: Sequence[Arm],
     tasks: Mapping[str, str],
     seeds: Sequence[int],
-    initial_keys: Mapping[str, str],
-    common: Mapping[str, Any],
-    describe_prompt: Callable[[str], str],
-    describe_data: Callable[[str], str] = lambda name: name,
+    determinants: Determinants,
 ) -> list[Cell]:
     """Every cell of the grid once, in an order that keeps shared things together.
 
@@ -90,10 +130,7 @@ def make_cells(
       arms: the arms.
       tasks: fingerprint of the data by task name.
       seeds: one cell per seed; zero-shot cells only for the first.
-      initial_keys: key of every initial model by name.
-      common: what determines all cells alike (model, recipe, data policy).
-      describe_prompt: prompt name -> versioned name.
-      describe_data: name of an arm's own training data -> hash of it.
+      determinants: make the keys.
 
     Returns:
       Cells ordered by setting, task, arm, budget and seed.
@@ -105,32 +142,19 @@ def make_cells(
     for arm in arms:
         if names.count(arm.name) > 1:
             raise ConfigError(f"study.arms: two arms are called {arm.name!r}; allowed: one each")
-        if arm.initial not in initial_keys:
+        if arm.initial not in determinants.initial_keys:
             raise ConfigError(
                 f"Arm {arm.name}: initial model {arm.initial!r} is not among the study's; "
-                f"known: {', '.join(initial_keys)}"
+                f"known: {', '.join(determinants.initial_keys)}"
             )
 
     def make_cell(arm: Arm, budget: str, seed: int, names: tuple[str, ...]) -> Cell:
-        determinants = {
-            "version": RESULT_VERSION,
-            "setting": arm.setting,
-            "initial": initial_keys[arm.initial],
-            "prompt": describe_prompt(arm.prompt),
-            "budget": budget,
-            "seed": seed,
-            "tasks": {name: tasks[name] for name in names},
-            "common": common,
-        }
+        own_tasks = {name: tasks[name] for name in names}
+        found = determinants.of(arm, budget, seed, own_tasks)
         own = arm.describe()
-        determinants |= {name: own[name] for name in ("tuning", "recipe") if name in own}
-        if arm.data and budget != ZERO_SHOT:
-            determinants["data"] = describe_data(arm.training_data(budget))
-        tuned_key = digest(determinants)
-        if "decoding" not in own:
-            return Cell(tuned_key, arm, budget, seed, names, tuned_key)
-        key = digest(determinants | {"decoding": own["decoding"]})
-        return Cell(key, arm, budget, seed, names, tuned_key)
+        found |= {name: own[name] for name in ("decoding", "stop") if name in own}
+        tuned_key = determinants.tuned_key(arm, budget, seed, own_tasks)
+        return Cell(digest(found), arm, budget, seed, names, tuned_key)
 
     groups = [((name,), "STL") for name in tasks] + [(tuple(sorted(tasks)), "MTL")]
     cells = [

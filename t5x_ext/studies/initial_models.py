@@ -107,6 +107,13 @@ class InitialModels:
             self._resident = (name, seed, has_adapters), copy_to(loaded, "pinned_host")
         return self._resident[1]
 
+    def path_of(self, name: str) -> str | None:
+        """Where an initial model's parameters are; None of random ones."""
+        initial = self.by_name[name]
+        if initial.path is None and not initial.is_tuned:
+            return self.path_of(initial.base) if initial.base else None
+        return initial.path or str(self._made_params(initial))
+
     @property
     def _program(self) -> Program:
         """Any program of the study's: all have the same parameters."""
@@ -122,11 +129,9 @@ class InitialModels:
                 )
             drawn = self._program.init_base(jax.random.key(seed))
             return jax.tree.map(lambda x, leaf: x.astype(leaf.dtype), drawn, wanted)
-        path = initial.path
-        if path is None and not initial.is_tuned:
-            assert initial.base is not None  # or it would be random
-            return self._load(self.by_name[initial.base], seed, wanted)
-        return load_params(path or str(self._made_params(initial)), wanted)
+        path = self.path_of(initial.name)
+        assert path is not None  # or it would be random
+        return load_params(path, wanted)
 
     def _made_params(self, initial: InitialModel) -> epath.Path:
         return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"
@@ -163,7 +168,7 @@ class InitialModels:
             "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
         }
         _save(directory / "params", self._whole(state.params, base), meta)
-        store.write_json(directory / "made.json", meta)
+        store.write_json(directory / store.MADE, meta)
 
     def _whole(self, tuned: Params, base: str | None) -> Params:
         """All parameters after a run: adapters become part of those that they were tuned over."""

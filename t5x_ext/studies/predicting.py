@@ -10,12 +10,13 @@ from typing import Any
 from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.adapters import gather_by_slot
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict, predict_by_adapter, predict_together
+from t5x_ext.decoding.stops import check_stops
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.studies.tuning import Tuned
+from t5x_ext.studies.tuning import Tuned, Way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +55,20 @@ class Predictor:
 
     @functools.cached_property
     def _decoder(self) -> Any:
-        """(tuning, decoding, adapters in the network, if several) -> a decoder, made once."""
+        """(tuning, way, adapters in the network, if several) -> a decoder, made once."""
 
-        def make(tuning: str, decoding: Method | None, num_adapters: int | None = None) -> Decoder:
+        def make(tuning: str, way: Way, num_adapters: int | None = None) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
+            vocabulary = model.output_vocabulary
+            stops = check_stops(way.stop, vocabulary, vocabulary.vocab_size)
             return Decoder(
                 model if num_adapters is None else model.with_adapters(num_adapters),
                 self.partitioner,
                 self.batch_size,
                 lengths["inputs"],
                 lengths["targets"],
-                decoding or Greedy(),
+                way.decoding or Greedy(),
+                ids=dataclasses.replace(OutputIds.of(vocabulary), stops=stops),
             )
 
         return functools.cache(make)

@@ -20,13 +20,17 @@ from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
+from t5x_ext.generation.parsing import cut_at_stop
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS, Measured, measure
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.studies import store
+from t5x_ext.studies.arms import ZERO_SHOT
 from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.generated_data import GeneratedKeys
+from t5x_ext.studies.generation import Generation
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.predicting import Predictor
 from t5x_ext.studies.recipes import InitialModel, Recipe
@@ -70,6 +74,7 @@ class Runner:
       study_dir: where results go.
       initials: initial models by name.
       initial_keys: their keys by name.
+      generated: data that models of the study write, with its keys; None where there is none.
       experts: models that may be tuned together in one program.
       waits: leave it to another process to make the initial models.
     """
@@ -82,6 +87,7 @@ class Runner:
     study_dir: epath.Path
     initials: Mapping[str, InitialModel]
     initial_keys: Mapping[str, str]
+    generated: tuple[GeneratedKeys, Mapping[str, int]] | None = None
     experts: int = 1
     waits: bool = False
 
@@ -97,14 +103,43 @@ class Runner:
         self._initials = InitialModels(
             self.initials, self.initial_keys, own, self.data, self.study_dir, self.waits
         )
+        self._generation: Generation | None = None
+        if self.generated is not None:
+            keys, wanted = self.generated
+            self._generation = Generation(keys, wanted, self._initials, own, self.study_dir)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs those of this shard's cells that have no result yet."""
         todo = store.unfinished(self.study_dir, cells)
         finished = len(cells) - len(todo)
         show(f"{len(cells)} cells, {finished} finished before, {len(todo)} to run")
+        if self._generation is not None:
+            todo += [cell for cell in cells if cell not in todo and self._lacks_adapter(cell)]
         self.make_initials(todo)
         progress = _Progress(len(todo))
+        for some in self._waves(todo):
+            self._run(some, progress)
+
+    def _waves(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+        """The cells in parts: the models of one part write what the next is trained on."""
+        generation = self._generation
+        if generation is None:
+            yield list(cells)
+            return
+        by_level: dict[int, list[Cell]] = collections.defaultdict(list)
+        for cell in cells:
+            by_level[generation.level(cell)].append(cell)
+        for level in sorted(by_level):
+            for name in dict.fromkeys(c.arm.generated for c in by_level[level] if c.arm.generated):
+                generation.make(name)
+            yield by_level[level]
+
+    def _lacks_adapter(self, cell: Cell) -> bool:
+        """Whether a finished cell has to run again, for the adapter that it left."""
+        generation = self._generation
+        return generation is not None and generation.must_keep(cell) and not generation.has(cell)
+
+    def _run(self, todo: Sequence[Cell], progress: _Progress) -> None:
         # The device does not wait for the host between groups: the next one is prepared and its
         # step compiled, and what the last one predicted is scored and written, in other threads.
         with (
@@ -119,6 +154,7 @@ class Runner:
                 compiled.result()
                 tuned = tuner.tune(initial, jobs)
                 del initial  # the next group may start from another: two may not fit
+                self._keep_adapters(tuned)
                 clock = time.monotonic()
                 predicted = self._predictor.predict(tuned)
                 decode_secs = (time.monotonic() - clock) / sum(len(job.cells) for job in jobs)
@@ -130,6 +166,15 @@ class Runner:
                 written = writer.submit(self._finish, tuned, predicted, costs, progress)
             if written is not None:
                 written.result()
+
+    def _keep_adapters(self, tuned: Tuned) -> None:
+        for index, job in enumerate(tuned.jobs):
+            generation = self._generation
+            if generation is not None and job.train and generation.must_keep(job.cell):
+                own = tuned.params
+                if len(tuned.jobs) > 1:
+                    own = jax.tree.map(lambda x: x[index], own)  # noqa: B023
+                generation.keep(job.cell, own)
 
     def make_initials(self, cells: Iterable[Cell]) -> None:
         """Makes what cells start from, or waits until it is made."""
@@ -162,7 +207,11 @@ class Runner:
         """The model of some cells that differ in nothing but decoding."""
         one = cells[0]
         test = self.data.test(one.tasks, one.arm.prompt)
-        return self._tuners[one.arm.tuning].prepare(cells, self.data.train(one), test)
+        if self._generation is not None and one.arm.generated and one.budget != ZERO_SHOT:
+            train = self._generation.train(one, self.data.lengths)
+        else:
+            train = self.data.train(one)
+        return self._tuners[one.arm.tuning].prepare(cells, train, test)
 
     def _finish(
         self,
@@ -176,7 +225,7 @@ class Runner:
         for number, of_models in enumerate(predicted):
             for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
                 cell = job.cells[number]
-                rows, cleaned = self.data.clean_answers(rows)
+                rows, cleaned = self.data.clean_answers(_cut(rows, cell.arm.stop))
                 measured = measure(rows, always=METRICS)
                 result = self._result(cell, job, measured, losses, costs) | cleaned
                 directory = store.cell_dir(self.study_dir, cell)
@@ -230,6 +279,16 @@ def _parameter_counts(tuned: Tuned) -> dict[str, int]:
     frozen = sum(leaf.size for leaf in jax.tree.leaves(tuned.frozen))
     is_tuned = tuned.jobs[0].num_steps > 0
     return {"parameters": own + frozen, "trainable_parameters": own if is_tuned else 0}
+
+
+def _cut(rows: Sequence[Prediction], stop: Sequence[str]) -> Sequence[Prediction]:
+    """Answers up to the first stop."""
+    if not stop:
+        return rows
+    texts = (cut_at_stop(row.prediction, tuple(stop))[0].strip() for row in rows)
+    return [
+        dataclasses.replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)
+    ]
 
 
 def _truncated(

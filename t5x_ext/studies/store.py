@@ -4,8 +4,13 @@
     STUDY_DIR/initials/<key>/params          parameters that cells start from
     STUDY_DIR/initials/<key>/train           the run that made them (its checkpoints and logs)
     STUDY_DIR/initials/<key>/made.json       written last: the parameters are complete
+    STUDY_DIR/generated/<key>/train.jsonl    rows that a model wrote, and the files they follow from
+    STUDY_DIR/generated/<key>/made.json      written last: how many rows were asked for
+    STUDY_DIR/adapters/<key>/                tuned adapters that write, or were tuned on such rows
     STUDY_DIR/cells/<key>/predictions.jsonl  scored predictions
     STUDY_DIR/cells/<key>/result.json        written last: a cell that has it is finished
+
+Tasks that are answered more than once are in a directory of generated/ of their own.
 
 Several processes may work on one directory: cells are dealt out by `--shard`, and an initial
 model is made by whoever locks it first while the others wait. Buckets have no locks: there the
@@ -24,6 +29,8 @@ from etils import epath
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.studies.cells import Cell
+
+MADE = "made.json"
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -48,11 +55,27 @@ def initial_dir(study_dir: epath.Path, key: str) -> epath.Path:
     return study_dir / "initials" / key
 
 
+def generated_dir(study_dir: epath.Path, key: str) -> epath.Path:
+    """Where generated rows, or the tasks that they answer, are."""
+    return study_dir / "generated" / key
+
+
+def rows_asked(directory: epath.Path) -> int:
+    """How many generated rows a directory was asked for, and has unless no more came; 0: none."""
+    path = directory / MADE
+    return int(json.loads(files.read_text(path))["asked"]) if files.is_file(path) else 0
+
+
+def adapter_dir(study_dir: epath.Path, tuned_key: str) -> epath.Path:
+    """Where a tuned adapter is."""
+    return study_dir / "adapters" / tuned_key
+
+
 def is_made(study_dir: epath.Path, key: str) -> bool:
     """Whether the parameters of an initial model are there, all of them."""
     directory = initial_dir(study_dir, key)
     if files.is_remote(study_dir):  # what is renamed there is copied, file by file
-        return files.is_file(directory / "made.json")
+        return files.is_file(directory / MADE)
     return files.is_dir(directory / "params")
 
 

@@ -28,6 +28,13 @@ from t5x_ext.training.experts import ExpertProgram, train_experts
 from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 
+class Way(NamedTuple):
+    """How an arm decodes: None is greedy; an answer ends before a stop."""
+
+    decoding: Method | None
+    stop: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """A model that is ready to be tuned.
@@ -52,9 +59,9 @@ class Job:
         return self.cells[0]
 
     @property
-    def decodings(self) -> tuple[Method | None, ...]:
+    def decodings(self) -> tuple[Way, ...]:
         """How each of the cells decodes."""
-        return tuple(cell.arm.decoding for cell in self.cells)
+        return tuple(Way(cell.arm.decoding, tuple(cell.arm.stop)) for cell in self.cells)
 
 
 class Tuned(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.studies import Arm, InitialModel, Recipe, paper_arms, store
-from t5x_ext.studies.cells import describe_model, digest, make_cells
+from t5x_ext.studies.cells import Determinants, describe_model, digest, make_cells
 from t5x_ext.training import optimizers
 
 ARMS = (
@@ -24,9 +24,11 @@ def cells_of(arms=ARMS, tasks=None, seeds=(0, 1), initials=None, common=None):
         arms,
         tasks or {"a": "hash a", "b": "hash b"},
         seeds,
-        initials or {"instruct": "weights"},
-        common or {"recipe": {"epochs": 2}},
-        lambda prompt: f"{prompt}.v1",
+        Determinants(
+            initials or {"instruct": "weights"},
+            common or {"recipe": {"epochs": 2}},
+            lambda prompt: f"{prompt}.v1",
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.study_plans import StudySize, make_kinds
 from t5x_ext.studies.arms import Arm, paper_arms
-from t5x_ext.studies.cells import make_cells
+from t5x_ext.studies.cells import Determinants, make_cells
 from t5x_ext.studies.joined_rows import estimate_rows
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.runner import Runner
@@ -151,7 +151,7 @@ def test_the_groups_of_a_plan_are_those_of_the_study(tmp_path, factors):
     model = EncoderDecoderModel(network.Transformer(config), vocabulary, vocabulary, AdamW())
     by_name = {initial.name: initial for initial in initials}
     keys = {name: name for name in by_name}
-    cells = make_cells(arms, dict.fromkeys(tasks, ""), (0, 1), keys, {}, str)
+    cells = make_cells(arms, dict.fromkeys(tasks, ""), (0, 1), Determinants(keys, {}, str))
     runner = Runner(model, PjitPartitioner(), recipe, 8, data, tmp_path, by_name, keys, experts=4)
     made = [
         (f"{name}, seed {seed}" if name == "random" else name, *(job.num_steps for job in group))

@@ -1,0 +1,234 @@
+"""Training data that a model of the study writes for itself, and the keys it goes by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mixtures
+from mixtures.specialization import rows as domains
+from mixtures.specialization.names import PREFIX, SelfName
+from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
+from t5x_ext.decoding import Contrastive, Greedy, Sampling
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation import EvaluationRow, InstructionSettings, ResponseSettings, Seed
+from t5x_ext.generation.records import read_seeds
+from t5x_ext.retrieval import BM25, Corpus, open_index
+from t5x_ext.studies.arms import ZERO_SHOT, Arm
+from t5x_ext.studies.cells import RESULT_VERSION, digest
+
+if TYPE_CHECKING:
+    from t5x_ext.generation.rounds import Round
+
+TunedKey = Callable[[Arm, str, int], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedData:
+    """Rows that a model of the study writes, as one round of self-specialization.
+
+    Attributes:
+      name: arms are trained on it as data = "generated.<name>".
+      domain: whose seeds and corpus; see `mixtures.specialization.rows`.
+      writer: who writes: an initial model, or an arm: then its model of the last budget and the
+        study's first seed.
+      asking: how tasks are asked for, and which are dropped.
+      answering: how they are answered, and which answers are dropped.
+      tasks_of: other generated data whose tasks are answered again; '' has the writer write some.
+      contrast: sets the writer, an arm, against the initial model that it was tuned from.
+      num_seeds: of the domain's seeds, the first; None takes all.
+      bm25: how passages are found.
+      batch_size: texts written at a time; does not change them.
+    """
+
+    name: str
+    domain: str
+    writer: str
+    asking: InstructionSettings
+    answering: ResponseSettings
+    tasks_of: str = ""
+    contrast: Contrastive | None = None
+    num_seeds: int | None = None
+    bm25: BM25 = BM25()
+    instruction_decoding: Sampling = Sampling(temperature=1.0, top_p=0.98)
+    response_decoding: Greedy = Greedy()
+    batch_size: int = 8
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether tasks are answered beside passages of the corpus."""
+        return self.answering.num_passages > 0
+
+    def round(self, num_rows: int) -> Round:
+        """What it is made from; opens the corpus' index."""
+        from t5x_ext.generation.rounds import Round  # which imports the networks
+
+        domain = Domain(self.domain)
+        return Round(
+            seeds=domain.seeds[: self.num_seeds],
+            asking=self.asking,
+            answering=self.answering,
+            evaluation=domain.evaluation,
+            index=open_index(domain.corpus, self.bm25) if self.has_passages else None,
+            num_rows=num_rows,
+            instruction_decoding=self.instruction_decoding,
+            response_decoding=self.response_decoding,
+            contrast=self.contrast or Contrastive(),
+            batch_size=self.batch_size,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """A domain's files, under the settings of `mixtures.configure`."""
+
+    name: str
+
+    @property
+    def _directory(self) -> Any:
+        return domains.find_directory(mixtures.current_context().data_dir)
+
+    @property
+    def seeds(self) -> list[Seed]:
+        """Tasks with answers, in the order of the file."""
+        return read_seeds(domains.domain_file("seeds", self.name, self._directory))
+
+    @property
+    def corpus(self) -> Corpus:
+        """Passages."""
+        return Corpus(domains.domain_file("corpus", self.name, self._directory))
+
+    @property
+    def evaluation(self) -> list[EvaluationRow]:
+        """Test rows of all sets, whichever a study takes: its data then is the same for all."""
+        sets = domains.set_names(self.name, self._directory)
+        return [
+            EvaluationRow(
+                row.id, self.name, row.task, "", row.definition, row.input, row.references
+            )
+            for one in sets
+            for row in domains.rows_of(SelfName(self.name, (one,)), "test", self._directory)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedKeys:
+    """Keys of a study's generated data: of its tasks, and of its rows.
+
+    Attributes:
+      by_name: how each is stated.
+      initial_keys: keys of initial models by name.
+      arms: the study's, by name.
+      seed: the study's first.
+      tuned_key: arm, budget and seed -> key of the tuned model.
+      model: what of the model determines results.
+    """
+
+    by_name: Mapping[str, GeneratedData]
+    initial_keys: Mapping[str, str]
+    arms: Mapping[str, Arm]
+    seed: int
+    tuned_key: TunedKey
+    model: Mapping[str, Any]
+
+    def get(self, name: str) -> GeneratedData:
+        """The data of that name.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        if name not in self.by_name:
+            raise ConfigError(
+                f"Arm.data: 'generated.{name}' is not among the study's generated data; "
+                f"known: {', '.join(self.by_name)}"
+            )
+        return self.by_name[name]
+
+    def level(self, name: str, seen: Sequence[str] = ()) -> int:
+        """How many models have to be tuned before the rows can be written.
+
+        Raises:
+          ConfigError: it needs itself.
+        """
+        if name in seen:
+            circle = " -> ".join([*seen, name])
+            raise ConfigError(f"GeneratedData {name}: needs itself: {circle}")
+        data, seen = self.get(name), [*seen, name]
+        arm = self.arms.get(data.writer)
+        levels = [1 + self.level(arm.generated, seen) if arm.generated else 1] if arm else [0]
+        levels += [self.level(data.tasks_of, seen)] if data.tasks_of else []
+        return max(levels)
+
+    def writer(self, name: str) -> str:
+        """Key of the parameters that write it.
+
+        Raises:
+          ConfigError: there is no such model.
+        """
+        data = self.get(name)
+        if data.writer in self.initial_keys:
+            return self.initial_keys[data.writer]
+        arm = self.arms.get(data.writer)
+        if arm is None or not arm.data or arm.budgets[-1] == ZERO_SHOT or arm.tuning:
+            known = ", ".join(self.initial_keys)
+            raise ConfigError(
+                f"GeneratedData {name}: writer {data.writer!r}; allowed: an initial model "
+                f"({known}), or an arm that tunes adapters on data of its own"
+            )
+        return self.tuned_key(arm, arm.budgets[-1], self.seed)
+
+    def tasks(self, name: str) -> str:
+        """Key of the tasks that are answered."""
+        self.level(name)
+        data = self.get(name)
+        if data.tasks_of:
+            return self.tasks(data.tasks_of)
+        domain = Domain(data.domain)
+        return digest(
+            {
+                "version": RESULT_VERSION,
+                "model": self.model,
+                "writer": self.writer(name),
+                "seeds": [dataclasses.asdict(seed) for seed in domain.seeds[: data.num_seeds]],
+                "evaluation": [(row.task, row.input, row.references) for row in domain.evaluation],
+                "asking": dataclasses.asdict(data.asking),
+                "decoding": dataclasses.asdict(data.instruction_decoding),
+                "template": INSTRUCTIONS_TEMPLATE,
+            }
+        )
+
+    def rows(self, name: str) -> str:
+        """Key of the rows; their number plays no part, as the first ones are always the same."""
+        data = self.get(name)
+        passages = {}
+        if data.has_passages:
+            corpus = Domain(data.domain).corpus.digest
+            passages = {"corpus": corpus, "bm25": dataclasses.asdict(data.bm25)}
+        return digest(
+            {
+                "tasks": self.tasks(name),
+                "writer": self.writer(name),
+                "contrast": data.contrast and dataclasses.asdict(data.contrast),
+                "answering": dataclasses.asdict(data.answering),
+                "decoding": dataclasses.asdict(data.response_decoding),
+                "template": RESPONSE_TEMPLATE,
+                **passages,
+            }
+        )
+
+
+def wanted_rows(arms: Sequence[Arm]) -> dict[str, int]:
+    """Rows that are wanted of each generated data, by name."""
+    wanted: dict[str, int] = {}
+    for arm in arms:
+        if arm.generated:
+            counts = [int(budget.removeprefix("n")) for budget in arm.budgets]
+            wanted[arm.generated] = max(wanted.get(arm.generated, 0), *counts)
+    return wanted
+
+
+def check_names(tasks: Sequence[str] | None, generated: Sequence[GeneratedData]) -> None:
+    """Raises ConfigError where generated data is stated for a study of other sets."""
+    if generated and not all(name.startswith(PREFIX) for name in tasks or ("",)):
+        raise ConfigError(f"TASKS: with generated data allowed: {PREFIX}<domain>.<set>")

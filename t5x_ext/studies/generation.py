@@ -1,0 +1,203 @@
+"""Makes the rows that models of the study write for themselves, before they are trained on."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from etils import epath
+
+import mixtures
+from t5x_ext import files
+from t5x_ext.checkpoints import peft
+from t5x_ext.checkpoints.adapters import open_adapter, place, stack
+from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
+from t5x_ext.checkpoints.params import open_source
+from t5x_ext.data.examples import load_examples
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation import refill, rounds
+from t5x_ext.generation.instructions import INSTRUCTIONS
+from t5x_ext.generation.text_models import Writer, token_counter
+from t5x_ext.models import network
+from t5x_ext.models.parameters import Params, join, select
+from t5x_ext.studies import store
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.generated_data import GeneratedData, GeneratedKeys
+from t5x_ext.studies.initial_models import InitialModels
+from t5x_ext.studies.tuning import Tuner, copy_to
+from t5x_ext.terminal import note, show
+from t5x_ext.text_model import Model
+from t5x_ext.training.state import abstract_params
+
+_WAIT_SECS = 5.0
+_ADAPTER = "writer"
+
+
+@dataclasses.dataclass
+class Generation:
+    """The generated data of a study.
+
+    Attributes:
+      keys: of it, and how it is stated.
+      wanted: rows of each, by name.
+      initials: the initial models.
+      tuner: has the model and the mesh.
+      study_dir: where it is kept, and the adapters that write.
+    """
+
+    keys: GeneratedKeys
+    wanted: Mapping[str, int]
+    initials: InitialModels
+    tuner: Tuner
+    study_dir: epath.Path
+
+    def level(self, cell: Cell) -> int:
+        """How many models have to be tuned, one after the other, before this cell's."""
+        generated = cell.arm.generated
+        return 1 + self.keys.level(generated) if generated else 0
+
+    def must_keep(self, cell: Cell) -> bool:
+        """Whether a cell's adapter is kept: it is what the study is for, or writes for others."""
+        writers = {data.writer for data in self.keys.by_name.values()}
+        return bool(cell.arm.generated) or (bool(cell.arm.data) and cell.arm.name in writers)
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the adapter that must be kept is there."""
+        return files.is_dir(store.adapter_dir(self.study_dir, cell.tuned_key))
+
+    def keep(self, cell: Cell, adapter: Params) -> None:
+        """Writes a tuned adapter as a directory of PEFT's."""
+        directory = store.adapter_dir(self.study_dir, cell.tuned_key)
+        if files.is_dir(directory):
+            return
+        model = self.tuner.model
+        path = self.initials.path_of(cell.arm.initial)
+        peft.write(
+            str(directory),
+            model.config,
+            model.module.lora,
+            jax.tree.map(np.asarray, adapter),
+            fingerprint_base(open_source(path)) if path else None,
+            path,
+            prompt=cell.arm.prompt,
+        )
+
+    def path(self, name: str) -> epath.Path:
+        """The rows of generated data, one object a line."""
+        return store.generated_dir(self.study_dir, self.keys.rows(name)) / rounds.TRAIN
+
+    def train(self, cell: Cell, lengths: Mapping[str, int]) -> list[Example]:
+        """Training examples of a cell: the first rows that were written."""
+        path = self.path(cell.arm.generated)
+        name = mixtures.resolve(str(path), prompt=cell.arm.prompt)
+        return load_examples(name, "train", lengths)[: int(cell.budget.removeprefix("n"))]
+
+    def make(self, name: str) -> None:
+        """Has rows written, unless they are; where another process is at it, waits."""
+        data, count = self.keys.get(name), self.wanted[name]
+        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
+        if store.rows_asked(directory) >= count:
+            return
+        tasks_dir = store.generated_dir(self.study_dir, self.keys.tasks(name))
+        clock = time.monotonic()
+        with self._only_one():
+            if store.rows_asked(directory) >= count:
+                return
+            show(f"generated data {name}: {count} rows, written by {data.writer}")
+            counts = self._write(data, count, tasks_dir, directory)
+            made = {
+                "name": name,
+                "asked": count,
+                "answers": dict(counts),
+                "secs": round(time.monotonic() - clock, 1),  # of the process that finished it
+                "tasks": tasks_dir.name,
+            }
+            store.write_json(directory / store.MADE, made)
+        if counts["kept"] < count:
+            note(f"generated data {name}: {counts['kept']} rows of {count}: no more tasks came")
+
+    def _write(
+        self, data: GeneratedData, count: int, tasks_dir: epath.Path, directory: epath.Path
+    ) -> collections.Counter[str]:
+        """Writes tasks and answers in turn; what other data has written already is read."""
+        asked = data
+        while asked.tasks_of:
+            asked = self.keys.get(asked.tasks_of)
+        answering, asking = data.round(count), asked.round(count)
+        expert, amateur = self._writers(data)
+        writer = expert if asked is data else self._writers(asked)[0]
+
+        def write_tasks(number: int) -> collections.Counter[str]:
+            return rounds.write_instructions(asking, writer, tasks_dir, number).counts
+
+        def write_rows() -> collections.Counter[str]:
+            tasks = tasks_dir / INSTRUCTIONS
+            return rounds.write_responses(answering, expert, amateur, directory, tasks).counts
+
+        return refill(write_tasks, write_rows, count)
+
+    def _writers(self, data: GeneratedData) -> tuple[Writer, Writer | None]:
+        """The model that writes, and whom it is set against, over one copy of the base."""
+        model = self.tuner.model
+        identity = self.keys.writer(data.name)
+        arm = self.keys.arms.get(data.writer)
+        initial = arm.initial if arm else data.writer
+        adapter = store.adapter_dir(self.study_dir, identity) if arm else None
+        load = functools.cache(lambda: self._load(initial, adapter))
+        texts = token_counter(model.output_vocabulary), model.config.max_length
+        writer = Writer(identity, *texts, load, _ADAPTER if arm else None)
+        if data.contrast is None:
+            return writer, None
+        if arm is None:
+            raise ConfigError(
+                f"GeneratedData {data.name}: contrast with writer {data.writer!r}; allowed: with "
+                "an arm, which is set against the initial model that it was tuned from"
+            )
+        return writer, Writer(self.keys.initial_keys[initial], *texts, load)
+
+    def _load(self, initial: str, adapter_dir: epath.Path | None) -> Model:
+        """An initial model, with an adapter, as it is called from Python."""
+        described, partitioner = self.tuner.model, self.tuner.partitioner
+        config = described.config
+        params = copy_to(self.initials.params(initial, 0, self.tuner), "device")
+        quantization = getattr(described.module, "quantization", None)
+        lora, adapters = None, ()
+        if adapter_dir is not None:
+            lora, stacked = stack([open_adapter(str(adapter_dir), config)], config)
+            adapters = (_ADAPTER,)
+            with_adapter = network.Transformer(config, lora, 2, quantization)
+            wanted = abstract_params(described.replace(module=with_adapter), partitioner)
+            params = join(params, place(stacked, select(stacked, wanted)))
+        return Model(
+            config,
+            params,
+            described.output_vocabulary,
+            partitioner,
+            path=initial,
+            adapters=adapters,
+            lora=lora,
+            quantization=quantization,
+        )
+
+    @contextlib.contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """One process at a time writes; the others find its files."""
+        lock = None
+        while lock is None:
+            try:
+                lock = DirectoryLock(self.study_dir / "generated")
+            except DirectoryInUse as error:
+                note(f"waiting for generated data: {error}")
+                time.sleep(_WAIT_SECS)
+        try:
+            yield
+        finally:
+            lock.release()

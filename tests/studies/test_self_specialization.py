@@ -1,0 +1,195 @@
+"""Self-specialization over the study engine: models that write what others are tuned on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t5x_ext import study
+from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation import InstructionSettings, ResponseSettings
+from t5x_ext.metrics.predictions import read_predictions
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.studies import self_specialization_arms, self_specialization_data
+from t5x_ext.studies.generated_data import GeneratedKeys
+
+SMALL = """
+from __gin__ import dynamic_registration
+from t5x_ext import generation
+from t5x_ext import studies
+from t5x_ext.models import llama
+include 'studies/self_specialization_tiny.gin'
+TASKS = ("self.harbour.harbour_cargo", "self.harbour.harbour_cargo.k1")
+TEST_EXAMPLES = 3
+EVAL_BATCH_SIZE = 8
+ROWS = 4
+PASSAGES = (0, 2)
+EXPERTS = 1
+LORA_RANK = 2
+llama.LlamaConfig.emb_dim = 32
+llama.LlamaConfig.head_dim = 8
+llama.LlamaConfig.mlp_dim = 64
+llama.LlamaConfig.num_layers = 1
+pretrain/studies.Recipe.steps = 60
+pretrain/studies.Recipe.batch_size = 8
+cells/studies.Recipe.epochs = 1
+cells/studies.Recipe.min_steps = 2
+cells/studies.Recipe.batch_size = 8
+cells/studies.Recipe.task_feature_lengths = {"inputs": 160, "targets": 8}
+generation.InstructionSettings.max_new_tokens = 192
+generation.ResponseSettings.max_new_tokens = 8
+generation.ResponseSettings.keep_cut = True
+studies.self_specialization_arms.sizes = (2,)
+studies.self_specialization_arms.human = (2,)
+studies.self_specialization_arms.only = (
+    "ss_base", "ss_supervised", "ss_r1_docs0", "ss_r1_docs2", "ss_r2_same"
+)
+"""
+
+
+def run(directory: Path) -> None:
+    flags = [f"--gin_file={directory / 'small.gin'}", f"--gin.MODEL_DIR='{directory / 'study'}'"]
+    assert study.main(flags) == 0
+
+
+def made_of(directory: Path) -> dict[str, Path]:
+    """Directories of generated rows by name."""
+    found = (directory / "study" / "generated").glob("*/made.json")
+    return {json.loads(path.read_text())["name"]: path.parent for path in found}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("self")
+    (directory / "small.gin").write_text(SMALL)
+    run(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def results(finished: Path) -> dict[str, dict]:
+    found = {}
+    for path in (finished / "study" / "cells").glob("*/result.json"):
+        result = json.loads(path.read_text()) | {"path": path.parent}
+        found[f"{result['arm']} {result['budget']}"] = result
+    return found
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_arm_is_scored_by_the_metrics_of_its_sets(results: dict[str, dict]) -> None:
+    assert set(results) == {
+        *("ss_base n0", "ss_supervised n2", "ss_r1_docs0 n4", "ss_r1_docs2 n2"),
+        *("ss_r1_docs2 n4", "ss_r2_same n4"),
+    }
+    for result in results.values():
+        rows = read_predictions(result["path"] / "predictions.jsonl")
+        for name, scores in result["scores"]["by_task"].items():
+            mine = [row.score["f1"] for row in rows if row.task == name]
+            assert scores["f1"] == pytest.approx(100 * sum(mine) / len(mine), abs=1e-6)
+            assert {"label_accuracy", "label_validity", "rougeL"} <= set(scores)
+            assert not any("###" in row.prediction for row in rows)
+    counts = {name: result["train_examples"] for name, result in results.items()}
+    assert counts["ss_supervised n2"] == 8  # two of each set
+    assert counts["ss_r1_docs2 n2"] == 2 and counts["ss_r1_docs2 n4"] == 4
+
+
+def test_tasks_are_written_once_and_answered_by_each_arm(finished: Path) -> None:
+    made = made_of(finished)
+    assert set(made) == {"r1_docs0", "r1_docs2", "r2_same"}
+    told = {name: json.loads((path / "made.json").read_text()) for name, path in made.items()}
+    assert len({each["tasks"] for each in told.values()}) == 1
+    asked = {r["id"] for r in lines(made["r1_docs0"].parent / told["r2_same"]["tasks"] / TASKS)}
+    for name, path in made.items():
+        rows = lines(path / "responses.jsonl")
+        assert {row["id"] for row in rows} <= asked
+        assert {len(row["passages"]) for row in rows} == {0 if name == "r1_docs0" else 2}
+    second = lines(made["r2_same"] / "responses.jsonl")[0]
+    assert "Contrastive" in second["method"]
+    assert second["model"] != lines(made["r1_docs2"] / "responses.jsonl")[0]["model"]
+
+
+TASKS = "instructions.jsonl"
+
+
+def test_the_adapters_of_round_one_are_kept_for_round_two(finished: Path) -> None:
+    made = made_of(finished)
+    writer = lines(made["r2_same"] / "responses.jsonl")[0]["model"]
+    config = LlamaConfig(
+        vocab_size=1024, emb_dim=32, num_layers=1, num_heads=4, num_kv_heads=4, head_dim=8,
+        mlp_dim=64, max_length=704,
+    )  # fmt: skip
+    adapter = open_adapter(str(finished / "study" / "adapters" / writer), config)
+    assert adapter.lora.rank == 2 and adapter.base_fingerprint
+
+
+def test_what_was_lost_is_made_again_the_same_and_nothing_else(
+    finished: Path, results: dict[str, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made_of(finished)["r2_same"] / "responses.jsonl"
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[: len(whole) // 2])
+    for lost in ("train.jsonl", "measurements.jsonl", "made.json"):
+        (rows.parent / lost).unlink()
+    result = results["ss_r2_same n4"]["path"] / "result.json"
+    scores = json.loads(result.read_text())["scores"]
+    result.unlink()
+    files = [
+        p for p in (finished / "study" / "generated").rglob("*.jsonl") if p.parent != rows.parent
+    ]
+    before = {path: path.read_bytes() for path in files}
+    run(finished)
+    assert "6 cells, 5 finished before, 1 to run" in capsys.readouterr().out
+    assert rows.read_bytes() == whole
+    assert json.loads(result.read_text())["scores"] == scores
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def keys(arms, data, seed: int = 0, initial: str = "weights") -> GeneratedKeys:
+    by_name = {each.name: each for each in data}
+    return GeneratedKeys(
+        by_name,
+        {"base": initial},
+        {arm.name: arm for arm in arms},
+        seed,
+        lambda arm, budget, seed: f"{arm.name} {budget} {seed}",
+        {},
+    )
+
+
+def parts(**changes):
+    asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
+    arms = self_specialization_arms("harbour", ("harbour_log",), rows=10, **changes)
+    return arms, self_specialization_data("harbour", asking, answering)
+
+
+def test_keys_follow_from_what_determines_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPECIALIZATION_DIR", raising=False)
+    found = keys(*parts())
+    names = ("r1_docs0", "r1_docs1", "r1_docs5", "r1_docs5_softmax", "r2_same", "r2", "r2_greedy")
+    assert len({found.rows(name) for name in names}) == len(names)
+    round_one = {found.tasks(name) for name in names[:5]}
+    assert len(round_one) == 1 and found.tasks("r2") == found.tasks("r2_greedy")
+    assert [found.level(name) for name in ("r1_docs5", "r2_same", "r2")] == [0, 1, 1]
+    other = keys(*parts(), initial="other weights")
+    assert not {other.rows(name) for name in names} & {found.rows(name) for name in names}
+
+
+def test_unknown_arms_writers_and_data_are_refused() -> None:
+    with pytest.raises(ConfigError, match="ss_r1_doc5'; did you mean 'ss_r1_docs5'"):
+        parts(only=("ss_r1_doc5",))
+    with pytest.raises(ConfigError, match="ss_mix"):
+        parts(only=("ss_mix",))
+    arms, data = parts(only=("ss_base",))
+    with pytest.raises(ConfigError, match="GeneratedData r2: writer 'ss_r1_docs5'; allowed: an"):
+        keys(arms, data).writer("r2")
+    with pytest.raises(ConfigError, match="'generated.r3' is not among"):
+        keys(arms, data).rows("r3")
