@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 
 from t5x_ext.metrics.resampling import Interval
@@ -37,8 +38,14 @@ def metric_title(key: str) -> str:
 
 
 def short_name(task: str) -> str:
-    """A dataset's name without what it is filed under: `"writing.jfleg"` -> `"jfleg"`."""
-    return task.rpartition(".")[2]
+    """A dataset's name without what it is filed under.
+
+    `"writing.jfleg"` -> `"jfleg"`; `"self.harbour.log.k5"`, of five demonstrations, -> `"log.k5"`.
+    """
+    name, _, shots = task.rpartition(".")
+    if re.fullmatch(r"k[0-9]+", shots):
+        return f"{name.rpartition('.')[2]}.{shots}"
+    return shots
 
 
 def _text(interval: Interval | None) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import mixtures
 from mixtures import on_demand
+from mixtures.specialization.names import PREFIX as SELF_PREFIX
+from mixtures.specialization.names import parse_name as parse_self_name
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.postprocessing import clean_answers
 from t5x_ext.data.examples import load_examples
@@ -75,7 +77,10 @@ class NamedData(TaskData):
         return list(tasks or ())
 
     def category(self, name: str) -> str:
-        return self._load(name, None, "test")[0].category or name
+        examples = self._load(name, None, "test")  # before it is asked what it is scored with
+        if name.startswith(SELF_PREFIX):
+            return f"{parse_self_name(name).shots}-shot"
+        return examples[0].category or name
 
     def num_train(self, name: str) -> int:
         return 0

@@ -244,7 +244,7 @@ class Runner:
         """What a cell's result file holds."""
         train = job.train
         counts = collections.Counter(example.task for example in train)
-        if "{count}" in cell.arm.data and train:
+        if ("{count}" in cell.arm.data or cell.arm.generated) and train:
             # Its rows are of other sets than those it is tested on: the budget is all it has.
             counts.update(dict.fromkeys(cell.tasks, int(cell.budget.removeprefix("n"))))
         return {

@@ -76,7 +76,7 @@ def self_specialization_arms(
             base,
             prompt,
             [f"n{count}" for count in budgets],
-            baseline=name != SUPERVISED,
+            baseline=name in ("ss_base", "ss_base_template", "ss_seeds"),
             label=_LABELS.get(name, _label(name)),
             data=data,
             stop=STOPS[prompt],

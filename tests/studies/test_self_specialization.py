@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from t5x_ext import study
 from t5x_ext.checkpoints.adapters import open_adapter
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import InstructionSettings, ResponseSettings
@@ -16,22 +18,23 @@ from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.studies import self_specialization_arms, self_specialization_data
 from t5x_ext.studies.generated_data import GeneratedKeys
 
+REPO = Path(__file__).resolve().parents[2]
 SMALL = """
 from __gin__ import dynamic_registration
 from t5x_ext import generation
 from t5x_ext import studies
 from t5x_ext.models import llama
-include 'studies/self_specialization_tiny.gin'
+include 'gin_configs/studies/self_specialization_tiny.gin'
 TASKS = ("self.harbour.harbour_cargo", "self.harbour.harbour_cargo.k1")
 TEST_EXAMPLES = 3
 EVAL_BATCH_SIZE = 8
-ROWS = 4
+ROWS = 2
 PASSAGES = (0, 2)
 EXPERTS = 1
 LORA_RANK = 2
-llama.LlamaConfig.emb_dim = 32
-llama.LlamaConfig.head_dim = 8
-llama.LlamaConfig.mlp_dim = 64
+llama.LlamaConfig.emb_dim = 64
+llama.LlamaConfig.head_dim = 16
+llama.LlamaConfig.mlp_dim = 128
 llama.LlamaConfig.num_layers = 1
 pretrain/studies.Recipe.steps = 60
 pretrain/studies.Recipe.batch_size = 8
@@ -42,7 +45,7 @@ cells/studies.Recipe.task_feature_lengths = {"inputs": 160, "targets": 8}
 generation.InstructionSettings.max_new_tokens = 192
 generation.ResponseSettings.max_new_tokens = 8
 generation.ResponseSettings.keep_cut = True
-studies.self_specialization_arms.sizes = (2,)
+studies.self_specialization_arms.sizes = (1,)
 studies.self_specialization_arms.human = (2,)
 studies.self_specialization_arms.only = (
     "ss_base", "ss_supervised", "ss_r1_docs0", "ss_r1_docs2", "ss_r2_same"
@@ -50,9 +53,17 @@ studies.self_specialization_arms.only = (
 """
 
 
-def run(directory: Path) -> None:
+def run(directory: Path) -> str:
+    """Runs the command, compiling quickly, and gives what it says."""
     flags = [f"--gin_file={directory / 'small.gin'}", f"--gin.MODEL_DIR='{directory / 'study'}'"]
-    assert study.main(flags) == 0
+    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env.pop("SPECIALIZATION_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "t5x_ext.study", *flags],
+        cwd=REPO, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def made_of(directory: Path) -> dict[str, Path]:
@@ -87,8 +98,8 @@ pytestmark = pytest.mark.slow
 
 def test_every_arm_is_scored_by_the_metrics_of_its_sets(results: dict[str, dict]) -> None:
     assert set(results) == {
-        *("ss_base n0", "ss_supervised n2", "ss_r1_docs0 n4", "ss_r1_docs2 n2"),
-        *("ss_r1_docs2 n4", "ss_r2_same n4"),
+        *("ss_base n0", "ss_supervised n2", "ss_r1_docs0 n2", "ss_r1_docs2 n1"),
+        *("ss_r1_docs2 n2", "ss_r2_same n2"),
     }
     for result in results.values():
         rows = read_predictions(result["path"] / "predictions.jsonl")
@@ -99,7 +110,7 @@ def test_every_arm_is_scored_by_the_metrics_of_its_sets(results: dict[str, dict]
             assert not any("###" in row.prediction for row in rows)
     counts = {name: result["train_examples"] for name, result in results.items()}
     assert counts["ss_supervised n2"] == 8  # two of each set
-    assert counts["ss_r1_docs2 n2"] == 2 and counts["ss_r1_docs2 n4"] == 4
+    assert counts["ss_r1_docs2 n1"] == 1 and counts["ss_r1_docs2 n2"] == 2
 
 
 def test_tasks_are_written_once_and_answered_by_each_arm(finished: Path) -> None:
@@ -124,30 +135,29 @@ def test_the_adapters_of_round_one_are_kept_for_round_two(finished: Path) -> Non
     made = made_of(finished)
     writer = lines(made["r2_same"] / "responses.jsonl")[0]["model"]
     config = LlamaConfig(
-        vocab_size=1024, emb_dim=32, num_layers=1, num_heads=4, num_kv_heads=4, head_dim=8,
-        mlp_dim=64, max_length=704,
+        vocab_size=1024, emb_dim=64, num_layers=1, num_heads=4, num_kv_heads=4, head_dim=16,
+        mlp_dim=128, max_length=704,
     )  # fmt: skip
     adapter = open_adapter(str(finished / "study" / "adapters" / writer), config)
     assert adapter.lora.rank == 2 and adapter.base_fingerprint
 
 
 def test_what_was_lost_is_made_again_the_same_and_nothing_else(
-    finished: Path, results: dict[str, dict], capsys: pytest.CaptureFixture[str]
+    finished: Path, results: dict[str, dict]
 ) -> None:
     rows = made_of(finished)["r2_same"] / "responses.jsonl"
     whole = rows.read_bytes()
     rows.write_bytes(whole[: len(whole) // 2])
     for lost in ("train.jsonl", "measurements.jsonl", "made.json"):
         (rows.parent / lost).unlink()
-    result = results["ss_r2_same n4"]["path"] / "result.json"
+    result = results["ss_r2_same n2"]["path"] / "result.json"
     scores = json.loads(result.read_text())["scores"]
     result.unlink()
     files = [
         p for p in (finished / "study" / "generated").rglob("*.jsonl") if p.parent != rows.parent
     ]
     before = {path: path.read_bytes() for path in files}
-    run(finished)
-    assert "6 cells, 5 finished before, 1 to run" in capsys.readouterr().out
+    assert "6 cells, 5 finished before, 1 to run" in run(finished)
     assert rows.read_bytes() == whole
     assert json.loads(result.read_text())["scores"] == scores
     assert {path: path.read_bytes() for path in files} == before
