@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class Domain:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GeneratedKeys:
     """Keys of a study's generated data: of its tasks, and of its rows.
 
@@ -178,6 +179,7 @@ class GeneratedKeys:
             )
         return self.tuned_key(arm, arm.budgets[-1], self.seed)
 
+    @functools.cache  # noqa: B019 (as long as the study)
     def tasks(self, name: str) -> str:
         """Key of the tasks that are answered."""
         self.level(name)
@@ -198,6 +200,7 @@ class GeneratedKeys:
             }
         )
 
+    @functools.cache  # noqa: B019
     def rows(self, name: str) -> str:
         """Key of the rows; their number plays no part, as the first ones are always the same."""
         data = self.get(name)
