@@ -11,7 +11,7 @@ from mixtures.specialization import rows as domains
 from mixtures.specialization.names import PREFIX, PRETRAINING, SEEDS, parse_name
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation.forecast import KEPT_SHARE
+from t5x_ext.generation.forecast import KEPT_TASKS
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.study_plans import ModelSize, StudySize, TextSize
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
@@ -163,7 +163,7 @@ def _lists(data: GeneratedData, count: int, max_tokens: int) -> TextSize:
     template = round(len(INSTRUCTIONS_TEMPLATE) / _CHARACTERS_A_TOKEN)
     read = _round_up(template + shown * _TASK_TOKENS)
     written = max(_STEP, min(data.asking.max_new_tokens, max_tokens - read))
-    requests = -(-count // int((_LISTED_TASKS - shown) * KEPT_SHARE))
+    requests = -(-count // int((_LISTED_TASKS - shown) * KEPT_TASKS))
     load = Workload(data.batch_size, read, written)
     return TextSize(f"tasks of {data.name}", load, -(-requests // data.batch_size))
 
