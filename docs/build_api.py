@@ -30,6 +30,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
                 "ByteVocabulary",
                 "SentencePieceVocabulary",
                 "bundled_vocabulary",
+                "harbour_vocabulary",
                 "byt5_vocabulary",
                 "mt5_vocabulary",
                 "open_vocabulary",
