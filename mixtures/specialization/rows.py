@@ -243,9 +243,11 @@ def _read_file(path: str, part: str, split: str) -> tuple[Row, ...]:
             references = fields.get("references")
             if not isinstance(references, list) or not references:
                 raise DataError(f"{where}: field 'references'; allowed: a list of texts")
-            texts = [_text(where, name, fields) for name in ("id", "instruction", "input")]
+            name, asked, text = (
+                _text(where, one, fields) for one in ("id", "instruction", "input")
+            )
             kind = str(fields.get("kind", ""))
-            found.append(_row(part, kind, *texts, tuple(map(str, references))))
+            found.append(Row(part, kind, name, asked, text, tuple(map(str, references))))
     return tuple(found)
 
 
@@ -256,15 +258,9 @@ def _read_seeds(domain: str, directory: str | None) -> tuple[Row, ...]:
     for number, (where, fields) in enumerate(_objects(os.fspath(path))):
         fields = {"id": f"seed-{number}", "task": "", "kind": "", **fields}
         names = ("task", "kind", "id", "instruction", "input", "output")
-        task, kind, *texts, output = (_text(where, name, fields) for name in names)
-        found.append(_row(task, kind, *texts, (output,)))
+        task, kind, name, asked, text, output = (_text(where, one, fields) for one in names)
+        found.append(Row(task, kind, name, asked, text, (output,)))
     return tuple(found)
-
-
-def _row(
-    task: str, kind: str, name: str, instruction: str, text: str, references: tuple[str, ...]
-) -> Row:
-    return Row(task, kind, name, instruction, text, references)
 
 
 def _objects(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -102,7 +102,7 @@ def _kinds(study: StudyPlan) -> str:
 def _texts(study: StudyPlan) -> str:
     """What models write for training, beside the cells above."""
     header = ("written by models", "batches", "rows of each", "memory", "hours", "dollars")
-    lines = []
+    lines: list[tuple[str | int | float | None, ...]] = []
     for index, (size, plan) in enumerate(zip(study.study.size.texts, study.texts, strict=True)):
         hours = study.text_hours(index)
         memory = tables.gib(plan.decoding_needed_bytes)
@@ -110,7 +110,7 @@ def _texts(study: StudyPlan) -> str:
             (size.name, size.batches, size.workload.rows, memory, hours, study.dollars(hours))
         )
     hours, dollars = (_sum([line[column] for line in lines]) for column in (4, 5))
-    total = ("all texts", "", "", "", hours, dollars)
+    total: tuple[str | int | float | None, ...] = ("all texts", "", "", "", hours, dollars)
     table = tables.align([header, *(tuple(map(_text, line)) for line in [*lines, total])])
     return (
         f"{table}\n\nTexts are taken to be as long as they may, and half of the tasks to be kept."

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,12 +79,12 @@ class Generation:
         directory = store.adapter_dir(self.study_dir, cell.tuned_key)
         if files.is_dir(directory):
             return
-        model = self.tuner.model
+        module: Any = self.tuner.model.module
         path = self.initials.path_of(cell.arm.initial)
         peft.write(
             str(directory),
-            model.config,
-            model.module.lora,
+            self.tuner.model.config,
+            module.lora,
             jax.tree.map(np.asarray, adapter),
             fingerprint_base(open_source(path)) if path else None,
             path,
@@ -152,7 +153,8 @@ class Generation:
         initial = arm.initial if arm else data.writer
         adapter = store.adapter_dir(self.study_dir, identity) if arm else None
         load = functools.cache(lambda: self._load(initial, adapter))
-        texts = token_counter(model.output_vocabulary), model.config.max_length
+        config: Any = model.config  # of a decoder-only model
+        texts = token_counter(model.output_vocabulary), config.max_length
         writer = Writer(identity, *texts, load, _ADAPTER if arm else None)
         if data.contrast is None:
             return writer, None
@@ -169,7 +171,7 @@ class Generation:
         config = described.config
         params = copy_to(self.initials.params(initial, 0, self.tuner), "device")
         quantization = getattr(described.module, "quantization", None)
-        lora, adapters = None, ()
+        lora, adapters = None, tuple[str, ...]()
         if adapter_dir is not None:
             lora, stacked = stack([open_adapter(str(adapter_dir), config)], config)
             adapters = (_ADAPTER,)
