@@ -16,7 +16,7 @@ def test_the_page_works_from_top_to_bottom(tmp_path: Path) -> None:
     for name, content in re.findall(r"```jsonl file=(\S+)\n(.*?)```", page, re.DOTALL):
         (tmp_path / name).write_text(content)
     (program,) = re.findall(r"```python run\n(.*?)```", page, re.DOTALL)
-    (command,) = re.findall(r"```bash\npython -m (.*?)\n```", page, re.DOTALL)
+    (command,) = re.findall(r"```bash\npython -m (t5x_ext.audit .*?)\n```", page, re.DOTALL)
     environment = {"PYTHONPATH": str(REPO), "PATH": "", "T5X_EXT_CACHE": str(tmp_path)}
     printed = [
         subprocess.run(
