@@ -75,6 +75,10 @@ def test_every_arm_is_scored_on_every_set(results: dict[str, dict]) -> None:
             assert any(key.startswith("sari") for key in keys["writing.paraphrasing"])
     rows = {name: r["train_examples"] for name, r in results.items() if name}
     assert rows["alpaca n4"] == 5 and rows["writing_only n4"] == 24
+    # Rows of the tasks: generic ones are none.
+    used = {name: r["train_examples_by_task"] for name, r in results.items() if name}
+    assert set(used["alpaca n4"].values()) == {0}
+    assert set(used["writing_only n4"].values()) == {4}
     assert rows["writing_alpaca n2"] == 17 and rows["writing_alpaca n4"] == 29
 
 
