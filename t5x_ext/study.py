@@ -18,7 +18,6 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
-from t5x_ext.reports.published import find_paper
 from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.generated_data import GeneratedData, check_names
 from t5x_ext.studies.recipes import InitialModel, Recipe
@@ -76,6 +75,8 @@ def study(
     """
     directory = files.path(study_dir, "MODEL_DIR")
     if published is not None:
+        from t5x_ext.reports.published import find_paper  # imports Matplotlib
+
         find_paper(published)
     for each in [recipe, *(initial.recipe for initial in initials if initial.is_tuned)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
