@@ -147,3 +147,22 @@ def _misspelt_prompt(head: str) -> str:
         return max(difflib.SequenceMatcher(None, candidate, name).ratio() for name in PROMPTS)
 
     return max(candidates, key=likeness)
+
+
+def check_only_one(name: str, what: str, value: str | None, own: str | None) -> None:
+    """Refuses a setting beside a name that has another already.
+
+    Args:
+        name: as it was given for MIXTURE_OR_TASK_NAME.
+        what: the setting: "prompt", "budget".
+        value: what was given beside the name; None for nothing.
+        own: what the name says; None for nothing.
+
+    Raises:
+        DataError: they differ.
+    """
+    if value is not None and own not in (None, value):
+        raise DataError(
+            f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which has {own!r}; "
+            f"allowed: a {what} beside a name without one"
+        )

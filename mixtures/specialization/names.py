@@ -19,6 +19,7 @@ import re
 
 from mixtures.budgets import parse_budget
 from mixtures.errors import DataError, quoted
+from mixtures.names import check_only_one
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.specialization_prompts import TEXT
 
@@ -94,12 +95,8 @@ def with_settings(name: str, prompt: str | None, budget: str | None) -> str:
         DataError: it has another already.
     """
     parsed = parse_name(name)
-    for what, value, own in (("prompt", prompt, parsed.prompt), ("budget", budget, parsed.budget)):
-        if value is not None and own not in (None, value):
-            raise DataError(
-                f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which has {own!r}; "
-                f"allowed: a {what} beside a name without one"
-            )
+    check_only_one(name, "prompt", prompt, parsed.prompt)
+    check_only_one(name, "budget", budget, parsed.budget)
     if prompt is not None:
         get_prompt(prompt)
     return str(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from mixtures.budgets import parse_budget
 from mixtures.errors import DataError, quoted
+from mixtures.names import check_only_one
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.writing.sets import GENERIC, SETS, SPLITS, TASKS, TRAINED
 
@@ -111,12 +112,8 @@ def with_settings(name: str, prompt: str | None, budget: str | None) -> str:
         DataError: it has another already, or is a mixture and a budget is given.
     """
     parsed = parse_name(name)
-    for what, value, own in (("prompt", prompt, parsed.prompt), ("budget", budget, parsed.budget)):
-        if value is not None and own not in (None, value):
-            raise DataError(
-                f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which has {own!r}; "
-                f"allowed: a {what} beside a name without one"
-            )
+    check_only_one(name, "prompt", prompt, parsed.prompt)
+    check_only_one(name, "budget", budget, parsed.budget)
     if budget is not None and parsed.is_mixture:
         raise DataError(
             f"budget '{budget}' with MIXTURE_OR_TASK_NAME '{name}', which has numbers of its own; "
