@@ -244,7 +244,10 @@ class Runner:
         """What a cell's result file holds."""
         train = job.train
         counts = collections.Counter(example.task for example in train)
-        if ("{count}" in cell.arm.data or cell.arm.generated) and train:
+        if cell.arm.generated and train:
+            # Its rows are of no set: all are counted, which may be fewer than were asked for.
+            counts.update(dict.fromkeys(cell.tasks, len(train)))
+        elif "{count}" in cell.arm.data and train:
             # Its rows are of other sets than those it is tested on: the budget is all it has.
             counts.update(dict.fromkeys(cell.tasks, int(cell.budget.removeprefix("n"))))
         return {

@@ -111,6 +111,7 @@ def test_every_arm_is_scored_by_the_metrics_of_its_sets(results: dict[str, dict]
     counts = {name: result["train_examples"] for name, result in results.items()}
     assert counts["ss_supervised n2"] == 8  # two of each set
     assert counts["ss_r1_docs2 n1"] == 1 and counts["ss_r1_docs2 n2"] == 2
+    assert set(results["ss_r1_docs2 n2"]["train_examples_by_task"].values()) == {2}
 
 
 def test_tasks_are_written_once_and_answered_by_each_arm(finished: Path) -> None:
