@@ -112,10 +112,12 @@ def score_table(scores: DatasetScores) -> Table:
     variants = {scores.columns[i].metric: None for i in scores.places()}
     stated = {m.key: f"{metric_title(m.key)}: {m.variant}." for m in variants if m.variant}
     several = " The mean is over the first metric of each set." if len(scores.heads) > 1 else ""
+    is_rewriting = len(scores.bounds) > 1  # the other bound is the references
+    copying = " Copying the source is what a model that changes nothing scores." * is_rewriting
     note = (
         "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
-        f"there are several.{several} Copying the source is what a model that changes nothing "
-        f"scores; the first reference is scored against all of them. {' '.join(stated.values())}"
+        f"there are several.{several}{copying} The first reference is scored against all of them. "
+        f"{' '.join(stated.values())}"
     )
     rows = [*scores.rows, *scores.bounds]
     return _table(
