@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mixtures.prompts import get_prompt
+from mixtures.prompts import chat_messages, get_prompt
+from mixtures.records import Row
 from mixtures.records import rows as rows_of
 from mixtures.release import Release
 from t5x_ext.bounds import PER_BATCH
@@ -72,18 +73,23 @@ def estimate_rows(
 def _token_counts(store: Release, name: str, prompt: str, recipe: Recipe) -> np.ndarray:
     """int64 [instances, 2]: tokens of prompts and targets, about, and cut as the recipe says."""
     record = store.task(name)
-    render = get_prompt(prompt).render
     limits = recipe.task_feature_lengths
     return np.array(
         [
             (
-                min(_about(render(row)), limits["inputs"]),
+                min(_about(_text(prompt, row)), limits["inputs"]),
                 min(_about(row.references[0]), limits["targets"]),
             )
             for row in rows_of(record, record.instances[:_INSTANCES])
         ],
         np.int64,
     ).reshape(-1, 2)
+
+
+def _text(prompt: str, row: Row) -> str:
+    """A prompt; of a chat what the user says, since a template comes with a vocabulary."""
+    found = get_prompt(prompt)
+    return chat_messages(row)[0]["content"] if found.is_chat else found.render(row)
 
 
 def _about(text: str) -> int:

@@ -180,6 +180,8 @@ def test_estimated_rows_are_near_those_of_joined_batches():
     assert estimated < 16
     assert abs(estimated - sum(rows) / len(rows)) <= 3
     assert estimate_rows(arms, names, Recipe(lengths), release, features, 1) == 16
+    chat = [Arm("stl", "STL", "instruct", "chat", ["n100"])]  # shorter, without examples
+    assert estimate_rows(chat, names, recipe, release, features, 1) <= estimated
 
 
 def test_writing_sets_count_as_published_where_no_file_is_at_hand():
