@@ -6,7 +6,7 @@ Random weights, rank 8 on all linear layers, AdamW, dropout off, float32, on the
 `full`, `LoRA` and `PEFT` (transformers and torch) takes the same rows; one of `at once` and of `in
 turn` a row for each adapter, in one program over one base or in as many steps; one of `decode
 together` and `decode in turn` four prompts of each adapter, in common batches or one adapter after
-the other. Each contender has a process of its own; every round runs one step of each in turn, and a
+the other. Each contender has its own process; every round runs one step of each in turn, and a
 ratio compares steps of one round, so what else the machine does hits all alike. Figures are medians
 over rounds.
 """

@@ -5,7 +5,7 @@
     python benchmarks/train.py --only joined    # one comparison: padded, superni or joined
 
 Random weights, AdamW, a constant learning rate, dropout off on both sides. On the CPU each
-contender has a process of its own; every round runs one step of each in turn, and a ratio compares
+contender has its own process; every round runs one step of each in turn, and a ratio compares
 steps of one round, so what else the machine does hits all alike. Figures are medians over rounds;
 tokens are those that are not padding. "memory kept" has KEEP_MEMORY set.
 
@@ -192,7 +192,7 @@ def their_contenders(
 
 
 def serve(connection: Connection, make: Callable[[], Step]) -> None:
-    """Runs steps in a process of its own: numbers in, seconds out, until None."""
+    """Runs steps in a separate process: numbers in, seconds out, until None."""
     jax.config.update("jax_platforms", "cpu")
     step = make()
     step(0)  # compiles and allocates

@@ -1,4 +1,4 @@
-"""Vocabularies of a `tokenizer.json` that is no SentencePiece model, through `tokenizers`.
+"""Vocabularies of a `tokenizer.json` that is not a SentencePiece model, through `tokenizers`.
 
 So LLaMA 3, MPT, Falcon and SmolLM2 keep theirs: byte-level BPE. (Those of the T5 family are read
 as the SentencePiece models they were made from, because `tokenizers` breaks ties between equally

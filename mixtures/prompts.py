@@ -238,7 +238,7 @@ def alpaca(row: Row) -> str:
 
 @register_prompt("alpaca_lora")
 def alpaca_lora(row: Row) -> str:
-    """Alpaca-LoRA (tloen/alpaca-lora, templates/alpaca.json): the answer has a line of its own."""
+    """Alpaca-LoRA (tloen/alpaca-lora, templates/alpaca.json): the answer has its own line."""
     return f"{alpaca(row)}\n"
 
 

@@ -113,8 +113,8 @@ def read_task(path: StrPath) -> TaskRecord:
             Tk-Instruct does.
 
     Raises:
-        DataError: the file cannot be read, is no UTF-8 JSON object, or a field is missing, empty,
-            repeated or of a wrong type, or two instances share an id.
+        DataError: the file cannot be read or is not a UTF-8 JSON object; a field is missing, empty,
+            repeated or of a wrong type; or two instances share an id.
     """
     file = files.path(path, "task file")
     fields = _Fields(file, _read_json_object(file))

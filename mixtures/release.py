@@ -42,7 +42,7 @@ def data_dir(explicit: str | None = None) -> epath.Path:
             continue
         path = files.path(value, origin)
         if not files.is_dir(path):
-            raise DataError(f"{origin} '{value}' is no directory; allowed: {_LAYOUT}")
+            raise DataError(f"{origin} '{value}' is not a directory; allowed: {_LAYOUT}")
         return path
     return BUNDLED_SUITE
 

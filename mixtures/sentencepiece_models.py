@@ -102,7 +102,7 @@ def find_model(path: str) -> str:
 
 
 def find_directory(path: str) -> epath.Path | None:
-    """The directory whose files describe the tokenizer at `path`; None if it is no directory.
+    """The directory whose files describe the tokenizer at `path`; None if it is not a directory.
 
     A remote path that ends as a file does is not looked up: that may need a network.
     """
@@ -147,7 +147,7 @@ def load_model(path: str, extra_ids: int) -> LoadedModel:
             are added.
 
     Raises:
-        DataError: the file cannot be read, is no model, or has no token that ends a text.
+        DataError: the file cannot be read, is not a model, or has no token that ends a text.
     """
     from sentencepiece import sentencepiece_model_pb2
 
@@ -209,7 +209,7 @@ def _read_proto(path: str) -> Any:
 
 
 def _checked(proto: Any, path: str) -> Any:
-    """The model, unless a score in it is no number: SentencePiece would cut texts at random."""
+    """The model, unless a score in it is not a number: SentencePiece would cut texts at random."""
     for index, piece in enumerate(proto.pieces):
         if not math.isfinite(piece.score):
             raise DataError(

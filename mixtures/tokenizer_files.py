@@ -46,7 +46,7 @@ def read_neighbours(directory: epath.Path) -> Neighbours:
     """Reads the files that are there.
 
     Raises:
-        DataError: one is no JSON object, or says something else than it has to.
+        DataError: one is not a JSON object, or does not say what it must.
     """
     config = read_json(directory / _SPECIAL) | read_json(directory / CONFIG)
     listed = read_json(directory / _GENERATION).get("eos_token_id")

@@ -87,7 +87,7 @@ def fit(
         if count(text) <= max_tokens:
             return Fitted(text, tokens_before, True, tuple(dropped))
 
-    # A row without input (an instruction of one's own data) has its question in the definition.
+    # A row without input (an instruction from the user's data) has its question in the definition.
     question = "input" if row.input.strip() else "definition"
     if question == "input" and render(replace(row, definition="")) != text:
         dropped.append("definition")

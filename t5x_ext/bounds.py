@@ -22,7 +22,7 @@ PER_BATCH = "batch"  # as PACK: the examples of each batch are joined
 
 
 def check_pack(field: str, value: Any) -> None:
-    """Refuses what is no way to pack: True, False or "batch".
+    """Refuses any value but True, False or "batch".
 
     Raises:
         ConfigError: It is none.

@@ -163,7 +163,7 @@ class PjitPartitioner:
 
     @property
     def num_expert_slots(self) -> int:
-        """Parts of the mesh that each hold models of their own."""
+        """Parts of the mesh that each hold separate models."""
         return self.mesh.shape["expert"]
 
     @property

@@ -158,7 +158,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
     typical_rows = None
-    # Arms with data of their own: a plan has no texts to estimate by, and takes every row.
+    # Arms with their own data: a plan has no texts to estimate by, and takes every row.
     if recipe.pack == bounds.PER_BATCH and not any(arm.data for arm in arms):
         store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
         names = bound.get("tasks") or store.names("test")

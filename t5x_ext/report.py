@@ -4,7 +4,7 @@
     python -m t5x_ext.report runs/quickstart --target 65 --target 70 --json
 
 Writes STUDY_DIR/report/: index.html, report.md, results.csv, summary.csv and the figures scores,
-differences and categories as PNG and SVG. Where datasets name metrics of their own, the report has
+differences and categories as PNG and SVG. Where datasets name their own metrics, the report has
 arms by datasets, with datasets.csv in place of summary.csv. Cells that have not finished are left
 out and counted.
 """
@@ -36,7 +36,7 @@ def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dic
 
     Returns:
         The summary: claim, points, differences, crossings, learning curves, and the path of the
-        page (`page`). Where datasets name metrics of their own: claim, rows (a system each, with
+        page (`page`). Where datasets name their own metrics: claim, rows (a system each, with
         its scores by dataset and metric), equivalents, and `page`.
 
     Raises:
@@ -75,7 +75,7 @@ def _write_budgets(
 def _write_datasets(
     study: Study, out: epath.Path, targets: Sequence[float]
 ) -> tuple[Document, dict[str, Any]]:
-    """Tables and figures of a study whose datasets have metrics of their own."""
+    """Tables and figures of a study whose datasets have their own metrics."""
     from t5x_ext.reports import csv_files, dataset_content, plots
 
     findings = dataset_content.find(study, targets)

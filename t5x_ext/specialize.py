@@ -77,7 +77,7 @@ def specialize(
       instructions: tasks for the first round to answer, instead of writing some.
       num_rows: rows to train on in each round; of the stage 'instructions', tasks.
       rounds: how often; from the second on, the expert of the round before writes.
-      new_instructions: whether later rounds write tasks of their own, or answer the first's again.
+      new_instructions: whether later rounds write new tasks, or answer the first's again.
       shots: of evaluation: numbers of demonstrations.
       batch_size: texts written at a time; no file depends on it.
       quantization: of the model, 'nf4' or None.

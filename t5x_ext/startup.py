@@ -142,8 +142,8 @@ def keep_freed_memory() -> None:
     memory: the process stays as large as it ever was, and holds a step's temporary arrays up to
     twice, because small blocks settle in the gap that they leave.
 
-    Has to come before JAX starts its threads, which else have heaps of their own. Does nothing with
-    other C libraries, or where the environment sets glibc's allocator (`GLIBC_TUNABLES`,
+    Must be called before JAX starts its threads, which would otherwise have separate heaps. Does
+    nothing with other C libraries, or if the environment sets glibc's allocator (`GLIBC_TUNABLES`,
     `MALLOC_TRIM_THRESHOLD_` and the like).
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
@@ -172,7 +172,7 @@ def _keep_compilations(directory: str) -> None:
 
     A directory that JAX was given otherwise (JAX_COMPILATION_CACHE_DIR) is left alone. Programs for
     the host are machine code for its very CPU, which JAX's keys do not tell apart, so each kind of
-    CPU has a directory of its own.
+    CPU has a separate directory.
     """
     import jax
 

@@ -246,7 +246,7 @@ def _write_study_json(
                 {
                     "name": task,
                     "category": data.category(task),
-                    # Arms with data of their own: what the largest of them has.
+                    # Arms with their own data: what the largest of them has.
                     "train_instances": data.num_train(task) or most,
                     **({"metrics": own} if (own := metrics_of(task)) != DEFAULT_METRICS else {}),
                 }

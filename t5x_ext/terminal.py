@@ -165,7 +165,7 @@ def exit_status(call: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             pass
         except Exception as error:
-            # Native code that is interrupted may raise an error of its own instead.
+            # Native code that is interrupted may raise another error instead.
             if not interrupts.seen:
                 note(f"error: {_explain(error)}")
                 return 1

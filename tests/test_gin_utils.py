@@ -302,7 +302,7 @@ WRONG = {
     "unquoted string": (
         "",
         ["MODEL_DIR = runs/x"],
-        ["--gin.MODEL_DIR", "'runs/x' is no gin value", "--gin.MODEL_DIR='\"runs/x\"'"],
+        ["--gin.MODEL_DIR", "'runs/x' is not a gin value", "--gin.MODEL_DIR='\"runs/x\"'"],
     ),
 }
 

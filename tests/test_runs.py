@@ -38,7 +38,7 @@ EXAMPLES = 24
 
 
 class Batches(TrainBatches):
-    """Three batches of eight an epoch; the loss weights of some steps are no numbers."""
+    """Three batches of eight an epoch; the loss weights of some steps are not numbers."""
 
     def __init__(self, *bad_steps: int) -> None:
         tokens = np.arange(3, 12, dtype=np.int32)

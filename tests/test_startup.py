@@ -37,7 +37,7 @@ sys.exit(gin_utils.run(train, gin_file="runs/train.gin"))
 
 
 def start(tmp_path: Path, *flags: str, **environment: str) -> tuple[int, str]:
-    """Runs a command in a process of its own; returns its cache hits and cache directory."""
+    """Runs a command in a separate process; returns its cache hits and cache directory."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "empty.gin").write_text("")
     ours = {"T5X_EXT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}

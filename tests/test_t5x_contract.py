@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 UPSTREAM = HERE / "t5x_contract"
 PAGE = (HERE.parent / "docs" / "from_t5x.md").read_text()
 
-# As T5X users shrink a run: scopes and bindings, and a vocabulary of their own.
+# As T5X users shrink a run: scopes and bindings, and their own vocabulary.
 SMALL = """
 from __gin__ import dynamic_registration
 

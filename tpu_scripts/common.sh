@@ -96,7 +96,7 @@ need() {
     [[ -n ${!variable} ]] || die "--$1: must be given; see --help"
 }
 
-# check_job: refuses names of jobs that are no plain file names.
+# check_job: refuses names of jobs that are not plain file names.
 check_job() {
     [[ $1 =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] ||
         die "--job: '$1'; allowed: letters, digits, '_', '-' and '.'"
@@ -114,7 +114,7 @@ on_workers() {
 
 # start_job JOB COMMAND...: prints shell text that starts a command and leaves it running.
 #
-# The job is a session of its own, so it survives the end of the connection. jobs/JOB holds its log,
+# The job is a separate session, so it survives the end of the connection. jobs/JOB holds its log,
 # its process number and, once it has ended, its exit status. A job that ran before is kept under
 # another name; one that still runs is an error.
 start_job() {

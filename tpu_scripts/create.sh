@@ -3,7 +3,7 @@
 #
 #   create.sh --name=NAME --zone=ZONE --type=TYPE [--spot] [--queued] [--version=VERSION]
 #
-#   --name=NAME         the slice; repeat it for several slices, each a request of its own
+#   --name=NAME         the slice; repeat it for several slices, each a separate request
 #   --zone=ZONE         for example us-west4-a
 #   --project=PROJECT   default: gcloud's
 #   --type=TYPE         v4-8, v5litepod-16, v5p-32, v6e-16, ... (v4, v5p: twice the chips)

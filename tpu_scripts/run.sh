@@ -9,7 +9,7 @@
 # The workers find each other: the command is one run over all their chips. It goes on when the
 # connection ends; status.sh shows its log, stop.sh ends it. Its directory is ~/t5x_ext.
 #
-#   --name=NAME         the slice; with several, each is a run of its own
+#   --name=NAME         the slice; with several, each is a separate run
 #   --zone=ZONE
 #   --project=PROJECT   default: gcloud's
 #   --job=JOB           a name for the log: letters, digits, '_', '-' and '.'

@@ -68,7 +68,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 GOOD_MOODS = ("happy", "glad", "proud", "calm")
 
-# The kinds that have a clause of their own; a colour comes with a thing.
+# The kinds that have their own clause; a colour comes with a thing.
 CLAUSE_KINDS = tuple(kind for kind in WORDS if kind != "colour")
 
 # kind -> (verb in the base form, verb with he or she, verb in the past, rest of the clause)

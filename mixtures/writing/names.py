@@ -4,7 +4,7 @@
     writing.simplification.n1000                   one task: 1,000 rows of its training sets
     writing.train.1000                             1,000 rows of each trained task
     writing.mixed                                  generic and writing rows, in the paper's numbers
-    writing.mixed.generic_5000.fluency_500         the same in numbers of one's own
+    writing.mixed.generic_5000.fluency_500         the same with numbers you choose
     writing.alpaca.mixed.generic_500.jfleg:validation_700
 
 In a mixture each part is a task or a set, of which the train split is taken unless another is
@@ -116,7 +116,7 @@ def with_settings(name: str, prompt: str | None, budget: str | None) -> str:
     check_only_one(name, "budget", budget, parsed.budget)
     if budget is not None and parsed.is_mixture:
         raise DataError(
-            f"budget '{budget}' with MIXTURE_OR_TASK_NAME '{name}', which has numbers of its own; "
+            f"budget '{budget}' with MIXTURE_OR_TASK_NAME '{name}', which already says numbers; "
             "allowed: a budget beside a set or task"
         )
     if prompt is not None:

@@ -2,7 +2,7 @@
 
 The paper does not describe this. The steps, in this order, each counted where it changed something:
 
-    heading     what comes after the answer begins: cut at a "###" of its own paragraph, or at the
+    heading     what comes after the answer begins: cut at a "###" after a blank line, or at the
                 next "### Instruction"
     space       white space at either end is dropped
     lines       line breaks become one space, where answers are single lines
@@ -77,6 +77,6 @@ def _without_quotes(text: str, source: str) -> str:
     marks = {text[0], closing}
     if text[0] == "'":  # an apostrophe too: either text may hold some
         is_no_pair = source.strip().startswith("'") or ("' " in inside and " '" in inside)
-    else:  # the outer marks of "a" and "b" are no pair
+    else:  # the outer marks of "a" and "b" are not a pair
         is_no_pair = bool(marks & set(source) or marks & set(inside))
     return text if is_no_pair else inside.strip()

@@ -55,7 +55,7 @@ def find_directory(superni_dir: str | None) -> epath.Path | None:
         superni_dir: the macro DATA_DIR; its folder `writing` counts, if it has one.
 
     Raises:
-        DataError: $WRITING_DIR is no directory.
+        DataError: $WRITING_DIR is not a directory.
     """
     if superni_dir is not None:
         beside = files.path(superni_dir, "DATA_DIR") / "writing"
@@ -67,7 +67,7 @@ def find_directory(superni_dir: str | None) -> epath.Path | None:
     path = files.path(named, "WRITING_DIR")
     if not files.is_dir(path):
         raise DataError(
-            f"WRITING_DIR '{named}' is no directory; allowed: one with writing sets "
+            f"WRITING_DIR '{named}' is not a directory; allowed: one with writing sets "
             "(docs/writing.md), or nothing for the bundled suite"
         )
     return path

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 _NATURAL = {"``": '"', "''": '"', **_BRACKETS}
 _TREEBANK_SIGN = re.compile("|".join(map(re.escape, _NATURAL)))
-# A full stop between two sentences: after a word that is no initial and no abbreviation.
+# A full stop between two sentences: after a word that is neither an initial nor an abbreviation.
 _SENTENCE_END = re.compile(
     r"(?<=[a-z0-9)\"'][a-z0-9)\"'])(?<!\b[MDS]r)(?<!\bMrs)(?<!\bSt)(?<!\bvs)(?<!\betc)(?<!\bNo)"
     r"(?<!\bProf)(?<!\bInc)(?<!\bJr)(?<!\bCo)\.[\"')]* (?=[\"'(]?[A-Z])"
@@ -154,7 +154,7 @@ def _take_over(
             token = tokens[index]
             index += 1
             start, end = token.start + shift, token.end + shift
-            # The characters of "can" in "can't" are no token of their own.
+            # The characters of "can" in "can't" are not a token by themselves.
             starts = token.start > run_start or text[:start][-1:] in ("", " ")
             ends = token.end < run_end or text[end : end + 1] in ("", " ")
             spelling[start, end] = token.text

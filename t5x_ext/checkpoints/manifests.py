@@ -29,7 +29,7 @@ def write_manifest(final: epath.Path, checksums: bool = True) -> None:
     """Lists a checkpoint's files in it; the last thing to be written.
 
     Each is listed with its size, and with its SHA-256 but for the files with the arrays: every
-    chunk in those has a checksum of its own, which is verified by whoever reads it.
+    chunk in those has its own checksum, which is verified whenever it is read.
 
     Args:
         final: The checkpoint's name once it is complete. On a bucket, which has no rename, it is

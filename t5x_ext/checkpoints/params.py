@@ -41,7 +41,7 @@ PyTree = Any
 
 
 def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
-    """Writes parameters as a checkpoint of their own, complete or absent.
+    """Writes parameters as a separate checkpoint, complete or absent.
 
     Args:
         path: Directory to create; must not exist.

@@ -96,7 +96,7 @@ def items(
 def save_once(
     directory: epath.Path, contents: ocp.args.Composite, on_written: Callable[[], None]
 ) -> None:
-    """Saves a checkpoint of its own and waits for it; arguments as of `open_manager`."""
+    """Saves a separate checkpoint and waits for it; arguments as of `open_manager`."""
     jsons = [name for name in contents.keys() if name != STATE]  # noqa: SIM118
     handler = ocp.CompositeCheckpointHandler(**_handlers(True, jsons))
     # Asynchronous, although it is waited for: only these savers have a last step to hook into.

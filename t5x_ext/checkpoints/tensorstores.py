@@ -168,7 +168,7 @@ def create_array(
         shape: Of the whole array.
         dtype: float32 or bfloat16.
         chunks: Shape of a chunk.
-        gzip: In zarr 2 with files of its own, each with gzip's checksum; else in zarr 3, with
+        gzip: In zarr 2, in separate files, each with gzip's checksum; else in zarr 3, with
             `codecs`, in an OCDBT database.
 
     Returns:

@@ -2,7 +2,7 @@
 
 A model that was trained on `twenty - five` writes so, and is punished by a test set that has
 `twenty-five`: CLang8's tokens are spaCy's, CoNLL's are NLTK's. What is compared is what a model is
-given, so tokens that the detokeniser joins are no difference.
+given, so tokens that the detokeniser joins do not count as a difference.
 """
 
 from __future__ import annotations

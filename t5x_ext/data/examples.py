@@ -207,7 +207,7 @@ def open_dataset(
             f"{task.name}: DatasetConfig.use_cached is set, but there is no SeqIO cache of it; "
             "allowed: USE_CACHED_TASKS = False, or seqio.add_global_cache_dirs in a task module"
         )
-    # Preprocessors take their seeds from here. `get_dataset` hands a seed of its own to the data
+    # Preprocessors take their seeds from here. `get_dataset` hands another seed to the data
     # source too, and refuses sources that take none.
     tf.random.set_seed(seed)
     return task.get_dataset(

@@ -47,7 +47,7 @@ def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -
 def joined_size(num_rows: int, batch_size: int, multiple: int) -> int:
     """The least number of rows that joined batches may have and that is not below `num_rows`.
 
-    There are at most 8, each of which compiles a step of its own: 16 examples, multiple 1 -> 2, 4,
+    There are at most 8, each of which compiles its own step: 16 examples, multiple 1 -> 2, 4,
     6, ... 16 rows.
 
     Args:

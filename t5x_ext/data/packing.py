@@ -45,7 +45,7 @@ class Layout:
     num_rows: int
 
     def part(self, start: int, stop: int) -> Layout:
-        """Rows start..stop-1 as a layout of their own in int64, rows counted from 0."""
+        """Rows start..stop-1 as a separate layout in int64, rows counted from 0."""
         first, last = np.searchsorted(self.rows, (start, stop))
 
         def cut(entries: np.ndarray) -> np.ndarray:

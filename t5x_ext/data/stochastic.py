@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# Draws with a state of their own, which cannot be repeated for one example.
+# Draws that keep a state, which cannot be repeated for one example.
 _STATEFUL = ("Random", "Multinomial", "TruncatedNormal", "ParameterizedTruncatedNormal")
 
 

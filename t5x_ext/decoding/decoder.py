@@ -47,7 +47,7 @@ class Decoder:
       resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
       ids: which tokens there are, and which end a row; None is as the output vocabulary has them.
       num_contexts: C, prompts that share an output at most, see `decoding.marginal`.
-      amateur: the model that a contrast is drawn with, where it has weights of its own; parameters
+      amateur: the model that a contrast is drawn with, where it has its own weights; parameters
         are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
       keep_log_probs: whether `decode_requests` gives log-probabilities.
     """
@@ -201,7 +201,7 @@ class Decoder:
         """Decodes the prompts of several models side by side, in one program.
 
         Each model's outputs are those of `decode_texts` on it alone. It goes through its prompts in
-        batches of its own; the batches of all models run until the last row of all is done.
+        separate batches; the batches of all models run until the last row of all is done.
 
         Args:
           stacked_params: parameters with a leading axis E, which the mesh's `expert` axis divides;

@@ -19,7 +19,7 @@ def check_texts(name: str, given: Any) -> list[str]:
     """The texts of an argument, as a list.
 
     Raises:
-      ConfigError: it is one text, no iterable, or holds something that is no valid text.
+      ConfigError: it is a single text, is not iterable, or holds something that is not valid text.
     """
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise ConfigError(f"Model: {name} is {type(given).__name__}; allowed: a list of texts")
@@ -31,7 +31,7 @@ def check_texts(name: str, given: Any) -> list[str]:
             )
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(
-                f"Model: {name}[{index}] has half of a surrogate pair, which is no character: "
+                f"Model: {name}[{index}] has half of a surrogate pair, which is not a character: "
                 f"{text[:60]!r}; allowed: text that UTF-8 can hold"
             )
     return texts

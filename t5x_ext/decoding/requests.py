@@ -118,8 +118,7 @@ def make_requests(
 ) -> list[Request]:
     """Requests of tokenised contexts; their place is their number where none is given.
 
-    Contexts are put in an order of their own, so that the order in which they were given changes no
-    bit of the result.
+    Contexts are sorted, so that the order in which they were given changes no bit of the result.
 
     Raises:
       ConfigError: there are not as many numbers.

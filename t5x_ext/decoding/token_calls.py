@@ -111,7 +111,7 @@ def check_rows(
             checked.append(array.astype(np.int32))
             continue
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-            raise ConfigError(f"{call}: row {index} is no list of token ids; allowed: 1 and more")
+            raise ConfigError(f"{call}: row {index} is not a list of token ids; allowed: 1 or more")
         if array.min() < 0 or array.max() >= vocab_size:
             wrong = next(int(i) for i in array if not 0 <= i < vocab_size)
             raise ConfigError(f"{call}: row {index} has id {wrong}; allowed: 0 to {vocab_size - 1}")

@@ -59,8 +59,8 @@ class Journal:
         """Opens the file, or makes it.
 
         Raises:
-            ConfigError: it cannot be read or written, or has a line that is no JSON object; an
-                incomplete last line is no error.
+            ConfigError: it cannot be read or written, or has a line that is not a JSON object; an
+                incomplete last line is not an error.
         """
         self.path = files.path(path)
         self.records: list[Record] = []

@@ -11,7 +11,7 @@ _LAST_TASK = 20  # that the prompt asks for
 # A completion is of no more use where a task beyond the last one begins.
 STOPS = (f"\n{_LAST_TASK + 1}.", f"###\n{_LAST_TASK + 1}")
 
-# Small models lose count: "1. Output:" after the input of task 7 is no part of that input.
+# Small models lose count: "1. Output:" after the input of task 7 is not part of that input.
 _NEXT_FIELD = r"^[ \t]*\d+\.\s+(?:Output|Response|Instruction):"
 
 
@@ -20,7 +20,7 @@ class Piece(NamedTuple):
 
     Attributes:
         text: as it stands.
-        task: (instruction, input), or None where the piece is no task.
+        task: (instruction, input), or None where the piece is not a task.
     """
 
     text: str

@@ -53,7 +53,7 @@ class Pipeline:
         evaluation: how questions are asked; its template and shots are replaced.
         shots: numbers of demonstrations.
         num_rounds: how many rounds.
-        new_instructions: whether later rounds write tasks of their own, or answer those of the
+        new_instructions: whether later rounds write new tasks, or answer those of the
             first again.
         instructions: tasks that the first round answers instead of writing some; None for none.
     """
@@ -168,7 +168,7 @@ class Pipeline:
         return result
 
     def given_tasks(self, number: int) -> files.StrPath | None:
-        """The file of tasks of a round that writes none of its own."""
+        """The file of tasks of a round that writes none."""
         if number > 1 and self.new_instructions:
             return None
         return self.instructions or (None if number == 1 else self.of_round(1, INSTRUCTIONS))

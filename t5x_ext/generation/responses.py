@@ -5,7 +5,7 @@
     measurements.jsonl   how probable each answer was, by id
 
 train.jsonl follows from responses.jsonl. Log-probabilities are sums of floats, whose last digits
-depend on the batch; in a file of their own they leave the others the same at any batch size. A run
+depend on the batch; in a separate file they leave the others the same at any batch size. A run
 that is killed may have measured an answer twice.
 """
 
@@ -42,7 +42,7 @@ class ResponseSettings:
         domain: as of `InstructionSettings`.
         round: likewise.
         seed: of the draws, where the method draws.
-        num_passages: the best passages of the corpus, each in a prompt of its own; 0 for none.
+        num_passages: the best passages of the corpus, each in its own prompt; 0 for none.
         weighting: of the passages; see `retrieval.log_weights`.
         temperature: of the weighting 'softmax'.
         max_new_tokens: of an answer.

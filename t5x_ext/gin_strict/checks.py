@@ -267,7 +267,7 @@ def _check_call(
     place: str,
     calls: tuple[tuple[str, tuple[str, ...]], ...],
 ) -> None:
-    # A reference without scopes of its own is called in the caller's; a macro's value is called
+    # A reference without scopes is called in the caller's; a macro's value is called
     # in a scope of the macro's name, which replaces the caller's (so gin has it).
     inner = tuple(reference.scopes) or scopes
     if _is_macro(reference):

@@ -181,7 +181,7 @@ def read_bindings(bindings: Sequence[str]) -> Source:
             parsed = _parse(text, COMMAND_LINE + name)
         except ConfigError as error:
             raise ConfigError(
-                f"{error}: {value!r} is no gin value; a string needs quotes that the shell "
+                f"{error}: {value!r} is not a gin value; a string needs quotes that the shell "
                 f"leaves alone: {COMMAND_LINE}{name}='\"{value}\"'"
             ) from None
         for statement in parsed:

@@ -20,7 +20,7 @@ def with_gold_edits(rows: Sequence[Prediction], path: str | os.PathLike[str]) ->
 
     Raises:
         ConfigError: another number of sentences, or a source that differs.
-        DataError: the file is no M2 file.
+        DataError: the file is not an M2 file.
     """
     sentences = read_m2(path)
     difference = _difference(rows, sentences)

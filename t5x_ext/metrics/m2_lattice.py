@@ -162,7 +162,7 @@ class Lattice:
                     if inside and kept < fewest.get(next_, MAX_KEPT + 1):
                         following[next_] = fewest[next_] = kept
             frontier = list(following)
-        # A run of kept tokens alone is no edit.
+        # A run of kept tokens alone is not an edit.
         return end in fewest and fewest[end] < end[0] - start[0] + (
             end[0] - start[0] != end[1] - start[1]
         )

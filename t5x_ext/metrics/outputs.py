@@ -17,7 +17,7 @@ from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.rouge import longest_common_subsequence
 from t5x_ext.metrics.tokens import letters, tokenize_outputs
 
-# Of an answer to a text of one or two words, so many more are no sign of endless repetition.
+# Of an answer to a text of one or two words, that many more are not a sign of endless repetition.
 _SPARE_WORDS = 8
 
 

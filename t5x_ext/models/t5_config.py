@@ -34,7 +34,7 @@ class T5Config(ModelConfig):
         longer to compile. Parameters and results are the same.
       relative_attention_buckets: entries of a position table for each head.
       relative_attention_max_distance: from this distance on, all share one entry.
-      position_table_per_layer: True gives every layer a position table of its own (T5X's
+      position_table_per_layer: True gives every layer its own position table (T5X's
         scalable_t5, umT5); False shares one in the encoder and one in the decoder.
     """
 

@@ -30,7 +30,7 @@ def to_line(message: Mapping[str, Any]) -> bytes:
 
 
 def parse_message(line: bytes) -> dict[str, Any] | None:
-    """The message of a line; None where it is no whole line, or no JSON object."""
+    """The message of a line; None unless it is a whole line and a JSON object."""
     try:
         message = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

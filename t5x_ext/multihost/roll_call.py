@@ -97,7 +97,7 @@ class _Caller:
         """What came so far, as a message; None as long as its line is not complete.
 
         Raises:
-            ValueError: it is no hello, is too long, or the connection has ended.
+            ValueError: it is not a hello, is too long, or the connection has ended.
             OSError: the connection broke.
         """
         more = self.socket.recv(_HELLO_BYTES)

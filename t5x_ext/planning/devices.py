@@ -10,7 +10,7 @@ from t5x_ext.errors import ConfigError, nearest
 
 GIB = 2**30
 
-# JAX makes a virtual device, with memory and a thread of its own, for every GPU of a plan.
+# JAX makes a virtual device, with its own memory and thread, for every GPU of a plan.
 MAX_GPUS = 1024
 MAX_CHIPS = 8960  # a pod of v5p, the largest
 

@@ -14,7 +14,7 @@ def program_size(count: int, experts: int, slots: int) -> int:
     Args:
       count: models in the group.
       experts: models in a group, at most.
-      slots: parts of the mesh that hold models of their own; they hold as many each.
+      slots: parts of the mesh that hold separate models, equally many each.
     """
     return -(-min(1 << (count - 1).bit_length(), experts) // slots) * slots
 
@@ -36,7 +36,7 @@ def make_groups(
     Args:
       models: in any order.
       experts: models in a group, at most.
-      steps_of: train steps of a model; a model with none forms a group of its own.
+      steps_of: train steps of a model; a model with none forms a group by itself.
       program_of: models can be joined if this is equal for them.
     """
     waiting: dict[Hashable, dict[int, list[Model]]] = {}

@@ -184,7 +184,7 @@ class StudyPlan:
 
     @property
     def slots(self) -> int:
-        """Parts of the machine that hold models of their own."""
+        """Parts of the machine that hold separate models."""
         return _slots(self.together.setup)
 
     @property

@@ -92,7 +92,7 @@ def _kinds(study: StudyPlan) -> str:
         shares = bool(study.together.setup.model.module.frozen)
         whose = "adapters in each slot" if shares else "each model"
         times.append((f"decoding {rows} prompts of {whose}", f"{tables.ms(decoding)} at most"))
-    times.append(("start of a process of its own", _start(study)))
+    times.append(("start of a separate process", _start(study)))
     if study.together.price_per_chip_hour == study.together.machine.device.price_per_hour:
         times.append(("prices", PRICE_SOURCE))
     table = tables.align([*header, *(tuple(map(_text, line)) for line in lines)])

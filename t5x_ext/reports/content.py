@@ -245,7 +245,7 @@ def _crossing_json(crossing: Crossing) -> dict[str, Any]:
 
 
 def curve_json(curve: LearningCurve, targets: Sequence[float]) -> dict[str, Any]:
-    """A learning curve with its answers for `targets`, or for scores of its own choice."""
+    """A learning curve with its answers for `targets`, or for scores that it chooses."""
     return {
         "setting": curve.point.arm.setting,
         "arm": curve.point.arm.name,

@@ -1,4 +1,4 @@
-"""The report of a study whose datasets have metrics of their own: arms by datasets."""
+"""The report of a study whose datasets have their own metrics: arms by datasets."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ TRAITS_OF_REWRITING = ("unchanged", "empty", "run_away", "edit_distance")
 
 @dataclass(frozen=True)
 class Column:
-    """One metric on one dataset; `is_trait` sets apart what is no score but explains one."""
+    """One metric on one dataset; `is_trait` marks what explains a score without being one."""
 
     task: str
     metric: Metric

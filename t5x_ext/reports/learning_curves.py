@@ -31,7 +31,7 @@ MIN_BUDGETS = 4  # three parameters fit three budgets whatever the scores are
 MAX_EXTRAPOLATION = 2.0  # times the largest budget
 # Slower curves are straight on a logarithmic axis, faster ones flat from the first budget on.
 _RATES = np.geomspace(0.05, 3.0, 40)
-_MISFIT_POINTS = 1.0  # ROUGE-L; a smaller one is no reason to refuse, however sure it is
+_MISFIT_POINTS = 1.0  # ROUGE-L; a smaller one does not justify a refusal, however certain it is
 
 
 @dataclass(frozen=True)

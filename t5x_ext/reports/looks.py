@@ -11,7 +11,7 @@ from t5x_ext.reports.score_grid import Point
 from t5x_ext.reports.study_files import Study
 
 # Okabe and Ito's palette, told apart under every common colour blindness and in grey by its
-# lightness; each colour also keeps a marker of its own (Matplotlib's letters).
+# lightness; each colour also has its own marker (Matplotlib's letters).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

@@ -1,4 +1,4 @@
-"""Passages for prompts: BM25 over a corpus of one's own, and how much each passage counts.
+"""Passages for prompts: BM25 over your own corpus, and how much each passage counts.
 
 No JAX here: the index is NumPy on the host's disk.
 """

@@ -7,7 +7,7 @@ so both are counted over all shards first; scores, and with them the passages fo
 one index over everything.
 
 With tf the count of a term in a passage, L the passage's length and L_mean the mean (both in terms
-that are no stop words), N passages and n of them with the term, bm25s computes
+that are not stop words), N passages and n of them with the term, bm25s computes
 
     score = idf(n, N) * tf / (tf + k1 * (1 - b + b * L / L_mean))
 

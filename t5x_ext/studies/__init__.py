@@ -7,7 +7,7 @@ recipes.py         how a model is tuned, and where it starts
 cells.py, keys.py  the grid as cells, each with the hash of what determines it
 sizes.py           how much work it is, for a plan
 store.py           the study's directory: what is finished, what is being worked on
-task_data.py       the examples of the cells; named_data.py: of sets with names of their own
+task_data.py       the examples of the cells; named_data.py: of sets with their own names
 generated_data.py  data that models of the study write, and its keys; generation.py has it written
 initial_models.py  the parameters that cells start from, made first where they have to be
 tuning.py          models of one shape tuned together, with shared compiled steps

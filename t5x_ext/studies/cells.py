@@ -110,7 +110,7 @@ class Determinants:
         return found
 
     def tuned_key(self, arm: Arm, budget: str, seed: int, tasks: Mapping[str, str]) -> str:
-        """Key of the tuned model. With data of its own, what it is tested on plays no part."""
+        """Key of the tuned model. Where an arm has its own data, its test sets play no part."""
         found = self.of(arm, budget, seed, tasks)
         if arm.data:
             del found["tasks"]

@@ -175,7 +175,7 @@ class GeneratedKeys:
             known = ", ".join(self.initial_keys)
             raise ConfigError(
                 f"GeneratedData {name}: writer {data.writer!r}; allowed: an initial model "
-                f"({known}), or an arm that tunes adapters on data of its own"
+                f"({known}), or an arm that tunes adapters on its own data"
             )
         return self.tuned_key(arm, arm.budgets[-1], self.seed)
 

@@ -1,4 +1,4 @@
-"""The test sets of a study that have names of their own, such as `writing.jfleg`."""
+"""The test sets of a study that have their own names, such as `writing.jfleg`."""
 
 from __future__ import annotations
 

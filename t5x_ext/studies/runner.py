@@ -57,7 +57,7 @@ class _Progress:
             f"ROUGE-L {sum(scores) / len(scores):.1f}  "
             f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
             f"ETA {left / 60:.1f} min"
-            f"{'  diverged: its loss is no finite number' if None in result['train_loss'] else ''}"
+            f"{'  diverged: its loss is not finite' if None in result['train_loss'] else ''}"
         )
 
 
@@ -265,7 +265,7 @@ class Runner:
             "train_examples_by_task": {name: counts[name] for name in cell.tasks},
             "steps": job.num_steps,
             **{name: round(value, 3) for name, value in costs.items()},
-            # None where it is no finite number, as in a model that has diverged.
+            # None where it is not finite, as in a model that has diverged.
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, measured.rows),

@@ -78,7 +78,7 @@ def _writing_rows(name: str) -> int:
     """Test rows of a writing set as published, or of the bundled suite."""
     part = parse_name(name).part
     published = sum(s.rows.get("test", 0) for s in SETS.values() if part in (s.name, s.task))
-    if part in TASKS:  # without data of one's own the bundled suite is tested
+    if part in TASKS:  # without your own data the bundled suite is tested
         return published if find_directory(None) else len(bundled_items(part, "test"))
     return published
 
@@ -91,7 +91,7 @@ class _Counts:
 
     @functools.cached_property
     def store(self) -> Release:
-        """The task files; studies of sets with names of their own need none."""
+        """The task files; studies of sets with their own names need none."""
         return Release(data_dir(self._superni_cfg.data_dir), self._superni_cfg.missing)
 
     @property

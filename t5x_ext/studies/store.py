@@ -10,7 +10,7 @@
     STUDY_DIR/cells/<key>/predictions.jsonl  scored predictions
     STUDY_DIR/cells/<key>/result.json        written last: a cell that has it is finished
 
-Tasks that are answered more than once are in a directory of generated/ of their own.
+Tasks that are answered more than once are in a separate directory of generated/.
 
 Several processes may work on one directory: cells are dealt out by `--shard`, and an initial
 model is made by whoever locks it first while the others wait. Buckets have no locks: there the

@@ -95,7 +95,7 @@ class Tuner:
     Attributes:
       model: the model that every cell tunes.
       partitioner: the mesh.
-      recipe: steps, batches and learning rate, for cells whose arm has none of its own.
+      recipe: steps, batches and learning rate, for cells whose arm has none.
       experts: models that may be tuned together; 1 tunes one after the other.
     """
 

@@ -206,7 +206,7 @@ class ProgressLine:
 def memory_in_use() -> tuple[float, str]:
     """Peak memory so far in GB (10^9 bytes), and of what: the first "device", or the "host".
 
-    Backends without an allocator of their own, such as the CPU, report the process's memory.
+    Backends without their own allocator, such as the CPU, report the process's memory.
     """
     import jax
 

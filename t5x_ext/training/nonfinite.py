@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no finite number: found, named, and either fatal or left out."""
+"""Finds and names steps whose loss or gradient is not finite; they end the run or are left out."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_a_log_outlives_an_outage(
 def test_a_command_says_which_object_was_refused_through_gin_too(
     bucket: str, proxy: Proxy, capsys: pytest.CaptureFixture
 ) -> None:
-    """Gin puts an exception of its own in the place of one that passes through it."""
+    """Gin replaces with its own exception one that passes through it."""
 
     @gin.configurable
     def look_into_the_bucket() -> None:

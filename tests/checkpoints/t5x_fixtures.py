@@ -58,7 +58,7 @@ def layer_shapes(stack: str, gated: bool, split_heads: bool) -> dict[str, tuple[
 
 
 def make_t5(config: T5Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random parameters of examples/t5, by T5X's names; there no layer has a table of its own."""
+    """Random parameters of examples/t5, by T5X's names; there no layer has its own table."""
     rng = np.random.default_rng(seed)
     shapes = {"token_embedder/embedding": (_V, _D)}
     if not config.logits_via_embedding:

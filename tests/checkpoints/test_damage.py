@@ -29,7 +29,7 @@ UNREADABLE = "/proc/self/mem"  # fails with EIO: its first page is never mapped
 
 def make_state(step: int) -> dict:
     mesh = Mesh(np.array(jax.devices()[:2]), ("fsdp",))
-    # Chunks above 1 KiB are in files of their own, whose bytes OCDBT itself does not verify.
+    # Chunks above 1 KiB are in separate files, whose bytes OCDBT itself does not verify.
     kernel, mu = jax.random.normal(jax.random.key(step), (2, 32, 32))
     return {
         "params": {

@@ -136,7 +136,7 @@ ONE_FILE = {
     ),
     "longt5": (change_config(model_type="longt5"), "'longt5' is not supported .*locally"),
     "another model": (change_config(model_type="bart"), "'bart' is not supported; allowed: t5"),
-    "config that is no JSON": (write_file("config.json", "{"), "config.json: is not JSON"),
+    "config that is not JSON": (write_file("config.json", "{"), "config.json: is not JSON"),
     "config that is a list": (write_file("config.json", "[]"), "is not a JSON object"),
     "no weights": (remove_file("model.safetensors"), "holds no weights; allowed: model.saf"),
 }

@@ -260,7 +260,7 @@ def test_inputs_of_several_tasks_count_once_for_all_of_them():
             ("bystander", "tested", "trained", "third"), 1, 0, validated_and_trained=1
         )
     ]
-    # One task that tests what it trains on itself is a leak of its own, not a shared input.
+    # One task that tests what it trains on itself is a separate leak, not a shared input.
     repeated = task("repeated", train=[row(0, "z")], test=[row(1, "z")])
     elsewhere = task("elsewhere", validation=[row(0, "z")])
     (found,) = audits.shared_inputs([repeated, elsewhere], {"repeated"})

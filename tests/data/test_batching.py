@@ -70,7 +70,7 @@ def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
     layout = lay_out(np.zeros(3, np.int64), *sides)
     batch = FEATURES.build(inputs, targets, layout, {"inputs": 8, "targets": 9})
     expected = {
-        "encoder_input_tokens": [4, 0, 9, 1, 0, 7, 1, 0],  # the empty one has a place of its own
+        "encoder_input_tokens": [4, 0, 9, 1, 0, 7, 1, 0],  # the empty one has its own place
         "encoder_segment_ids": [1, 1, 1, 1, 2, 3, 3, 0],
         "encoder_positions": [0, 1, 2, 3, 0, 0, 1, 0],
         "decoder_target_tokens": [5, 1, 0, 6, 1, 8, 1, 0, 0],

@@ -81,10 +81,10 @@ def test_without_an_eos_rows_go_on_to_the_limit() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[]], "row 0 is no list of token ids"),
+        ([[]], "row 0 is not a list of token ids"),
         ([[1], [64]], "row 1 has id 64; allowed: 0 to 63"),
         ([[1, -2]], "row 0 has id -2"),
-        ([["a"]], "row 0 is no list of token ids"),
+        ([["a"]], "row 0 is not a list of token ids"),
     ],
 )
 def test_wrong_ids_are_one_line(rows, message: str) -> None:

@@ -18,7 +18,7 @@ from t5x_ext.metrics.scoring import score_rows
 from t5x_ext.seqio import JSONLogger
 from t5x_ext.studies.store import write_json
 
-pytestmark = pytest.mark.skipif(not may_mount(), reason="mounts a file system of its own")
+pytestmark = pytest.mark.skipif(not may_mount(), reason="mounts its own file system")
 FULL = "No space left on device"
 ROWS = [Prediction("t", "c", str(number), "", ("a",), "") for number in range(1000)]
 RUN = [

@@ -19,7 +19,7 @@ SET = [
     "TRAIN_STEPS = 7",
 ]
 FILE = """\
-# A run of one's own.
+# One's own run.
 from __gin__ import dynamic_registration
 from t5x_ext import configs as utils
 from t5x_ext.training import trainer

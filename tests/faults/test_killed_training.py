@@ -1,6 +1,6 @@
 """Training that is killed at any moment, and goes on as if nothing had been.
 
-Three moments by default; KILLS asks for another number, each at a moment of its own:
+Three moments by default; KILLS asks for another number, each at a different moment:
 
     KILLS=30 python -m pytest tests/faults/test_killed_training.py -s
 """

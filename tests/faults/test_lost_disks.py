@@ -21,7 +21,7 @@ from disturbed_runs import (
 from small_disks import SmallDisk, may_mount
 
 pytestmark = pytest.mark.slow
-needs_mounts = pytest.mark.skipif(not may_mount(), reason="mounts a file system of its own")
+needs_mounts = pytest.mark.skipif(not may_mount(), reason="mounts its own file system")
 GONE = "(the directory was unmounted, moved or deleted)"
 
 

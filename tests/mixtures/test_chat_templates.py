@@ -180,7 +180,7 @@ def test_a_sentencepiece_vocabulary_has_one_too(tmp_path):
 
 REFUSED = {
     "refuses": (LLAMA_2, "chat template: Roles must alternate user/assistant/user/assistant/..."),
-    "is no template": ("{% for x in %}", "chat template: line 1: Expected an expression"),
+    "is not a template": ("{% for x in %}", "chat template: line 1: Expected an expression"),
     "asks for the day": ("{{ strftime_now('%d') }}", "chat template: 'strftime_now' is undefined"),
     "divides": ("{{ 1 // 0 }}", "chat template: .*zero"),
     "leaves the sandbox": ("{{ ''.__class__.__mro__ }}", "chat template: .*unsafe"),

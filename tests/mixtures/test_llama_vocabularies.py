@@ -139,7 +139,7 @@ def test_several_ids_end_a_text_and_added_tokens_have_theirs(model_file, tmp_pat
     ids = ours.encode("Say")
     assert ours.decode([*ids, 500, *ids]) == "Say"
     assert ours.decode(ours.encode("Say <tool>")) == "Say <tool>"
-    # Older versions of Transformers list them in a file of their own.
+    # Older versions of Transformers list them in a separate file.
     config = json.loads((path / "tokenizer_config.json").read_text())
     del config["added_tokens_decoder"]
     older = directory(model_file, tmp_path, **config)

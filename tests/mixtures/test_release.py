@@ -120,7 +120,7 @@ def test_data_dir(small, monkeypatch):
     assert data_dir() == small
     assert data_dir(str(small / "tasks")) == small / "tasks"
     monkeypatch.setenv("SUPERNI_DIR", str(small / "absent"))
-    with pytest.raises(DataError, match="SUPERNI_DIR '.*absent' is no directory; allowed: a dir"):
+    with pytest.raises(DataError, match="SUPERNI_DIR '.*absent' is not a directory; allowed: a"):
         data_dir()
 
 

@@ -142,7 +142,7 @@ counters = st.sampled_from([len, words, lambda text: len(text.encode()), lambda 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    # ss.instructions asks for tasks: its row has no question of its own.
+    # ss.instructions asks for tasks: its row has no question.
     name=st.sampled_from(sorted(PROMPTS.keys() - {"ss.instructions", "chat"})),
     row=st.builds(
         Row,

@@ -173,7 +173,7 @@ def test_hostile_callers_neither_join_nor_hold_up_the_run(port: int) -> None:
 
 
 def test_a_proof_cannot_be_used_again(port: int) -> None:
-    """Each caller has a question of its own."""
+    """Each caller has its own question."""
     key = roll_call.run_key(f"127.0.0.1:{port}")
     answers = []
 

@@ -261,7 +261,7 @@ def greedy_tokens(
     import torch
     from transformers import GenerationConfig
 
-    # A config of its own, so that nothing comes from the model's.
+    # A separate config, so that nothing comes from the model's.
     model.generation_config = GenerationConfig()
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=eos_id, pad_token_id=EOS

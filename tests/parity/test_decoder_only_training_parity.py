@@ -53,7 +53,7 @@ def our_model(directory: Path) -> DecoderOnlyModel:
 
 
 def our_batch(model: DecoderOnlyModel, pairs: list[Pair]) -> dict[str, np.ndarray]:
-    """Each pair in a row of its own, as training builds batches; all rows are 128 long."""
+    """Each pair in its own row, as training builds batches; all rows are 128 long."""
     inputs = [np.array(pair.prompt, np.int32) for pair in pairs]
     targets = [np.array(pair.response, np.int32) for pair in pairs]
     rows, starts = np.arange(len(pairs)), np.zeros(len(pairs), int)

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 theirs = pytest.importorskip("peft")
 
-# All linear layers of a family, and a selection with ranks and scales of its own.
+# All linear layers of a family, and a selection with other ranks and scales.
 DECODER_ONLY = {
     "llama_gqa_tied": ("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", "v_proj"),
     "mpt": ("Wqkv out_proj up_proj down_proj", "Wqkv"),

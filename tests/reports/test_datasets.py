@@ -1,4 +1,4 @@
-"""Reports of studies whose datasets have metrics of their own: arms by datasets."""
+"""Reports of studies whose datasets have their own metrics: arms by datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing assistance over the study engine: arms with data, tuning and decoding of their own."""
+"""Writing assistance over the study engine: arms with their own data, tuning and decoding."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def make_model(family: str, lora: LoRA | None = OF_RANK_4, **changes) -> Decoder
 
 
 def make_base(model: DecoderOnlyModel) -> dict:
-    """Random parameters under the adapters; of several keys, so that B = 0 is no special case."""
+    """Random parameters under the adapters; of several keys, as B = 0 hides faults."""
     return parameters.select(model.module.frozen, model.module.init(jax.random.key(0)))
 
 

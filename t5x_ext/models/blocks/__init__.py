@@ -1,4 +1,4 @@
-"""The pieces that families are composed of: Flax NNX modules that hold no arrays of their own.
+"""The pieces that families are composed of: Flax NNX modules that hold no arrays.
 
     parameter.py  a parameter's declaration on a module, and stacks of equal layers
     linear.py     products with a kernel; embeddings

@@ -282,7 +282,7 @@ def _kernel(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         if heads.scale != 1.0:
-            query = query * heads.scale  # the kernel has no scale of its own
+            query = query * heads.scale  # the kernel does not scale
         segments = pattern.query_segments, pattern.key_segments
         return by_distance_kernel.flash_attention(layout, query, key, value, by_distance, *segments)
 

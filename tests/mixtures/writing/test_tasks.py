@@ -139,7 +139,7 @@ def test_the_data_directory_has_a_folder_of_writing_sets(
     monkeypatch.setenv("WRITING_DIR", str(tmp_path / "nowhere"))
     assert first("writing.stsb", "test")["references"].tolist() == [b"B a."]
     mixtures.configure()
-    with pytest.raises(DataError, match=r"WRITING_DIR '.*nowhere' is no directory; allowed"):
+    with pytest.raises(DataError, match=r"WRITING_DIR '.*nowhere' is not a directory; allowed"):
         seqio.get_mixture_or_task("writing.stsb")
 
 

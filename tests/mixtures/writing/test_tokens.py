@@ -24,7 +24,7 @@ def test_what_was_copied_has_the_tokens_of_the_source() -> None:
 @pytest.mark.parametrize(
     ("source", "answer", "tokens"),
     [
-        # A word that is no token of the source is the tokeniser's: it cuts n't off.
+        # A word that is not a token of the source is the tokeniser's: it cuts n't off.
         ("they donot know .", "They don't know.", "They do n't know ."),
         ("he can go .", "He can't go.", "He ca n't go ."),
         # A changed sentence in the middle ends as a sentence does.

@@ -3,7 +3,7 @@
 How the output is computed is the one thing config.json does not say plainly. transformers 4 wrote
 `tie_word_embeddings`: true scales the decoder's output by d_model ** -0.5 and multiplies with the
 embedding (1.0), false neither scales nor ties (1.1 and later). transformers 5 always writes true,
-and says whether to scale in `scale_decoder_outputs`; a head of its own is used if it is among the
+and says whether to scale in `scale_decoder_outputs`; a separate head is used if it is among the
 tensors. What is written here is read alike by both, but for umt5: version 5 takes every one for
 scaled, whatever its files say, and scales the output of Google's, which are not. We go by the
 files, as version 4 does.

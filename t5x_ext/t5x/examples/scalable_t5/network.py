@@ -1,4 +1,4 @@
-"""`t5x.examples.scalable_t5.network`: every layer has a table of relative positions of its own."""
+"""`t5x.examples.scalable_t5.network`: every layer has its own table of relative positions."""
 
 from __future__ import annotations
 
