@@ -72,7 +72,7 @@ WHOLE = [
 ]
 
 command("TRIAN_STEPS", *RUN, "--gin.TRIAN_STEPS=9")
-command("no gin value", *RUN, "--gin.MODEL_DIR=runs/x")
+command("not a gin value", *RUN, "--gin.MODEL_DIR=runs/x")
 command("is required", *RUN)
 command("takes Optional", *WHOLE, "--gin.TRAIN_STEPS='9'")
 command("exactly one of", *WHOLE, "--gin.TRAIN_EPOCHS=1")

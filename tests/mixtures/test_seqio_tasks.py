@@ -338,7 +338,7 @@ def test_configure_gives_names_a_new_meaning(configure, superni_dir):
 def test_nothing_is_read_before_a_name_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("SUPERNI_DIR", str(tmp_path / "nowhere"))
     mixtures.configure(vocabulary=tmp_path / "no.model")
-    with pytest.raises(DataError, match="SUPERNI_DIR .* is no directory"):
+    with pytest.raises(DataError, match="SUPERNI_DIR .* is not a directory"):
         seqio.get_mixture_or_task(NAME)
     monkeypatch.delenv("SUPERNI_DIR")
     mixtures.configure(vocabulary=tmp_path / "no.model")
