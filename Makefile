@@ -19,13 +19,14 @@ SMOLLM2_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart smollm2 test test-long lint audit clean
+.PHONY: help quickstart smollm2 test test-slow test-long lint audit clean
 
 help:
 	@echo "make quickstart  run a miniature study on the bundled tasks and write its report"
 	@echo "make smollm2     fetch SmolLM2-135M-Instruct (93 MB) into $(SMOLLM2) as a Hugging Face directory"
 	@echo "make test        run the test suite (about a quarter of an hour on 2 cores)"
-	@echo "make test-long   run what that leaves out: a test takes minutes"
+	@echo "make test-slow   run the tests of more than ten seconds each, and more cases (half an hour)"
+	@echo "make test-long   run the tests of minutes each"
 	@echo "make lint        run ruff (rules and format) and mypy"
 	@echo "make audit       look up known vulnerabilities of the tested versions (needs the network)"
 	@echo "make clean       remove $(VENV), caches and build products (never runs/)"
@@ -64,10 +65,15 @@ $(SMOLLM2)/config.json: | $(STAMP)
 
 # Tests compile far more than they compute, so the compiler does not optimise (tests/conftest.py);
 # the second line runs the invariants that optimising could break as users' programs are compiled.
+OPTIMISED := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
-	@XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600" \
-	    $(VENV)/bin/python -m pytest -m optimised -q
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(OPTIMISED) $(VENV)/bin/python -m pytest -q -m "optimised and not slow"
+
+test-slow: $(STAMP)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	@$(OPTIMISED) $(VENV)/bin/python -m pytest -q -m "optimised and slow"
 
 test-long: $(STAMP)
 	@$(VENV)/bin/python -m pytest -m long

@@ -28,8 +28,24 @@ _CACHE = tempfile.TemporaryDirectory(prefix="t5x_ext_tests_")
 os.environ.setdefault("T5X_EXT_CACHE", _CACHE.name)
 
 
+def _case(item: pytest.Item) -> str | None:
+    """The parameters of a test as they stand in brackets behind its name."""
+    return item.callspec.id if hasattr(item, "callspec") else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests that run only when their marker is asked for."""
+    """Leaves out the tests that run only when their marker is asked for.
+
+    `slow(but="case")` marks a parametrised test of which this one case is for `make test`, so that
+    the markers are settled before pytest's own `-m` looks at them.
+    """
+    for item in items:
+        item.own_markers[:] = [
+            mark
+            for mark in item.own_markers
+            if mark.name != "slow" or mark.kwargs.get("but", "") != _case(item)
+        ]
     left_out = [
         item
         for item in items

@@ -67,6 +67,7 @@ def merged_kernel(
     return kernel + lora.scale_of(config.module_names(name)) * a @ leaves[f"{name}/lora/b"][layer]
 
 
+@pytest.mark.slow(but="llama-original")
 @pytest.mark.parametrize(
     ("family", "into"), [("llama", "original"), ("falcon", "dequantised"), ("t5", "original")]
 )

@@ -16,6 +16,8 @@ from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 MODEL = [
     "--gin_file=models/llama_tiny.gin",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",

@@ -57,6 +57,7 @@ def test_decoding_lowers(family: str) -> None:
     check(*decoding_call(make_program(CONFIGS[family]), WORKLOAD, 1))
 
 
+@pytest.mark.slow(but="llama-None")
 @pytest.mark.parametrize(
     ("family", "quantization"), [("llama", None), *((family, "nf4") for family in CONFIGS)]
 )

@@ -206,6 +206,7 @@ def test_the_network_of_scalable_t5_has_a_position_table_per_layer(
     )
 
 
+@pytest.mark.slow
 def test_pretraining_logs_loss_and_weight_metrics(pretrained: Path) -> None:
     assert sorted(losses(pretrained)) == [1, 2, 3]
     last = [row for row in logged(pretrained) if row["step"] == 3]
@@ -397,6 +398,7 @@ def test_t5_1_0_trains_too(files: Path, tmp_path: Path) -> None:
     assert sorted(losses(tmp_path)) == [1, 2]
 
 
+@pytest.mark.slow(but="contract_bytes-seqio.ByteVocabulary-384")
 @pytest.mark.parametrize(
     ("task", "vocabulary", "num_rows"),
     [

@@ -109,6 +109,7 @@ def test_padding_rows_of_the_embedding_are_never_generated(model):
     assert changed.generate(PROMPTS, 12) == model.generate(PROMPTS, 12)
 
 
+@pytest.mark.slow
 def test_answers_and_scores_do_not_depend_on_the_batch_or_the_mesh(model, saved):
     answers, scores = model.generate(PROMPTS, 12), model.score(PROMPTS, TARGETS)
     assert scores.shape == (4,) and scores.dtype == np.float32 and np.all(scores < 0)
@@ -133,6 +134,7 @@ def test_other_ways_of_decoding(model, saved):
     assert gain.mean() > 0
 
 
+@pytest.mark.slow
 def test_score_is_the_sum_over_the_tokens_of_the_target(model):
     """Each token's probability, read off one long forward pass."""
     inputs = MODEL.features.prompt_tokens(model.vocabulary, PROMPTS[0])
@@ -168,6 +170,7 @@ def test_a_long_prompt_is_cut_with_a_warning(model):
     np.testing.assert_allclose([cut, other], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_byt5_travels_with_its_bytes(tmp_path):
     config = dataclasses.replace(CONFIG, vocab_size=384, num_encoder_layers=3)
     model = random_model(config, byt5_vocabulary())
@@ -208,6 +211,7 @@ def test_a_vocabulary_may_be_given_by_path(model, saved):
     assert loaded.vocabulary.fingerprint == model.vocabulary.fingerprint
 
 
+@pytest.mark.slow
 def test_neither_tensorflow_nor_seqio_is_imported(saved):
     code = (
         "import sys, t5x_ext\n"

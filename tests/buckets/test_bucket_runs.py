@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import Commands
+from bucket_commands import Commands
 from disturbed_runs import Server
 from proxy import Proxy
 

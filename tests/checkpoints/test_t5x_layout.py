@@ -309,6 +309,7 @@ def test_damaged_files_are_named(tmp_path):
         open_source(str(path))
 
 
+@pytest.mark.slow(but="scanned-legacy")
 @pytest.mark.parametrize("layout", ["legacy", "zarr", "ocdbt"])
 @pytest.mark.parametrize("scanned", [True, False], ids=["scanned", "by number"])
 def test_tables_that_differ_between_layers_come_in_and_go_back_bit_by_bit(

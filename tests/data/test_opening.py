@@ -157,6 +157,7 @@ def test_the_limit_is_that_of_all_tasks_together(add_task):
     assert in_memory == {"small": True, "large": False, "last": True}
 
 
+@pytest.mark.slow(but="1073741824")
 @pytest.mark.parametrize("limit", [1 << 30, ON_DISK])
 def test_a_stochastic_task_draws_anew_in_every_epoch(limit, add_task, cache):
     name = add_task("corrupted", preprocessors=[corrupt])

@@ -48,6 +48,7 @@ def test_scores_are_the_goldens() -> None:
         assert best == (2 if row["argmax"] is None else row["argmax"])
 
 
+@pytest.mark.slow(but="llama_biomedicine")
 @pytest.mark.parametrize("adapter", ["llama_biomedicine", "mpt_biomedicine"])
 def test_tokens_are_the_goldens(adapter: str) -> None:
     """One batch of each setting, expert and amateur as rows of it."""
@@ -76,6 +77,7 @@ def test_mixtures_are_contrasted_as_the_goldens(adapter: str) -> None:
         assert found == [row["output"]]
 
 
+@pytest.mark.slow(but="t5")
 @pytest.mark.parametrize("family", CONFIGS)
 def test_rows_of_several_adapters_and_of_none_equal_single_runs(family: str) -> None:
     model = with_adapters(family)
@@ -97,6 +99,7 @@ def test_rows_of_several_adapters_and_of_none_equal_single_runs(family: str) -> 
             np.testing.assert_allclose(logits[place], expected, atol=1e-4)
 
 
+@pytest.mark.slow(but="llama-method0")
 @pytest.mark.parametrize(
     ("family", "method"),
     [
@@ -122,6 +125,7 @@ def test_one_batch_contrasts_as_two_models_side_by_side(family: str, method: Con
     )
 
 
+@pytest.mark.slow
 def test_an_expert_against_itself_is_greedy_decoding() -> None:
     model = with_adapters("llama")
     plain = model.generate_outputs(PROMPTS, 12, None, EOS, adapter="bio")

@@ -78,6 +78,7 @@ def decode_all(decoder: Decoder, weights: parameters.Params, examples: list[Exam
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -> None:
     """Every produced token is the best continuation that the whole-sequence decoder sees."""
@@ -103,6 +104,7 @@ def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -
         assert (tokens[row, stop:] == 0).all()
 
 
+@pytest.mark.slow
 def test_cache_gives_the_logits_of_teacher_forcing_with_a_table_in_each_layer() -> None:
     config = CONFIG.replace(position_table_per_layer=True)
     weights = parameters.init_params(network.Transformer(config).specs, jax.random.key(5))
@@ -152,6 +154,7 @@ def test_rows_end_at_different_places(weights, examples) -> None:
     assert len(lengths) > 3
 
 
+@pytest.mark.slow(but="64")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_a_row_does_not_depend_on_its_batch(weights, examples, batch_size) -> None:
     expected = decode_all(make_decoder(8), weights, examples)

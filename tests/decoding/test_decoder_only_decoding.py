@@ -43,6 +43,7 @@ def model(request: pytest.FixtureRequest) -> Model:
     return make(request.param)
 
 
+@pytest.mark.slow(but="llama_3")
 def test_greedy_tokens_are_the_best_of_teacher_forcing(model: Model) -> None:
     outputs = model.generate_tokens(PROMPTS, 12, eos_ids=EOS)
     whole = [prompt + output for prompt, output in zip(PROMPTS, outputs, strict=True)]
@@ -52,6 +53,7 @@ def test_greedy_tokens_are_the_best_of_teacher_forcing(model: Model) -> None:
         assert len(output) == 12 or best[len(output)] in EOS
 
 
+@pytest.mark.slow(but="falcon_7b-3")
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_row_does_not_depend_on_its_batch(model: Model, batch_size: int) -> None:
     for method in (None, Beam(num_beams=3, style="hf"), Sampling(temperature=1.5, num_samples=2)):
@@ -59,6 +61,7 @@ def test_a_row_does_not_depend_on_its_batch(model: Model, batch_size: int) -> No
         assert model.generate_tokens(PROMPTS, 10, method, EOS, batch_size) == expected
 
 
+@pytest.mark.slow(but="falcon_7b")
 def test_logits_do_not_depend_on_the_rows_beside(model: Model) -> None:
     together = model.token_logits(PROMPTS)
     for prompt, logits in zip(PROMPTS, together, strict=True):

@@ -29,6 +29,7 @@ def model(request: pytest.FixtureRequest) -> Model:
     return make(request.param)
 
 
+@pytest.mark.slow
 def test_mixtures_of_logits_of_any_scale_are_the_goldens() -> None:
     for row in golden_rows("marginal_numerics.jsonl"):
         weights = np.log(retrieval_weights(row["scores"], row["mode"]))
@@ -40,6 +41,7 @@ def test_mixtures_of_logits_of_any_scale_are_the_goldens() -> None:
         assert int(jnp.argmax(found)) == row["argmax"]
 
 
+@pytest.mark.slow(but="llama-8")
 @pytest.mark.parametrize(
     ("family", "batch_size"), [("llama", 1), ("llama", 8), ("mpt", 8)], ids=str
 )
@@ -82,6 +84,7 @@ BEAM = Beam(num_beams=3, style="hf")
 METHODS: list[tuple[str, Method | None]] = [("llama", None), ("llama", SAMPLING), ("t5", BEAM)]
 
 
+@pytest.mark.slow(but="llama-method1")
 @pytest.mark.parametrize(("family", "method"), METHODS)
 def test_one_context_and_equal_contexts_are_plain_decoding(family: str, method: Method) -> None:
     model = make(family)

@@ -89,6 +89,7 @@ def alone(name: str) -> list[str]:
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "axes"),
     [
@@ -122,6 +123,7 @@ def make_adapter(seed: int) -> Params:
     return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), drawn)
 
 
+@pytest.mark.slow(but="method1-None")
 @pytest.mark.parametrize(
     ("method", "axes"),
     [

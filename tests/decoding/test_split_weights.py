@@ -99,6 +99,7 @@ def tpu_devices() -> list[jax.Device]:
     return compiling.describe_devices(parse_topology("v5e:2x4"))
 
 
+@pytest.mark.slow(but="fsdp-tpu")
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("name", MESHES)
 def test_no_weight_is_gathered_for_a_token(name, platform) -> None:

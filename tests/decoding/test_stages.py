@@ -86,6 +86,7 @@ def test_stages_grow_fourfold() -> None:
     assert stage_ends(128, None) == (128,)
 
 
+@pytest.mark.slow(but="hf")
 @pytest.mark.parametrize("name", METHODS)
 def test_parking_changes_no_token(weights, examples, name) -> None:
     method = METHODS[name]
@@ -101,6 +102,7 @@ def test_parking_changes_no_token(weights, examples, name) -> None:
     assert (few == whole[some]).all()
 
 
+@pytest.mark.slow(but="t5x")
 @pytest.mark.parametrize("name", ["sampling", "t5x"])
 def test_a_mesh_decodes_as_one_device(weights, examples, name) -> None:
     """Rows over two devices, heads over two, parked rows moved between them."""
@@ -108,6 +110,7 @@ def test_a_mesh_decodes_as_one_device(weights, examples, name) -> None:
     assert (decode(make_decoder(METHODS[name], FIRST, 8, 4), weights, examples) == one).all()
 
 
+@pytest.mark.slow
 def test_compiled_shapes_are_bounded_and_told(weights, examples) -> None:
     decoder = make_decoder(METHODS["greedy"], FIRST, 4, 1)
     for count in (1, 7, 50):
@@ -139,6 +142,7 @@ def test_finished_rows_give_their_places_to_others(weights, examples, monkeypatc
     assert min(size for _, size in runs) < 8  # the few that were left ran as a small batch
 
 
+@pytest.mark.slow
 def test_bfloat16_chooses_almost_the_same_tokens(weights, examples) -> None:
     model = EncoderDecoderModel(
         network.Transformer(dataclasses.replace(CONFIG, dtype="bfloat16")),

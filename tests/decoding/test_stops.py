@@ -50,6 +50,7 @@ def test_ids_stop_as_texts_do() -> None:
     assert stops.cut_tokens([1, 5, 6, 5, 7]) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [None, Sampling(temperature=1.5, seed=4)])
 def test_outputs_end_at_the_first_stop_and_are_else_the_same(method) -> None:
     model = make("llama")
@@ -91,6 +92,7 @@ def random_text_model() -> Model:
     return Model(config, params, VOCABULARY, PjitPartitioner(devices=jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_texts_end_before_the_stop() -> None:
     model = random_text_model()
     prompts = ["a red box", "is it a cat?", "the cat"]

@@ -103,6 +103,7 @@ def test_kernel_on_a_mesh_equals_one_device() -> None:
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow(but="lengths1-v6e:2x2")
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 @pytest.mark.parametrize("lengths", [(1024, 1024), (128, 1024), (2048, 2048)])
 def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) -> None:
@@ -157,6 +158,7 @@ def test_a_kernel_that_cannot_be_had_is_an_error(lengths, heads, what) -> None:
     assert "allowed: 'auto'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_kernel_is_compared_with_a_reference_before_it_is_taken(monkeypatch, capsys) -> None:
     assert kernel_check.largest_difference() < kernel_check.TOLERANCE
 

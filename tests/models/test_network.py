@@ -110,6 +110,7 @@ def test_rms_norm_is_computed_in_float32() -> None:
     assert out.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(weights: parameters.Params) -> None:
     inputs, targets = [[5, 6, 7, 1], [9, 1]], [[8, 4, 1], [3, 1]]
     short = EncoderDecoderModel(network.Transformer(TINY)).logits(
@@ -133,6 +134,7 @@ def test_a_token_sees_no_later_target(weights: parameters.Params) -> None:
     assert not np.allclose(one[0, 3], other[0, 3])
 
 
+@pytest.mark.slow(but='{"remat_policy": "full"}')
 @pytest.mark.parametrize(
     "change",
     [
@@ -177,6 +179,7 @@ def test_dropout_keeps_the_mean_and_shares_its_mask_along_length() -> None:
     assert (dropped == dropped[:, :1]).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(
     weights: parameters.Params,
 ) -> None:

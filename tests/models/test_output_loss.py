@@ -31,6 +31,7 @@ def apart(settings: OutputLoss, hidden, table, targets, weights) -> losses.LossS
     )
 
 
+@pytest.mark.slow(but="settings0-12-1-12")
 @pytest.mark.parametrize(
     ("length", "chunk_bytes", "expected_chunks"),
     [

@@ -72,6 +72,7 @@ def trained(request, examples: Path, tmp_path_factory) -> tuple[str, Path]:
     return request.param, model_dir
 
 
+@pytest.mark.slow(but="my_nnx")
 def test_a_resumed_run_equals_an_unbroken_one(trained, examples: Path, tmp_path: Path) -> None:
     kind, unbroken = trained
     lines = map(json.loads, (unbroken / "metrics.jsonl").read_text().splitlines())
@@ -118,6 +119,7 @@ def random_prompts(key: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(np.arange(7) < lengths[:, None], drawn, 0), lengths
 
 
+@pytest.mark.slow(but="my_nnx-True")
 @pytest.mark.parametrize(
     ("kind", "bidirectional"), [("my_nnx", False), ("my_nnx", True), ("my_linen", False)]
 )

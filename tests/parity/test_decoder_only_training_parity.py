@@ -61,6 +61,7 @@ def our_batch(model: DecoderOnlyModel, pairs: list[Pair]) -> dict[str, np.ndarra
     return model.features.build(inputs, targets, layout, {"inputs": 128, "targets": 128})
 
 
+@pytest.mark.slow(but="llama_gqa_tied")
 def test_loss_and_gradients_are_equal(twin, tmp_path) -> None:
     theirs, directory = twin
     pairs = make_pairs(theirs.config.vocab_size)
@@ -83,6 +84,7 @@ def test_loss_and_gradients_are_equal(twin, tmp_path) -> None:
     jax.tree_util.tree_map_with_path(check, expected, grads)
 
 
+@pytest.mark.slow(but="falcon_7b")
 @pytest.mark.parametrize("variant", STEPPED)
 def test_ten_adamw_steps_have_equal_losses(variant, tmp_path) -> None:
     theirs = make_model(variant)

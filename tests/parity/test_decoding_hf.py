@@ -101,6 +101,7 @@ BEAMS = [
 NAMES = {"min_length": "min_new_tokens"}
 
 
+@pytest.mark.slow(but="4-1.0-True")
 @pytest.mark.parametrize("fields", BEAMS, ids=lambda fields: "-".join(map(str, fields.values())))
 def test_beam(twin, inputs, fields) -> None:
     settings = {NAMES.get(name, name): value for name, value in fields.items()}

@@ -63,6 +63,7 @@ def test_hidden_states_and_logits_are_equal(twin: Twin) -> None:
     assert theirs[2][real_targets].std() > 0.1  # or equal logits would show little
 
 
+@pytest.mark.slow(but="lm_adapt")
 def test_greedy_tokens_are_equal_over_64_steps(twin: Twin) -> None:
     cfg = twin.source.config
     inputs = make_batch(cfg.vocab_size)["encoder_input_tokens"]

@@ -106,6 +106,7 @@ def test_our_adapters_have_our_logits_in_peft(variant: str, tmp_path: Path) -> N
 STEPS, RATE = 20, 1e-3
 
 
+@pytest.mark.slow(but="mpt")
 @pytest.mark.parametrize("variant", ["llama_gqa_tied", "mpt", "falcon_7b"])
 def test_twenty_steps_of_training_are_peft_s(variant: str, tmp_path: Path) -> None:
     """The same weights, batches and AdamW: losses and every tensor of the adapter stay together."""

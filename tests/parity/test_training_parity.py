@@ -39,6 +39,7 @@ def torch_loss(model, batch):
     return model(input_ids=inputs, attention_mask=(inputs > 0).long(), labels=labels).loss
 
 
+@pytest.mark.slow(but="umt5_tied")
 def test_loss_and_gradients_are_equal(twin: Twin, tmp_path) -> None:
     batch = make_batch(twin.source.config.vocab_size)
     theirs = twin.torch_model
@@ -68,6 +69,7 @@ def test_loss_and_gradients_are_equal(twin: Twin, tmp_path) -> None:
     jax.tree_util.tree_map_with_path(check, expected, grads)
 
 
+@pytest.mark.slow(but="t5_1_0")
 @pytest.mark.parametrize("family", ["t5_1_0", "t5_1_1"])
 def test_ten_adamw_steps_have_equal_losses(family: str, tmp_path) -> None:
     twin = make_twin(family, tmp_path)

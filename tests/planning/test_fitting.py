@@ -62,6 +62,7 @@ def test_what_is_not_needed_is_not_compiled():
     assert fitting.most_per_slot({1: 5}.__getitem__, 4, wanted=8) == 0
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_same_for_each_model():
     mesh = PjitPartitioner(expert=2, fsdp=2, data=2)
     program = Program(MODEL, mesh, Trainer())
@@ -72,6 +73,7 @@ def test_memory_grows_by_the_same_for_each_model():
     assert four == pytest.approx(one + 3 * (two - one), rel=0.05)
 
 
+@pytest.mark.slow
 def test_as_many_as_fit_into_these_devices():
     def with_memory(num_bytes):
         return Program(MODEL, PjitPartitioner(expert=4, data=2, device_bytes=num_bytes), Trainer())

@@ -83,6 +83,7 @@ def study():
     return plan
 
 
+@pytest.mark.slow
 def test_adapters_of_a_slot_share_batches_of_prompts_and_need_few_programs():
     pytest.importorskip("libtpu")
     lines = []

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
+from made_up_study import write_study
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.report import write_report
@@ -128,8 +129,6 @@ def test_escaped_text_is_valid_xml_with_the_text_in_it(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import write_study
-
     return write_study(tmp_path_factory.mktemp("fuzz") / "study")
 
 

@@ -121,6 +121,7 @@ def test_equal_steps_go_together_first_and_the_rest_by_its_steps() -> None:
     ]
 
 
+@pytest.mark.slow(but="2-axes0")
 @pytest.mark.parametrize("axes", [{}, dict(expert=2, fsdp=2, data=2)])
 @pytest.mark.parametrize("experts", [1, 2])
 def test_a_step_compiled_ahead_is_not_compiled_again(
@@ -144,6 +145,7 @@ def steps_compiled(caplog) -> int:
     return sum("sharded_step" in text or "jit(one)" in text for text in finished)
 
 
+@pytest.mark.slow(but="full-axes2")
 @pytest.mark.parametrize(
     ("tuned", "axes"),
     [

@@ -299,6 +299,7 @@ def distance(ours, theirs) -> float:
     return float(rms(np.concatenate(jax.tree.leaves(differences))))
 
 
+@pytest.mark.slow
 def test_a_run_from_step_300_with_that_offset_is_the_run_from_step_0(plain) -> None:
     offset = trained(Adafactor(step_offset=300), 300)
     jax.tree.map(np.testing.assert_array_equal, plain, offset)

@@ -60,6 +60,7 @@ def assert_close(ours, expected, atol: float = 2e-5) -> None:
     )
 
 
+@pytest.mark.slow(but="falcon_40b")
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.optimised
 def test_packed_equals_unpacked_with_all_gradients(family: str) -> None:
@@ -75,6 +76,7 @@ def test_packed_equals_unpacked_with_all_gradients(family: str) -> None:
     assert_close(sums(model, params, joined), expected)
 
 
+@pytest.mark.slow
 def test_microbatches_and_remat_change_no_gradient() -> None:
     model = make_model("llama")
     params = model.init_params(jax.random.key(0))
@@ -108,6 +110,7 @@ MESHES = {
 }
 
 
+@pytest.mark.slow(but="fsdp-1")
 @pytest.mark.parametrize(
     ("mesh", "num_microbatches"), [("data", 1), ("fsdp", 1), ("fsdp_model", 2), ("all", 2)]
 )

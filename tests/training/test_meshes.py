@@ -108,6 +108,7 @@ def one_device() -> Run:
     return train(PjitPartitioner(devices=jax.devices()[:1]), 1)
 
 
+@pytest.mark.slow(but="1x8x1-4")
 @pytest.mark.parametrize("num_microbatches", [1, 4])
 @pytest.mark.parametrize("name", MESHES)
 def test_mesh_gives_the_run_of_one_device(name, num_microbatches, one_device) -> None:
@@ -130,6 +131,7 @@ def test_mesh_gives_the_run_of_one_device(name, num_microbatches, one_device) ->
         )
 
 
+@pytest.mark.slow
 def test_width_of_activations_and_parameters_over_two_mesh_axes_gives_the_same_run(
     one_device,
 ) -> None:

@@ -87,6 +87,7 @@ def gradients(model: EncoderDecoderModel, weights, batch, microbatches: int = 1)
     return jax.jit(lambda w, b: sum_gradients(model, w, b, None, microbatches))(weights, batch)
 
 
+@pytest.mark.slow
 def test_the_step_of_a_joined_batch_is_that_of_the_padded_one() -> None:
     padded, joined = (make_batches(24, 12, pack) for pack in (False, "batch"))
     model = make_model(dropout_rate=0.0)
@@ -129,6 +130,7 @@ def test_packed_gradient_is_the_unpacked_gradient() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), *grads)
 
 
+@pytest.mark.slow(but="None")
 @pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE", 100.0, None])
 def test_microbatched_gradient_is_the_full_batch_gradient(factor) -> None:
     model = dataclasses.replace(make_model(), loss_normalizing_factor=factor)
@@ -140,6 +142,7 @@ def test_microbatched_gradient_is_the_full_batch_gradient(factor) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), whole, parts)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_microbatches() -> None:
     batch, _ = make_batches(400, 32, pack=True).make(0, 0)
 
@@ -153,6 +156,7 @@ def test_memory_does_not_grow_with_microbatches() -> None:
     assert four < 0.6 * one
 
 
+@pytest.mark.slow
 def test_position_tables_of_each_layer_train_on_a_mesh_as_on_one_device() -> None:
     one = PjitPartitioner(devices=jax.devices()[:1])
     losses_one, params, _ = run(one, 1, 6, position_table_per_layer=True)
@@ -167,6 +171,7 @@ def test_position_tables_of_each_layer_train_on_a_mesh_as_on_one_device() -> Non
         assert np.abs(first - second).max() > 1e-4  # each by its own gradient
 
 
+@pytest.mark.slow
 def test_adafactor_trains_on_a_mesh_as_on_one_device() -> None:
     optimizer = optimizers.Adafactor()
     one = PjitPartitioner(devices=jax.devices()[:1])
