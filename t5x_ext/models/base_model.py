@@ -76,6 +76,11 @@ class BaseTransformerModel(abc.ABC):
     def generator(self) -> Generator:
         """The network as decoding sees it."""
 
+    @property
+    def skips_unweighted(self) -> bool:
+        """Whether the loss looks for positions to leave out: see `OutputLoss`."""
+        return False
+
     def predict_batch_with_aux(self, num_decodes: int = 1) -> tuple[Any, int]:
         """How to decode; under T5X's name, so that its gin files can set `num_decodes`.
 
@@ -131,7 +136,7 @@ class BaseTransformerModel(abc.ABC):
             return losses.cross_entropy_sums(
                 logits, targets, weights, self.label_smoothing, self.z_loss
             )
-        settings = OutputLoss(self.label_smoothing, self.z_loss, factor)
+        settings = OutputLoss(self.label_smoothing, self.z_loss, factor, self.skips_unweighted)
         return output_loss_sums(settings, hidden, table, targets, weights)
 
     def logits(

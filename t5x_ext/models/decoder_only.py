@@ -10,6 +10,7 @@ from t5x_ext.models import losses
 from t5x_ext.models.base_model import BaseTransformerModel
 from t5x_ext.models.generation import DecoderOnlyGenerator, Generator
 from t5x_ext.models.network import Network
+from t5x_ext.partitioning import active_partitioner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,13 @@ class DecoderOnlyModel(BaseTransformerModel):
     @property
     def features(self) -> DecoderOnlyFeatures:
         return DecoderOnlyFeatures(self.loss_on_prompt, self.inputs_bidirectional_attention)
+
+    @property
+    def skips_unweighted(self) -> bool:
+        # On TPUs, where collectives are to be hidden under the products, no part is left to chance.
+        partitioner = active_partitioner()
+        on_tpu = partitioner is not None and partitioner.platform == "tpu"
+        return not (self.loss_on_prompt or on_tpu)
 
     @property
     def generator(self) -> Generator:

@@ -94,3 +94,89 @@ def test_scores_of_the_whole_batch_never_exist() -> None:
     memory = jax.jit(grad).lower(*shapes).compile().memory_analysis()
     whole = batch * length * vocab * 4
     assert memory.temp_size_in_bytes < whole
+
+
+def prompts_and_answers(length: int) -> tuple[jax.Array, ...]:
+    """Arrays of which few positions have a weight, here and there in the rows."""
+    hidden, table, targets, _ = make_arrays(length)
+    rng = np.random.default_rng(1)
+    weights = np.zeros((BATCH, length), np.float32)
+    for row, count in zip(weights, (0, 1, 9, 17), strict=True):
+        row[rng.choice(length, count, replace=False)] = rng.uniform(0.5, 1.5, count)
+    return hidden, table, targets, jnp.asarray(weights)
+
+
+@pytest.mark.parametrize("length", [64, 61])
+def test_parts_without_weights_are_left_out_of_the_sums_but_change_nothing(length: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_loss, "_SKIPPABLE_POSITIONS", 8)
+        hidden, table, targets, weights = prompts_and_answers(length)
+
+        def scaled(settings: OutputLoss, hidden, table):
+            sums = output_loss_sums(settings, hidden, table, targets, weights)
+            return 0.7 * sums.loss, sums
+
+        results = []
+        for skip in (False, True):
+            settings = OutputLoss(0.1, 1e-2, 0.4, skip_unweighted=skip)
+            run = jax.value_and_grad(scaled, argnums=(1, 2), has_aux=True)
+            (_, sums), grads = run(settings, hidden, table)
+            results.append((*sums, *grads))
+        for plain, skipping in zip(*results, strict=True):
+            np.testing.assert_allclose(skipping, plain, rtol=1e-5, atol=1e-6)
+
+
+def products_that_run(weights: jax.Array) -> int:
+    """How often scores are made of a batch with these weights."""
+    hidden, table, targets, _ = make_arrays(64)
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_loss, "_SKIPPABLE_POSITIONS", 8)
+        scores = output_loss._scores
+
+        def counted(*args):
+            jax.debug.callback(lambda: made.append(1))
+            return scores(*args)
+
+        patch.setattr(output_loss, "_scores", counted)
+        settings = OutputLoss(skip_unweighted=True)
+        jax.grad(lambda x: output_loss_sums(settings, x, table, targets, weights).loss)(hidden)
+        jax.effects_barrier()
+    return len(made)
+
+
+def test_only_parts_with_weights_are_computed() -> None:
+    """Of 8 parts of 8 positions of each row, as many as the row with most weights fills."""
+    *_, weights = prompts_and_answers(64)
+    assert products_that_run(weights) == 3  # 17 positions
+    assert products_that_run(jnp.zeros((BATCH, 64))) == 0
+    assert products_that_run(jnp.ones((BATCH, 64))) == 8
+
+
+def test_models_side_by_side_leave_out_the_same_parts() -> None:
+    """Under vmap a condition would compute both of its sides."""
+    settings = OutputLoss(skip_unweighted=True)
+    hidden, table, targets, weights = prompts_and_answers(64)
+    hidden, weights = jnp.stack([hidden, 2 * hidden]), jnp.stack([weights, weights[::-1]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_loss, "_SKIPPABLE_POSITIONS", 8)
+
+        def loss(hidden, weights):
+            return output_loss_sums(settings, hidden, table, targets, weights).loss
+
+        together = jax.vmap(jax.grad(loss))
+        program = str(jax.make_jaxpr(together)(hidden, weights))
+        assert " cond[" in program
+        for made, one, its in zip(together(hidden, weights), hidden, weights, strict=True):
+            np.testing.assert_allclose(made, jax.grad(loss)(one, its), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_that_is_not_trained_has_no_gradient() -> None:
+    hidden, table, targets, weights = make_arrays(12)
+
+    def loss(hidden, table):
+        return output_loss_sums(OutputLoss(), hidden, table, targets, weights).loss
+
+    frozen = jax.make_jaxpr(jax.grad(loss))(hidden, table)
+    trained = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, table)
+    assert (str(frozen).count("dot_general"), str(trained).count("dot_general")) == (2, 3)
