@@ -128,7 +128,7 @@ def template_of(vocabulary: Any) -> ChatTemplate:
         path = getattr(vocabulary, "path", None)
         whose = f"{path}: this vocabulary" if path else "the vocabulary"
         raise DataError(
-            f"chat: {whose} has no chat template; allowed: one with {TEMPLATE_FILE} beside it, or "
+            f"chat: {whose} has no chat template; allowed: one with {TEMPLATE_FILE} next to it, or "
             f"{_FIELD} in its tokenizer_config.json"
         )
     return found

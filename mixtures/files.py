@@ -67,7 +67,9 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
     if separator and (scheme != "gs" or not rest.partition("/")[0]):
         raise DataError(f"{name}: {text!r}; allowed: a local path, or gs://bucket/...")
     if text.startswith("gs:/") and not separator:
-        raise DataError(f"{name}: {text!r}; allowed: gs:// with two slashes, which Path takes away")
+        raise DataError(
+            f"{name}: {text!r}; allowed: gs:// with two slashes (pathlib.Path drops one)"
+        )
     if separator:
         _prepare_buckets()
     elif not _is_nameable(text):

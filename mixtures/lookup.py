@@ -55,7 +55,7 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         find_scope(escape(name_or_path), current_context().store)
     except DataError as error:
         near = difflib.get_close_matches(name_or_path, on_demand.known_names(), n=3)
-        hint = f"; registered with SeqIO and near it: {', '.join(near)}" if near else ""
+        hint = f"; similar names registered with SeqIO: {', '.join(near)}" if near else ""
         raise DataError(f"MIXTURE_OR_TASK_NAME: {error}{hint}") from None
     return task_name(prompt or DEFAULT_PROMPT, name_or_path, budget or "all")
 
@@ -101,5 +101,5 @@ def _refuse(what: str, value: object, own: str | None, name: str) -> None:
         raise DataError(
             f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which "
             f"{f'has {own!r}' if own else f'takes no {what}'}; "
-            f"allowed: a {what} beside a scope or a file"
+            f"allowed: a {what} with a scope or a file only"
         )

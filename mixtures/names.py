@@ -164,5 +164,5 @@ def check_only_one(name: str, what: str, value: str | None, own: str | None) -> 
     if value is not None and own not in (None, value):
         raise DataError(
             f"{what} '{value}' with MIXTURE_OR_TASK_NAME '{name}', which has {own!r}; "
-            f"allowed: a {what} beside a name without one"
+            f"allowed: a {what} with a name that has none"
         )

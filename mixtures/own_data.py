@@ -1,6 +1,6 @@
 """Your own tasks: a file without code, or rows from Python.
 
-A JSONL file holds one object a line:
+A JSONL file holds one object per line:
 
     {"instruction": "Say it in French.", "input": "good day", "output": "bonjour"}
 
@@ -100,7 +100,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        value = parse_json(line, where, "one object a line")
+        value = parse_json(line, where, "one object per line")
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
 

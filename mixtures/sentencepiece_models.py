@@ -200,7 +200,7 @@ def _read_proto(path: str) -> Any:
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DataError(
                 f"vocabulary: {path} is not a T5 tokenizer ({error}); "
-                "allowed: a Unigram model behind SentencePiece's normalizer"
+                "allowed: a Unigram model with SentencePiece's normalizer"
             ) from None
     try:
         return _checked(sentencepiece_model_pb2.ModelProto.FromString(content), path)

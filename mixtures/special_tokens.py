@@ -111,7 +111,7 @@ def _add_tokens(model: Any, beside: Neighbours, path: str) -> None:
         if index != size:
             raise DataError(
                 f"vocabulary: {path}: added token {quoted(text)} has id {index}; allowed: "
-                f"{size}, the next one, or that of a piece of this text"
+                f"{size}, the next one, or the id of the piece with this text"
             )
         kind = kinds.CONTROL if is_special else kinds.USER_DEFINED
         model.pieces.add(piece=text, score=0.0, type=kind)

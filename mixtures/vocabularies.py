@@ -294,7 +294,7 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
 def _check_extra_ids(field: str, value: Any) -> None:
     if type(value) is not int or not 0 <= value <= _MAX_EXTRA_IDS:
         shown = quoted(value) if isinstance(value, str) else value
-        raise DataError(f"{field}={shown}; allowed: an integer of 0 to {_MAX_EXTRA_IDS}")
+        raise DataError(f"{field}={shown}; allowed: an integer from 0 to {_MAX_EXTRA_IDS}")
 
 
 def _count_extra_ids(

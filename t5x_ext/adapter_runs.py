@@ -90,7 +90,7 @@ def start(
     adapter = adapters.open_adapter(path, program.model.config)
     adapter.check_base(base.fingerprint, base.path)
     adapter.warn_of_kernels(base.quantization, base.path)
-    _say(f"going on from the adapter {path}, with a new optimizer")
+    _say(f"continuing from the adapter {path}, with a new optimizer")
     params = adapters.place(adapter.params, program.abstract_state().params)
     return program.state_from_params(params, base.step)
 

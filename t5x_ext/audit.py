@@ -269,7 +269,7 @@ def _parser() -> Parser:
     add("--synthetic", metavar="FILE", help="rows that a model wrote, to examine instead")
     for name, what in (
         ("evaluation", "evaluation rows, a file or a directory of them"),
-        ("seeds", "seeds that the rows were written after"),
+        ("seeds", "seeds from which the rows were written"),
         ("corpus", "passages, compared with the evaluation rows too"),
     ):
         add(

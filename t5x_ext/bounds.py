@@ -82,7 +82,7 @@ def _shown(value: Any) -> str:
 
 
 def check_seed(field: str, value: Any) -> None:
-    """Refuses a seed that is not an integer of 0 to 2^63 - 1."""
+    """Refuses a seed that is not an integer from 0 to 2^63 - 1."""
     check_int(field, value, 0)
 
 

@@ -17,13 +17,13 @@ COMMANDS = {
     "train": "train or finetune a model",
     "eval": "decode and score a checkpoint on a task or mixture",
     "infer": "write a checkpoint's predictions as JSON lines",
-    "specialize": "have a model write training data of a domain for itself",
+    "specialize": "tune a model for a domain on data that it writes itself",
     "study": "run a grid of trainings and evaluations",
     "report": "turn a study's results into tables, plots and one HTML page",
     "score": "score a predictions file",
     "audit": "examine task data: lengths, truncation, leaks, label skew, unknown pieces",
-    "plan": "tell beforehand whether a run fits, how long it takes and what it costs",
-    "convert": "turn a checkpoint of any layout into another: T5X, Hugging Face, our own",
+    "plan": "tell in advance whether a run fits, how long it takes and what it costs",
+    "convert": "convert checkpoints between the layouts of T5X, Hugging Face and our own",
     "inspect": "show what a checkpoint of any layout holds",
 }
 
@@ -81,7 +81,7 @@ def _usage() -> list[str]:
         "commands:",
         *lines,
         "",
-        "t5x_ext COMMAND --help         what a command takes, with an example",
+        "t5x_ext COMMAND --help         the flags of a command, with an example",
         "t5x_ext --version              the version",
         "source <(t5x_ext completion)   completes commands in bash",
     ]

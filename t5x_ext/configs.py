@@ -110,7 +110,7 @@ class RestoreCheckpointConfig:
       dtype: dtype to decode with parameters in, None for float32; training always holds them in
         float32.
       adapter: ADAPTER, a directory of PEFT's or a run with LoRA, over the parameters of `path`;
-        None for none. A run that trains goes on from it.
+        None for none. A training run continues from it.
     """
 
     path: str | Sequence[str] | None = None

@@ -101,7 +101,8 @@ def convert(
         raise ConfigError(f"--scan_layers: only T5X's layout has scanned layers, not {to}")
     if ADAPTER in source.meta and to in ("hf", "t5x") and adapter is None:
         raise ConfigError(
-            f"{source.path}: holds an adapter, no whole model; allowed: --to {PEFT}, or its base as"
+            f"{source.path}: holds an adapter, not a whole model; allowed: --to {PEFT}, or "
+            "its base as"
             " SRC with --adapter and --merge_into"
         )
     base, opened = source, _open_adapter(source, adapter, merge_into, to)
@@ -157,14 +158,16 @@ def _open_adapter(
     if adapter is None or merge_into not in merging.BASES:
         raise ConfigError(
             f"--adapter {adapter} with --merge_into {merge_into}: allowed: both, and to merge into"
-            f" {allowed}; an adapter tuned with QUANTIZATION = 'nf4' is right for the latter alone"
+            f" {allowed}; an adapter tuned with QUANTIZATION = 'nf4' fits the latter only"
         )
     if to == PEFT:
         raise ConfigError(
-            f"--to {PEFT}: writes an adapter; with --adapter allowed: {', '.join(KINDS)}"
+            f"--to {PEFT}: writes an adapter; with --adapter, allowed: {', '.join(KINDS)}"
         )
     if ADAPTER in source.meta:
-        raise ConfigError(f"{source.path}: holds an adapter itself; with --adapter allowed: a base")
+        raise ConfigError(
+            f"{source.path}: holds an adapter itself; with --adapter, allowed: a base"
+        )
     if source.config is None:
         raise ConfigError(f"{source.path}: does not state its config, which merging needs")
     return open_adapter(adapter, source.config)
@@ -330,10 +333,12 @@ def _parser() -> Parser:
         dest="source_kind",
         default="auto",
         choices=(*KINDS, "gguf", "auto"),
-        help="refuse SRC unless it is of this kind (default: auto, any)",
+        help="refuse SRC unless it has this layout (default: auto, any layout)",
     )
     parser.add_argument("--to", required=True, choices=(*KINDS, PEFT), help="what to write")
-    parser.add_argument("--dtype", choices=trees.DTYPES, help="cast all tensors; default: keep")
+    parser.add_argument(
+        "--dtype", choices=trees.DTYPES, help="cast all tensors (default: keep their dtypes)"
+    )
     parser.add_argument(
         "--scan_layers",
         action="store_true",
@@ -342,7 +347,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--gin_file",
         metavar="FILE",
-        help="model file, such as models/t5_1_1_xl.gin: SRC has to fit it, DST states it",
+        help="model file, such as models/t5_1_1_xl.gin: SRC must match it, and DST records it",
     )
     parser.add_argument(
         "--adapter", metavar="DIR", help="merge this adapter, PEFT's or a run with LoRA, into SRC"
@@ -350,7 +355,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--merge_into",
         choices=merging.BASES,
-        help="SRC as it is, or as NF4 keeps it, over which QUANTIZATION = 'nf4' tunes",
+        help="merge into SRC as it is, or as NF4 stores it (what QUANTIZATION = 'nf4' tunes over)",
     )
     parser.add_argument(
         "--verify",

@@ -37,7 +37,7 @@ def infer(
     partitioner: PjitPartitioner = PjitPartitioner(),
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
 ) -> None:
-    """Decodes a split into INFER_OUTPUT_DIR/predictions.jsonl; a killed run goes on from there.
+    """Decodes a split into INFER_OUTPUT_DIR/predictions.jsonl; a killed run resumes from there.
 
     With several shards, each of the jobs writes predictions.jsonl-00000-of-00004 and so on, which
     `cat` joins in the order of the split. Where several checkpoints are named, each has its own
@@ -50,7 +50,7 @@ def infer(
       output_dir: INFER_OUTPUT_DIR, created if absent.
       mode: 'predict' decodes. 'score' writes scores.jsonl instead, with the log-likelihood of each
         first reference. 'predict_with_aux' decodes and adds the log-likelihood of the prediction.
-      checkpoint_period: batches between writes to the file that a killed run goes on from, under
+      checkpoint_period: batches between writes to the file from which a killed run resumes, under
         'predict'; the other modes start again.
       shard_id: which shard this job is, from 0.
       num_shards: equal parts that the split is cut into.
@@ -115,7 +115,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--shard_id",
         type=bounds.int_flag(0),
         metavar="I",
-        help="decode part I, from 0, of infer.num_shards",
+        help="decode part I (from 0) of infer.num_shards",
     )
 
 

@@ -46,7 +46,7 @@ class Decoding:
     """What the command line says of decoding; None is as the run has it.
 
     Attributes:
-        wanted: plan decoding also where the run decodes nothing.
+        wanted: also plan decoding if the run does not decode.
         prompts: in a batch, global.
         prompt_length: tokens of each.
         output_length: tokens made, at most.
@@ -214,39 +214,54 @@ def _parser() -> Parser:
         "--price_per_chip_hour",
         type=bounds.real_flag(0),
         metavar="DOLLARS",
-        help="instead of the built-in price",
+        help="price to use instead of the built-in one",
     )
     add(
         "--start_secs",
         type=bounds.real_flag(0),
         metavar="SECONDS",
-        help="of a study: how long a process takes to start, where each model has its own "
+        help="for a study: how long a process that tunes one model takes to start "
         "(default: as long as compiling takes here)",
     )
     add(
         "--groups_only",
         action="store_true",
-        help="of a study: leave out one model after the other on the whole machine, which takes "
+        help="for a study: do not plan one model after the other on the whole machine, which takes "
         "about as many compilations again",
     )
-    add("--decode", action="store_true", help="plan decoding also where the run decodes nothing")
+    add("--decode", action="store_true", help="also plan decoding if the run does not decode")
     rows, tokens = bounds.int_flag(1, bounds.MAX_ROWS), bounds.int_flag(1, bounds.MAX_TOKENS)
-    add("--prompts", type=rows, metavar="N", help="of a batch to decode, for BATCH_SIZE")
-    add("--prompt_length", type=tokens, metavar="N", help="of each, for TASK_FEATURE_LENGTHS")
-    add("--output_length", type=tokens, metavar="N", help="of each, for TASK_FEATURE_LENGTHS")
+    add(
+        "--prompts",
+        type=rows,
+        metavar="N",
+        help="prompts in the batch to decode (default: BATCH_SIZE)",
+    )
+    add(
+        "--prompt_length",
+        type=tokens,
+        metavar="N",
+        help="tokens of each prompt (default: TASK_FEATURE_LENGTHS)",
+    )
+    add(
+        "--output_length",
+        type=tokens,
+        metavar="N",
+        help="tokens of each output (default: TASK_FEATURE_LENGTHS)",
+    )
     add(
         "--proposals",
         type=bounds.int_flag(0, 100),
         default=_PROPOSALS,
         metavar="N",
-        help="propose N changes where the run does not fit (default: %(default)s)",
+        help="propose N changes if the run does not fit (default: %(default)s)",
     )
     add(
         "--max_compiles",
         type=bounds.int_flag(0, 1000),
         default=_MAX_COMPILES,
         metavar="N",
-        help="compile N changes at most to find them (default: %(default)s)",
+        help="compile at most N changes to find them (default: %(default)s)",
     )
     add("--json", action="store_true", help="print one JSON object instead")
     return parser

@@ -148,7 +148,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--metrics",
         metavar="NAMES",
-        help="metrics for all tasks, as in rougeL,sari; else those each task names",
+        help="metrics for all tasks, such as rougeL,sari (default: those that each task names)",
     )
     parser.add_argument(
         "--m2", metavar="FILE", help="M2 file with gold edits, a sentence for each prediction"
@@ -157,7 +157,10 @@ def _parser() -> Parser:
         "--compare", metavar="FILE", help="predictions of the same instances to compare with"
     )
     parser.add_argument(
-        "--by", default="", metavar="FIELDS", help="also by task, category or both: task,category"
+        "--by",
+        default="",
+        metavar="FIELDS",
+        help="also score by task, by category or by both (task,category)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(

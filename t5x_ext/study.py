@@ -89,7 +89,9 @@ def study(
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
-        raise ConfigError("study.initials: two initial models have one name; allowed: one each")
+        raise ConfigError(
+            "study.initials: two initial models have the same name; allowed: different names"
+        )
     # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
     from t5x_ext.checkpoints.locks import ShardLock
     from t5x_ext.data import datasets
@@ -278,7 +280,7 @@ def _cost(directory: epath.Path, key: str) -> dict[str, float]:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--shard", metavar="I/N", help="run part I, from 1, of N parts of the cells"
+        "--shard", metavar="I/N", help="run part I (from 1) of N parts of the cells"
     )
 
 

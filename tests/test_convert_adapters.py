@@ -181,8 +181,13 @@ def test_what_cannot_be_merged_is_refused_in_one_line_and_nothing_is_written(tmp
         (run, "hf", given, "holds an adapter itself"),
         (run, "peft", dict(dtype="bfloat16"), "--dtype bfloat16: adapters are written in float32"),
         (tmp_path / "b2", "hf", given, "an adapter of another base"),
-        (run, "hf", {}, "holds an adapter, no whole model; allowed: --to peft, or its base as SRC"),
-        (run, "t5x", {}, "holds an adapter, no whole model"),
+        (
+            run,
+            "hf",
+            {},
+            "holds an adapter, not a whole model; allowed: --to peft, or its base as SRC",
+        ),
+        (run, "t5x", {}, "holds an adapter, not a whole model"),
     ):
         with pytest.raises(ConfigError, match=message) as error:
             convert.convert(str(source), made, to, **options)

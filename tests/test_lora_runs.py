@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_one_line(
         ([f"{initial}'{base}'", f"--gin.ADAPTER='{base}'"], "holds a whole model, not an adapter"),
         (
             [f"{initial}'{base}'", f"--gin.ADAPTER='{tuned}'", "--gin.LORA_RANK=8"],
-            "LORA_RANK and the like say",
+            "the LORA macros say",
         ),
         ([f"{initial}'{base}'", "--gin.LORA_RANK=4", "--gin.LORA_TARGETS=['q']"], "'q' matches no"),
     ):

@@ -132,7 +132,7 @@ def splits_of(name: SelfName, directory: epath.Path | None) -> tuple[str, ...]:
     ]
     common = set.intersection(*found)
     if not common:
-        raise DataError(f"{name}: its sets have no split in common; allowed: sets that have")
+        raise DataError(f"{name}: its sets have no split in common; allowed: sets that share one")
     return tuple(split for split in SPLITS if split in common)
 
 
@@ -268,9 +268,9 @@ def _objects(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(read_utf8(epath.Path(path)).split("\n"), start=1):
         if line.strip():
             where = f"{path}: line {number}"
-            value = parse_json(line, where, "one object a line")
+            value = parse_json(line, where, "one object per line")
             if not isinstance(value, Mapping):
-                raise DataError(f"{where}: not an object; allowed: one object a line")
+                raise DataError(f"{where}: not an object; allowed: one object per line")
             yield where, value
 
 

@@ -2,7 +2,7 @@
 
     python -m mixtures.writing --out=writing_suite
 
-The files are <task>.<split>.jsonl, one object a line with instruction, input and references.
+The files are <task>.<split>.jsonl, one object per line with instruction, input and references.
 """
 
 from __future__ import annotations

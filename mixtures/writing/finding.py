@@ -6,7 +6,7 @@ with:
     WRITING_DIR/jfleg/dev/dev.src, dev.ref0, ...       WRITING_DIR/jfleg/dev.src, ...
     WRITING_DIR/m2/ABCN.dev.gold.bea19.m2              WRITING_DIR/bea2019/ABCN.dev.gold.bea19.m2
 
-`<set>.<split>.jsonl` holds any set: one object a line with instruction, input, references and the
+`<set>.<split>.jsonl` holds any set: one object per line with instruction, input, references and the
 optional dataset, id and meta (`label`, `tokenized`).
 """
 

@@ -118,7 +118,7 @@ def read_stsb(path: StrPath) -> list[Item]:
 
 
 def read_iterater(path: StrPath) -> list[Item]:
-    """ITERATER, version 1 (human, sentence level) and 2: one object a line."""
+    """ITERATER, version 1 (human, sentence level) and 2: one object per line."""
     found = []
     for where, value in _objects(path, "before_sent, after_sent, labels"):
         before, after = (_string(value, where, f"{part}_sent") for part in ("before", "after"))
@@ -168,7 +168,7 @@ def read_character_edits(path: StrPath) -> list[Item]:
 
 
 def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
-    """One object a line: dataset, instruction, input, references, and optionally id and meta.
+    """One object per line: dataset, instruction, input, references, and optionally id and meta.
 
     Args:
         path: the file.
@@ -205,9 +205,9 @@ def _objects(path: StrPath, fields: str) -> list[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        value = parse_json(line, where, f"one object a line, with {fields}")
+        value = parse_json(line, where, f"one object per line, with {fields}")
         if not isinstance(value, dict):
-            raise DataError(f"{where}: not an object; allowed: one object a line, with {fields}")
+            raise DataError(f"{where}: not an object; allowed: one object per line, with {fields}")
         found.append((where, value))
     return found
 
@@ -225,7 +225,7 @@ def _filled(texts: list[str], path: StrPath) -> list[str]:
     for number, text in enumerate(texts, start=1):
         _text(text, f"{path}: line {number}", "source")
     if not texts:
-        raise DataError(f"{path}: holds no line; allowed: one text a line")
+        raise DataError(f"{path}: holds no line; allowed: one text per line")
     return texts
 
 

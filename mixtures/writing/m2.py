@@ -112,7 +112,7 @@ def _add_edit(edits: dict[int, list[Edit]], text: str, length: int, where: str) 
     try:
         start, end = map(int, fields[0].split())
     except ValueError:
-        raise _wrong(where, "start end", fields[0], "two integers apart by a space") from None
+        raise _wrong(where, "start end", fields[0], "two integers separated by a space") from None
     own = edits.setdefault(annotator, [])
     if fields[1] == "noop" or start < 0 or end < 0:
         return

@@ -117,7 +117,7 @@ def with_settings(name: str, prompt: str | None, budget: str | None) -> str:
     if budget is not None and parsed.is_mixture:
         raise DataError(
             f"budget '{budget}' with MIXTURE_OR_TASK_NAME '{name}', which already says numbers; "
-            "allowed: a budget beside a set or task"
+            "allowed: a budget with a set or task only"
         )
     if prompt is not None:
         get_prompt(prompt)

@@ -95,7 +95,7 @@ class Adapter:
             )
         if module.lora not in (None, self.lora):
             raise ConfigError(
-                f"{self.path}: its adapters are {self.lora}; LORA_RANK and the like say "
+                f"{self.path}: its adapters are {self.lora}; the LORA macros say "
                 f"{module.lora}; allowed: the same, or LORA_RANK = None"
             )
         return model.replace(module=dataclasses.replace(module, lora=self.lora))
@@ -144,12 +144,13 @@ def split_path(path: str, adapter: str | None) -> tuple[str, str | None]:
     """
     if is_peft(path):
         raise ConfigError(
-            f"{path}: an adapter of PEFT's; give it as ADAPTER, and its base as CHECKPOINT_PATH"
+            f"{path}: an adapter in PEFT's layout; give it as ADAPTER, and its base as "
+            "CHECKPOINT_PATH"
         )
     base = base_of(path)
     if base is not None and adapter is not None:
         raise ConfigError(
-            f"{path}: holds an adapter itself; with ADAPTER allowed: its base, {base}"
+            f"{path}: holds an adapter itself; with ADAPTER, allowed: its base, {base}"
         )
     return (path, adapter) if base is None else (base, path)
 
@@ -239,7 +240,7 @@ def open_adapter(path: str, config: ModelConfig) -> Adapter:
     lora = lora_in(source.meta)
     if lora is None:
         raise ConfigError(
-            f"{path}: holds a whole model, not an adapter; allowed: a directory of PEFT's "
+            f"{path}: holds a whole model, not an adapter; allowed: a directory in PEFT's layout "
             f"({_PEFT}), or a run with LORA_RANK"
         )
     if source.config is not None and source.config.family != config.family:
@@ -282,7 +283,9 @@ def check_base(
       ConfigError: they differ, or the checkpoint holds no adapter.
     """
     if ADAPTER not in meta:
-        raise ConfigError(f"{path}: a run of all parameters; LORA_RANK needs another MODEL_DIR")
+        raise ConfigError(
+            f"{path}: a run that tunes all parameters; LORA_RANK needs another MODEL_DIR"
+        )
     own = meta[ADAPTER]["base"]
     _check_base(path, own["path"], own["sha256"], fingerprint, base_path)
     _warn_of_kernels(path, (own["path"], own["quantization"]), (base_path, quantization))

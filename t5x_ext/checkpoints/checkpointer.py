@@ -75,7 +75,7 @@ class Checkpointer:
         """
         for field, value in (("keep", keep), ("save_period", save_period)):
             if value is not None and value < 1:
-                raise ConfigError(f"{field} = {value}: allowed are numbers from 1 up, and None")
+                raise ConfigError(f"{field} = {value}: allowed are None and numbers from 1")
         trees.check_dtype(save_dtype, "SaveCheckpointConfig.dtype")
         trees.check_dtype(restore_dtype, "RestoreCheckpointConfig.dtype")
         self._save_period = save_period
@@ -209,13 +209,13 @@ class Checkpointer:
             if not self._is_in_place():
                 raise ConfigError(
                     f"{what} (the directory was unmounted, moved or deleted); its checkpoints are"
-                    " where it is now; the same command goes on from the last once it is back"
+                    " where it is now; the same command continues from the last once it is back"
                 ) from error
             steps = saved_steps(self._dir)
             kept = checkpoint_dir(self._dir, steps[0]).name if steps else "none"
             raise ConfigError(
-                f"{what} ({reason(error)}); the last good checkpoint is {kept}; the same command"
-                " goes on from it once there is room"
+                f"{what} ({reason(error)}); the last good checkpoint is {kept}; the same command "
+                "continues from it once there is room"
             ) from error
 
     def _is_in_place(self) -> bool:

@@ -56,6 +56,6 @@ def complete_or_absent(path: str) -> Iterator[epath.Path]:
 
 def _check_absent(final: epath.Path) -> None:
     if final.exists():
-        raise ConfigError(f"{final}: already exists; nothing is written over, give another path")
+        raise ConfigError(f"{final}: already exists and is not overwritten; give another path")
     if os.path.islink(final):
         raise ConfigError(f"{final}: a link to nothing; allowed: a path that does not exist")

@@ -125,8 +125,8 @@ def _open(directory: str | os.PathLike[str]) -> TextIO | None:
         return path.open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"MODEL_DIR {directory}: cannot be written to ({error.strerror});"
-            " allowed: a directory that can, or can be created"
+            f"MODEL_DIR {directory}: cannot be written to ({error.strerror}); allowed: a "
+            "directory that is writable or can be created"
         ) from None
 
 

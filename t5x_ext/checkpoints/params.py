@@ -53,7 +53,7 @@ def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
     """
     directory = files.absolute(path)
     if directory.exists():
-        raise ConfigError(f"{directory}: already exists; parameters are not written over")
+        raise ConfigError(f"{directory}: already exists; parameters are not overwritten")
     from t5x_ext.checkpoints import saving  # Orbax takes a second to import
 
     jsons = {META: meta}

@@ -31,7 +31,7 @@ KINDS = {
     "long targets": "targets that do not fit",
     "label skew": "most frequent target: share in train and in test",
     "unknown pieces": "text with characters that the vocabulary does not have",
-    "rewritten characters": "targets with characters that the vocabulary writes otherwise",
+    "rewritten characters": "targets with characters that the vocabulary writes differently",
     "lost white space": "targets whose white space the vocabulary changes",
     "same source": "train-track and test-track tasks made from one data set",
 }

@@ -74,7 +74,7 @@ def has_split(cfg: DatasetConfig) -> bool:
 def _splits_of(cfg: DatasetConfig) -> str:
     allowed = ", ".join(sorted(seqio.get_mixture_or_task(resolve(cfg)).splits))
     own, is_own, _ = cfg.mixture_or_task_name.rpartition(".jsonl")
-    return f"allowed: {allowed}" + (f"; it would be {own}.{cfg.split}.jsonl" if is_own else "")
+    return f"allowed: {allowed}" + (f"; expected as {own}.{cfg.split}.jsonl" if is_own else "")
 
 
 def resolve(cfg: DatasetConfig) -> str:

@@ -54,7 +54,7 @@ def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndar
         whole = DEFAULT if adapter is None and DEFAULT in names else adapter
         adapter = [whole] * count
     if len(adapter) != count:
-        raise ConfigError(f"adapter: {len(adapter)} for {count} prompts; allowed: as many")
+        raise ConfigError(f"adapter: {len(adapter)} for {count} prompts; allowed: one for each")
     index = np.array([adapter_number(names, name) for name in adapter], np.int32)
     return index if names else None
 

@@ -194,8 +194,8 @@ class Calls(abc.ABC):
         targets = texts.check_texts("targets", targets)
         if len(targets) != len(prompts):
             raise ConfigError(
-                f"Model.score: {len(targets)} targets for {len(prompts)} prompts; "
-                "allowed: a list of as many"
+                f"Model.score: {len(targets)} targets for {len(prompts)} prompts; allowed: one "
+                "for each"
             )
         to_tokens = functools.partial(self._described.features.target_tokens, self.vocabulary)
         examples = [
@@ -233,8 +233,8 @@ class Calls(abc.ABC):
         groups, log_weights = split_contexts(prompts, weights)
         if len(responses) != len(groups):
             raise ConfigError(
-                f"score_tokens: {len(responses)} responses for {len(groups)} prompts; "
-                "allowed: as many"
+                f"score_tokens: {len(responses)} responses for {len(groups)} prompts; allowed: one "
+                "for each"
             )
         index = adapter_index(self.adapters, adapter, len(groups))
         check = functools.partial(

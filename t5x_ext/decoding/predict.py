@@ -54,7 +54,7 @@ def predict(
       decoder: how to decode.
       params: parameters on the decoder's mesh.
       examples: prompts with their references.
-      path: predictions file to write; a killed run leaves `<path>.partial` and goes on from it.
+      path: predictions file to write; a killed run leaves `<path>.partial` and resumes from it.
         None writes nothing.
       signature: identifies weights, data and settings; leftovers with another one are dropped.
       show_progress: show rows done and rows a second.

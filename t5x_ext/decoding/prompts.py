@@ -88,7 +88,7 @@ def prompt_tokens(
     if too_long:
         warnings.warn(
             f"{too_long} of {len(tokens)} prompts have more than max_input_tokens="
-            f"{max_input_tokens} tokens (up to {max(lengths)}) and lose their end",
+            f"{max_input_tokens} tokens (up to {max(lengths)}) and are cut at the end",
             stacklevel=_level_of_caller(),
         )
     return [_cut(ids, max_input_tokens, model.config.has_encoder) for ids in tokens]

@@ -125,7 +125,9 @@ def make_requests(
     """
     numbers = range(len(contexts)) if numbers is None else list(numbers)
     if len(numbers) != len(contexts):
-        raise ConfigError(f"numbers: {len(numbers)} for {len(contexts)} prompts; allowed: as many")
+        raise ConfigError(
+            f"numbers: {len(numbers)} for {len(contexts)} prompts; allowed: one for each"
+        )
     found = []
     for group, weights, sides, number in zip(contexts, log_weights, adapters, numbers, strict=True):
         bounds.check_int("numbers", number, 0, 2**31 - 1)
@@ -156,7 +158,9 @@ def split_contexts(
                 )
         return [[prompt] for prompt in prompts], [[0.0]] * len(prompts)
     if len(weights) != len(prompts):
-        raise ConfigError(f"weights: {len(weights)} for {len(prompts)} prompts; allowed: as many")
+        raise ConfigError(
+            f"weights: {len(weights)} for {len(prompts)} prompts; allowed: one for each"
+        )
     contexts, log_weights = [], []
     for index, (group, of_group) in enumerate(zip(prompts, weights, strict=True)):
         if not _is_group(group) or len(group) != len(of_group):
@@ -167,9 +171,7 @@ def split_contexts(
         values = [float(weight) for weight in of_group]
         total = sum(values)
         if not (abs(total - 1) <= WEIGHTS_TOLERANCE and min(values) >= 0):
-            raise ConfigError(
-                f"weights[{index}]: {values}; allowed: numbers of 0 and more that sum to 1"
-            )
+            raise ConfigError(f"weights[{index}]: {values}; allowed: numbers from 0 that sum to 1")
         kept = [(p, math.log(w / total)) for p, w in zip(group, values, strict=True) if w > 0]
         contexts.append([prompt for prompt, _ in kept])
         log_weights.append([weight for _, weight in kept])

@@ -141,7 +141,7 @@ def write_predictions(
     settings: EvaluationSettings,
     batch_size: int = 8,
 ) -> Counter[str]:
-    """Answers questions into a predictions file; a killed run goes on from there.
+    """Answers questions into a predictions file; a killed run resumes from there.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Append-only JSONL that a killed run goes on from.
+"""Append-only JSONL from which a killed run resumes.
 
 A process may die at any byte. What is then left of a line is cut away when the file is opened
 again; every line before it stays.
@@ -145,8 +145,8 @@ class Replayed:
     def _differs(self, number: int) -> ConfigError:
         return ConfigError(
             f"{self._journal.path}: line {number} is not what {self._source} gives under these "
-            "settings; allowed: the settings that the file was begun with, or no such file, which "
-            "is then written again"
+            "settings; allowed: the settings that the file was begun with, or delete the file, "
+            "and it is written again"
         )
 
 

@@ -130,7 +130,7 @@ class Pipeline:
         steps = saved_steps(files.absolute(model_dir))
         if arguments["total_steps"] not in steps:
             raise ConfigError(
-                f"{model_dir}: stopped before its last step; the same command goes on"
+                f"{model_dir}: stopped before its last step; the same command continues"
             )
         tuning.write_adapter(model_dir, adapter)
         return adapter
@@ -193,8 +193,9 @@ class Pipeline:
             return self._open([])[None], None
         if not self.has_adapter(number - 1):
             raise ConfigError(
-                f"{self.of_round(number - 1, ADAPTER)}: no such directory; round {number} is "
-                f"written by it: run the stage 'train' of round {number - 1} first"
+                f"{self.of_round(number - 1, ADAPTER)}: no such directory; round {number} "
+                "needs it: "
+                f"run the stage 'train' of round {number - 1} first"
             )
         before = [number - 1] if number == 2 else [number - 2, number - 1]
         writers = self._open(before)

@@ -157,7 +157,7 @@ def evaluation_files(path: files.StrPath) -> list[files.StrPath]:
 
 def _objects(path: files.StrPath, fields: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, object) for each line that is not blank."""
-    allowed = f"one object a line with {fields}"
+    allowed = f"one object per line with {fields}"
     lines = files.read_text(files.path(path)).split("\n")
     empty = True
     for number, line in enumerate(lines, start=1):
@@ -213,8 +213,8 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
                 raise ConfigError(f"{file}: not a list of texts; allowed: a JSON list of labels")
             return tuple(labels)
     raise ConfigError(
-        f"{path}: field 'meta.label_set': {name!r}; allowed: a set whose {name}_labels.json lies "
-        "beside the file or one directory above it"
+        f"{path}: field 'meta.label_set': {name!r}; allowed: a set whose {name}_labels.json "
+        "is next to the file or one directory above it"
     )
 
 

@@ -51,7 +51,7 @@ class Rule:
 
 
 _JAX = Rule("JAX has one kind of array")
-_STATE = Rule("a new run takes parameters only", (Named("TrainStateInitializer"),))
+_STATE = Rule("a new run loads parameters only", (Named("TrainStateInitializer"),))
 _VOCABULARIES = Rule(
     "a task's vocabulary is always compared with the model's",
     (Named("verify_matching_vocabs"), None),
@@ -79,7 +79,7 @@ RULES: dict[str, Rule] = {
     **{f"{name}.{key}": rule for name in ("train", "evaluate", "infer")
        for key, rule in _COMMAND.items()},
     "train.concurrent_metrics": Rule("metrics are computed between steps"),
-    "train.gc_period": Rule("Python collects its garbage when it likes"),
+    "train.gc_period": Rule("Python decides when it collects garbage"),
     "train.use_gda": _JAX,
     "train.use_jax_array": _JAX,
     "train.get_dataset_fn": Rule(
@@ -97,7 +97,7 @@ RULES: dict[str, Rule] = {
     ),
     "infer.merge_fn": Rule("one file is written, not chunks", (Named("merge_chunks_to_file"),)),
     "infer.merge_chunked_results": Rule("one file is written, not chunks", (True,)),
-    "infer.checkpoint_ds_iter": Rule("a killed run always goes on from what it has written"),
+    "infer.checkpoint_ds_iter": Rule("a killed run always resumes from what it has written"),
     "infer.keep_aux_as_numpy": Rule("log-likelihoods are written as JSON numbers"),
     "infer.output_vocab_feature_name": Rule(
         "predictions are decoded with EncoderDecoderModel.output_vocabulary", ("targets",)
@@ -122,7 +122,7 @@ RULES: dict[str, Rule] = {
     "RestoreCheckpointConfig.assignment_map": dataclasses.replace(_LOADED, allowed=((), None)),
     "RestoreCheckpointConfig.fallback_to_scratch": dataclasses.replace(_LOADED, allowed=(False,)),
     "RestoreCheckpointConfig.restore_dataset": Rule(
-        "a new run begins its data anew; the same MODEL_DIR goes on with it", (False,)
+        "a new run starts its data from the beginning; the same MODEL_DIR continues it", (False,)
     ),
     "RestoreCheckpointConfig.checkpointer_cls": _CHECKPOINTER,
     "RestoreCheckpointConfig.checkpoint_manager_cls": _MANAGER,
@@ -142,7 +142,7 @@ RULES: dict[str, Rule] = {
         (False,),
     ),
     "predict_batch_with_aux.prompt_with_targets": Rule(
-        "a decoding method's forced_prefix begins every output alike", (False,)
+        "use a decoding method's forced_prefix, with which every output begins", (False,)
     ),
     "temperature_sample.rescale_log_probs": Rule(
         "log-likelihoods are the model's own, whatever the temperature"
@@ -151,7 +151,7 @@ RULES: dict[str, Rule] = {
     "T5Config.param_scan_axis": Rule(
         "scanned checkpoints are read with their layers on axis 1, T5X's default", (1,)
     ),
-    "Adafactor.learning_rate": Rule("as in T5X, Trainer.learning_rate_fn counts"),
+    "Adafactor.learning_rate": Rule("as in T5X, Trainer.learning_rate_fn is used instead"),
     "Adafactor.factor_map": Rule("use logical_factor_rules", (None,)),
     "SentencePieceVocabulary.reverse_extra_ids": Rule(
         "<extra_id_0> is the last id, as in T5's vocabulary", (True, None)

@@ -26,7 +26,7 @@ def with_gold_edits(rows: Sequence[Prediction], path: str | os.PathLike[str]) ->
     difference = _difference(rows, sentences)
     if len(sentences) != len(rows):
         raise ConfigError(
-            f"{path}: {len(sentences)} sentences beside {len(rows)} predictions{difference}; "
+            f"{path}: {len(sentences)} sentences for {len(rows)} predictions{difference}; "
             "allowed: a sentence for each prediction, in the same order"
         )
     if difference:

@@ -41,7 +41,7 @@ def resample(
     Args:
         statistics: [units, k], units >= 1.
         finish: [..., k] -> [...].
-        seed: of the draws; a generator goes on from where it is.
+        seed: of the draws; a generator continues where it is.
 
     Returns:
         [BOOTSTRAP_SAMPLES] scores.

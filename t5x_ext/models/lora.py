@@ -160,7 +160,7 @@ def row_indices(
         chosen = DEFAULT
     given = [chosen] * num_rows if chosen is None or isinstance(chosen, str) else [*chosen]
     if len(given) != num_rows:
-        raise ConfigError(f"adapter: {len(given)} names; allowed: one, or {num_rows}, one a row")
+        raise ConfigError(f"adapter: {len(given)} names; allowed: one, or {num_rows}, one per row")
     for name in given:
         if name is not None and name not in names:
             known = ", ".join(map(repr, names))

@@ -35,7 +35,7 @@ def _quantize_matrix(kernel: np.ndarray) -> NF4:
     blocks = _blocks(values, BLOCK)
     absmax = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
     if not np.isfinite(absmax).all():
-        raise ValueError("holds a number that is infinite or none (NaN)")
+        raise ValueError("holds an infinite value or NaN")
     offset = _mean(absmax)
     absmax_codes, scales = _quantize_absmax(absmax - offset)
     codes = _nearest_codes(blocks, absmax)[: values.size]

@@ -177,7 +177,7 @@ def _place(
 def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is not None and not text.isdecimal():
-        raise ConfigError(f"{variable}={text!r}; allowed: a number from 0 up")
+        raise ConfigError(f"{variable}={text!r}; allowed: a number from 0")
     return None if text is None else int(text)
 
 

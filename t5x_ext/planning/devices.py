@@ -16,8 +16,8 @@ MAX_CHIPS = 8960  # a pod of v5p, the largest
 
 # Where `Device.price_per_hour` comes from.
 PRICE_SOURCE = (
-    "approximate US prices on demand of mid 2025 (TPUs at Google Cloud, GPUs at AWS EC2), not "
-    "checked against today's lists: give yours with --price_per_chip_hour"
+    "approximate US on-demand prices of mid 2025 (TPUs at Google Cloud, GPUs at AWS "
+    "EC2), not checked against current lists; give yours with --price_per_chip_hour"
 )
 
 

@@ -12,10 +12,10 @@ from t5x_ext.planning.proposals import Proposal
 from t5x_ext.planning.study_plans import Kind, StudyPlan
 
 _NOTES = (
-    "A row holds models of one start whose steps are within a factor of two. A group lasts as long "
-    "as its longest model, and the whole machine is paid for. With a process for each model, only "
-    "the devices that it uses are paid for, from its start on. Steps and decoding are estimates, "
-    "all prompts of full length and decoded to the limit: compare plans with plans."
+    "A row holds models of one start whose numbers of steps are within a factor of two. A group "
+    "lasts as long as its longest model and occupies the whole machine. A process for each model "
+    "occupies only the devices that it uses, from its start on. Times of steps and decoding are "
+    "estimates for prompts of full length, decoded to the limit: compare plans with plans."
 )
 
 
@@ -112,9 +112,7 @@ def _texts(study: StudyPlan) -> str:
     hours, dollars = (_sum([line[column] for line in lines]) for column in (4, 5))
     total: tuple[str | int | float | None, ...] = ("all texts", "", "", "", hours, dollars)
     table = tables.align([header, *(tuple(map(_text, line)) for line in [*lines, total])])
-    return (
-        f"{table}\n\nTexts are taken to be as long as they may, and half of the tasks to be kept."
-    )
+    return f"{table}\n\nAssumed: texts reach their maximum length, and half of the tasks are kept."
 
 
 def _values(study: StudyPlan, kind: Kind, slot: int) -> tuple[str | int | float | None, ...]:

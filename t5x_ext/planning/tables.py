@@ -15,8 +15,8 @@ from t5x_ext.planning.roofline import Totals
 
 _NOTES = (
     "Times: for every instruction the larger of FLOPs / peak and HBM bytes / bandwidth, times the "
-    "rounds of its loops, plus what collectives take beyond the work beside them. Left out: vector "
-    "arithmetic, latency, input, evaluation, checkpoints, start. A real step is slower."
+    "rounds of its loops, plus the collectives that computation does not hide. Not included: "
+    "vector arithmetic, latency, input, evaluation, checkpoints, start-up. A real step is slower."
 )
 
 

@@ -136,7 +136,7 @@ def _differences(findings: Findings) -> list[Block]:
         return [Paragraph("No budget is shared by a proposed arm and a baseline of its setting.")]
     picture = Picture(
         "differences",
-        "Proposed minus baseline on the same tasks and seeds. Filled: the interval leaves out 0. "
+        "Proposed minus baseline on the same tasks and seeds. Filled: the interval excludes 0. "
         "Colours are those of the baselines above.",
         "Differences in ROUGE-L at equal budget with their intervals",
     )

@@ -129,7 +129,7 @@ def difference_tables(scores: DatasetScores) -> list[Table]:
     """A table per reference arm: how much higher every other row scores, in pairs."""
     note = (
         "Both arms answer the same test inputs, which are drawn in pairs. ▲ and ▼: the 95 % "
-        "interval leaves out 0. The intervals are one by one, not adjusted for their number."
+        "interval excludes 0. The intervals are not adjusted for multiple comparisons."
     )
     return [
         _table(

@@ -29,9 +29,9 @@ def warnings(study: Study) -> list[Block]:
         places = ", ".join(sorted({f"{cell.arm} {cell.budget}" for cell in diverged}))
         blocks.append(
             Paragraph(
-                f"{len(diverged)} of {len(study.cells)} models diverged (their training loss is no "
-                f"finite number), in {places}. They are part of all scores as they are; a recipe "
-                "with a lower learning rate tunes all cells anew.",
+                f"{len(diverged)} of {len(study.cells)} models diverged (their training loss is "
+                f"not finite), in {places}. All scores include them; a recipe with a lower "
+                "learning rate tunes all cells again.",
                 warning=True,
             )
         )

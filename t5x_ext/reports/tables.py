@@ -118,8 +118,8 @@ def _comparison_table(setting: str, comparisons: Sequence[Comparison]) -> Table:
         ),
         rows,
         note="Paired: each task and seed of one model with the same task and seed of the other. "
-        "“Unclear” means that the interval, over tasks and seeds, includes 0. The intervals are "
-        "one by one, not adjusted for their number.",
+        "“Unclear” means that the interval, over tasks and seeds, includes 0. The intervals "
+        "are not adjusted for multiple comparisons.",
         strong_rows=frozenset(i for i, c in enumerate(comparisons) if len(c.budgets) > 1),
         setting=setting,
     )

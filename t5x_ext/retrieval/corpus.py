@@ -21,7 +21,7 @@ from mixtures.records import parse_json
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
-_ALLOWED = 'one object a line: {"id": ..., "title": ..., "text": ...}'
+_ALLOWED = 'one object per line: {"id": ..., "title": ..., "text": ...}'
 _PIECE = 1 << 24  # bytes hashed at a time
 
 

@@ -65,7 +65,7 @@ class Arm:
         for budget in self.budgets if self.data else ():
             if not re.fullmatch(r"n\d+", str(budget)):
                 raise ConfigError(
-                    f"Arm {self.name}: budget {budget!r} with data; allowed: n100 and the like"
+                    f"Arm {self.name}: budget {budget!r} with data; allowed: a count such as n100"
                 )
         if self.setting not in SETTINGS:
             raise ConfigError(

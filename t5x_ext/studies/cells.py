@@ -141,7 +141,9 @@ def make_cells(
     names = [arm.name for arm in arms]
     for arm in arms:
         if names.count(arm.name) > 1:
-            raise ConfigError(f"study.arms: two arms are called {arm.name!r}; allowed: one each")
+            raise ConfigError(
+                f"study.arms: two arms are called {arm.name!r}; allowed: different names"
+            )
         if arm.initial not in determinants.initial_keys:
             raise ConfigError(
                 f"Arm {arm.name}: initial model {arm.initial!r} is not among the study's; "

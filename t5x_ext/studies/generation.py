@@ -92,7 +92,7 @@ class Generation:
         )
 
     def path(self, name: str) -> epath.Path:
-        """The rows of generated data, one object a line."""
+        """The rows of generated data, one object per line."""
         return store.generated_dir(self.study_dir, self.keys.rows(name)) / rounds.TRAIN
 
     def train(self, cell: Cell, lengths: Mapping[str, int]) -> list[Example]:

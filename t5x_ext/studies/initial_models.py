@@ -26,7 +26,7 @@ from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
 from t5x_ext.terminal import note, show
 from t5x_ext.training.trainer import Program
 
-_SAVE_EVERY = 500  # steps; a killed pre-finetuning goes on from there
+_SAVE_EVERY = 500  # steps; a killed pre-finetuning resumes from there
 _WAIT_SECS = 5.0
 
 
@@ -161,7 +161,7 @@ class InitialModels:
             meta={"initial": initial.name},
         )
         if not done:
-            raise SystemExit(0)  # SIGTERM: everything is saved, the same command goes on
+            raise SystemExit(0)  # SIGTERM: everything is saved, the same command continues
         meta = {
             "step": 0,
             "initial": initial.name,

@@ -38,7 +38,7 @@ def key_initials(
 
     def key_of(name: str, seen: tuple[str, ...]) -> str:
         if name in seen:
-            raise ConfigError(f"InitialModel {name}: base goes in a circle: {' -> '.join(seen)}")
+            raise ConfigError(f"InitialModel {name}: bases form a circle: {' -> '.join(seen)}")
         if name not in initials:
             raise ConfigError(
                 f"InitialModel {seen[-1]}: base {name!r} is not among the study's; "

@@ -74,7 +74,7 @@ class EarlyStoppingAction(BaseAction):
         if atol < 0 or rtol < 0 or patience < 2:
             raise ConfigError(
                 f"EarlyStoppingAction: patience={patience}, atol={atol}, rtol={rtol}; allowed: "
-                "patience from 2 up, atol and rtol from 0 up"
+                "patience of 2 or more, atol and rtol of 0 or more"
             )
         self._task, self._metric = metric
         self._sign = 1.0 if mode == "max" else -1.0

@@ -74,7 +74,7 @@ class MetricLog:
         except OSError as error:
             raise ConfigError(
                 f"{self._path}: step {step} cannot be logged ({error.strerror}); checkpoints "
-                "are kept; the same command goes on from the last once there is room"
+                "are kept; the same command continues from the last once there is room"
             ) from None
 
     def flush(self) -> None:

@@ -16,7 +16,7 @@ from t5x_ext.training.trainer import StepEvent
 
 _MAX_IDS = 32  # examples named in a message
 _ADVICE = (
-    "go on from the last checkpoint with a lower LEARNING_RATE, without these examples, or with "
+    "continue from the last checkpoint with a lower LEARNING_RATE, without these examples, or with "
     "SKIP_NONFINITE_STEPS=1"
 )
 
@@ -106,7 +106,7 @@ def check_params(params: Params, step: int) -> None:
     if name is not None:
         raise ConfigError(
             f"step {step}: its update has made parameter {name} a number that is not finite; "
-            "nothing was saved since; go on from the last checkpoint with a lower LEARNING_RATE"
+            "nothing was saved since; continue from the last checkpoint with a lower LEARNING_RATE"
         )
 
 

@@ -320,7 +320,7 @@ def test_dtypes_of_parameters_on_save_and_restore(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"keep": 0}, "keep = 0: allowed are numbers from 1 up, and None"),
+        ({"keep": 0}, "keep = 0: allowed are None and numbers from 1"),
         ({"save_period": -5}, "save_period = -5: allowed"),
         ({"save_dtype": "float16"}, "SaveCheckpointConfig.dtype = 'float16': allowed are float32"),
         ({"restore_dtype": "int8"}, "RestoreCheckpointConfig.dtype = 'int8'"),

@@ -195,7 +195,7 @@ def test_a_damaged_tokenizer_is_one_line(sentencepiece_model, tmp_path):
     _, metadata = sentencepiece_model
     for change, message in (
         ({"tokenizer.ggml.scores": None}, "model.gguf: has no tokenizer.ggml.scores"),
-        ({"tokenizer.ggml.scores": [0.0]}, "tokens, scores and types; allowed: as many of each"),
+        ({"tokenizer.ggml.scores": [0.0]}, "tokens, scores and types; allowed: equal numbers"),
         ({"tokenizer.ggml.model": "gpt2"}, "has no tokenizer.ggml.merges, which 'gpt2' needs"),
     ):
         with pytest.raises(ConfigError, match=message) as caught:

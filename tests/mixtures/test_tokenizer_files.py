@@ -258,7 +258,9 @@ def test_extra_ids_that_are_no_count_are_one_line(value, kind, unigram, tmp_path
         lambda: ByteVocabulary(value),
         lambda: SentencePieceVocabulary(unigram, value),
     ):
-        with pytest.raises(DataError, match="extra_ids=.*; allowed: an integer of 0 to") as caught:
+        with pytest.raises(
+            DataError, match="extra_ids=.*; allowed: an integer from 0 to"
+        ) as caught:
             refused()
         assert "\n" not in str(caught.value)
 

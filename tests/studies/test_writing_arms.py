@@ -112,7 +112,9 @@ def test_a_finished_study_runs_nothing_again(results: dict[str, dict], capsys) -
 def test_arms_that_cannot_be_meant_are_refused() -> None:
     with pytest.raises(ConfigError, match="Arm a: data with setting 'STL'; allowed: with 'MTL'"):
         Arm("a", "STL", "base", "alpaca", ("n1",), data="writing.train.{count}")
-    with pytest.raises(ConfigError, match="Arm a: budget 'all' with data; allowed: n100"):
+    with pytest.raises(
+        ConfigError, match="Arm a: budget 'all' with data; allowed: a count such as n100"
+    ):
         Arm("a", "MTL", "base", "alpaca", ("all",), data="writing.train.{count}")
     with pytest.raises(ConfigError, match="Arm a: tuning 'half'; allowed: 'full', ''"):
         Arm("a", "MTL", "base", "alpaca", ("n1",), tuning="half")

@@ -95,8 +95,8 @@ def _write_sentencepiece(
     columns = [value(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")]
     if len({len(column) for column in columns}) > 1:
         raise ConfigError(
-            f"{where}: tokenizer.ggml: {', '.join(str(len(column)) for column in columns)} tokens, "
-            "scores and types; allowed: as many of each"
+            f"{where}: tokenizer.ggml: {', '.join(str(len(column)) for column in columns)} "
+            "tokens, scores and types; allowed: equal numbers"
         )
     for piece, score, piece_type in zip(*columns, strict=True):
         model.pieces.add(piece=piece, score=float(score), type=int(piece_type))

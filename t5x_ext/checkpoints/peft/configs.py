@@ -159,7 +159,7 @@ def _layers(raw: Mapping[str, Any], path: epath.Path) -> tuple[int, ...]:
     layers = [value] if isinstance(value, int) else value or []
     if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
         raise ConfigError(
-            f"{path}: layers_to_transform is {value!r}; allowed: a list of layers' numbers"
+            f"{path}: layers_to_transform is {value!r}; allowed: a list of layer numbers"
         )
     return tuple(layers)
 

@@ -178,7 +178,7 @@ def _check_tensors(
     unused = [name for name in stored if name not in wanted]
     if stored and len(missing) == len(wanted):
         raise ConfigError(
-            f"{weights}: an adapter of another family than {family}: it has {min(stored)}, but not"
+            f"{weights}: an adapter for another family than {family}: it has {min(stored)}, but not"
             f" {missing[0]}"
         )
     misshapen = [

@@ -128,8 +128,8 @@ def _read_index(item: epath.Path) -> dict[str, LazyTensor]:
     raw = (item / INDEX).read_bytes()
     if raw.startswith(b"model_checkpoint_path"):
         raise ConfigError(
-            f"{item}: a TensorFlow checkpoint; allowed: T5X's native ones, which its"
-            " convert_tf_checkpoint makes of it"
+            f"{item}: a TensorFlow checkpoint; allowed: T5X's native ones, as its "
+            "convert_tf_checkpoint makes them"
         )
     leaves = {}
     try:
