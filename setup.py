@@ -63,7 +63,7 @@ EXTRAS_REQUIRE = {
     "plan": ["libtpu>=0.0.51,<0.0.52"],
     "gpu": [f"jax[cuda12]>={JAX}"],  # CUDA 12 from wheels: needs only the NVIDIA driver
     # Edits as ERRANT itself finds them, which 3.0 gives as the stored ones. spaCy's small English
-    # model comes beside it (docs/metrics.md): it is not on PyPI under its own name.
+    # model is installed separately (docs/metrics.md): it is not on PyPI under its own name.
     "errant": ["errant>=3.0.2,<3.1", "spacy>=3.8,<3.9"],
     "torch": [TORCH],  # reads weights in pytorch_model.bin
     # Compares with Transformers, whose 5 saves and loads T5 by other rules than 4, and with PEFT,
@@ -96,7 +96,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",  # the floor of jax 0.10
     packages=find_packages(include=["t5x_ext*", "mixtures*", "gin_configs*"]),
-    # Gin files and the bundled suite are read as plain files beside their package.
+    # Gin files and the bundled suite are read as plain files in their package.
     package_data={
         "gin_configs": ["**/*.gin"],
         "mixtures": ["**/*.json", "**/*.jsonl", "**/*.txt", "**/*.model", "**/*.vocab"],

@@ -1,4 +1,4 @@
-"""Tunes adapters in SmolLM2's shape: beside all parameters, PEFT, and one adapter after the other.
+"""Compares tuning adapters in SmolLM2's shape with full tuning, PEFT, and one adapter at a time.
 
     python benchmarks/adapters.py [--rounds 2] [--adapters 16] [--layers 30]
 

@@ -1,11 +1,11 @@
-"""Scores 10,000 rewritten sentences with every metric, and beside the reference scorers.
+"""Scores 10,000 rewritten sentences with every metric, and with the reference scorers.
 
     python benchmarks/metrics.py [--rows 10000] [--only sari,bleu] [--skip_references]
 
 Rows are made up: sentences of 5 to 40 words, four references each with some words replaced,
 dropped and added, gold edits of four annotators, and outputs that make some of these edits; one
 output in a hundred repeats itself to 160 words. Prints seconds of processor time for each metric,
-with intervals by bootstrap beside them, and the same for sacrebleu and rouge_score, whose figures
+with bootstrap intervals, and the same for sacrebleu and rouge_score, whose figures
 are compared.
 """
 

@@ -276,7 +276,7 @@ def compare_superni(batch_size: int, rounds: int) -> None:
         **their_contenders(SMALL, padded, None),
     }
     title = (
-        f"prompts of {mean['inputs']:.0f} and targets of {mean['targets']:.0f} tokens in the mean: "
+        f"prompts of {mean['inputs']:.0f} and targets of {mean['targets']:.0f} tokens on average:  "
         f"ours {rows} rows of 1024/128 packed, HF {batch_size} examples padded to the longest"
     )
     tell(title, contenders, rounds)

@@ -83,7 +83,7 @@ class ChatTemplate:
 
 
 def read_template(directory: epath.Path, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The template of a directory; None where there is none.
+    """The template of a directory; None if there is none.
 
     Args:
         directory: with a tokenizer.

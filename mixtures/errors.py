@@ -1,4 +1,4 @@
-"""The one error that data can cause, and what is said of data that can be used all the same."""
+"""The one error that data can cause, and warnings about data that can still be used."""
 
 from __future__ import annotations
 

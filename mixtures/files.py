@@ -234,10 +234,10 @@ def _prepare_buckets() -> None:
 
 
 def _kind(file: StrPath) -> str | None:
-    """'file', 'directory', or None where there is nothing.
+    """'file', 'directory', or None if there is nothing.
 
     gcsfs' own `isdir` says no where it is refused, too: a run that may not see its checkpoints
-    would begin anew.
+    would begin again.
     """
     try:
         with _requests(file):
@@ -263,7 +263,7 @@ def _open_stream(file: str) -> int | None:
     """Opens what can be written to but not replaced; None for regular files and new ones."""
     numbered = _NUMBERED.fullmatch(file)
     number = int(numbered[1]) if numbered else _OPEN_FILES.get(file)
-    if number is not None:  # redirected to a file, it goes on where that is now
+    if number is not None:  # redirected to a file, it continues at the file's present end
         sys.stdout.flush()
         return os.dup(number)
     try:
@@ -276,7 +276,7 @@ def _open_stream(file: str) -> int | None:
 
 
 def _replace(file: str, content: bytes) -> None:
-    """Writes under a temporary name beside the file, then takes the file's place."""
+    """Writes under a temporary name next to the file, then takes the file's place."""
     directory, name = os.path.split(file)
     # Random: containers that share a disk may share process ids and host names too.
     temporary = os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}.tmp")

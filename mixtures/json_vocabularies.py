@@ -77,7 +77,7 @@ class JsonVocabulary:
 
     @property
     def chat_template(self) -> ChatTemplate | None:
-        """How a chat is written; None where no file says."""
+        """How a chat is written; None if no file says."""
         return self._loaded.beside.template
 
     @property

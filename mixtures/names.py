@@ -150,12 +150,12 @@ def _misspelt_prompt(head: str) -> str:
 
 
 def check_only_one(name: str, what: str, value: str | None, own: str | None) -> None:
-    """Refuses a setting beside a name that has another already.
+    """Refuses a setting given with a name that already has one.
 
     Args:
         name: as it was given for MIXTURE_OR_TASK_NAME.
         what: the setting: "prompt", "budget".
-        value: what was given beside the name; None for nothing.
+        value: what was given with the name; None for nothing.
         own: what the name says; None for nothing.
 
     Raises:

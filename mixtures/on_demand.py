@@ -90,7 +90,7 @@ def known_names() -> list[str]:
 
 
 def forget_built() -> None:
-    """Drops the tasks built so far; the next request builds them anew."""
+    """Drops the tasks built so far; the next request builds them again."""
     import seqio
 
     for name in _built:

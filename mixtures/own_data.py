@@ -6,7 +6,7 @@ A JSONL file holds one object per line:
 
 `input` may be empty and `output` may be a list of accepted answers. Optional are `id`, `task` (the
 file's name unless given), `category`, and `source`: the text that an answer rewrites, for metrics
-that compare with it. The file is the train split; files beside it that are
+that compare with it. The file is the train split; files next to it that are
 named <stem>.validation.jsonl and <stem>.test.jsonl are those splits. A file that is itself named so
 is that one split. A `.json` file is one task in the layout of the release, divided like a task of
 the test track.
@@ -172,7 +172,7 @@ def _read_task_split(path: epath.Path, context: Context, split: str) -> Sequence
 
 
 def _files_of_splits(path: epath.Path) -> dict[str, epath.Path]:
-    """A JSONL file and those beside it that are its other splits."""
+    """A JSONL file and those next to it that are its other splits."""
     for split in SPLITS:
         if path.stem.endswith(f".{split}"):
             return {split: path}

@@ -141,7 +141,7 @@ class _Encoder:
         self._start = list(start)
         self._end = [feature.vocabulary.eos_id] if feature.add_eos else []
         self._seen: dict[str, list[int]] = {}
-        # Tokens beside start and EOS.
+        # Tokens besides start and EOS.
         frame = len(self._start) + len(self._end)
         self.room = sys.maxsize if max_length is None else max_length - frame
 

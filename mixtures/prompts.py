@@ -50,7 +50,7 @@ class Prompt:
 
     @property
     def versioned_name(self) -> str:
-        """The name to hash or to print beside a score."""
+        """The name to hash, or to print with a score."""
         return f"{self.name}.v{self.version}"
 
     def render(self, row: Row, seed: int = 0) -> str:

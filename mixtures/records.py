@@ -183,7 +183,7 @@ def parse_json(text: str, where: str, allowed: str) -> Any:
     Args:
         text: the JSON.
         where: file, or file and line, for the message.
-        allowed: what is to be there, for the message.
+        allowed: what should be there, for the message.
 
     Raises:
         DataError: it is not JSON, or a key is repeated.

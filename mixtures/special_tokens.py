@@ -1,7 +1,7 @@
 """Which ids of a SentencePiece model begin, end and pad a text.
 
 T5's models reserve 0 for padding, 1 for the end and 2 for the unknown, and put nothing before a
-text. Others, such as LLaMA's, say in the model which ids they reserve, and in the files beside it
+text. Others, such as LLaMA's, say in the model which ids they reserve, and in the files next to it
 whether a text begins with one of them and which tokens were added later.
 """
 
@@ -35,7 +35,7 @@ class SpecialTokens:
         by_text: ids of the tokens that texts may name, such as '</s>'.
         adds_inner_space: whether a space is put before what stands behind such a token, as before
             a text, where there is none ("legacy" of tokenizer_config.json).
-        template: how a chat is written; None where no file says.
+        template: how a chat is written; None if no file says.
     """
 
     bos_id: int | None
@@ -58,7 +58,7 @@ def is_t5(processor: Any) -> bool:
 
 
 def read(model: Any, processor: Any, path: str) -> SpecialTokens:
-    """Reads the files beside a model, and adds the tokens to it that they list.
+    """Reads the files next to a model, and adds the tokens that they list to it.
 
     Args:
         model: a `ModelProto`; is changed.

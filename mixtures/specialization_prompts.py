@@ -59,7 +59,7 @@ def instructions_prompt(domain: str, tasks: Sequence[tuple[str, str]]) -> str:
 
     Args:
         domain: an adjective, such as 'biomedical'.
-        tasks: (instruction, input) pairs; the model goes on with the next number.
+        tasks: (instruction, input) pairs; the model continues with the next number.
     """
     parts = [INSTRUCTIONS_TEMPLATE.format(domain=domain), "\n"]
     for number, (instruction, text) in enumerate(tasks, start=1):

@@ -60,7 +60,7 @@ def split_instances(record: TaskRecord, track: str, policy: str = "disjoint") ->
 
 
 def split_counts(num_instances: int, track: str, policy: str) -> tuple[int, int]:
-    """(training, test) instances of a task with so many in all; see `split_instances`."""
+    """(training, test) instances of a task with that many in all; see `split_instances`."""
     splits = _divide(tuple(range(num_instances)), track, policy)
     return len(splits.train), len(splits.test)
 

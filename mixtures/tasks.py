@@ -29,7 +29,7 @@ from mixtures.vocabularies import Vocabulary, bundled_vocabulary, open_vocabular
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Everything beside its name that determines what a task gives.
+    """Everything besides its name that determines what a task gives.
 
     Attributes:
         data_dir: a release directory, or one that `tfds build` wrote; None: $SUPERNI_DIR, else
@@ -86,7 +86,7 @@ def configure(
 ) -> Context:
     """Sets what names resolve against from now on, for the whole process.
 
-    Tasks built under other settings are dropped from SeqIO's registry and built anew when they are
+    Tasks built under other settings are dropped from SeqIO's registry and built again when they are
     asked for again. Arguments are those of `Context`; a vocabulary may also be a path for
     `vocabularies.open_vocabulary`.
 

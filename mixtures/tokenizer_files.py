@@ -1,4 +1,4 @@
-"""The files beside a tokenizer's own: which ids begin and end a text, and how a chat is written."""
+"""Files next to a tokenizer: which ids begin and end a text, and how a chat is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Neighbours:
         config: tokenizer_config.json, and what special_tokens_map.json adds to it.
         added: tokens that were added to the tokenizer: {id: (text, whether it is special)}.
         eos_ids: the ids that end a text, by generation_config.json.
-        template: how a chat is written; None where no file says.
+        template: how a chat is written; None if no file says.
     """
 
     config: Mapping[str, Any]

@@ -89,7 +89,7 @@ def _steps(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
 
 
 def from_sentencepiece(model: Any, extra_ids: int) -> dict[str, Any] | None:
-    """The `tokenizer.json` of a model; None where Transformers' T5Tokenizer builds the same itself.
+    """The `tokenizer.json` of a model; None if Transformers' T5Tokenizer builds the same itself.
 
     Args:
         model: a `ModelProto` without the extra ids.

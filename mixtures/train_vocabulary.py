@@ -48,8 +48,8 @@ def train_vocabulary(path: str | os.PathLike[str], release: Release, vocab_size:
         vocab_size: number of pieces, the reserved ids and 256 bytes included.
 
     Raises:
-        DataError: SentencePiece cannot make so many pieces of these texts, or the file cannot be
-            written.
+        DataError: SentencePiece cannot make that many pieces from these texts, or the file cannot
+            be written.
     """
     target = files.path(path, "OUT.model")
     model = _train(release, vocab_size)

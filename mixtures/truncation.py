@@ -4,7 +4,7 @@ A row is shortened in a fixed order, and no further than needed: negative exampl
 positive examples (each from the last to the first), the definition from its end, the middle of the
 input. Under "keep_last_example", for few-shot prompts, positive examples go from the first to the
 last. What stays to the last is the end of the input and the words after it that ask for the output.
-Each step renders the shortened row anew, so every prompt of the registry is treated alike and
+Each step renders the shortened row again, so every prompt of the registry is treated alike and
 numbering and punctuation stay right.
 """
 
@@ -51,7 +51,7 @@ def fit(
 ) -> Fitted:
     """Renders `row` in at most `max_tokens` tokens.
 
-    Where not even one character of the input fits beside the prompt's fixed words, the text is the
+    Where not even one character of the input fits next to the prompt's fixed words, the text is the
     shortest form there is, and longer than `max_tokens`.
 
     Args:
@@ -164,7 +164,7 @@ def largest_fitting(highest: int, fits: Callable[[int], bool], lowest: int = 0) 
     this is the largest size or very near it; what it returns was itself seen to fit.
 
     Returns:
-        The size, or None where `lowest` does not fit.
+        The size, or None if `lowest` does not fit.
     """
     if not fits(lowest):
         return None

@@ -136,7 +136,7 @@ class SentencePieceVocabulary:
 
     @property
     def chat_template(self) -> ChatTemplate | None:
-        """How a chat is written; None where no file says."""
+        """How a chat is written; None if no file says."""
         return self._loaded.special.template
 
     @property

@@ -1,4 +1,4 @@
-"""What a run that tunes adapters has beside others: a base that stays as it is."""
+"""What a run that tunes adapters has in addition: a base that stays as it is."""
 
 from __future__ import annotations
 

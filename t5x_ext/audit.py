@@ -60,7 +60,7 @@ class Settings:
 
 
 def audit(settings: Settings) -> dict[str, Any]:
-    """Measures every task of the mixtures and compares them with all others at hand.
+    """Measures every task of the mixtures and compares them with all other tasks that it finds.
 
     Returns:
         What --json prints: `mixtures`, `data_dir`, `vocabulary`, `flags` (the most serious first),

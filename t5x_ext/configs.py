@@ -31,7 +31,7 @@ class DatasetConfig:
 
     Attributes:
       mixture_or_task_name: a registered SeqIO name, a `superni.<prompt>.<scope>.<budget>` name,
-        a scope alone (with `prompt` and `budget` beside it), or the path of a .json or .jsonl
+        a scope alone (with `prompt` and `budget`), or the path of a .json or .jsonl
         file of your own.
       task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included. None
         takes the longest example's, for evaluation and decoding.

@@ -24,7 +24,7 @@ def inspect(path: str) -> dict[str, Any]:
         {"path", "kind", "step", "sha256", "tokenizer" (a directory or None), "config" (or None),
         "parameters", "bytes", "tensors": {name: {"shape", "dtype"}}}; of an adapter, also
         "adapter": {"rank", "alpha", "targets", "base" (its name), "base_sha256",
-        "base_quantization", "prompt" (None where it does not say)}: its parameters are those that
+        "base_quantization", "prompt" (None if it does not say)}: its parameters are those that
         are trained.
 
     Raises:

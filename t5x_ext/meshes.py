@@ -85,7 +85,7 @@ def _arrange_slice(
 
 
 def _grid(devices: Sequence[Any]) -> np.ndarray | None:
-    """Devices by their coordinates [x, y, z, core]; None where they fill no box."""
+    """Devices by their coordinates [x, y, z, core]; None if they fill no box."""
     places = np.array([(*device.coords, device.core_on_chip) for device in devices])
     places -= places.min(axis=0)
     if np.prod(places.max(axis=0) + 1) != len(devices):

@@ -172,7 +172,7 @@ def run_training(
 
 
 class _Carried(NamedTuple):
-    """What a run carries from checkpoint to checkpoint beside its state.
+    """What a run carries from checkpoint to checkpoint besides its state.
 
     Attributes:
       initial_step: step of the checkpoint that it began with.

@@ -60,7 +60,7 @@ def summarise(
 
     Args:
         path: a predictions file.
-        by: any of "task", "category": groups to report beside the overall scores.
+        by: any of "task", "category": groups to report besides the overall scores.
         out: where to write the rows with their `score`; nothing is written if None.
         metrics: names of metrics for all tasks; None takes those that each task names.
         m2: an M2 file with the gold edits of the predictions, in their order.

@@ -58,7 +58,7 @@ def specialize(
 ) -> None:
     """Makes an expert of a domain: SPECIALIZE_DIR/round<n>/adapter, and what it scores.
 
-    A killed run goes on where it was; what is finished is skipped.
+    A killed run resumes where it was; what is finished is skipped.
 
     Args:
       checkpoint_path: a decoder-only model of any layout.

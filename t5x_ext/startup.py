@@ -134,9 +134,9 @@ def make_deterministic() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Where the CPU computes, makes glibc keep memory that is freed, for the next allocation.
+    """Makes glibc keep freed memory for the next allocation, if the CPU computes.
 
-    A step on the CPU allocates all its temporary arrays anew. By default their pages go back to the
+    Every step on the CPU allocates all its temporary arrays. By default their pages go back to the
     system when it ends, and the next step waits while the kernel clears others: up to half its time
     (docs/benchmarks.md). Instead, all blocks come from one heap that is never trimmed. That takes
     memory: the process stays as large as it ever was, and holds a step's temporary arrays up to

@@ -47,7 +47,7 @@ def study(
     """Trains and scores every cell of a grid that has no result yet, then writes the report.
 
     The grid is arms x budgets x seeds, per task in STL and over all tasks in MTL. A study that is
-    stopped, by whatever means, goes on where it stopped when the same command is given again.
+    stopped, by whatever means, resumes where it stopped when the same command is given again.
 
     Args:
       model: the model that every cell tunes.
@@ -66,8 +66,8 @@ def study(
         by compiling the step for the longest batch of one and of two (macro EXPERTS).
       generated: data that models of the study write for themselves (macro GENERATED).
       name: title of the report.
-      published: the paper whose figures the report has beside ours: a name of `reports/papers`, or
-        the path of a JSON file (macro PUBLISHED).
+      published: whose figures the report shows next to ours: a name of `reports/papers`, or the
+        path of a JSON file (macro PUBLISHED).
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
 
     Raises:

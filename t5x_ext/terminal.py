@@ -50,7 +50,7 @@ def show_json(value: object) -> None:
 
 
 def note(*lines: object, stream: TextIO | None = None) -> None:
-    """Writes lines to standard error; where nobody can read them, the work goes on without.
+    """Writes lines to standard error; if nobody can read them, the work continues without.
 
     Args:
         lines: As of `show`.

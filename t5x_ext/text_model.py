@@ -43,11 +43,11 @@ class Model(Calls):
     Attributes:
       config: shape and numerics of the network.
       params: nested dict of arrays, see `Network.specs`.
-      vocabulary: of prompts and answers; None where the checkpoint has none: only calls with token
+      vocabulary: of prompts and answers; None if the checkpoint has none: only calls with token
         ids work then.
       partitioner: the mesh that `params` live on.
       path: the checkpoint they come from.
-      step: updates they have seen; 0 where the checkpoint does not say.
+      step: updates they have seen; 0 if the checkpoint does not say.
       meta: what the checkpoint says of itself.
       adapters: names of the adapters that `params` hold besides, in their order; adapter 0, without
         a name, is none.
@@ -85,7 +85,7 @@ class Model(Calls):
           dtype: 'float32' or 'bfloat16', of parameters and computation. bfloat16 halves the memory
             and is what accelerators are fast at; norms, softmax and logits stay float32.
           vocabulary: a vocabulary, or a path for `vocabularies.open_vocabulary`. None is the one
-            beside the weights.
+            next to the weights.
           partitioner: how to use several devices. None gives each a whole copy of the parameters
             and a part of every batch; `PjitPartitioner(fsdp=8)` splits the parameters over 8.
           adapter: a directory of PEFT's or a run with LoRA. All calls use it that name no other.

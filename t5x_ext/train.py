@@ -1,4 +1,4 @@
-"""`python -m t5x_ext.train`: trains a model, or goes on training it, as a gin file says."""
+"""`python -m t5x_ext.train`: trains a model, or resumes its training, as a gin file says."""
 
 from __future__ import annotations
 

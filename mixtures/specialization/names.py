@@ -38,7 +38,7 @@ class SelfName:
     Attributes:
         domain: such as "biomedicine".
         parts: evaluation sets; or "seeds", or "pretraining", alone.
-        prompt: None where the name has none.
+        prompt: None if the name has none.
         shots: demonstrations before each question.
         budget: of the train rows of each part; None: all.
     """
@@ -59,7 +59,7 @@ class SelfName:
         """The registered prompt that rows are written with.
 
         Raises:
-            DataError: no prompt of the registry shows so many demonstrations.
+            DataError: no registered prompt shows that many demonstrations.
         """
         if self.parts == (PRETRAINING,):
             return TEXT

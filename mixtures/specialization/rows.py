@@ -50,7 +50,7 @@ _OTHER_METRICS = ("f1", "squad_em")
 
 
 def find_directory(data_dir: str | os.PathLike[str] | None) -> epath.Path | None:
-    """Where domains lie; None where there is but the bundled one.
+    """Where domains lie; None if there is but the bundled one.
 
     Args:
         data_dir: DATA_DIR, if it is set.

@@ -24,7 +24,7 @@ _WNC_COLUMNS = 7  # id, source tokens, target tokens, source, target, POS tags, 
 
 @dataclass(frozen=True)
 class Item:
-    """A text, what it may be rewritten to, and what its file says beside.
+    """A text, what it may be rewritten to, and what else its file says.
 
     Attributes:
         source: the text as distributed; "" for an instruction without input.
@@ -33,7 +33,7 @@ class Item:
         label: the kind of edit, where a file holds several kinds.
         instruction: where the file states one.
         edits: gold edits by annotator as JSON, where the file has edits.
-        tokenized: whether tokens are separated by spaces; None where the file does not say.
+        tokenized: whether tokens are separated by spaces; None if the file does not say.
     """
 
     source: str

@@ -38,7 +38,7 @@ class WritingName:
 
     Attributes:
         part: a set, a task, "train" or "mixed".
-        prompt: None where the name has none.
+        prompt: None if the name has none.
         budget: of a set or task; None: all rows.
         counts: rows by part of a mixture; None for `writing.mixed` without numbers.
     """

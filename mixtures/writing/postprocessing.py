@@ -39,7 +39,7 @@ def clean_answer(text: str, source: str = "", single_line: bool = True) -> Answe
     Args:
         text: what the model wrote after its prompt.
         source: the text it was asked to rewrite.
-        single_line: whether the answer is to be one line, as line-based scorers need it.
+        single_line: whether the answer must be one line, as line-based scorers need it.
     """
     cut = _NEXT_HEADING.split(text, maxsplit=1)[0]
     stripped = cut.strip()

@@ -239,7 +239,7 @@ def _superni_items(directory: epath.Path) -> list[Item]:
 
 
 def _row(name: str, task: str, item: Item, tokenized: bool) -> Row:
-    """An item as a row: natural text to read and write, and what is compared with beside it."""
+    """An item as a row: natural text to read and write, and the tokens to compare with."""
     if item.tokenized is not None:
         tokenized = item.tokenized
     natural = detokenize if tokenized else str.strip

@@ -39,11 +39,11 @@ class Adapter:
       path: where it was read from.
       lora: which layers it is for, and its size.
       params: float32 arrays in the tree of `Network.trainable`.
-      base_path: the base it was tuned over, as the run named it; None where it does not say.
-      base_fingerprint: see `fingerprints`; None where it does not say.
-      step: updates it has seen; 0 where it does not say.
-      prompt: name of the prompt that it was tuned with; None where it does not say.
-      base_quantization: of the kernels it was tuned over, "nf4" or "none"; None where it does not
+      base_path: the base it was tuned over, as the run named it; None if it does not say.
+      base_fingerprint: see `fingerprints`; None if it does not say.
+      step: updates it has seen; 0 if it does not say.
+      prompt: name of the prompt that it was tuned with; None if it does not say.
+      base_quantization: of the kernels it was tuned over, "nf4" or "none"; None if it does not
         say.
     """
 
@@ -76,7 +76,7 @@ class Adapter:
         """Says so in a line where prompts are written otherwise than in tuning.
 
         Args:
-          prompt: name of the prompt that the adapter is used with; None where it has none.
+          prompt: name of the prompt that the adapter is used with; None if it has none.
         """
         if None not in (self.prompt, prompt) and self.prompt != prompt:
             _warn(f"{self.path}: tuned with prompt {self.prompt!r}, used with {prompt!r}")
@@ -275,7 +275,7 @@ def check_base(
     Args:
       path: the adapter.
       meta: of its checkpoint.
-      fingerprint: of the base that it is to be used with.
+      fingerprint: of the base that it must be used with.
       base_path: where that base was read from.
       quantization: of its kernels, "nf4" or None.
 

@@ -1,4 +1,4 @@
-"""A run's own checkpoints: saved while it trains, found again when it is started anew."""
+"""A run's own checkpoints: saved while it trains, found again when it is restarted."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Checkpointer:
         items = self._items(state, {DATA: data_state, META: meta}, self._save_dtype)
         with self._save_errors():
             if not self._is_in_place():
-                raise FileNotFoundError(self._dir)  # Orbax would make it anew, wherever that is
+                raise FileNotFoundError(self._dir)  # Orbax would make it again, wherever that is
             self._manager.save(step, args=items, force=True)
         if not self._async_save:
             self.wait()

@@ -131,7 +131,7 @@ def _open(directory: str | os.PathLike[str]) -> TextIO | None:
 
 
 def _lock(file: TextIO, kind: int) -> bool:
-    """Takes a lock if it is free, and says whether it was; True where there are no locks."""
+    """Takes a lock if it is free, and says whether it was; True if there are no locks."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:

@@ -62,7 +62,7 @@ def open_arrays(item: epath.Path, names: Iterable[str]) -> dict[str, LazyTensor]
 
 
 def describe_tree(names: Sequence[str]) -> str:
-    """The description Orbax keeps beside arrays: the text of `_METADATA`.
+    """The description that Orbax keeps with arrays: the text of `_METADATA`.
 
     Args:
         names: Paths of the arrays in nested dicts, e.g. `params/embed`.

@@ -70,7 +70,7 @@ def open_source(path: str) -> Source:
         path: Local or `gs://`. One of
 
             what runs, `save_params` or `convert` wrote: a directory with `state` and `meta`;
-            a Hugging Face directory: `config.json` beside `*.safetensors` (or `*.bin`);
+            a Hugging Face directory: `config.json` next to `*.safetensors` (or `*.bin`);
             a GGUF file of a LLaMA, or a directory that holds one;
             a T5X checkpoint: a directory with the file `checkpoint` (or that file), or one that
               Orbax wrote for T5X;

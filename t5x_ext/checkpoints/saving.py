@@ -44,7 +44,7 @@ def open_manager(
         directory: MODEL_DIR; half-written checkpoints in it are removed.
         keep: Number of newest checkpoints to keep; None keeps all.
         checksums: Whether chunks get one.
-        json_items: Names of the items beside `STATE`.
+        json_items: Names of the items besides `STATE`.
         on_written: Called in another thread when all files of a checkpoint are written, just before
             they become visible.
     """

@@ -46,8 +46,8 @@ class Source:
       kind: 't5x_ext', 'hf', 't5x' or 'gguf'.
       path: where it was opened.
       tensors: 'encoder/layers/mlp/wi_0/kernel' -> tensor, the names of `Network.specs`.
-      config: the model's shape, where the files state it; None where they do not.
-      step: updates the parameters have seen; 0 where the files do not say.
+      config: the model's shape, where the files state it; None if they do not.
+      step: updates the parameters have seen; 0 if the files do not say.
       digest_fn: finds `digest`, which may mean to read all files.
       meta: what else the files say of themselves, as JSON.
       tokenizer_dir: directory with the tokenizer's files, or None.

@@ -85,7 +85,7 @@ class Cut:
 class LabelShare:
     """The most frequent target of either split and its share (0 to 1) of both.
 
-    A share is None where the task has no such rows.
+    A share is None if the task has no such rows.
     """
 
     label: str

@@ -69,7 +69,7 @@ def load_others(names: Collection[str]) -> list[TaskRows]:
 
 
 def load_other_sets(names: Collection[str]) -> list[TaskRows]:
-    """The writing sets at hand but those named, and but those of millions of rows."""
+    """The writing sets that are found, except those named and those with millions of rows."""
     directory = find_directory(mixtures.current_context().data_dir)
     if directory is None:
         return [

@@ -79,7 +79,7 @@ class TrainBatches:
             ascending; rows are as long as the smallest that holds the longest example. If None,
             multiples of 32 up to `lengths`.
         features: what a batch holds; None is an encoder-decoder model's.
-        multiple: joined batches have a multiple of so many rows; divides batch_size.
+        multiple: joined batches have a multiple of this many rows; divides batch_size.
 
     Raises:
         ConfigError: there are no examples, or one is too long or has no target.
@@ -247,7 +247,7 @@ class TrainBatches:
         return batch, info
 
     def close(self) -> None:
-        """Ends the background thread; iterating again goes on at the same position."""
+        """Ends the background thread; iterating again continues at the same position."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

@@ -85,7 +85,7 @@ def resolve(cfg: DatasetConfig) -> str:
 
 
 def prompt_of(cfg: DatasetConfig) -> str | None:
-    """The name of the prompt that a config's rows are written with; None where a task has none."""
+    """The name of the prompt that a config's rows are written with; None if a task has none."""
     resolve(cfg)
     return mixtures.lookup.prompt_of(cfg.mixture_or_task_name, cfg.prompt)
 

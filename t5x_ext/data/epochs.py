@@ -44,10 +44,10 @@ class EpochPlanner:
     """Plans epochs over the examples of a mixture.
 
     An epoch is as long as all members together. Members share it by rate (largest remainder); each
-    goes on in the next epoch where it stopped in this one. With one member, or rates that are
+    continues in the next epoch where it stopped in this one. With one member, or rates that are
     proportional to sizes, every example comes exactly once an epoch.
 
-    Members that draw their examples anew (see Member) do so each time they have been gone through.
+    Members that draw their examples again (see Member) do so after each pass over them.
     As long as their first draw is, so much is taken of every other: of a shorter one the first
     examples twice.
 
@@ -79,7 +79,7 @@ class EpochPlanner:
 
     @property
     def longest(self) -> tuple[int, int] | None:
-        """Positions of the longest example on each side; None where later draws may be longer."""
+        """Positions of the longest example on each side; None if later draws may be longer."""
         if any(self._redraws):
             return None
         longest = [0, 0]

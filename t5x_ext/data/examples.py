@@ -1,7 +1,7 @@
 """Loads examples through SeqIO: any registered task or mixture, and the names `mixtures` resolves.
 
 SeqIO says what the data is (source, prompt, vocabulary, trimming); order, packing and batches are
-made from the loaded examples by the modules beside this one.
+made from the loaded examples by the other modules of this package.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def batches_by_length(
 
 
 def make_length_buckets(limit: int, smallest: int = 64, per_doubling: int = 1) -> tuple[int, ...]:
-    """Lengths up to `limit`, so many for each doubling of `smallest`, evenly spaced in between.
+    """Lengths up to `limit`, that many for each doubling of `smallest`, evenly spaced in between.
 
     400, per_doubling 1 -> 64, 128, 256, 400
     400, per_doubling 2 -> 64, 96, 128, 192, 256, 384, 400

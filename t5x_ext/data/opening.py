@@ -1,6 +1,6 @@
 """Opens training data: in memory where that suffices, else from the local cache.
 
-Tasks with stochastic preprocessors are tokenised anew for every pass over them.
+Tasks with stochastic preprocessors are tokenised again for every pass over them.
 """
 
 from __future__ import annotations

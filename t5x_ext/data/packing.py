@@ -118,7 +118,7 @@ def _longest_first(
     decoder_limit: int,
     window: int,
 ) -> Iterator[tuple[int, int, int]]:
-    """(index, encoder length, decoder length), sorted within windows of so many examples."""
+    """(index, encoder length, decoder length), sorted within windows of that many examples."""
     for start in range(0, len(encoder_lengths), window):
         # Python's integers, a window at a time: a whole epoch of them would fill the memory.
         encoder = encoder_lengths[start : start + window].astype(np.int64)

@@ -2,7 +2,7 @@
 
 A store is a directory in the local cache: one ArrayRecord file of examples, read by number through
 `array_record`; their lengths as NumPy files, mapped into memory; and `store.json`, which says what
-is in it. It is built beside its place and moved there when it is whole. Several processes that
+is in it. It is built next to its place and moved there when it is whole. Several processes that
 share the directory build it once.
 
 Training reads ids and tokens only, so texts are left out.
@@ -97,7 +97,7 @@ def store_path(name: str, settings: str, number: int, content: str) -> Path:
     Args:
         name: of the task.
         settings: what it is read with, as text.
-        number: of the draw; 0 where there is only one.
+        number: of the draw; 0 if there is only one.
         content: a digest of examples that the store must begin with.
     """
     whole = hashlib.sha256(f"{_VERSION}\0{name}\0{settings}".encode()).hexdigest()

@@ -44,7 +44,8 @@ class Decoder:
       method: how tokens are chosen; None is as the model is set.
       first_stage: positions after which the rows of a batch that have not ended are parked. Up to
         one batch of prompts a later stage stays in memory. None decodes every batch to its end.
-      resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
+      resident_bytes: what stays on each device besides the parameters, such as an optimizer's
+        slots.
       ids: which tokens there are, and which end a row; None is as the output vocabulary has them.
       num_contexts: C, prompts that share an output at most, see `decoding.marginal`.
       amateur: the model that a contrast is drawn with, where it has its own weights; parameters

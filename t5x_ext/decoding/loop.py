@@ -41,10 +41,10 @@ TOKEN_LOOP = "decode_tokens"
 
 
 class Shared(NamedTuple):
-    """What there is to know of prompts beside their tokens; None where it is the same for all.
+    """What there is to know of prompts besides their tokens; None if it is the same for all.
 
     Attributes:
-      log_weights: float32 [B, C], natural logarithms of the contexts' weights; None where each
+      log_weights: float32 [B, C], natural logarithms of the contexts' weights; None if each
         output has one context.
       adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
     """
@@ -62,7 +62,7 @@ class Rows(NamedTuple):
       state: what the method has chosen so far, and what it needs to go on; arrays lead with B.
       first: int32 [B * R], the decoder's first inputs.
       shared: of the prompts.
-      log_probs: float32 [B, K, T], of the tokens chosen so far; None where nobody asks.
+      log_probs: float32 [B, K, T], of the tokens chosen so far; None if nobody asks.
     """
 
     prompt: PromptCache

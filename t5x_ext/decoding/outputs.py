@@ -43,7 +43,7 @@ def make_output(
 
     Args:
       row: int32 [T], anything after its end.
-      log_probs: float32 [T]; None where they are not kept.
+      log_probs: float32 [T]; None if they are not kept.
       ids: which end a row.
       vocabulary: makes the text; None leaves it out.
     """

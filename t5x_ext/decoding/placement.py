@@ -37,7 +37,8 @@ def holds_whole_weights(
       generator: the model.
       partitioner: the mesh.
       cache_bytes: see `cache_bytes`.
-      resident_bytes: what stays on each device beside the parameters, such as an optimizer's slots.
+      resident_bytes: what stays on each device besides the parameters, such as an optimizer's
+        slots.
       num_models: E, models that decode side by side.
     """
     of_slot = max(num_models // partitioner.num_expert_slots, 1)

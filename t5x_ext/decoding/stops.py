@@ -28,7 +28,7 @@ Stop = str | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Stops:
-    """What ends an output beside its EOS.
+    """What ends an output besides its EOS.
 
     Attributes:
       sequences: texts, or ids as tuples.

@@ -38,7 +38,7 @@ def temperature_sample(
     Args:
       num_decodes: samples of each prompt.
       temperature: 0 takes the most probable token.
-      topk: only so many tokens; 0 for all.
+      topk: only that many most probable tokens; 0 for all.
       topp: only the tokens that reach this probability; 0 for all.
       max_decode_len: tokens of an output at most, EOS included, where the run allows more.
       seed: of the draws; not T5X's.

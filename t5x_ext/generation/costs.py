@@ -4,7 +4,7 @@
     writing            a step a token: the parameters' and caches' bytes / what the machine reaches,
                        or the FLOPs of the rows, whichever takes longer
 
-Passages are rows beside each other, and so is an amateur: they add to what is read and to the
+Passages are rows of one batch, and so is an amateur: they add to what is read and to the
 caches, not to the number of steps. Loading and compiling are left out. `plan` compiles the tuning
 step itself for a machine, and is nearer for that.
 """

@@ -1,6 +1,6 @@
 """Evaluation with k demonstrations: the task's seeds before each question, in one template.
 
-Predictions go into a file that `score` reads, with a few fields beside those of every predictions
+Predictions go into a file that `score` reads, with a few fields besides those of every predictions
 file: how the output ended, how many demonstrations were shown and how many had to go.
 """
 

@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         reason: why it is dropped; None if it is kept.
-        max_rouge_l: of the nearest instruction; None where an earlier filter dropped the task.
+        max_rouge_l: of the nearest instruction; None if an earlier filter dropped the task.
         nearest: that instruction, or the evaluation row that the task overlaps with.
     """
 

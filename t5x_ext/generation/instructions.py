@@ -4,7 +4,7 @@
     instructions.jsonl   tasks that the filters kept
     rejected.jsonl       all others, each with its reason
 
-The last two follow from the first. A run that is killed goes on after the last whole line of
+The last two follow from the first. A killed run resumes after the last whole line of
 requests.jsonl and ends with the same three files; so does one with another batch size.
 """
 
@@ -40,7 +40,7 @@ class InstructionSettings:
         seed: of all draws.
         num_demonstrations: seeds that a request shows.
         max_new_tokens: of a completion, where the model's context leaves room for as many.
-        max_requests: after so many the stage ends, whatever has been kept.
+        max_requests: after that many the stage ends, whatever has been kept.
         filters: which tasks are dropped.
     """
 

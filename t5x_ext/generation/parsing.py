@@ -20,7 +20,7 @@ class Piece(NamedTuple):
 
     Attributes:
         text: as it stands.
-        task: (instruction, input), or None where the piece is not a task.
+        task: (instruction, input), or None if the piece is not a task.
     """
 
     text: str

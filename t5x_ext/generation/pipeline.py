@@ -12,7 +12,7 @@
 | 1     | M_0                             | M_0                  | M_0          |
 | r     | M_(r-1), or those of round 1    | M_(r-1), M_(r-2)     | M_0, afresh  |
 
-Every stage goes on where an earlier process left it, and one that is finished reads no weights.
+Every stage resumes where an earlier process left it, and a finished one reads no weights.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Pipeline:
         return files.is_dir(self.of_round(number, ADAPTER))
 
     def write_instructions(self, number: int) -> Written | None:
-        """Writes the tasks of a round; None where it answers those that there are."""
+        """Writes the tasks of a round; None if it answers those that there are."""
         if self.given_tasks(number) is not None:
             return None
         writer, _ = self.writers(number)

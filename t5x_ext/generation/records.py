@@ -97,7 +97,7 @@ def read_evaluation(path: files.StrPath, split: str = "test") -> list[Evaluation
     """Reads one file of evaluation rows.
 
     A set of labels is in a row's `meta.labels`, or `meta.label_set` names it: then
-    `<label_set>_labels.json`, a list, lies beside the file or in the directory above it.
+    `<label_set>_labels.json`, a list, is next to the file or in the directory above it.
 
     Args:
         path: a JSONL file.

@@ -1,4 +1,4 @@
-"""Second stage: a model answers the tasks, with passages beside them; what is kept is trained on.
+"""Second stage: a model answers the tasks, shown with passages; what is kept is trained on.
 
     responses.jsonl      one line a task of instructions.jsonl that was answered
     train.jsonl          instruction, input, output: own-data JSONL, which `train` takes as it is
@@ -75,7 +75,7 @@ class ResponseSettings:
 def fit_prompt(
     settings: ResponseSettings, generator: Generator, task: Record, passage: str | None
 ) -> tuple[str, bool]:
-    """The prompt of a task in what the model's context leaves beside the answer.
+    """The prompt of a task in what the answer leaves of the model's context.
 
     A prompt that is too long loses words from the end of its passage, then the middle of its input;
     never the instruction or the words that ask for the response.

@@ -108,7 +108,7 @@ def write_instructions(
         round_: what from.
         writer: the model.
         directory: of the round; other rounds have their own. What is there already is gone on with.
-        count: tasks to be kept; None is as many as there are to be rows.
+        count: tasks to keep; None for as many as rows are wanted.
     """
     method = _seeded(round_.instruction_decoding, round_.asking.seed)
     counts = instructions.write_instructions(

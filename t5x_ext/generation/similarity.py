@@ -46,7 +46,7 @@ class SimilarTexts:
     def nearest(self, text: str) -> tuple[float, str | None]:
         """ROUGE-L F (no stemmer, 0 to 1) of the nearest text, and that text.
 
-        Of equally near ones it is the first that was added; None where no text shares a word.
+        Of equally near ones it is the first that was added; None if no text shares a word.
         """
         words = _words(text)
         shared: np.ndarray = np.zeros(len(self._texts), np.int32)

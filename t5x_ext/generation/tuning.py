@@ -38,7 +38,7 @@ from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Trainer
 
 PROMPT = "alpaca"
-_SETTINGS = "tuning.json"  # beside the run: what it was begun with
+_SETTINGS = "tuning.json"  # next to the run: what it was begun with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TuningSettings:
         batch_size: rows of a step.
         lengths: tokens of a prompt and of a response, at most.
         remat_policy: what the backward pass computes again; see `T5Config`.
-        save_period: steps between checkpoints, from which a killed run goes on.
+        save_period: steps between checkpoints, from which a killed run resumes.
         seed: of the adapter's first values, of dropout and of the order of the rows.
     """
 
@@ -82,7 +82,7 @@ class TuningSettings:
             bounds.check_int("TuningSettings.steps", self.steps, 1)
 
     def num_steps(self, rows: int) -> int:
-        """Steps of a run over so many rows."""
+        """Steps of a run over that many rows."""
         return self.steps or self.epochs * math.ceil(rows / self.batch_size)
 
     def describe(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Bound:
 class _FileReference(gin.config.ConfigurableReference):
     """A reference that resolves its name with the imports of the file it stands in.
 
-    Gin resolves references anew once a method of their class is configured, by then with the
+    Gin resolves references again once a method of their class is configured, by then with the
     imports of the file that does so, where the class may have another name.
     """
 
@@ -208,7 +208,7 @@ def _rule_of(function: Callable[..., Any], parameter: str) -> Rule | None:
 def _follow_class(method: Any, bound: Bound) -> None:
     """Moves the bindings of a method's class to its present selector.
 
-    Configuring a method registers its class anew, and if this file imports the module under
+    Configuring a method registers its class again, and if this file imports the module under
     another name, under another selector. Gin would then lose what was bound to the class before.
     """
     registered = gin.config._REGISTRY

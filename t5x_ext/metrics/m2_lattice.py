@@ -171,7 +171,7 @@ class Lattice:
         """Insertions before source token i that are gold ones.
 
         Both are gone through from both ends inwards, in turn; a match uses up its gold edit and
-        all before (or after) it, and the search goes on where the matched insertion ends.
+        all before (or after) it, and the search continues where the matched insertion ends.
         """
         edges = list(self._insertions(i))
         first, last = 0, len(edges) - 1

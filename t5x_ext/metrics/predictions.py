@@ -122,7 +122,7 @@ def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) 
 
 
 class PredictionLog:
-    """Collects the predictions of one run so that a killed run goes on where it stopped.
+    """Collects the predictions of one run so that a killed run resumes where it stopped.
 
     Invariant: `<path>.partial` holds a header line and then `{"index": i, "prediction": text}` for
     rows whose batches have finished, in any order, each index at most once.
@@ -198,7 +198,7 @@ class PredictionLog:
         return rows
 
     def close(self) -> None:
-        """Closes the partial file and keeps it; a later run with the same signature goes on."""
+        """Closes and keeps the partial file; a later run with the same signature continues it."""
         with files.writing(self._partial):  # what `append` could not write is tried once more
             self._file.close()
 

@@ -172,7 +172,7 @@ def _times(counts: Counter, factor: int) -> Counter:
 
 
 def _mean_ratio(part: Counter, whole: Counter) -> float:
-    """Mean over the n-grams of `whole` of the share that is in `part`; 0 where there are none."""
+    """Mean over the n-grams of `whole` of the share that is in `part`; 0 if there are none."""
     return sum(count / whole[gram] for gram, count in part.items()) / len(whole) if whole else 0.0
 
 

@@ -1,7 +1,7 @@
 """Exact match and F1 of answers: SQuAD's, and two variants of its F1.
 
     squad_em                  equal after SQuAD's normalisation
-    f1                        F1 of the bags of words; 0 where both are empty after normalising
+    f1                        F1 of the bags of words; 0 if both are empty after normalising
     f1_empty_matches_empty    the same, but 1 there: the answer "A" is an article to SQuAD
     f1_box                    BoX's script: a reference is split at ", " and the best piece counts,
                               so that one right entity of six scores 1

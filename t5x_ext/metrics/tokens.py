@@ -56,7 +56,7 @@ def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
 
 
 def mixed_tokens(rows: Sequence[Prediction]) -> dict[str, str]:
-    """Tasks whose predictions are natural text beside tokenised sources or references, or the
+    """Tasks whose predictions are natural text while sources or references are tokenised, or the
     other way round: {task: what is seen}."""
     by_task: dict[str, list[Prediction]] = {}
     for row in rows:

@@ -92,7 +92,7 @@ class ModelConfig(abc.ABC):
         """FLOPs of the products of one forward pass, 2 per multiply-add, padding included.
 
         Projections, attention over every pair of positions, feed-forward blocks and scores count;
-        look-ups, norms and softmax do not. None where nobody has counted them.
+        look-ups, norms and softmax do not. None if nobody has counted them.
 
         Args:
           rows: B, rows of the batch.
@@ -106,7 +106,7 @@ class ModelConfig(abc.ABC):
         return (path,) if name is None else (path, name)
 
     def fused_group(self, path: str) -> str | None:
-        """Names what is stored as one with a linear layer; None where it is stored alone."""
+        """Names what is stored as one with a linear layer; None if it is stored alone."""
         parent, _, _ = _last_two(path).partition("/")
         name = self.hugging_face_modules.get(_last_two(path))
         siblings = [

@@ -110,7 +110,7 @@ class BoundLinen:
 
 
 def _specs(params: Params, axes: Params) -> Params:
-    """`ParamSpec` for each parameter; its axes lie beside it, as `<name>_axes`, or around it."""
+    """`ParamSpec` for each parameter; its axes are next to it, as `<name>_axes`, or around it."""
     specs: Params = {}
     for name, value in params.items():
         if isinstance(value, dict):

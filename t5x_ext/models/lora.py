@@ -151,7 +151,7 @@ def row_indices(
       num_rows: rows.
 
     Returns:
-      int32 [num_rows]; None where there are no adapters.
+      int32 [num_rows]; None if there are no adapters.
 
     Raises:
       ConfigError: a name is unknown, or there are not as many as rows.

@@ -8,7 +8,7 @@ out] transposed, row by row. Where 64 does not divide `in`, a block runs over to
 Codes stay packed until the product that uses them. Dequantising writes the kernel once, as large
 as the compute dtype makes it, and the next layer's takes its place. On two cores, a product of 512
 rows with 2048 x 2048 codes took 0.9 times what it took with float32 numbers; one of 8 rows, which
-has little to do beside dequantising, 1.8 times.
+has little to do besides dequantising, 1.8 times.
 
 Source: QLoRA, https://arxiv.org/abs/2305.14314, section 3.
 """

@@ -309,7 +309,7 @@ def _make_attend(cfg: T5Config, pattern: Pattern) -> Attend:
 
 
 def _shared_attend(stack: Encoder | Decoder, pattern: Pattern) -> Attend | None:
-    """The attention that all layers share; None where each has its own position table."""
+    """The attention that all layers share; None if each has its own position table."""
     if stack.cfg.position_table_per_layer:
         return None
     return _make_attend(stack.cfg, pattern._replace(bias=stack.relpos_bias))

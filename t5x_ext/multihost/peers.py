@@ -53,7 +53,7 @@ class Connection:
             self.socket.sendall(to_line(message))
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message; None where the connection has ended, or sent something else.
+        """The next message; None if the connection has ended, or sent something else.
 
         Raises:
             TimeoutError: nothing came within the socket's timeout.

@@ -28,7 +28,7 @@ _JOB_IDS = (RUN_ID, "SLURM_JOB_ID", "OMPI_MCA_ess_base_jobid")
 
 _HELLO_SECS = 10.0
 _HELLO_BYTES = 4096
-_STRANGERS = 64  # callers heard at a time, beside as many as there are processes
+_STRANGERS = 64  # callers heard at a time, besides as many as there are processes
 _RETRY_SECS = 0.2
 _DIFFERENT_RUN = (
     f"process 0 belongs to another run; allowed: the same {RUN_ID} (or job) and port of "
@@ -262,7 +262,7 @@ def _join(
 
 
 def _connect(address: str, timeout_secs: float) -> socket.socket | None:
-    """A connection to process 0; None where nobody has listened within this time."""
+    """A connection to process 0; None if nobody has listened within this time."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout_secs
     while True:

@@ -88,7 +88,7 @@ class Compiled:
 
     Attributes:
       memory: what it takes on each device.
-      totals: what it costs; None where the compiler tells no more than that it would fit.
+      totals: what it costs; None if the compiler tells no more than that it would fit.
       compile_secs: how long the compiler took.
       token: of decoding, what one token costs, all rows of the batch together.
     """

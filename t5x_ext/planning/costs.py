@@ -234,7 +234,7 @@ def declares_cost(kernel: Instruction) -> bool:
 
 
 def starts_chain(instruction: Instruction) -> bool:
-    """Whether a fusion begins a collective that later fusions carry on beside their own work."""
+    """Whether a fusion begins a collective that later fusions continue during their own work."""
     return instruction.opcode == "fusion" and instruction.name.startswith("async-collective-start")
 
 

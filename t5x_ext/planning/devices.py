@@ -66,7 +66,7 @@ DEVICES = {
     )
 }
 
-# The slice whose compiler stands in for so many GPUs: v5p has the most memory.
+# The slice whose compiler stands in for that many GPUs: v5p has the most memory.
 _STAND_INS = {1: "1x1x1", 2: "2x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 
 # Slices that Google Cloud offers, up to 256 chips of two axes and 128 of three.
@@ -97,7 +97,7 @@ class Machine:
 
     @property
     def stand_in(self) -> Machine | None:
-        """The TPU slice whose compiler answers for GPUs; None where no slice has their number."""
+        """The TPU slice whose compiler answers for GPUs; None if no slice has their number."""
         shape = _STAND_INS.get(self.count)
         return Machine(DEVICES["v5p"], self.count, f"v5p:{shape}") if shape else None
 

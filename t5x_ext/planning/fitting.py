@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 def check_experts(experts: int | str, axis: int) -> None:
-    """Raises ConfigError unless so many models can be trained on so many slots."""
+    """Raises ConfigError unless that many models can be trained on that many slots."""
     if experts != AUTO and not (isinstance(experts, int) and experts >= 1 and experts % axis == 0):
         raise ConfigError(
             f"EXPERTS: {experts!r}; allowed: '{AUTO}', or a multiple of the mesh's expert axis, "
@@ -55,7 +55,7 @@ def choose_experts(program: Program, workload: Workload, wanted: int) -> int:
 
 
 def most_per_slot(peak_bytes: Callable[[int], int], available: int, wanted: int) -> int:
-    """The most models of one slot that fit: 0 where not even one does.
+    """The most models of one slot that fit: 0 if not even one does.
 
     Each answer costs the compilation of a program, so guesses follow the line through two answers:
     those of one and two at first, then those of the most that fit and the fewest that do not. Once
@@ -64,7 +64,7 @@ def most_per_slot(peak_bytes: Callable[[int], int], available: int, wanted: int)
     Args:
       peak_bytes: models in each slot -> bytes on each device.
       available: bytes of a device.
-      wanted: at most so many.
+      wanted: at most that many.
     """
     one = peak_bytes(1)
     if one > available:

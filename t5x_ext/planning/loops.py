@@ -84,7 +84,7 @@ class LoopCounter:
           arguments: what is known of that computation's inputs.
 
         Returns:
-          The number of rounds; None where no counter decides it.
+          The number of rounds; None if no counter decides it.
         """
         known = _KNOWN_TRIP_COUNT.search(loop.attributes)
         if known:

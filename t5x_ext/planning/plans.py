@@ -27,8 +27,8 @@ class Setup:
       partitioner: the mesh; its devices are replaced by the machine's.
       trainer: microbatches and schedule.
       workload: a batch of training, of one model.
-      num_steps: length of the run; None where only the data tells.
-      decoding: a batch of decoding, of one model; None where the run decodes nothing.
+      num_steps: length of the run; None if only the data tells.
+      decoding: a batch of decoding, of one model; None if the run decodes nothing.
       experts: models that train, and decode, together in one program.
       use_hardware_rng: see `t5x_ext.train.train`.
       microbatches_name: what gin calls the number of microbatches of this run.
@@ -75,12 +75,12 @@ class Plan:
       setup: laid over the machine's devices.
       machine: what it is for.
       price_per_chip_hour: US dollars.
-      train: the compiled train step; None where it does not fit, or the run only decodes.
+      train: the compiled train step; None if it does not fit, or the run only decodes.
       needed_bytes: what it takes on each device.
       is_lower_bound: whether it takes more still: parameters, optimizer and gradients alone do not
         fit, and nothing was compiled.
-      decoding: the compiled decoding of one batch; None where there is none or it does not fit.
-      decoding_needed_bytes: what that takes; None where the run decodes nothing.
+      decoding: the compiled decoding of one batch; None if there is none or it does not fit.
+      decoding_needed_bytes: what that takes; None if the run decodes nothing.
     """
 
     setup: Setup
@@ -105,7 +105,7 @@ class Plan:
 
     @property
     def model_flops(self) -> int | None:
-        """FLOPs of one step by formula, all models and devices together; None where unknown."""
+        """FLOPs of one step by formula, all models and devices together; None if unknown."""
         load = self.setup.workload
         of_one = self.setup.model.module.train_flops(
             load.rows, load.input_length, load.target_length
@@ -256,7 +256,7 @@ def least_bytes(setup: Setup) -> int:
 
 
 def _attempt(compile_step: Callable[[], Compiled]) -> tuple[Compiled | None, int]:
-    """The compiled step, or None where it does not fit, and the bytes it needs."""
+    """The compiled step, or None if it does not fit, and the bytes it needs."""
     try:
         compiled = compile_step()
     except compiling.OutOfMemory as error:

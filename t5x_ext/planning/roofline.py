@@ -1,8 +1,8 @@
 """Adds up the costs of a compiled program and estimates how long it takes.
 
 The time is a roofline, instruction by instruction: max(FLOPs / peak, HBM bytes / bandwidth), times
-the rounds of the loops around it. Collectives go over links that work beside the chip, so an
-asynchronous one costs only what the instructions between its start and its end do not hide.
+the rounds of the loops around it. Collectives go over links that work in parallel with the chip, so
+an asynchronous one costs only what the instructions between its start and its end do not hide.
 
 Left out: vector arithmetic, latencies, how well a product fills the matrix units, waiting for the
 host, and links that several collectives share. A real step is slower, never faster.
@@ -126,7 +126,7 @@ def estimate_round(module: Module, device: Device, num_devices: int, scope: str)
       scope: the name.
 
     Returns:
-      The round's costs, those of its condition included; None where there is no such loop.
+      The round's costs, those of its condition included; None if there is no such loop.
     """
     walk = _Walk(module, device, num_devices)
     endings = f"{scope}/while", f"{scope})/while"
@@ -197,7 +197,7 @@ class _Walk:
         return totals
 
     def round(self, loop: Instruction, arguments: Arguments) -> Totals:
-        """Costs of a loop's body and of asking whether it goes on."""
+        """Costs of a loop's body and of asking whether it continues."""
         totals = self.computation(self._module.called(loop, "body"), arguments)
         totals.add(self.computation(self._module.called(loop, "condition"), arguments))
         return totals

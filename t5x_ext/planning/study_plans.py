@@ -24,7 +24,7 @@ class ModelSize:
     Attributes:
       start: the initial model it is tuned from; only models of one start are tuned together. Of
         an initial model its own name.
-      steps: train steps; 0 where nothing is tuned. An upper bound where rows are packed.
+      steps: train steps; 0 if nothing is tuned. An upper bound where rows are packed.
       prompts: prompts that are decoded with it.
       is_initial: whether others start from it; it is tuned alone.
       trainer: its schedule; only models with equal ones are tuned together.
@@ -163,7 +163,7 @@ class StudyPlan:
       study: what was asked for.
       together: the program of the models that are tuned together.
       slot: one model in every slot; the same plan where that is what fits.
-      whole: one model on the whole machine; None where that is the same, cannot be, or was not
+      whole: one model on the whole machine; None if that is the same, cannot be, or was not
         asked for.
       start_secs: what a process takes before its first step; None for what compiling its programs
         took here.
@@ -228,7 +228,7 @@ class StudyPlan:
         return sum(start + group_secs([model], *times) for model in kind.models) / 3600
 
     def dollars(self, hours: float | None, devices: int | None = None) -> float | None:
-        """What so many hours of so many devices cost; None takes the machine's."""
+        """What that many hours of that many devices cost; None takes the machine's."""
         devices = self.together.machine.count if devices is None else devices
         return None if hours is None else hours * devices * self.together.price_per_chip_hour
 
@@ -390,7 +390,7 @@ def _slots(setup: Setup) -> int:
 
 
 def _times(plan: Plan) -> tuple[float, float, int] | None:
-    """What `group_secs` takes; None where it is not known."""
+    """What `group_secs` takes; None if it is not known."""
     if plan.step_secs is None or plan.decoding_secs is None:
         return None
     return plan.step_secs, plan.decoding_secs, plan.setup.decoding.rows

@@ -24,7 +24,7 @@ def render(study: StudyPlan, proposals: Sequence[Proposal] | None) -> str:
 
     Args:
       study: what was asked for.
-      proposals: changes that fit, where it does not; None where none were looked for.
+      proposals: changes that fit, where it does not; None if none were looked for.
     """
     plan = study.together
     parts = [tables.head(plan) + "\n" + _head(study), tables.memory(plan)]
@@ -100,7 +100,7 @@ def _kinds(study: StudyPlan) -> str:
 
 
 def _texts(study: StudyPlan) -> str:
-    """What models write for training, beside the cells above."""
+    """What models write for training, besides the cells above."""
     header = ("written by models", "batches", "rows of each", "memory", "hours", "dollars")
     lines: list[tuple[str | int | float | None, ...]] = []
     for index, (size, plan) in enumerate(zip(study.study.size.texts, study.texts, strict=True)):

@@ -25,7 +25,7 @@ def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
 
     Args:
       plan: what was asked for.
-      proposals: changes that fit, where it does not; None where none were looked for.
+      proposals: changes that fit, where it does not; None if none were looked for.
     """
     parts = [head(plan), memory(plan)]
     if plan.train and plan.train.totals:

@@ -1,4 +1,4 @@
-"""What the models of a study wrote: the predictions beside each cell's scores."""
+"""What the models of a study wrote: the predictions that belong to each cell's scores."""
 
 from __future__ import annotations
 

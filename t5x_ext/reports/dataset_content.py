@@ -139,7 +139,7 @@ def _curves(findings: Findings) -> list[Block]:
 
 def _equivalents(findings: Findings) -> list[Block]:
     if not findings.equivalents:
-        return [Paragraph("No arm was trained on several numbers of rows beside another arm.")]
+        return [Paragraph("No arm was trained on several numbers of rows to compare others with.")]
     blocks: list[Block] = [*equivalent_tables(findings.equivalents)]
     for curve in findings.curves:
         if not curve.refusal:

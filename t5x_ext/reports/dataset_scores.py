@@ -84,7 +84,7 @@ class Row:
         return bool(columns) and not np.isnan(self.values[list(columns)]).any()
 
     def interval(self, columns: Sequence[int]) -> Interval | None:
-        """Mean over columns with its interval; None where one is missing."""
+        """Mean over columns with its interval; None if one is missing."""
         if not self.has(columns):
             return None
         chosen = list(columns)
@@ -92,7 +92,7 @@ class Row:
         return Interval(float(self.values[chosen].mean()), *bounds)
 
     def above(self, other: Row, columns: Sequence[int]) -> Interval | None:
-        """How much higher than another row, mean over columns, draw by draw; None where missing."""
+        """How much higher than another row, mean over columns, draw by draw; None if missing."""
         if not (self.has(columns) and other.has(columns)):
             return None
         chosen = list(columns)
@@ -134,7 +134,7 @@ class DatasetScores:
 
 
 def score_datasets(study: Study) -> DatasetScores:
-    """Scores every finished cell of a study anew, from its predictions.
+    """Scores every finished cell of a study again, from its predictions.
 
     Raises:
         ConfigError: predictions are missing, malformed, not those of result.json, or of other

@@ -144,7 +144,7 @@ def difference_tables(scores: DatasetScores) -> list[Table]:
 
 
 def parts_table(scores: DatasetScores) -> Table | None:
-    """Precision, recall and F of the metrics made of them, or None where there are none."""
+    """Precision, recall and F of the metrics made of them, or None if there are none."""
     rows = [*scores.rows, *scores.bounds]
     places = [i for i in scores.places() if any(i in row.parts for row in rows)]
     if not places:
@@ -202,7 +202,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
 
 
 def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
-    """Copies and edits on each dataset, or None where nothing is rewritten."""
+    """Copies and edits on each dataset, or None if nothing is rewritten."""
     names = {"unchanged": "copies", "edit_distance": "edits"}
     places = [i for i in scores.places(traits=True) if scores.columns[i].metric.name in names]
     if not places:
@@ -224,7 +224,7 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
 
 
 def tuning_table(study: Study, scores: DatasetScores) -> Table:
-    """Parameters, steps and time of each arm, such as adapters beside full tuning."""
+    """Parameters, steps and time of each arm, to compare adapters with full tuning."""
     rows = []
     for row in scores.rows:
         cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]

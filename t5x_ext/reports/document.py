@@ -51,7 +51,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure saved beside the report as `name`.png and `name`.svg."""
+    """A figure saved next to the report as `name`.png and `name`.svg."""
 
     name: str
     caption: str

@@ -27,7 +27,7 @@ from t5x_ext.reports.document import (
 from t5x_ext.reports.edit_marks import mark_edits
 from t5x_ext.reports.svg import draw_key, draw_panel
 
-_WIDE = 9  # columns that fit beside each other in the text's width
+_WIDE = 9  # columns that fit side by side in the text's width
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
 
 

@@ -104,7 +104,7 @@ class Need:
     Attributes:
         score: percent, the one asked for.
         labels, low, high: the estimate and its bounds; `high` is infinite where it lies beyond what
-            may be extrapolated. All three are None where `refusal` says why.
+            may be extrapolated. All three are None if `refusal` says why.
         at_most: the smallest budget is already enough, and `labels` is that budget.
     """
 

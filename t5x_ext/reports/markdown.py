@@ -18,7 +18,7 @@ def escape(text: str) -> str:
 
 
 def render(document: Document) -> str:
-    """The whole report; pictures are links to the PNG files beside it."""
+    """The whole report; pictures are links to the PNG files next to it."""
     claim = document.claim
     parts = [f"# {escape(document.title)}"]
     parts.append(f"**{escape(claim.verdict)}: {escape(claim.meaning)}.**")

@@ -1,4 +1,4 @@
-"""Figures printed in the paper whose study this package repeats, to stand beside ours.
+"""Figures printed in the paper whose study this package repeats, to show next to ours.
 
 Source: Gupta, Sawant, Mishra, Nakamura, Mitra, Mashetty, Baral: "Instruction Tuned Models are Quick
 Learners", arXiv:2306.05539 (2023). ROUGE-L, mean over 119 tasks; Tk-Instruct 3B and T5-3B.

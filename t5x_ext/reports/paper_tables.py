@@ -1,4 +1,4 @@
-"""The paper's tables with this study's numbers beside them."""
+"""The paper's tables next to this study's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that a paper has published, to stand beside a study's own.
+"""Figures that a paper has published, to show next to a study's own.
 
 A study names a file of `papers/`, or gives the path of another one, with
 
@@ -162,7 +162,7 @@ def published_blocks(published: Published, scores: DatasetScores) -> list[Block]
     groups = [(f"{each.name} ({each.metric})", len(_heads(place))) for each, place in pairs]
     header = ["model", *(word for place in here for word in _heads(place))]
     table = Table(
-        "Published figures beside ours",
+        "Published figures and ours",
         (*header, *_heads(0 if has_all else None)),
         tuple(rows),
         note=_note(published, scores, here),

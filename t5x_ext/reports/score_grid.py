@@ -20,7 +20,7 @@ class Point:
         labels_per_task: training examples per task, mean over the tasks that are there.
         share: training examples used, of all that these tasks have, 0..1.
         draws: [samples, tasks] percent, the scores under bootstrap draws of test instances, where
-            these are drawn; None where tasks and seeds are.
+            these are drawn; None if tasks and seeds are.
     """
 
     arm: Arm

@@ -76,7 +76,7 @@ class Cell:
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
     diverged: bool  # its loss stopped being a finite number
     cleaned_answers: dict[str, int]  # step -> answers that it changed
-    parameters: int  # of the model; 0 where not recorded
+    parameters: int  # of the model; 0 if not recorded
     trainable_parameters: int
 
 
@@ -93,7 +93,7 @@ class Study:
     initials: dict[str, dict[str, Any]]
     cells: tuple[Cell, ...]
     unfinished_cells: int
-    published: str = ""  # the paper whose figures stand beside the study's own
+    published: str = ""  # the paper whose figures are shown next to the study's own
 
     @property
     def has_own_metrics(self) -> bool:
@@ -211,7 +211,7 @@ def _initials(grid: Fields) -> dict[str, dict[str, Any]]:
 
 
 def _planned(grid: Fields) -> set[str] | None:
-    """Names of the cells' directories; None where the study does not list them."""
+    """Names of the cells' directories; None if the study does not list them."""
     if "cells" not in grid.values:
         return None
     names = grid.texts("cells")

@@ -189,7 +189,7 @@ def _cache_directory() -> Path:
 
 
 def _build(directory: Path, corpus: Corpus, settings: BM25) -> None:
-    """Writes the index beside its place and moves it there when it is whole."""
+    """Writes the index next to its place and moves it there when it is whole."""
     whole = _count(corpus, settings)
     unfinished = Path(
         tempfile.mkdtemp(prefix=f"{directory.name}.unfinished-", dir=directory.parent)

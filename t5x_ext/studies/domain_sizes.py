@@ -134,7 +134,7 @@ def text_sizes(
     """Batches of texts that models write: lists of tasks, once each, and answers.
 
     Half of the tasks are taken to be kept, and prompts to be as long as those of the shipped
-    domains are in the mean; texts are taken to be as long as they may.
+    domains are in the mean; texts are assumed to reach their maximum length.
     """
     by_name = {data.name: data for data in generated}
     lists: dict[str, int] = {}

@@ -58,7 +58,7 @@ class GeneratedData:
 
     @property
     def has_passages(self) -> bool:
-        """Whether tasks are answered beside passages of the corpus."""
+        """Whether tasks are answered with passages of the corpus."""
         return self.answering.num_passages > 0
 
     def round(self, num_rows: int) -> Round:

@@ -91,7 +91,7 @@ class InitialModels:
     def params(self, name: str, seed: int, tuner: Tuner) -> Params:
         """Parameters of an initial model in host memory; those asked for last are kept.
 
-        Every group copies them to the devices, which do not need them beside the tuned models.
+        Every group copies them to the devices, which do not need them along with the tuned models.
 
         Args:
           name: the initial model's name.

@@ -38,7 +38,7 @@ def make_task_data(
     if named and len(named) < len(tasks or ()):
         others = ", ".join(sorted(set(tasks or ()) - set(named)))
         raise ConfigError(
-            f"TASKS: {named[0]} and the like beside tasks of the release ({others}); "
+            f"TASKS: {named[0]} and the like together with tasks of the release ({others}); "
             "allowed: one kind"
         )
     return (NamedData if named else TaskData)(lengths, test_examples)

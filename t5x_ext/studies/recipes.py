@@ -20,8 +20,8 @@ class Recipe:
       task_feature_lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
       batch_size: examples, global; rows where `pack` is True.
       epochs: passes over the training examples.
-      min_steps: at least so many steps, however few the examples (more passes then).
-      steps: exactly so many steps instead.
+      min_steps: at least this many steps, however few the examples (then in more passes).
+      steps: exactly this many steps instead.
       learning_rate: peak.
       factors: schedule, see `create_learning_rate_scheduler`; after warm-up, `linear_decay` and
         `cosine_decay` reach zero at the last step.
@@ -60,7 +60,7 @@ class Recipe:
         return self.steps or max(steps_for_epochs, self.min_steps)
 
     def trainer(self, num_steps: int) -> Trainer:
-        """The train step's settings for a run of so many steps.
+        """The train step's settings for a run of that many steps.
 
         Equal arguments give equal trainers, which share one compiled step: only a decaying
         schedule depends on the length of the run.

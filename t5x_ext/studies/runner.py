@@ -74,7 +74,7 @@ class Runner:
       study_dir: where results go.
       initials: initial models by name.
       initial_keys: their keys by name.
-      generated: data that models of the study write, with its keys; None where there is none.
+      generated: data that models of the study write, with its keys; None if there is none.
       experts: models that may be tuned together in one program.
       waits: leave it to another process to make the initial models.
     """
@@ -265,7 +265,7 @@ class Runner:
             "train_examples_by_task": {name: counts[name] for name in cell.tasks},
             "steps": job.num_steps,
             **{name: round(value, 3) for name, value in costs.items()},
-            # None where it is not finite, as in a model that has diverged.
+            # None if it is not finite, as in a model that has diverged.
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, measured.rows),

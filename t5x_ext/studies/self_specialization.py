@@ -3,7 +3,7 @@ Language Models", with controls that the paper lacks, and the data that its mode
 
 All arms start from one base, and all tuned ones tune an adapter over it; they differ in what that
 was tuned on. `ss_supervised` is tuned on rows that people wrote, at several numbers of rows: where
-its curve reaches the score of another arm, so many rows is that arm's data worth.
+its curve reaches the score of another arm, that many rows is that arm's data worth.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def self_specialization_arms(
         domain: as in the names of its sets.
         sets: the evaluation sets whose train rows `ss_supervised` is tuned on.
         rows: that each model writes for itself and is tuned on.
-        passages: beside each task in round 1, an arm each ("ss_r1_docs5"); the last is the main
-            one, which round 2 follows.
+        passages: shown with each task in round 1, an arm per number ("ss_r1_docs5"); round 2
+            follows the last.
         sizes: further numbers of rows of the main arm: the paper's "future work".
         seeds: rows that `ss_seeds` is tuned on, all seeds of the domain; None leaves it out.
         seed_counts: numbers of seeds, an arm each ("ss_seeds20").

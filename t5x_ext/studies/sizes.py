@@ -37,7 +37,7 @@ def study_size(
     published numbers of test rows count.
 
     Args:
-      arms: the arms; those that tune all parameters beside adapters are to be left out, since their
+      arms: the arms; without those that tune all parameters in a study of adapters, since their
         steps cost other than the plan's.
       initials: the initial models that arms start from.
       recipe: how cells are tuned.

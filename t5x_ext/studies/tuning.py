@@ -138,7 +138,7 @@ class Tuner:
     def compile(self, group: Sequence[Job]) -> None:
         """Compiles the step of a group, if none like it was compiled; `tune` then finds it there.
 
-        For a thread beside the one that tunes: the step of a large model compiles for minutes.
+        For a second thread, as the step of a large model compiles for minutes.
         """
         job = group[0]
         if job.batches is None:
@@ -235,7 +235,7 @@ class Tuner:
 
     @functools.cached_property
     def _expert_program(self) -> Any:
-        """Trainer and size -> the compiled functions of so many experts, made once."""
+        """Trainer and size -> the compiled functions of that many experts, made once."""
         return functools.cache(lambda trainer, size: ExpertProgram(self.program(trainer), size))
 
 

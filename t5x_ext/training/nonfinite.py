@@ -25,7 +25,7 @@ class FiniteCheck:
     """Looks at the loss and the gradient of every step, after the next one has been started.
 
     The first that is not finite ends the run, before it is saved. Where the train step leaves such
-    steps out (`Trainer.skip_nonfinite_steps`), more than so many in a row do.
+    steps out (`Trainer.skip_nonfinite_steps`), more than that many in a row do.
 
     Attributes:
       skipped: steps left out since the run began.

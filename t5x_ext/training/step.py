@@ -83,7 +83,7 @@ def make_train_step(
     weight_metrics: WeightMetricsComputer | None = None,
     skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Binds everything static; the result is to be jitted with its state donated.
+    """Binds everything static; jit the result with its state donated.
 
     Args:
       model: the model.
@@ -92,7 +92,7 @@ def make_train_step(
       num_microbatches: parts of a batch processed one after the other.
       weight_metrics: measures every update tensor by tensor; None for not.
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves parameters and
-        optimizer as they are. It counts as a step all the same.
+        optimizer as they are. It still counts as a step.
 
     Returns:
       A function of

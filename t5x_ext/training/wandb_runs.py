@@ -28,7 +28,7 @@ class WandbRun:
     """
 
     def __init__(self, model_dir: Path, project: str) -> None:
-        """Starts the run, or goes on with it.
+        """Starts the run, or continues it.
 
         Args:
             model_dir: Local directory; its last part is the run's name.

@@ -101,7 +101,7 @@ def tasks() -> list[TaskSpec]:
 
 
 def sentence_about(kind: str, change: Change) -> Make:
-    """Draws stories of which the sentence about a kind is to be changed."""
+    """Draws stories in which the sentence about a kind must be changed."""
 
     def make(draw: Draw) -> Item:
         told = story(draw, with_=[kind])

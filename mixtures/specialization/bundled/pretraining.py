@@ -2,7 +2,7 @@
 
 A pretrained language model has read lists of tasks, and questions with their answers. These are
 such texts in miniature, in the forms of the prompts of self-specialization: lists of tasks to go on
-with, and tasks to answer, with a passage beside them or not. None has the words of an evaluation
+with, and tasks to answer, with or without a passage. None has the words of an evaluation
 set's instruction, a question of its test split, or the template of Alpaca.
 """
 
@@ -65,7 +65,7 @@ def _list(draw: Draw) -> tuple[str, str]:
 
 
 def _answer(draw: Draw) -> tuple[str, str]:
-    """A task to answer, beside a passage half of the time."""
+    """A task to answer, half of the time with a passage."""
     task = _task(draw)
     passage = draw.one(_passages()) if draw.coin() else None
     return response_prompt(DOMAIN, task.instruction, task.input, passage), f" {task.output}"

@@ -22,7 +22,7 @@ _TEXTS, _ROWS_PER_SET = 600, 100
 
 
 def build_vocabulary() -> bytes:
-    """Trains the model anew, byte for byte the same."""
+    """Trains the model again, byte for byte the same."""
     pairs = [(row.input, row) for row in pretraining.texts()[:_TEXTS]]
     render = get_prompt(DEFAULT_PROMPT).render
     for name in sets.NAMES:

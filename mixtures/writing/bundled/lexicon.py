@@ -1,4 +1,4 @@
-"""The words of the writing suite, beside those of the bundled suite's stories."""
+"""The words of the writing suite, besides those of the bundled suite's stories."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from mixtures.writing.sets import GENERIC
 
 SEED = "t5x_ext writing suite 1"
 SIZES = {"test": 200, "validation": 100, "train": 3000}  # in the order in which they are drawn
-_SUITE_ROWS_PER_TASK = 20  # of each train-track task of the bundled suite, beside the generic rows
+_SUITE_ROWS_PER_TASK = 20  # of each train-track task of the bundled suite, besides the generic rows
 
 
 @functools.lru_cache

@@ -23,7 +23,7 @@ _ROWS_PER_PART = 600
 
 
 def build_vocabulary() -> bytes:
-    """Trains the model anew, byte for byte the same."""
+    """Trains the model again, byte for byte the same."""
     render = get_prompt(DEFAULT_PROMPT).render
     texts = []
     for part in (*TASKS, *(name for name in BUNDLED_COUNTS if name not in TASKS)):

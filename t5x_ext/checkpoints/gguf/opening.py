@@ -210,7 +210,7 @@ def _lazy(tensor: Any, num_heads: int | None) -> LazyTensor:
 
 
 def _tokenizer_dir(reader: Any, file: epath.Path) -> str | None:
-    """The tokenizer's files in a directory of this process's own; None where there is none."""
+    """The tokenizer's files in a directory of this process's own; None if there is none."""
     if _value(reader, "tokenizer.ggml.model") is None:
         return None
     directory = _kept_directory(file)

@@ -29,7 +29,7 @@ def copy_tokenizer(source: epath.Path, destination: epath.Path) -> None:
     """Copies a tokenizer so that transformers' AutoTokenizer gives the ids it has here.
 
     From a SentencePiece model alone AutoTokenizer makes a tokenizer with other ids: without a
-    tokenizer_config.json, all files are written anew.
+    tokenizer_config.json, all files are written again.
 
     Args:
         source: Directory with tokenizer files, see `files_in`.

@@ -36,11 +36,11 @@ class StoredAdapter(NamedTuple):
     Attributes:
       lora: which layers it is for, and its size.
       params: float32 NumPy arrays in the tree of `Network.trainable`.
-      base_path: the base's name; None where it does not say.
-      base_fingerprint: see `fingerprints`; None where it does not say.
-      step: updates it has seen; 0 where it does not say.
+      base_path: the base's name; None if it does not say.
+      base_fingerprint: see `fingerprints`; None if it does not say.
+      step: updates it has seen; 0 if it does not say.
       prompt: name of the prompt it was tuned with, as it was given to `write`; None without.
-      base_quantization: of the base's kernels, "nf4" or "none"; None where it does not say.
+      base_quantization: of the base's kernels, "nf4" or "none"; None if it does not say.
     """
 
     lora: LoRA

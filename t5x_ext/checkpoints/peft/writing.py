@@ -45,12 +45,12 @@ def write(
         config: Of the base.
         lora: Which layers the adapter is for, and its size.
         params: Arrays in the tree of `Network.trainable`.
-        base_fingerprint: See `fingerprints`; None where it is not known.
+        base_fingerprint: See `fingerprints`; None if it is not known.
         base_path: Of the base. Its last part alone is written: paths of this machine are no use
             elsewhere.
         step: Updates that the adapter has seen.
         prompt: The name of the prompt it was tuned with.
-        base_quantization: Of the base's kernels, "nf4" or "none"; None where it is not known.
+        base_quantization: Of the base's kernels, "nf4" or "none"; None if it is not known.
 
     Raises:
         ConfigError: If the directory exists, or the arrays are not those of `lora`.

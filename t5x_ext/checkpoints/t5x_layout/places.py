@@ -66,7 +66,7 @@ class Place:
     Attributes:
       names: of its parts: one for each layer, or a single one.
       layer_shape: shape of a layer in T5X; of all of it where there are no layers.
-      num_layers: None where there are no layers.
+      num_layers: None if there are no layers.
       scanned: the layers are on `LAYER_AXIS` of a single part.
       ours: shape of our parameter.
       shared: ours has no layers axis: the layers must be equal.

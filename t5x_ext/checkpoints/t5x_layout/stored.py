@@ -59,7 +59,7 @@ class Stored:
 
     Attributes:
       params: arrays by T5X's name, e.g. `encoder/layers_0/mlp/wi/kernel`.
-      step: updates they have seen; 0 where nothing says.
+      step: updates they have seen; 0 if nothing says.
       digest_fn: hashes the files they are made of.
       meta: what our own writer says of them, as JSON.
     """

@@ -1,4 +1,4 @@
-"""LoRA beside a product with a frozen kernel; one adapter for all rows, or one for each.
+"""LoRA next to a product with a frozen kernel; one adapter for all rows, or one for each.
 
 Letters used in shapes: B rows, R rank, N adapters.
 """
