@@ -218,7 +218,7 @@ def test_a_single_file_of_ones_own_trains_without_held_out_data(tmp_path: Path, 
     arguments += [f"--gin.CHECKPOINT_PATH='{model_dir}'", f"--gin.EVAL_OUTPUT_DIR='{tmp_path}'"]
     assert eval_script.main(arguments) == 1
     (*_, line) = capsys.readouterr().err.splitlines()
-    assert f"{own}: no split 'test'; allowed: train; it would be" in line
+    assert f"{own}: no split 'test'; allowed: train; expected as" in line
     assert line.endswith(f"{tmp_path}/mine.test.jsonl")
 
 

@@ -105,7 +105,7 @@ _LISTS = ("references", "target_texts")
 _ROWS_PER_BATCH = 64
 
 
-class _Memory:
+class _RecentExamples:
     """Keeps the examples used last, at most `capacity` of them (about 6 kB each)."""
 
     def __init__(self, capacity: int):
@@ -125,7 +125,7 @@ class _Memory:
 
 # A study opens the same tasks for every setting, starting point and seed; opening one through
 # SeqIO takes about half a second however small it is.
-_memory = _Memory(capacity=50_000)
+_recent = _RecentExamples(capacity=50_000)
 
 
 def _load_task(
@@ -143,7 +143,7 @@ def recall(
     task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
 ) -> list[Example] | None:
     """A task's examples if they were loaded before and are still in memory."""
-    return _memory.get(_memory_key(task, split, lengths, use_cached))
+    return _recent.get(_key_of(task, split, lengths, use_cached))
 
 
 def remember(
@@ -154,12 +154,10 @@ def remember(
     examples: list[Example],
 ) -> None:
     """Keeps a task's examples for the next that asks for them."""
-    _memory.put(_memory_key(task, split, lengths, use_cached), examples)
+    _recent.put(_key_of(task, split, lengths, use_cached), examples)
 
 
-def _memory_key(
-    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool
-) -> Hashable:
+def _key_of(task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool) -> Hashable:
     return _data_key(task, split), split, tuple(sorted(lengths.items())), use_cached
 
 

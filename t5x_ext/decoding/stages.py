@@ -47,7 +47,7 @@ def stage_ends(max_length: int, first: int | None) -> tuple[int, ...]:
     return (*ends, max_length)
 
 
-class Block(NamedTuple):
+class StageBatch(NamedTuple):
     """Rows on the device and what they are.
 
     Attributes:
@@ -93,7 +93,7 @@ class Queue:
         self._programs = programs
         self._weights = weights
         self._small_batch = small_batch
-        self._waiting: dict[int, Block] = {}
+        self._waiting: dict[int, StageBatch] = {}
 
     def admit(self, numbers: np.ndarray, reached: Reached, stage: int = 0) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
@@ -114,43 +114,43 @@ class Queue:
             log_probs = reached.log_probs
             kept = None if log_probs is None else self._take(log_probs, finished)
             yield Finished(numbers[finished], outputs, kept)
-        block = Block(np.where(done, -1, numbers), reached.rows)
-        if block.live.any():
-            yield from self._park(stage + 1, block)
+        batch = StageBatch(np.where(done, -1, numbers), reached.rows)
+        if batch.live.any():
+            yield from self._park(stage + 1, batch)
 
     def finish(self) -> Iterator[Finished]:
         """Decodes what waits, when there are no more batches; yields as `admit`."""
         for stage in range(1, len(self._programs.ends)):
-            block = self._waiting.pop(stage, None)
-            if block is not None:
-                yield from self._run(stage, self._shrink(block))
+            batch = self._waiting.pop(stage, None)
+            if batch is not None:
+                yield from self._run(stage, self._shrink(batch))
 
     def _take(self, array: jax.Array, places: np.ndarray) -> np.ndarray:
         """[B, S, T], or [E, B, S, T], and bool [E, B] -> [n, S, T]."""
         return np.asarray(array).reshape(-1, *array.shape[-2:])[places.ravel()]
 
-    def _park(self, stage: int, block: Block) -> Iterator[Finished]:
+    def _park(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
         """Adds live rows to those that wait for a stage, and runs it if they fill a batch."""
         waiting = self._waiting.pop(stage, None)
         if waiting is not None:
-            waiting, block = self._refill(waiting, block)
+            waiting, batch = self._refill(waiting, batch)
             yield from self._settle(stage, waiting)
-        if block.live.any():
-            yield from self._settle(stage, block)
+        if batch.live.any():
+            yield from self._settle(stage, batch)
 
-    def _settle(self, stage: int, block: Block) -> Iterator[Finished]:
-        if block.live.all(axis=1).any():
-            yield from self._run(stage, block)
+    def _settle(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
+        if batch.live.all(axis=1).any():
+            yield from self._run(stage, batch)
         else:
-            self._waiting[stage] = block
+            self._waiting[stage] = batch
 
-    def _run(self, stage: int, block: Block) -> Iterator[Finished]:
-        reached = self._programs.advance(self._weights, block.rows, stage)
-        yield from self.admit(block.numbers, reached, stage)
+    def _run(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
+        reached = self._programs.advance(self._weights, batch.rows, stage)
+        yield from self.admit(batch.numbers, reached, stage)
 
-    def _refill(self, waiting: Block, block: Block) -> tuple[Block, Block]:
+    def _refill(self, waiting: StageBatch, batch: StageBatch) -> tuple[StageBatch, StageBatch]:
         """Moves rows into free places; for each model the first is full, or the second empty."""
-        numbers, left = waiting.numbers.copy(), block.numbers.copy()
+        numbers, left = waiting.numbers.copy(), batch.numbers.copy()
         sources = np.zeros(numbers.shape, np.int32)
         targets = np.full(numbers.shape, numbers.shape[1], np.int32)  # beyond: nothing is moved
         for model in range(len(numbers)):
@@ -159,14 +159,14 @@ class Queue:
             sources[model, :count], targets[model, :count] = live[:count], free[:count]
             numbers[model, free[:count]] = left[model, live[:count]]
             left[model, live[:count]] = -1
-        rows = self._programs.move(waiting.rows, block.rows, sources, targets)
-        return Block(numbers, rows), Block(left, block.rows)
+        rows = self._programs.move(waiting.rows, batch.rows, sources, targets)
+        return StageBatch(numbers, rows), StageBatch(left, batch.rows)
 
-    def _shrink(self, block: Block) -> Block:
+    def _shrink(self, batch: StageBatch) -> StageBatch:
         """A smaller batch, where that holds all live rows."""
         small = self._small_batch
-        if block.live.sum(axis=1).max() > small or block.numbers.shape[1] <= small:
-            return block
-        places = np.argsort(~block.live, axis=1, kind="stable")[:, :small].astype(np.int32)
-        numbers = np.take_along_axis(block.numbers, places, axis=1)
-        return Block(numbers, self._programs.take(block.rows, places))
+        if batch.live.sum(axis=1).max() > small or batch.numbers.shape[1] <= small:
+            return batch
+        places = np.argsort(~batch.live, axis=1, kind="stable")[:, :small].astype(np.int32)
+        numbers = np.take_along_axis(batch.numbers, places, axis=1)
+        return StageBatch(numbers, self._programs.take(batch.rows, places))

@@ -21,11 +21,11 @@ from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.gin_strict import hints
 from t5x_ext.gin_strict.source import (
     Binding,
-    Block,
+    BlockHead,
+    GinFile,
     Import,
     Macro,
     Reference,
-    Source,
 )
 from t5x_ext.gin_strict.t5x_bindings import ABSENT, Rule, rule_of
 
@@ -110,7 +110,7 @@ def rebind(command: Callable[..., Any], parameter: str, value: Any) -> None:
         gin.bind_parameter(key, value)
 
 
-def apply(source: Source, bound: Bound, main_module: str | None = None) -> None:
+def apply(source: GinFile, bound: Bound, main_module: str | None = None) -> None:
     """Binds the statements of a source, and of what it includes, in gin.
 
     Args:
@@ -123,11 +123,11 @@ def apply(source: Source, bound: Bound, main_module: str | None = None) -> None:
     """
     with gin.config._parse_scope() as context:
         for statement in source.statements:
-            if isinstance(statement, Source):
+            if isinstance(statement, GinFile):
                 apply(statement, bound, main_module)
             elif isinstance(statement, Import):
                 _import(context, statement, main_module)
-            elif isinstance(statement, Block):
+            elif isinstance(statement, BlockHead):
                 _resolve(context, statement.selector, statement.place)
             else:
                 _bind(context, statement, bound)

@@ -18,9 +18,9 @@ from t5x_ext.gin_strict.source import (
     COMMAND_LINE,
     REQUIRED_NAMES,
     Binding,
+    GinFile,
     Macro,
     Reference,
-    Source,
     symbols,
 )
 from t5x_ext.gin_strict.t5x_bindings import Named, Rule
@@ -30,7 +30,7 @@ _logger = logging.getLogger("t5x_ext")
 _MISSPELT = 0.8
 
 
-def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collection[str]]) -> None:
+def check_text(sources: Sequence[GinFile], shipped_macros: Callable[[], Collection[str]]) -> None:
     """Checks what needs no imports: repeated keys, macros, scopes, unset REQUIRED macros.
 
     Args:
@@ -53,7 +53,7 @@ def check_text(sources: Sequence[Source], shipped_macros: Callable[[], Collectio
         _check_numbers(binding, binding.value)
 
 
-def _check_repeated(file: Source) -> None:
+def _check_repeated(file: GinFile) -> None:
     """Warns of a key that one file sets to two values; the later one counts, as in gin."""
     seen: dict[str, Binding] = {}
     for binding in file.statements:

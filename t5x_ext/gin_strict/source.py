@@ -72,7 +72,7 @@ class Import:
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class BlockHead:
     """The head of an indented block of bindings."""
 
     selector: str
@@ -80,25 +80,25 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class GinFile:
     """One gin file, or all bindings of the command line; included files are nested in place."""
 
     path: str
-    statements: tuple[Binding | Import | Block | Source, ...]
+    statements: tuple[Binding | Import | BlockHead | GinFile, ...]
 
     def bindings(self) -> Iterator[Binding]:
         """Yields the bindings of this source and of what it includes, in order of effect."""
         for statement in self.statements:
-            if isinstance(statement, Source):
+            if isinstance(statement, GinFile):
                 yield from statement.bindings()
             elif isinstance(statement, Binding):
                 yield statement
 
-    def files(self) -> Iterator[Source]:
+    def files(self) -> Iterator[GinFile]:
         """Yields this source and every included one."""
         yield self
         for statement in self.statements:
-            if isinstance(statement, Source):
+            if isinstance(statement, GinFile):
                 yield from statement.files()
 
 
@@ -128,7 +128,7 @@ def read_file(
     search_paths: Sequence[str],
     asked_at: str = "--gin_file",
     including: tuple[str, ...] = (),
-) -> Source:
+) -> GinFile:
     """Reads a gin file and everything it includes.
 
     Args:
@@ -151,7 +151,7 @@ def read_file(
     except ConfigError as error:
         raise ConfigError(f"{asked_at}: {error}") from None
     parsed = _parse(text, path)
-    statements: list[Binding | Import | Block | Source] = []
+    statements: list[Binding | Import | BlockHead | GinFile] = []
     for statement in parsed:
         place = f"{path}:{statement.location.line_num}"
         if isinstance(statement, config_parser.IncludeStatement):
@@ -159,10 +159,10 @@ def read_file(
             statements.append(included)
         else:
             statements.append(_own_statement(statement, place))
-    return Source(path, tuple(statements))
+    return GinFile(path, tuple(statements))
 
 
-def read_bindings(bindings: Sequence[str]) -> Source:
+def read_bindings(bindings: Sequence[str]) -> GinFile:
     """Reads the bindings given on the command line.
 
     Args:
@@ -188,7 +188,7 @@ def read_bindings(bindings: Sequence[str]) -> Source:
             if isinstance(statement, config_parser.IncludeStatement):
                 raise ConfigError(f"{COMMAND_LINE}{text}: use --gin_file to read another file")
             statements.append(_own_statement(statement, COMMAND_LINE + name))
-    return Source("command line", tuple(statements))
+    return GinFile("command line", tuple(statements))
 
 
 def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
@@ -225,9 +225,9 @@ def _parse(text: str, path: str) -> list[Any]:
         raise ConfigError(f"{place}: {message.splitlines()[-1].strip().rstrip('.')}") from None
 
 
-def _own_statement(statement: Any, place: str) -> Binding | Import | Block:
+def _own_statement(statement: Any, place: str) -> Binding | Import | BlockHead:
     if isinstance(statement, config_parser.ImportStatement):
         return Import(statement, place)
     if isinstance(statement, config_parser.BlockDeclaration):
-        return Block(statement.selector, place)
+        return BlockHead(statement.selector, place)
     return Binding(statement.scope, statement.selector, statement.arg_name, statement.value, place)

@@ -40,24 +40,24 @@ def draw_key(line: Line) -> str:
 
 def draw_panel(panel: Panel) -> str:
     """The panel as one svg element."""
-    place = _Place(panel)
+    scale = _Scale(panel)
     # Arms trained on the same budgets stand a little apart, or whiskers would overlap.
     middle = (len(panel.lines) - 1) / 2
     shifts = [round((i - middle) * _APART, 1) for i in range(len(panel.lines))]
     drawn = list(zip(panel.lines, shifts, strict=True))
-    lines = "\n".join(_draw_line(line, place, shift) for line, shift in drawn)
+    lines = "\n".join(_draw_line(line, scale, shift) for line, shift in drawn)
     # Marks lie above every band and line, or another arm's band would catch the pointer.
     marks = "\n".join(
-        _draw_mark(mark, line, place, shift) for line, shift in drawn for mark in line.marks
+        _draw_mark(mark, line, scale, shift) for line, shift in drawn for mark in line.marks
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" aria-label="{escape(panel.title)}">\n'
         f'<text class="title" x="{_LEFT}" y="14">{escape(panel.title)}</text>\n'
-        f"{_draw_axes(panel, place)}\n{lines}\n{marks}\n</svg>"
+        f"{_draw_axes(panel, scale)}\n{lines}\n{marks}\n</svg>"
     )
 
 
-class _Place:
+class _Scale:
     """Data to user units."""
 
     def __init__(self, panel: Panel):
@@ -75,20 +75,20 @@ class _Place:
         return round(self.bottom - (value - low) / (high - low) * (self.bottom - _TOP), 1)
 
 
-def _draw_axes(panel: Panel, place: _Place) -> str:
+def _draw_axes(panel: Panel, scale: _Scale) -> str:
     low, high = panel.y_range
     step = next((s for s in _Y_STEPS if (high - low) / s <= 6), _Y_STEPS[-1])
     parts = []
     for value in range(step * math.ceil(low / step), int(high) + 1, step):
-        y = place.y(value)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{place.right}"/>')
+        y = scale.y(value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{scale.right}"/>')
         parts.append(f'<text class="tick y" x="{_LEFT - 7}" y="{y + 3.5}">{value}</text>')
-    parts.append(f'<path class="axis" d="M{_LEFT} {place.bottom}H{place.right}"/>')
+    parts.append(f'<path class="axis" d="M{_LEFT} {scale.bottom}H{scale.right}"/>')
     for at, text in panel.ticks:
-        x = place.x(at)
-        parts.append(f'<path class="axis" d="M{x} {place.bottom}v4"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{place.bottom + 17}">{escape(text)}</text>')
-    middle = (_LEFT + place.right) / 2
+        x = scale.x(at)
+        parts.append(f'<path class="axis" d="M{x} {scale.bottom}v4"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{scale.bottom + 17}">{escape(text)}</text>')
+    middle = (_LEFT + scale.right) / 2
     parts.append(
         f'<text class="tick name" x="{middle}" y="{_HEIGHT - 6}">labels per task (log axis)</text>'
     )
@@ -100,15 +100,15 @@ def _stroke(line: Line) -> str:
     return f'fill="none" stroke="{line.look.colour}" stroke-width="{1.5 if dash else 2.4}"{dash}'
 
 
-def _draw_line(line: Line, place: _Place, shift: float) -> str:
+def _draw_line(line: Line, scale: _Scale, shift: float) -> str:
     parts = []
-    xs = [place.x(mark.x) + shift for mark in line.marks]
-    ys = [place.y(mark.mean) for mark in line.marks]
+    xs = [scale.x(mark.x) + shift for mark in line.marks]
+    ys = [scale.y(mark.mean) for mark in line.marks]
     if len(line.marks) == 1 and line.baseline:  # one budget: the level to compare with
-        parts.append(f'<path d="M{_LEFT} {ys[0]}H{place.right}" {_stroke(line)}/>')
+        parts.append(f'<path d="M{_LEFT} {ys[0]}H{scale.right}" {_stroke(line)}/>')
     if len(line.marks) > 1 and not line.baseline:
-        upper = [f"{x:.1f} {place.y(mark.high)}" for x, mark in zip(xs, line.marks, strict=True)]
-        lower = [f"{x:.1f} {place.y(mark.low)}" for x, mark in zip(xs, line.marks, strict=True)]
+        upper = [f"{x:.1f} {scale.y(mark.high)}" for x, mark in zip(xs, line.marks, strict=True)]
+        lower = [f"{x:.1f} {scale.y(mark.low)}" for x, mark in zip(xs, line.marks, strict=True)]
         band = "L".join(upper + lower[::-1])
         parts.append(f'<path d="M{band}Z" fill="{line.look.colour}" opacity="0.12"/>')
     path = "L".join(f"{x:.1f} {y}" for x, y in zip(xs, ys, strict=True))
@@ -116,9 +116,9 @@ def _draw_line(line: Line, place: _Place, shift: float) -> str:
     return "".join(parts)
 
 
-def _draw_mark(mark: Mark, line: Line, place: _Place, shift: float) -> str:
-    x, y = place.x(mark.x) + shift, place.y(mark.mean)
-    whisker = f"M0 {place.y(mark.low) - y:.1f}V{place.y(mark.high) - y:.1f}"
+def _draw_mark(mark: Mark, line: Line, scale: _Scale, shift: float) -> str:
+    x, y = scale.x(mark.x) + shift, scale.y(mark.mean)
+    whisker = f"M0 {scale.y(mark.low) - y:.1f}V{scale.y(mark.high) - y:.1f}"
     return (
         f'<g class="mark" tabindex="0" role="img" transform="translate({x:.1f} {y})">'
         f"<title>{escape(mark.text)}</title>"

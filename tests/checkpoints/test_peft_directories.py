@@ -301,7 +301,7 @@ def test_missing_unused_and_damaged_tensors_are_named(tmp_path) -> None:
 
 def test_an_adapter_of_another_family_or_size_is_refused(tmp_path) -> None:
     mpt = write_adapter(tmp_path / "mpt", MODELS["mpt"], LoRA(rank=2, targets=["mlp/wi"]))
-    _refused(mpt, MODELS["llama"], "an adapter of another family than llama: it has base_model.")
+    _refused(mpt, MODELS["llama"], "an adapter for another family than llama: it has base_model.")
     t5 = write_adapter(tmp_path / "t5", MODELS["t5"], LoRA(rank=2, targets=["query"]))
     _refused(t5, MODELS["llama"], "target_modules q match no linear layer of this llama model")
     llama = write_adapter(tmp_path / "llama", MODELS["llama"], LoRA(rank=2))

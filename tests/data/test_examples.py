@@ -142,7 +142,7 @@ def test_stochastic_preprocessors_give_the_same_examples_at_every_load(add_task,
     add_task("stochastic", rows, (append_number, *PREPROCESSORS))
 
     def load() -> list[str]:
-        monkeypatch.setattr(examples_module, "_memory", examples_module._Memory(0))
+        monkeypatch.setattr(examples_module, "_recent", examples_module._RecentExamples(0))
         return [ex.inputs_pretokenized for ex in load_examples("stochastic", "train", LENGTHS)]
 
     assert len(set(load())) > 1
@@ -181,7 +181,7 @@ def test_a_name_registered_anew_is_read_anew(add_task):
 
 
 def test_the_memory_forgets_what_was_used_longest_ago():
-    memory = examples_module._Memory(capacity=4)
+    memory = examples_module._RecentExamples(capacity=4)
     memory.put("a", [1, 2])
     memory.put("b", [3])
     assert memory.get("a") == [1, 2]

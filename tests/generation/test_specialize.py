@@ -238,7 +238,7 @@ def test_what_cannot_be_run_is_one_line(
     assert "--round: 3; allowed: 1 to ROUNDS (2)" in refused("--stage=train", "--round=3")
     assert "instructions.jsonl" in refused("--stage=responses")
     assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
-    assert "round 2 is written by it" in refused("--stage=responses", "--round=2")
+    assert "round 2 needs it" in refused("--stage=responses", "--round=2")
     assert "none.jsonl: cannot be read" in refused("--gin.SEEDS='none.jsonl'")
     assert "no_model" in refused(model=str(tmp_path / "no_model"))
     seeds, corpus = tmp_path / "seeds.jsonl", tmp_path / "corpus.jsonl"

@@ -23,7 +23,7 @@ from t5x_ext.models.parameters import ParamSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RowRange:
     """Some rows of a tensor: the same ones of each of its groups of rows.
 
     Attributes:
@@ -44,14 +44,14 @@ class Rows:
         return (firsts + np.arange(self.start, self.stop)).ravel()
 
 
-def fused_qkv(num_heads: int, num_kv_heads: int, head_dim: int, groups: int) -> dict[str, Rows]:
+def fused_qkv(num_heads: int, num_kv_heads: int, head_dim: int, groups: int) -> dict[str, RowRange]:
     """Rows of query, key and value in one tensor whose groups are [queries; keys; values] each."""
     queries, keys = num_heads * head_dim // groups, num_kv_heads * head_dim // groups
     span = queries + 2 * keys
     return {
-        "query": Rows(groups, span, 0, queries),
-        "key": Rows(groups, span, queries, queries + keys),
-        "value": Rows(groups, span, queries + keys, span),
+        "query": RowRange(groups, span, 0, queries),
+        "key": RowRange(groups, span, queries, queries + keys),
+        "value": RowRange(groups, span, queries + keys, span),
     }
 
 
@@ -65,7 +65,7 @@ class Name:
     """
 
     template: str
-    rows: Rows | None = None
+    rows: RowRange | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Placement:
     fields: tuple[str, ...]
     stacked: bool
     transposed: bool
-    rows: Rows | None = None
+    rows: RowRange | None = None
 
     @property
     def part_shape(self) -> tuple[int, ...]:

@@ -54,13 +54,13 @@ def read_header(path: epath.Path) -> dict[str, LazyTensor]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            places = {name: _Place.parse(path, name, entry) for name, entry in header.items()}
+            spans = {name: _Span.parse(path, name, entry) for name, entry in header.items()}
         except ConfigError:
             raise
         except (ValueError, AttributeError, KeyError, TypeError):
             raise ConfigError(f"{path}: is not a safetensors file: bad header") from None
-    _check_places(path, places, size - 8 - length)
-    return {name: _lazy(path, place, 8 + length) for name, place in places.items()}
+    _check_spans(path, spans, size - 8 - length)
+    return {name: _lazy(path, span, 8 + length) for name, span in spans.items()}
 
 
 def read_index(index: epath.Path) -> dict[str, LazyTensor]:
@@ -190,7 +190,7 @@ def _split(infos: Sequence[TensorInfo], max_file_bytes: int) -> list[list[Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class _Span:
     """An entry of a header; bytes count from the end of the header."""
 
     shape: tuple[int, ...]
@@ -199,7 +199,7 @@ class _Place:
     end: int
 
     @classmethod
-    def parse(cls, path: epath.Path, name: str, entry: Mapping[str, Any]) -> _Place:
+    def parse(cls, path: epath.Path, name: str, entry: Mapping[str, Any]) -> _Span:
         if entry["dtype"] not in DTYPES:
             raise ConfigError(
                 f"{path}: {name} has dtype {entry['dtype']}; allowed: {', '.join(DTYPES)}"
@@ -208,23 +208,23 @@ class _Place:
         return cls(tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]], begin, end)
 
 
-def _check_places(path: epath.Path, places: Mapping[str, _Place], num_bytes: int) -> None:
+def _check_spans(path: epath.Path, spans: Mapping[str, _Span], num_bytes: int) -> None:
     """The tensors lie one after the other, have the bytes their shapes need, and fill the file."""
     end = 0
-    for name, place in sorted(places.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if place.begin != end or place.end - end != math.prod(place.shape) * place.dtype.itemsize:
-            raise ConfigError(f"{path}: the header's place of {name} cannot be right")
-        end = place.end
+    for name, span in sorted(spans.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if span.begin != end or span.end - end != math.prod(span.shape) * span.dtype.itemsize:
+            raise ConfigError(f"{path}: the header gives {name} an impossible range")
+        end = span.end
     if num_bytes != end:
         what = "is truncated" if num_bytes < end else "is longer than its header says"
         raise ConfigError(f"{path}: {what}: {num_bytes} bytes of values instead of {end}")
 
 
-def _lazy(path: epath.Path, place: _Place, values_begin: int) -> LazyTensor:
-    begin = values_begin + place.begin
+def _lazy(path: epath.Path, span: _Span, values_begin: int) -> LazyTensor:
+    begin = values_begin + span.begin
     read = read_streamed if "://" in str(path) else read_mapped
     return LazyTensor(
-        place.shape, place.dtype, lambda index: read(path, begin, place.shape, place.dtype, index)
+        span.shape, span.dtype, lambda index: read(path, begin, span.shape, span.dtype, index)
     )
 
 
