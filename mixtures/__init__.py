@@ -20,9 +20,9 @@ from mixtures.names import task_name
 from mixtures.prompts import register_prompt
 
 if TYPE_CHECKING:
+    from mixtures.context import configure, current_context
     from mixtures.lookup import resolve
     from mixtures.own_data import register
-    from mixtures.tasks import configure, current_context
 
 __all__ = [
     "DataError",
@@ -34,19 +34,19 @@ __all__ = [
     "task_name",
 ]
 
-# These need SeqIO, so they are imported when they are first used.
-_NEEDS_SEQIO = {
-    "configure": "mixtures.tasks",
-    "current_context": "mixtures.tasks",
+# These import much, so they are imported when they are first used.
+_IMPORTED_LATE = {
+    "configure": "mixtures.context",
+    "current_context": "mixtures.context",
     "register": "mixtures.own_data",
     "resolve": "mixtures.lookup",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_SEQIO:
+    if name not in _IMPORTED_LATE:
         raise AttributeError(f"module 'mixtures' has no attribute {name!r}")
-    return getattr(importlib.import_module(_NEEDS_SEQIO[name]), name)
+    return getattr(importlib.import_module(_IMPORTED_LATE[name]), name)
 
 
 seqio_hook.watch()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from typing import Any
 
 from etils import epath
 
 from mixtures import files, on_demand
 from mixtures.budgets import parse_budget
+from mixtures.context import current_context
 from mixtures.errors import DataError
 from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
 from mixtures.own_data import DEFAULT_PROMPT, register
 from mixtures.specialization import names as self_names
-from mixtures.tasks import current_context
 from mixtures.writing import names as writing_names
 
 
@@ -58,6 +59,23 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
         hint = f"; similar names registered with SeqIO: {', '.join(near)}" if near else ""
         raise DataError(f"MIXTURE_OR_TASK_NAME: {error}{hint}") from None
     return task_name(prompt or DEFAULT_PROMPT, name_or_path, budget or "all")
+
+
+def find(name: str) -> Any:
+    """What a name of `resolve` stands for.
+
+    Returns:
+        A `mixtures.tasks.RowTask` for names of ours, else the `seqio.Task` or `seqio.Mixture`.
+
+    Raises:
+        DataError: the name is one of ours and wrong.
+    """
+    task = on_demand.find(name)
+    if task is not None:
+        return task
+    import seqio
+
+    return seqio.get_mixture_or_task(name)
 
 
 def prompt_of(name_or_path: str, prompt: str | None = None) -> str | None:

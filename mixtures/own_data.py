@@ -19,20 +19,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import seqio
 from etils import epath
 
 from mixtures import files, on_demand
 from mixtures.budgets import parse_budget, select
+from mixtures.context import Context, current_context
 from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
 from mixtures.records import Row, parse_json, read_task, read_utf8, rows
-from mixtures.sources import RowSource
 from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.splits import split_instances
-from mixtures.tasks import Context, current_context, make_task
+from mixtures.tasks import RowTask
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 
 SPLITS = ("train", "validation", "test")
@@ -52,7 +51,7 @@ def register(
 ) -> None:
     """Registers your own task with SeqIO under `name`.
 
-    The SeqIO task is built when it is first asked for, with the vocabulary and the other settings
+    The task is built when it is first asked for, with the vocabulary and the other settings
     of `mixtures.configure` that hold then.
 
     Args:
@@ -80,10 +79,9 @@ def register(
         found = read_rows(context, split)
         return _within_budget(found, budget, context) if split == "train" else found
 
-    def make(name: str) -> seqio.Task:
+    def make(name: str) -> RowTask:
         context = current_context()
-        source = RowSource(lambda split: read_split(context, split), splits)
-        return make_task(name, source, prompt, context)
+        return RowTask(name, splits, lambda split: read_split(context, split), prompt, context)
 
     on_demand.add_task(name, make)
 

@@ -19,30 +19,15 @@ import tensorflow_datasets as tfds
 
 from mixtures import files
 from mixtures.errors import DataError
-from mixtures.names import TaskStore
 from mixtures.preprocessors import NEGATIVES, POSITIVES, SCALARS, VECTORS
 from mixtures.records import Example, Instance, TaskRecord
-from mixtures.release import Release, check_missing_policy, data_dir, tell_of_missing
+from mixtures.release import PREPARED, check_missing_policy, tell_of_missing
 from mixtures.splits import TRACKS, check_track
 
-DATASET = "super_natural_instructions"
 VERSION = "1.0.0"
 
 _TASKS_IN_MEMORY = 128
 _ROWS_PER_READ = 1024
-
-
-def open_store(directory: str | None, missing: str = "report") -> TaskStore:
-    """Opens the data directory: shards if it holds them, else task files.
-
-    Args:
-        directory: as for `release.data_dir`; shards may also be in a bucket.
-        missing: see `Release`.
-    """
-    asked = directory or os.environ.get("SUPERNI_DIR")
-    if asked and files.is_dir(files.path(asked, "DATA_DIR") / DATASET):
-        return PreparedRelease(str(files.path(asked)), missing)
-    return Release(data_dir(directory), missing)
 
 
 class PreparedRelease:
@@ -104,11 +89,11 @@ class PreparedRelease:
     def _builders(self) -> dict[str, Any]:
         builders = {}
         for track in TRACKS:
-            directory = os.path.join(self.path, DATASET, track, VERSION)
+            directory = os.path.join(self.path, PREPARED, track, VERSION)
             if not files.is_dir(directory):
                 raise DataError(
                     f"no shards in {directory}; build them with: "
-                    f"tfds build mixtures/{DATASET} --data_dir={self.path}"
+                    f"tfds build mixtures/{PREPARED} --data_dir={self.path}"
                 )
             builders[track] = tfds.builder_from_directory(directory)
             metadata = builders[track].info.metadata

@@ -1,4 +1,4 @@
-"""From rows to tokens, as a SeqIO preprocessor.
+"""From rows to tokens, as a SeqIO preprocessor around `mixtures.rendering`.
 
 A row travels through tf.data as a flat dictionary, the same from task files, from TFRecord shards
 and from a SeqIO cache:
@@ -16,7 +16,6 @@ and, where the input is to be rewritten (see `mixtures.records.Row`),
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +23,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mixtures.joining import prompt_start, response_tokens
-from mixtures.prompts import choose_reference, get_prompt
 from mixtures.records import Example, Row
-from mixtures.truncation import fit
+from mixtures.rendering import Encoder, Renderer
 
 SCALARS = ("task", "category", "id", "definition", "input")
 POSITIVES = ("positive_inputs", "positive_outputs", "positive_explanations")
@@ -82,31 +79,24 @@ def render_prompt(
         `truncated` (int32 [], 1 if the prompt did not fit whole) and
         `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
     """
-    vocabulary = output_features["inputs"].vocabulary
-    chosen = get_prompt(prompt).for_vocabulary(vocabulary)
-    start = prompt_start(vocabulary) if joined and not chosen.is_chat else []
-    encode_inputs = _Encoder(
-        output_features["inputs"], (sequence_length or {}).get("inputs"), start
+
+    def encoder(name: str) -> Encoder:
+        feature = output_features[name]
+        return Encoder(feature.vocabulary, feature.add_eos, (sequence_length or {}).get(name))
+
+    renderer = Renderer(
+        encoder("inputs"), encoder("targets"), prompt=prompt, trim=trim, seed=seed, joined=joined
     )
-    encode_targets = _Encoder(output_features["targets"], (sequence_length or {}).get("targets"))
 
     def render_row(row: Row) -> dict[str, Any]:
-        encode_inputs.forget()
-        fitted = fit(
-            row,
-            lambda shown: chosen.render(shown, seed),
-            encode_inputs.room,
-            encode_inputs.count,
-            trim,
-        )
-        target = choose_reference(row, seed, epoch=0)
+        rendered = renderer(row)
         return {
-            "inputs": encode_inputs(fitted.text),
-            "targets": encode_targets(target, fitted.text if joined else None),
-            "inputs_pretokenized": fitted.text.encode("utf-8"),
-            "targets_pretokenized": target.encode("utf-8"),
-            "truncated": fitted.truncated,
-            "inputs_tokens_before": fitted.tokens_before,
+            "inputs": rendered.inputs,
+            "targets": rendered.targets,
+            "inputs_pretokenized": rendered.prompt.encode("utf-8"),
+            "targets_pretokenized": rendered.target.encode("utf-8"),
+            "truncated": rendered.truncated,
+            "inputs_tokens_before": rendered.tokens_before,
         }
 
     @tf.autograph.experimental.do_not_convert
@@ -131,39 +121,6 @@ def render_prompt(
     # The prefetch lets Python render the next rows while these are taken apart.
     batches = dataset.ragged_batch(_ROWS_PER_CALL).map(render_batch).prefetch(2)
     return batches.unbatch().map(plain_tensors)
-
-
-class _Encoder:
-    """Encodes one feature: what it starts with, its tokens, cut to the room there is, and EOS."""
-
-    def __init__(self, feature: seqio.Feature, max_length: int | None, start: Sequence[int] = ()):
-        self._vocabulary = feature.vocabulary
-        self._start = list(start)
-        self._end = [feature.vocabulary.eos_id] if feature.add_eos else []
-        self._seen: dict[str, list[int]] = {}
-        # Tokens besides start and EOS.
-        frame = len(self._start) + len(self._end)
-        self.room = sys.maxsize if max_length is None else max_length - frame
-
-    def forget(self) -> None:
-        """Drops the texts of the last row."""
-        self._seen.clear()
-
-    def count(self, text: str) -> int:
-        """Tokens of `text` without EOS; kept, because the same text is mostly encoded next."""
-        if text not in self._seen:
-            self._seen[text] = list(self._vocabulary.encode(text))
-        return len(self._seen[text])
-
-    def __call__(self, text: str, behind: str | None = None) -> list[int]:
-        """Tokens of `text`; of a response, where `behind` is its prompt."""
-        if behind is not None:
-            tokens = response_tokens(self._vocabulary, behind, text)
-        elif text in self._seen:
-            tokens = self._seen[text]
-        else:
-            tokens = list(self._vocabulary.encode(text))
-        return self._start + tokens[: self.room] + self._end
 
 
 def _call_python(

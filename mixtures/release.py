@@ -23,6 +23,7 @@ from mixtures.records import TaskRecord, read_split_list, read_task
 from mixtures.splits import TRACKS, check_track
 
 MISSING_POLICIES = ("report", "refuse")
+PREPARED = "super_natural_instructions"  # the folder of the shards that `tfds build` writes
 BUNDLED_SUITE = epath.Path(__file__).parent / "bundled" / "suite"
 
 _LAYOUT = "a directory with tasks/ and splits/default/{train,test}_tasks.txt"

@@ -1,8 +1,8 @@
 """Teaches SeqIO our names as soon as SeqIO is imported, without importing it ourselves.
 
 `import mixtures` must make `seqio.get_mixture_or_task("superni....")` work. SeqIO imports
-TensorFlow (several seconds, and a gigabyte), which prompts, vocabularies, task files and the
-checks of a configuration do not need. So the import of SeqIO, whoever asks for it and whenever,
+TensorFlow (eight seconds of a processor, and a gigabyte), which nothing needs that reads names of
+ours. So the import of SeqIO, whoever asks for it and whenever,
 is followed by `mixtures.on_demand.install`.
 """
 
@@ -36,6 +36,9 @@ _NATIVE_LOG = re.compile(
 
 def watch() -> None:
     """Registers our names with SeqIO: now if it is imported already, else when it will be."""
+    on_demand.add_prefix(PREFIX, _make_superni_task)
+    on_demand.add_prefix(WRITING_PREFIX, _make_writing_task)
+    on_demand.add_prefix(SELF_PREFIX, _make_self_task)
     if "seqio" in sys.modules:
         _register()
     elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
@@ -45,15 +48,18 @@ def watch() -> None:
 def _register() -> None:
     devices = importlib.import_module("mixtures.devices")
     devices.hide_accelerators()
-    on_demand.install()
-    on_demand.add_prefix(PREFIX, _make_superni_task)
-    on_demand.add_prefix(WRITING_PREFIX, _make_writing_task)
-    on_demand.add_prefix(SELF_PREFIX, _make_self_task)
+    on_demand.install(_as_seqio)
+
+
+def _as_seqio(task: Any) -> Any:
+    # Imported when it is called: `_register` runs while some module is being imported, which may be
+    # one that mixtures.seqio_tasks needs.
+    from mixtures.seqio_tasks import as_seqio
+
+    return as_seqio(task)
 
 
 def _make_superni_task(name: str) -> Any:
-    # Imported when it is called: `_register` runs while some module is being imported, which may be
-    # one that mixtures.tasks needs.
     from mixtures.tasks import make_superni_task
 
     return make_superni_task(name)

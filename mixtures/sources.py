@@ -70,7 +70,7 @@ class _Table:
         self._instances = _matrix([(row.id, row.input) for row in rows], width=2)
         self._references = _texts(row.references for row in rows)
         self._rewriting: _Rewriting | None = None
-        if any(row.source for row in rows):
+        if any(row.source or row.targets for row in rows):
             self._rewriting = _Rewriting(rows)
         # Rows of one task share their example tuples: identity is enough, and needs no hashing of
         # long texts.

@@ -21,6 +21,7 @@ beside it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -169,7 +170,7 @@ class SentencePieceVocabulary:
             return json_vocabularies.seqio_vocabulary(self)
         return sentencepiece_models.seqio_vocabulary(self.path, self.extra_ids)
 
-    @property
+    @functools.cached_property  # kept here: to look the file up takes longer than to encode a text
     def _loaded(self) -> sentencepiece_models.LoadedModel:
         return sentencepiece_models.load_model(self.path, self.extra_ids)
 

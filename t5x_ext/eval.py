@@ -10,6 +10,7 @@ from etils import epath
 
 from t5x_ext import files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.data.task_metrics import own_metrics
 from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -77,8 +78,6 @@ def _evaluate_one(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
     rows = measured.rows
-    from t5x_ext.data.task_metrics import own_metrics  # TensorFlow
-
     own = own_metrics(session.dataset_cfg, rows)
     loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
     scores = {

@@ -92,7 +92,7 @@ def study(
         raise ConfigError(
             "study.initials: two initial models have the same name; allowed: different names"
         )
-    # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
+    # Slow imports (Orbax among them), after everything that can be checked without them.
     from t5x_ext.checkpoints.locks import ShardLock
     from t5x_ext.data import datasets
     from t5x_ext.report import write_report

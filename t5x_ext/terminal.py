@@ -189,7 +189,7 @@ def _explain(error: Exception) -> str:
     problem = buckets and buckets.bucket_problem(cause)
     if problem:
         return f"{getattr(cause, 'filename', None) or 'a bucket'}: {problem}"
-    # Importing mixtures imports TensorFlow, but no DataError exists before that import.
+    # A DataError can only be where its module has been imported.
     data_errors = sys.modules.get("mixtures.errors")
     known = (ConfigError, data_errors.DataError) if data_errors else (ConfigError,)
     if not isinstance(error, known):

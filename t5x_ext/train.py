@@ -130,7 +130,7 @@ def train(
     for name, number in (limits | periods).items():
         if number is not None:
             bounds.check_int(name, number, 0)
-    # Slow imports (TensorFlow, Orbax), after everything that can be checked without them.
+    # Slow imports (Orbax among them), after everything that can be checked without them.
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.runs import Evaluation, run_training

@@ -67,16 +67,21 @@ NO_TENSORFLOW = [
     "t5x_ext.metrics.scoring",
     "t5x_ext.reports.study_files",
     "t5x_ext.data.batching",
+    "t5x_ext.data.datasets",
+    "t5x_ext.data.task_metrics",
+    "t5x_ext.data.audits",
     "t5x_ext.generation",
     "t5x_ext.configs",
     "t5x_ext.studies",
     "t5x_ext.train",
     "t5x_ext.study",
     "mixtures",
+    "mixtures.lookup",
     "mixtures.prompts",
     "mixtures.vocabularies",
     "mixtures.truncation",
-    "mixtures.writing.tokens",
+    "mixtures.writing.tasks",
+    "mixtures.specialization.tasks",
 ]
 
 

@@ -1,24 +1,23 @@
-"""SeqIO tasks of `self.*` names."""
+"""Tasks of `self.*` names."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 
-import seqio
 from etils import epath
 
+from mixtures.context import current_context
 from mixtures.prompts import get_prompt
 from mixtures.records import Row
-from mixtures.sources import RowSource
 from mixtures.specialization.names import PREFIX, PRETRAINING, SEEDS, SelfName, parse_name
 from mixtures.specialization.rows import find_directory, metrics_of, rows_of, splits_of
 from mixtures.task_metrics import DEFAULT_METRICS, name_metrics
 from mixtures.task_metrics import metrics_of as named_metrics
-from mixtures.tasks import current_context, make_task
+from mixtures.tasks import RowTask
 
 
-def make_self_task(name: str) -> seqio.Task:
+def make_self_task(name: str) -> RowTask:
     """The task that a `self.*` name stands for under the current settings.
 
     Raises:
@@ -35,7 +34,7 @@ def make_self_task(name: str) -> seqio.Task:
     _name_metrics(parsed, directory)
     if context.trim == "keep_question":  # the demonstration before the question stays the longest
         context = dataclasses.replace(context, trim="keep_last_example")
-    return make_task(name, RowSource(read_rows, splits_of(parsed, directory)), prompt, context)
+    return RowTask(name, splits_of(parsed, directory), read_rows, prompt, context)
 
 
 def fingerprint(name: str, split: str) -> str:

@@ -1,25 +1,23 @@
-"""SeqIO tasks of `writing.*` names."""
+"""Tasks of `writing.*` names."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
-import seqio
-
 from mixtures import on_demand
+from mixtures.context import Context, current_context
 from mixtures.errors import DataError
 from mixtures.records import Row
-from mixtures.sources import RowSource
-from mixtures.tasks import Context, current_context, make_task
+from mixtures.tasks import RowTask
 from mixtures.writing.names import DEFAULT_PROMPT, PREFIX, parse_name
 from mixtures.writing.rows import find_directory, rows_of, splits_of
 
 
-def make_writing_task(name: str) -> seqio.Task:
+def make_writing_task(name: str) -> RowTask:
     """The task that a `writing.*` name stands for under the current settings.
 
-    A mixture by numbers of rows is one SeqIO task over all of them: every row comes once an epoch.
+    A mixture by numbers of rows is one task over all of them: every row comes once an epoch.
 
     Raises:
         DataError: the name does not follow the grammar, or the data of a part is not there.
@@ -31,8 +29,7 @@ def make_writing_task(name: str) -> seqio.Task:
     def read_rows(split: str) -> list[Row]:
         return [row for rows in read_parts(name, split, context).values() for row in rows]
 
-    source = RowSource(read_rows, splits)
-    return make_task(name, source, parsed.prompt or DEFAULT_PROMPT, context)
+    return RowTask(name, splits, read_rows, parsed.prompt or DEFAULT_PROMPT, context)
 
 
 def read_parts(name: str, split: str, context: Context | None = None) -> dict[str, list[Row]]:
@@ -72,6 +69,8 @@ def register_mixture(name: str, parts: Mapping[str, float]) -> None:
     Raises:
         DataError: the name is taken, a part is unknown, or the shares do not sum to 1.
     """
+    import seqio
+
     if on_demand.is_known(name):
         raise DataError(f"SeqIO name '{name}' is registered already; allowed: a new name")
     for part, share in parts.items():

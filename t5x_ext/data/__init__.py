@@ -1,11 +1,13 @@
-"""From SeqIO tasks to batches of token arrays.
+"""From tasks to batches of token arrays.
 
-examples.py   a SeqIO task or mixture -> Example records; imports TensorFlow
+examples.py   a task or mixture -> Example records
+row_examples.py  the same of a task of ours, from its rows
+seqio_examples.py  the same of a task registered with SeqIO; imports TensorFlow
 opening.py    training data: in memory, or tokenised into the local cache; stochastic tasks
 stochastic.py which tasks draw at random, and their seeds; imports TensorFlow
 datasets.py   what a configuration asks for, through examples.py and opening.py
 audit*.py     what is wrong or noteworthy in the data, through mixtures
-records.py    the records that travel between the stages; NumPy only, like all below
+records.py    the records that travel between the stages
 tables.py     examples by number, wherever they lie
 stores.py     tables on disk
 packing.py    which example goes into which row of a batch

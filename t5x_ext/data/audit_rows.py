@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
-import seqio
-
 import mixtures
+from mixtures import lookup
 from mixtures.errors import warn_once
 from mixtures.names import PREFIX, find_scope, parse_name
 from mixtures.prompts import get_prompt
@@ -90,7 +89,7 @@ def load_other_sets(names: Collection[str]) -> list[TaskRows]:
 def _writing_rows(name: str) -> list[TaskRows]:
     """The sets behind a `writing.*` name, with the rows that the name takes of each."""
     by_set: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for split in seqio.get_mixture_or_task(name).splits:
+    for split in lookup.find(name).splits:
         for part in read_parts(name, split).values():
             for row in part:
                 by_set[row.task][split].append(row)
@@ -133,7 +132,7 @@ def _superni_rows(task: str, track: str, prompt: str, budget: str) -> TaskRows:
 def _rows_of_seqio(name: str) -> list[TaskRows]:
     """Rows of any SeqIO task or mixture; its whole prompt counts as the input."""
     by_task: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for split in sorted(set(_SPLITS) & set(seqio.get_mixture_or_task(name).splits)):
+    for split in sorted(set(_SPLITS) & set(lookup.find(name).splits)):
         for member in load_mixture(name, split, _NO_LIMIT):
             for example in member.examples:
                 row = Row(

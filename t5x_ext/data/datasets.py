@@ -7,9 +7,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import seqio
-
 import mixtures.lookup
+from mixtures.tasks import RowTask
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
@@ -68,11 +67,11 @@ def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConf
 
 def has_split(cfg: DatasetConfig) -> bool:
     """Whether the data of a config has the split it names."""
-    return cfg.split in seqio.get_mixture_or_task(resolve(cfg)).splits
+    return cfg.split in mixtures.lookup.find(resolve(cfg)).splits
 
 
 def _splits_of(cfg: DatasetConfig) -> str:
-    allowed = ", ".join(sorted(seqio.get_mixture_or_task(resolve(cfg)).splits))
+    allowed = ", ".join(sorted(mixtures.lookup.find(resolve(cfg)).splits))
     own, is_own, _ = cfg.mixture_or_task_name.rpartition(".jsonl")
     return f"allowed: {allowed}" + (f"; expected as {own}.{cfg.split}.jsonl" if is_own else "")
 
@@ -92,7 +91,9 @@ def prompt_of(cfg: DatasetConfig) -> str | None:
 
 def _check_vocabularies(name: str) -> None:
     """Refuses tasks whose ids mean other pieces than the model's (names of ours never do)."""
-    provider = seqio.get_mixture_or_task(name)
+    provider = mixtures.lookup.find(name)
+    if isinstance(provider, RowTask):
+        return
     wanted = mixtures.current_context().vocabulary.as_seqio()
     for task in getattr(provider, "tasks", [provider]):
         for side in ("inputs", "targets"):

@@ -14,15 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-import seqio
-import tensorflow as tf
-
-from mixtures.errors import warn_once
-from mixtures.names import PREFIX
-from mixtures.specialization.names import PREFIX as SELF_PREFIX
-from mixtures.writing.names import PREFIX as WRITING_PREFIX
+from mixtures.tasks import RowTask
 from t5x_ext.data import examples as loading
-from t5x_ext.data import stochastic, stores
+from t5x_ext.data import stores
 from t5x_ext.data.records import Example, Member
 from t5x_ext.data.tables import ExampleTable, MemoryTable, hash_example
 
@@ -73,7 +67,7 @@ def open_mixture(
 class _TaskOpener:
     """Opens the examples of one task; fields as of `open_mixture`."""
 
-    task: seqio.Task
+    task: loading.Task
     split: str
     lengths: Mapping[str, int]
     use_cached: bool
@@ -82,19 +76,11 @@ class _TaskOpener:
     @cached_property
     def is_stochastic(self) -> bool:
         """Whether each pass has other examples."""
-        # Ours are not, and opening one takes time.
-        if self.task.name.startswith((PREFIX, WRITING_PREFIX, SELF_PREFIX)):
+        if isinstance(self.task, RowTask):
             return False
-        dataset = self._dataset(seed=0)
-        if stochastic.takes_seeds(dataset):
-            return True
-        if stochastic.draws_without_seeds(dataset):
-            warn_once(
-                f"{self.task.name}: a preprocessor draws with tf.random, which cannot be repeated "
-                "when a run resumes, so every epoch has the first draw; allowed: "
-                "seqio.map_over_dataset(num_seeds=...) and tf.random.stateless_*"
-            )
-        return False
+        from t5x_ext.data import seqio_examples
+
+        return seqio_examples.is_stochastic(self.task, self.split, self.lengths, self.use_cached)
 
     def redraw(self, memory_limit_bytes: int, number: int) -> ExampleTable:
         """The examples of the `number`th pass over the task, from 0."""
@@ -111,8 +97,10 @@ class _TaskOpener:
             return MemoryTable(known), size
         draw_seed = 0
         if self.is_stochastic:
+            from t5x_ext.data import stochastic
+
             draw_seed = stochastic.draw_seed(self.seed, self.task.name, number)
-        rows = loading.read_examples(self._dataset(draw_seed), self.task, self.lengths)
+        rows = loading.read_examples(*arguments, draw_seed)
         sample = list(itertools.islice(rows, _SAMPLE))
         path = self._store_path(sample, number)
         found = stores.open_store(path)
@@ -155,9 +143,6 @@ class _TaskOpener:
             if self.is_stochastic and drawn < number - 1:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _dataset(self, seed: int) -> tf.data.Dataset:
-        return loading.open_dataset(self.task, self.split, self.lengths, self.use_cached, seed)
-
 
 def _memory_bytes(examples: Iterable[Example]) -> int:
     return sum(map(stores.memory_bytes, examples))
@@ -169,10 +154,10 @@ def _emptied(kept: deque[Example]) -> Iterator[Example]:
         yield kept.popleft()
 
 
-def _files(task: seqio.Task, split: str) -> list[tuple[str, int, int]]:
-    """The files of a split, with size in bytes and time of change in ns; none if it has none."""
-    if not isinstance(task.source, seqio.FileDataSource):
+def _files(task: loading.Task, split: str) -> list[tuple[str, int, int]]:
+    """The files of a split of a SeqIO task; see `seqio_examples.files_of`."""
+    if isinstance(task, RowTask):
         return []
-    paths = [str(path) for path in task.source.list_shards(split)]
-    stats = [tf.io.gfile.stat(path) for path in paths]
-    return [(path, s.length, s.mtime_nsec) for path, s in zip(paths, stats, strict=True)]
+    from t5x_ext.data import seqio_examples
+
+    return seqio_examples.files_of(task, split)

@@ -1,4 +1,4 @@
-"""The metrics that SeqIO tasks bring along, computed as SeqIO's evaluator does."""
+"""The metrics that tasks bring along, computed as SeqIO's evaluator does."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import seqio
 
+from mixtures import lookup, on_demand, task_metrics
 from mixtures.names import PREFIX
 from t5x_ext.configs import DatasetConfig
 from t5x_ext.data.datasets import resolve
@@ -29,17 +29,30 @@ def own_metrics(
     Returns:
       {task: {metric: value}} of the tasks that have metrics.
     """
-    provider = seqio.get_mixture_or_task(resolve(cfg))
+    provider = lookup.find(resolve(cfg))
     metrics = {}
-    for task in seqio.get_subtasks(provider):
-        texts = [row.prediction for row in predictions if row.task == task.name]
-        if task.name.startswith(PREFIX) or not task.predict_metric_fns or not texts:
+    for task in getattr(provider, "tasks", [provider]):
+        rows = [row for row in predictions if row.task == task.name]
+        if task.name.startswith(PREFIX) or not rows:
             continue
-        metrics[task.name] = _metrics_of(task, cfg, texts)
+        is_ours = on_demand.find(task.name) is not None
+        values = _metrics_of_rows(rows) if is_ours else _metrics_of(task, cfg, rows)
+        if values:
+            metrics[task.name] = values
     return metrics
 
 
-def _metrics_of(task: seqio.Task, cfg: DatasetConfig, texts: Sequence[str]) -> dict[str, float]:
+def _metrics_of_rows(rows: Sequence[Prediction]) -> dict[str, float]:
+    """Metrics of a task of ours: those that `mixtures.seqio_tasks` gives it."""
+    references = [list(row.references) for row in rows]
+    texts = [row.prediction for row in rows]
+    return task_metrics.rouge_l(references, texts) | task_metrics.exact_match(references, texts)
+
+
+def _metrics_of(task: Any, cfg: DatasetConfig, rows: Sequence[Prediction]) -> dict[str, float]:
+    """Metrics of a `seqio.Task`, by its own functions."""
+    if not task.predict_metric_fns:
+        return {}
     assert cfg.task_feature_lengths is not None  # they were decoded by them
     dataset = task.get_dataset(
         sequence_length=dict(cfg.task_feature_lengths),
@@ -49,10 +62,10 @@ def _metrics_of(task: seqio.Task, cfg: DatasetConfig, texts: Sequence[str]) -> d
         use_cached=cfg.use_cached,
     )
     targets, outputs = [], []
-    for text, example in zip(texts, dataset.take(len(texts)).as_numpy_iterator(), strict=True):
+    for row, example in zip(rows, dataset.take(len(rows)).as_numpy_iterator(), strict=True):
         target = _target_text(task, example)
         targets.append(task.postprocess_fn(target, example=example, is_target=True))
-        outputs.append(task.postprocess_fn(text, example=example, is_target=False))
+        outputs.append(task.postprocess_fn(row.prediction, example=example, is_target=False))
     values: dict[str, Any] = {}
     for metric_fn in task.predict_metric_fns:
         values |= metric_fn(targets, outputs)
@@ -60,7 +73,7 @@ def _metrics_of(task: seqio.Task, cfg: DatasetConfig, texts: Sequence[str]) -> d
     return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float | np.number)}
 
 
-def _target_text(task: seqio.Task, example: Mapping[str, Any]) -> str:
+def _target_text(task: Any, example: Mapping[str, Any]) -> str:
     if "targets_pretokenized" in example:
         return example["targets_pretokenized"].decode("utf-8")
     return task.output_features["targets"].vocabulary.decode(example["targets"].tolist())

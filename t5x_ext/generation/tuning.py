@@ -27,6 +27,7 @@ from t5x_ext.configs import (
     SaveCheckpointConfig,
     SuperNIConfig,
 )
+from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import read_records
@@ -216,7 +217,5 @@ def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
 
 def load_rows(dataset: DatasetConfig, model: DecoderOnlyModel) -> list[Example]:
     """The tokenised rows that a run trains on."""
-    from t5x_ext.data import datasets  # imports TensorFlow
-
     datasets.set_context(SuperNIConfig(), model.vocabulary, model.features)
     return datasets.load_flat(dataset)

@@ -14,6 +14,7 @@ from mixtures.prompts import choose_reference
 from mixtures.records import Row
 from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.data import examples as examples_module
+from t5x_ext.data import seqio_examples
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_examples, load_mixture
 from t5x_ext.data.records import reference_index
@@ -68,7 +69,7 @@ def test_a_plain_task_fills_in_what_its_rows_do_not_have(add_task):
 
 
 def test_rows_are_the_same_however_many_are_read_at_a_time(add_task):
-    count = 2 * examples_module._ROWS_PER_BATCH + 1
+    count = 2 * seqio_examples._ROWS_PER_BATCH + 1
     rows = [{"inputs": "x" * (n % 9), "targets": "y" * (n % 5 + 1)} for n in range(count)]
 
     def add_references(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -82,7 +83,7 @@ def test_rows_are_the_same_however_many_are_read_at_a_time(add_task):
     task = add_task("batched", rows, (add_references, *PREPROCESSORS))
     dataset = task.get_dataset(LENGTHS, "train", shuffle=False)
     for row, expected in zip(
-        examples_module._rows(dataset), dataset.as_numpy_iterator(), strict=True
+        seqio_examples._rows(dataset), dataset.as_numpy_iterator(), strict=True
     ):
         assert row["inputs"].tolist() == expected["inputs"].tolist()
         assert row["targets"].tolist() == expected["targets"].tolist()
