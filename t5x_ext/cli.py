@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from t5x_ext import __version__
+from t5x_ext import __version__, check_early
 from t5x_ext.errors import nearest
 from t5x_ext.terminal import command, note, show
 
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if name in COMMANDS:
+        check_early(module_of(name), rest)
         return importlib.import_module(module_of(name)).main(rest)
     if name in ("-h", "--help"):
         show(*_usage())

@@ -115,6 +115,69 @@ def test_multiprocess_gpu_needs_the_processes_named() -> None:
     assert not vars(flags)
 
 
+# What a command has no use for, or has none for with data of ours. TensorFlow alone takes six
+# seconds of a processor, and a gigabyte.
+IMPORTED_BY_ACCIDENT = """
+    tensorflow seqio tensorflow_datasets tensorflow_text clu keras pandas sklearn matplotlib torch
+    transformers gcsfs wandb
+""".split()
+
+COMMANDS = """
+import sys
+from t5x_ext import eval, infer, train
+model = ["--gin_file=models/{model}.gin", "--gin.MIXTURE_OR_TASK_NAME='task152_food_analogy'",
+         "--gin.TASK_FEATURE_LENGTHS={{'inputs': 32, 'targets': 4}}", "--gin.BATCH_SIZE=8"]
+read = [*model, "--gin.CHECKPOINT_PATH='run'", "--gin.SPLIT='validation'"]
+assert train.main([*model, "--gin_file=runs/train.gin", "--gin_file=optimizers/adamw.gin",
+                   "--gin.MODEL_DIR='run'", "--gin.BUDGET=10", "--gin.TRAIN_STEPS=1"]) == 0
+assert infer.main([*read, "--gin_file=runs/infer.gin", "--gin.INFER_OUTPUT_DIR='run'"]) == 0
+assert eval.main([*read, "--gin_file=runs/eval.gin", "--gin.EVAL_OUTPUT_DIR='run'"]) == 0
+print([name for name in {unwanted!r} if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_commands_import_nothing_by_accident(tmp_path: Path) -> None:
+    code = COMMANDS.format(model="t5_1_1_tiny", unwanted=IMPORTED_BY_ACCIDENT)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+@pytest.mark.parametrize("command", [("t5x_ext.cli", "train"), ("t5x_ext.train",)])
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("--gin.TRIAN_STEPS=1", "unknown macro 'TRIAN_STEPS'"),
+        ("--gin_file=no.gin", "no file 'no.gin'"),
+        ("--gin.BATCH_SIZE=(", "BATCH_SIZE"),
+        ("--gin.TRAIN_STEPS=1", "MODEL_DIR"),
+    ],
+)
+def test_wrong_gin_text_is_refused_before_jax_is_imported(
+    command: tuple[str, ...], argument: str, problem: str
+) -> None:
+    start = [sys.executable, "-X", "importtime", "-m", *command]
+    files = ["--gin_file=models/t5_1_1_tiny.gin", "--gin_file=runs/train.gin"]
+    done = subprocess.run([*start, *files, argument], cwd=REPO, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1
+    assert len(lines) == 1 and lines[0].startswith("error: ") and problem in lines[0]
+    assert not re.search(r"\| +(jax|numpy|tensorflow)$", done.stderr, re.M)
+
+
+def test_wrong_flags_are_left_to_the_command() -> None:
+    start = [sys.executable, "-m", "t5x_ext.train", "--gin_file=optimizers/adamw.gin"]
+    for wrong in ("--gin.MODEL_DIR", "--no_such_flag", "--gin_file"):
+        done = subprocess.run([*start, wrong], cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 2 and "usage: t5x_ext train" in done.stderr, wrong
+
+
 def test_help_names_the_flags(capsys) -> None:
     with pytest.raises(SystemExit):
         train.main(["--help"])
