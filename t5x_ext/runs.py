@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
+
+# A share of a run's time, and seconds, from which on evaluation is worth a word of advice.
+_MUCH, _LONG_SECS = 0.1, 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +156,7 @@ def run_training(
         log = _Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = _Evaluator(program, log, evaluation, last, actions)
         with log:
+            started = time.monotonic()
             if evaluation.before_training:
                 evaluator.evaluate(StepEvent(first, state, {}, None, frozen))
             state = train_loop(
@@ -165,10 +170,26 @@ def run_training(
                 frozen,
             )
             finite.check(state.params)
+            if evaluator.seconds and multihost.is_primary():
+                note(evaluation_line(evaluator.seconds, time.monotonic() - started))
             save_state(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         _say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
     return state, not interrupted
+
+
+def evaluation_line(seconds: float, run_seconds: float) -> str:
+    """What evaluation cost of a run, and where that is much, how to make it less.
+
+    Args:
+      seconds: spent on evaluations.
+      run_seconds: from the first step to the last, evaluations included.
+    """
+    share = seconds / run_seconds
+    line = f"evaluation took {share:.0%} of the run's time"
+    if share > _MUCH and seconds > _LONG_SECS:
+        line += "; less of it: EVAL_STEPS, EVALUATOR_NUM_EXAMPLES, or a longer EVAL_PERIOD"
+    return line
 
 
 class _Carried(NamedTuple):
@@ -292,7 +313,11 @@ class _Log:
 
 
 class _Evaluator:
-    """Every `period` steps and at the end: held-out loss, decoded scores."""
+    """Every `period` steps and at the end: held-out loss, decoded scores.
+
+    Attributes:
+      seconds: spent on it so far, compilation included.
+    """
 
     def __init__(
         self,
@@ -304,6 +329,7 @@ class _Evaluator:
     ) -> None:
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
         self._actions = actions
+        self.seconds = 0.0
         if what.infer_cfg:
             mesh = program.partitioner
             slots = jax.tree.leaves(program.abstract_state().opt_state)
@@ -320,6 +346,14 @@ class _Evaluator:
 
     def evaluate(self, event: StepEvent) -> bool:
         """Evaluates the state of an event; returns whether an action ends the run."""
+        jax.block_until_ready(event.state.step)  # whose steps may still be under way
+        started = time.monotonic()
+        ends = self._evaluate(event)
+        if self._what.loss_examples or self._what.infer_examples:
+            self.seconds += time.monotonic() - started
+        return ends
+
+    def _evaluate(self, event: StepEvent) -> bool:
         what = self._what
         weights = event.params
         ends = False

@@ -54,6 +54,27 @@ def test_run_files_are_found_from_any_directory(run, folder, tmp_path, monkeypat
     assert RUNS[run][1][2].split()[0] in str(caught.value)
 
 
+SHORTEST = 100  # steps of a run that is evaluated at its end alone
+
+
+@pytest.mark.parametrize("settings", [[], ["LORA_RANK = 8"]], ids=["full", "lora"])
+@pytest.mark.parametrize("model", ["t5_1_1_tiny", "t5_1_1_xl", "llama_tiny", "smollm2_135m"])
+@pytest.mark.parametrize("run", ["train", "pretrain", "finetune"])
+def test_evaluation_costs_at_most_a_tenth_of_the_steps_before_it(run, model, settings):
+    """By FLOPs, of which a step with adapters has the fewest to each of its evaluation's."""
+    macros = [*RUNS[run][1], *settings, "INITIAL_CHECKPOINT_PATH = 'runs/initial'"]
+    macros += ["VOCABULARY_PATH = 'vocabulary'"] if model == "smollm2_135m" else []
+    gin_utils.parse([f"models/{model}.gin", f"runs/{run}.gin"], macros)
+    steps = gin.query_parameter("%EVAL_PERIOD") or SHORTEST
+    batch = gin.query_parameter("%BATCH_SIZE"), 512, 64
+    network = gin.query_parameter("%MODEL").scoped_configurable_fn().module
+    evaluation = gin.query_parameter("%EVAL_STEPS") * network.config.forward_flops(*batch)
+    assert evaluation <= 0.1 * steps * network.train_flops(*batch)
+    # Decoding, which takes far longer, is for those who ask for it.
+    if run == "finetune":
+        assert gin.query_parameter("%INFER_EVAL") is None
+
+
 def _with_included(model: str) -> str:
     """The text of a model file, and of the model file that it includes."""
     folder = Path(gin_configs.__file__).parent

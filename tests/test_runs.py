@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from t5x_ext.checkpoints import load_meta
-from t5x_ext.configs import CheckpointConfig, SaveCheckpointConfig
+from t5x_ext.configs import CheckpointConfig, DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.runs import run_training
+from t5x_ext.runs import Evaluation, evaluation_line, run_training
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training import optimizers
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
@@ -37,17 +37,20 @@ CONFIG = network.T5Config(
 EXAMPLES = 24
 
 
+def make_examples(count: int) -> list[Example]:
+    tokens = np.arange(3, 12, dtype=np.int32)
+    return [
+        Example(f"e{i}", "task", "", tokens, (tokens[i % 8 :],), "", ("x",), False)
+        for i in range(count)
+    ]
+
+
 class Batches(TrainBatches):
     """Three batches of eight an epoch; the loss weights of some steps are not numbers."""
 
     def __init__(self, *bad_steps: int) -> None:
-        tokens = np.arange(3, 12, dtype=np.int32)
-        examples = [
-            Example(f"e{i}", "task", "", tokens, (tokens[i % 8 :],), "", ("x",), False)
-            for i in range(EXAMPLES)
-        ]
         lengths = {"inputs": 32, "targets": 32}
-        super().__init__([("task", examples, 1.0)], 8, lengths, pack=False, seed=0)
+        super().__init__([("task", make_examples(EXAMPLES), 1.0)], 8, lengths, pack=False, seed=0)
         self._bad_steps = bad_steps
 
     def make(self, epoch: int, step_in_epoch: int) -> Any:
@@ -64,6 +67,7 @@ def train(
     may_skip: int = 0,
     period: int = 2,
     learning_rate: LearningRateFn = lambda step: 1e-3,
+    evaluation: Evaluation = Evaluation(),
 ) -> dict[int, tuple[tuple[str, ...], Any]]:
     """Runs; returns (ids, state) after each step."""
     model = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=optimizers.AdamW())
@@ -83,6 +87,7 @@ def train(
         random_seed=0,
         meta={},
         stats_period=1,
+        evaluation=evaluation,
         hooks=[keep],
     )
     return seen
@@ -158,3 +163,23 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
 def test_a_bad_parameter_is_told_from_a_bad_gradient(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^step 5: .*first bad tensor: parameter decoder/\S+;"):
         train(tmp_path, Batches(), may_skip=1, period=8, learning_rate=explodes)
+
+
+def test_a_run_says_what_its_evaluation_took(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(tmp_path / "without", Batches(), steps=2)
+    assert "evaluation took" not in capsys.readouterr().err
+    cfg = DatasetConfig("task", {"inputs": 32, "targets": 32}, "validation", 8)
+    train(tmp_path / "with", Batches(), 4, evaluation=Evaluation(2, cfg, make_examples(4)))
+    (share,) = re.findall(
+        r"^evaluation took (\d+)% of the run's time", capsys.readouterr().err, re.M
+    )
+    assert 0 < int(share) < 100
+
+
+def test_a_large_share_comes_with_the_settings_that_make_it_less() -> None:
+    assert evaluation_line(7.0, 100.0) == "evaluation took 7% of the run's time"
+    assert evaluation_line(0.5, 1.0) == "evaluation took 50% of the run's time"  # of a trial
+    assert evaluation_line(90.0, 300.0) == (
+        "evaluation took 30% of the run's time; less of it: EVAL_STEPS, EVALUATOR_NUM_EXAMPLES, "
+        "or a longer EVAL_PERIOD"
+    )
