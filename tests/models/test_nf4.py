@@ -85,7 +85,7 @@ def test_each_layer_of_a_stack_is_quantised_alone() -> None:
 def test_an_infinite_number_is_refused() -> None:
     kernel = random_kernel(64, 2)
     kernel[3, 1] = np.inf
-    with pytest.raises(ValueError, match="infinite or none"):
+    with pytest.raises(ValueError, match="infinite value or NaN"):
         quantize(kernel)
 
 
