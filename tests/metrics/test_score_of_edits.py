@@ -127,7 +127,7 @@ def test_a_task_names_its_metrics_and_the_flag_overrides(tmp_path, capsys, monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (M2.split("S All")[0], "2 sentences beside 3 predictions; allowed: a sentence for each"),
+        (M2.split("S All")[0], "2 sentences for 3 predictions; allowed: a sentence for each"),
         (M2.replace("He go", "He goes"), "sources differ (first in prediction 1, id '0': 'He go"),
         (M2.replace("A 1 2", "A 1 9"), "line 2: field 'start end': '1 9'"),
         (M2.replace("goes|||REQ", "goes|||went|||REQ"), "line 2: 7 fields; allowed: 6"),
