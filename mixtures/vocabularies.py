@@ -174,6 +174,10 @@ class SentencePieceVocabulary:
     def _loaded(self) -> sentencepiece_models.LoadedModel:
         return sentencepiece_models.load_model(self.path, self.extra_ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: a copy in another process loads its own model."""
+        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
 
 @dataclasses.dataclass(frozen=True)
 class ByteVocabulary:
