@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from t5x_ext.models import parameters
 from t5x_ext.models.generation import Generator
+from t5x_ext.models.nf4 import NF4
 from t5x_ext.partitioning import PjitPartitioner
 
 MEMORY_SHARE = 0.8
@@ -63,17 +64,14 @@ class Bytes(NamedTuple):
 
 def weights_bytes(generator: Generator, partitioner: PjitPartitioner) -> Bytes:
     """Of the decoder's weights in the compute dtype, split by `model` only."""
-    weights = jax.eval_shape(generator.prepare, parameters.abstract_params(generator.specs))
+    weights = jax.eval_shape(generator.prepare, generator.abstract_params())
     _, models = generator.models_axes()
     return _sum(partitioner, weights, generator.weight_axes(), models, partitioner.gathered_spec)
 
 
 def params_bytes(generator: Generator, partitioner: PjitPartitioner) -> Bytes:
     """Of the parameters as training lays them out."""
-    params, axes = (
-        parameters.abstract_params(generator.specs),
-        parameters.param_axes(generator.specs),
-    )
+    params, axes = generator.abstract_params(), parameters.param_axes(generator.specs)
     models, _ = generator.models_axes()
     return _sum(partitioner, params, axes, models, partitioner.spec)
 
@@ -85,10 +83,13 @@ def _sum(
     models: Any,
     spec_of: Callable[[tuple[str | None, ...]], PartitionSpec],
 ) -> Bytes:
-    def one(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
+    def one(leaf: jax.ShapeDtypeStruct | NF4, axes: tuple[str | None, ...]) -> int:
+        if isinstance(leaf, NF4):
+            return leaf.bytes_per_device(partitioner, spec_of(axes))
         return partitioner.bytes_per_device(leaf, spec_of(axes))
 
-    sizes = jax.tree.leaves(jax.tree.map(one, arrays, axes))
+    is_leaf = lambda x: isinstance(x, NF4)  # noqa: E731
+    sizes = jax.tree.leaves(jax.tree.map(one, arrays, axes, is_leaf=is_leaf))
     owns = [axis is not None for axis in jax.tree.leaves(models, is_leaf=lambda x: x is None)]
     own = sum(size for size, is_own in zip(sizes, owns, strict=True) if is_own)
     return Bytes(own, sum(sizes) - own)

@@ -32,6 +32,12 @@ class SideBySideGenerator(Generator):
     def specs(self) -> Params:
         return {"expert": self.expert.specs, "amateur": self.amateur.specs}
 
+    def abstract_params(self) -> Params:
+        return {
+            "expert": self.expert.abstract_params(),
+            "amateur": self.amateur.abstract_params(),
+        }
+
     @property
     def cache_shapes(self) -> tuple[CacheShape, ...]:
         return (*self.expert.cache_shapes, *self.amateur.cache_shapes)

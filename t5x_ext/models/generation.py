@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.models import parameters
+from t5x_ext.models import nf4, parameters
 from t5x_ext.models.config import CacheShape
 from t5x_ext.models.network import Network
 from t5x_ext.models.nf4 import NF4
@@ -59,6 +59,13 @@ class Generator(abc.ABC):
     def specs(self) -> Params:
         """The tree of `ParamSpec` of the parameters that it takes."""
         return self.network.specs
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of these parameters; `NF4` where the network's kernels are."""
+        found = parameters.abstract_params(self.specs)
+        if getattr(self.network, "quantization", None) is None:
+            return found
+        return nf4.quantise_abstract(self.specs, found)
 
     @abc.abstractmethod
     def start(

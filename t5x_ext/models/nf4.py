@@ -90,6 +90,12 @@ class NF4:
             _shardings(self, partitioner, partitioner.gathered_spec(axes)),
         )
 
+    def bytes_per_device(self, partitioner: PjitPartitioner, spec: PartitionSpec) -> int:
+        """Bytes that one device holds of a kernel split as `spec` says; arrays or their shapes."""
+        shardings = jax.tree.leaves(_shardings(self, partitioner, spec))
+        pairs = zip(jax.tree.leaves(self), shardings, strict=True)
+        return sum(partitioner.bytes_per_device(x, sharding.spec) for x, sharding in pairs)
+
 
 def is_quantisable(spec: ParamSpec) -> bool:
     """Whether NF4 is to hold a parameter: a kernel within a stack of layers.

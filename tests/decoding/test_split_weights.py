@@ -6,6 +6,7 @@ Read from the compiled programs: whatever runs inside the loop over tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 
@@ -15,10 +16,11 @@ import pytest
 
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models import EncoderDecoderModel, network, nf4, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, hlo, lowering
 from t5x_ext.planning.devices import parse_topology
+from t5x_ext.training.state import abstract_params
 from t5x_ext.training.trainer import Program, Trainer
 
 CONFIG = network.T5Config(
@@ -171,6 +173,37 @@ def test_bytes_are_those_of_the_arrays() -> None:
     inputs = np.ones((1, 16, 64), np.int32)
     rows = programs.begin(model_params, weights, inputs, *NUMBERS).rows
     assert programs.cache_bytes == held((rows.prompt.keys, rows.prompt.values, rows.cache))
+
+
+def test_a_base_in_four_bits_counts_its_codes() -> None:
+    mesh = PjitPartitioner(fsdp=4, model=2)
+    plain, quantised = (
+        EncoderDecoderModel(
+            network.Transformer(CONFIG, quantization=how), Vocabulary(), Vocabulary()
+        ).generator
+        for how in (None, "nf4")
+    )
+    placed = nf4.quantise_abstract(quantised.specs, abstract_params(MODEL, mesh), mesh)
+    held = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(placed)
+    )
+    assert placement.params_bytes(quantised, mesh) == (held, 0)
+    whole, codes = (placement.weights_bytes(each, mesh).own for each in (plain, quantised))
+    top = sum(
+        mesh.bytes_per_device(x, mesh.gathered_spec(axes))
+        for x, axes in zip(
+            jax.tree.leaves(jax.eval_shape(plain.prepare, plain.abstract_params()).top),
+            jax.tree.leaves(plain.weight_axes().top, is_leaf=lambda x: isinstance(x, tuple)),
+            strict=True,
+        )
+    )
+    # Of two bytes a number little more than half a byte is left, but for tables and norms.
+    assert (codes - top) / (whole - top) == pytest.approx(0.27, abs=0.03)
+    room = placement.params_bytes(quantised, mesh).own + codes
+    tight = dataclasses.replace(mesh, device_bytes=int(room / placement.MEMORY_SHARE) + 2)
+    assert placement.holds_whole_weights(quantised, tight, 0)
+    assert not placement.holds_whole_weights(plain, tight, 0)
 
 
 def test_tokens_do_not_depend_on_where_weights_lie() -> None:
