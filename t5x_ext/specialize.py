@@ -201,9 +201,7 @@ def _show_forecast(pipeline: Pipeline, machine: Machine | None) -> None:
     minutes = sum(map(costs.secs, expected.work)) / 60
     lines += [
         f"{'all':<24}{'':>10}{read:>14,}{written:>12,}{minutes:>10,.1f}",
-        "lengths and yields: those of the records in round1"
-        if expected.is_seen
-        else "assumed: tasks and answers as long as the seeds', half of the tasks are kept",
+        *expected.basis,
         f"machine: {costs.speed.name}, {costs.speed.flops_per_sec / 1e9:,.0f} GFLOP/s and "
         f"{costs.speed.bytes_per_sec / 1e9:,.1f} GB/s; loading and compiling are left out",
     ]

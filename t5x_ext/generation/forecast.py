@@ -1,8 +1,16 @@
 """What a run will ask of a model, told before it runs and without its weights.
 
-Lengths and yields are taken from the records of round 1 where its directory has some: from a first
-small run, say. Without them, tasks and answers are assumed to be as long as those of the seeds,
-`KEPT_TASKS` of the tasks to be kept, and all answers.
+Prompts are made and counted. How much a model writes, and how much of that is kept, is taken from
+records where the directory has some, of a first small run or of a part of this one:
+
+    tasks             those of the round, else those of the round before
+    untuned answers   those of round 1
+    expert's answers  those of the round, else the rows that the expert was tuned on
+    evaluation        the model's predictions; else its answers to tasks, or the references
+
+Without records, tasks are assumed to be as long as the seeds', `KEPT_TASKS` of them to be kept, and
+all answers. An untuned model writes until something stops it: its answers are assumed to be longer
+than the seeds' and shorter than the limit, by the same factor. `Forecast.basis` says so in words.
 """
 
 from __future__ import annotations
@@ -25,6 +33,8 @@ from t5x_ext.generation.rounds import Round
 # Self-Instruct and Alpaca report that about half of what is written survives the filters.
 KEPT_TASKS = 0.5
 _LISTED_TASKS = 20  # that the prompt asks for, demonstrations included
+# Of a list that ends at the limit, what the task that it ends in adds to the whole ones.
+_CUT_TASK = 0.5
 _MEASURED = 64  # prompts of each kind that are made and counted
 
 
@@ -56,16 +66,16 @@ class Forecast(NamedTuple):
     Attributes:
         work: of all stages in their order.
         samples: prompts as the model would see them: two for tasks, three for answers.
-        is_seen: whether lengths and yields are those of records in the directory.
+        basis: what lengths and yields are taken from, a line each.
     """
 
     work: tuple[Work, ...]
     samples: tuple[str, ...]
-    is_seen: bool
+    basis: tuple[str, ...]
 
 
 class _Seen(NamedTuple):
-    """Records of round 1; empty where there are none."""
+    """Records of a round; empty where there are none."""
 
     requests: list[Record]
     tasks: list[Record]
@@ -73,13 +83,35 @@ class _Seen(NamedTuple):
     rows: list[Record]
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> _Seen:
+    def of(cls, pipeline: Pipeline, number: int) -> _Seen:
         requests, written, answers, rows = (
-            pipeline.of_round(1, name) for name in (REQUESTS, INSTRUCTIONS, RESPONSES, TRAIN)
+            pipeline.of_round(number, name) for name in (REQUESTS, INSTRUCTIONS, RESPONSES, TRAIN)
         )
-        tasks = pipeline.given_tasks(1) or written
-        paths = [files.path(path) for path in (requests, tasks, answers, rows)]
-        return cls(*(read_records(path) if files.is_file(path) else [] for path in paths))
+        tasks = pipeline.given_tasks(number) or written
+        return cls(*(_records(path) for path in (requests, tasks, answers, rows)))
+
+    def after(self, before: _Seen) -> _Seen:
+        """These records, and those of the round before where there are none of a kind."""
+        return _Seen(
+            self.requests if self.tasks else before.requests,
+            self.tasks or before.tasks,
+            self.answers,
+            self.rows if self.answers else before.rows,
+        )
+
+
+class _Answers(NamedTuple):
+    """What is known or assumed of a round's answers.
+
+    Attributes:
+        tokens: of one, with its end, on average.
+        kept: share of them that become rows.
+        basis: where that is from.
+    """
+
+    tokens: float
+    kept: float
+    basis: str
 
 
 def forecast(pipeline: Pipeline) -> Forecast:
@@ -91,51 +123,111 @@ def forecast(pipeline: Pipeline) -> Forecast:
     Raises:
         ConfigError: a prompt does not fit into the model's context.
     """
-    this, seen = pipeline.round, _Seen.of(pipeline)
+    this = pipeline.round
     writer = pipeline.weights.open()[None]
     generator = writer.generator(this.response_decoding, this.batch_size)
     work: list[Work] = []
     samples: list[str] = []
+    basis: list[str] = []
+    seen, untuned = _Seen.of(pipeline, 1), None
     for number in range(1, pipeline.num_rounds + 1):
-        answered, answers = _responses(this, generator, seen, number)
-        if pipeline.given_tasks(number) is None:
-            asked, requests = _instructions(this, generator, seen, answered.outputs, number)
+        seen = seen if number == 1 else _Seen.of(pipeline, number).after(seen)
+        answers = _answers(this, generator.count_tokens, seen, number, untuned)
+        untuned = untuned or answers
+        given = pipeline.given_tasks(number) is not None
+        answered, requests = _responses(this, generator, seen, answers, number, given)
+        basis.append(f"round {number}: {answers.basis}")
+        if not given:
+            asked, prompts, found = _instructions(this, generator, seen, answered.outputs, number)
             work.append(asked)
-            samples += [request.contexts[0] for request in requests[:2]] if number == 1 else []
-        samples += [request.contexts[0] for request in answers[:3]] if number == 1 else []
-        work += [answered, _tuning(pipeline, generator.count_tokens, seen, number)]
+            basis.insert(-1, f"round {number}: {found}")
+            samples += [request.contexts[0] for request in prompts[:2]] if number == 1 else []
+        samples += [request.contexts[0] for request in requests[:3]] if number == 1 else []
+        rows = min(this.num_rows, max(1, round(answered.outputs * answers.kept)))
+        work += [answered, _tuning(pipeline, generator.count_tokens, seen, answers, number, rows)]
     if this.evaluation:
-        work += _evaluation(pipeline, generator)
-    return Forecast(tuple(work), tuple(samples), is_seen=bool(seen.answers))
+        assert untuned is not None  # there is a round
+        work += _evaluation(pipeline, generator, untuned)
+    return Forecast(tuple(work), tuple(samples), tuple(basis))
 
 
 def _instructions(
     this: Round, generator: Generator, seen: _Seen, tasks: int, number: int
-) -> tuple[Work, list[Request]]:
-    count_tokens, listed = generator.count_tokens, _LISTED_TASKS - this.asking.num_demonstrations
+) -> tuple[Work, list[Request], str]:
+    """The work, some requests, and the basis of both."""
+    count_tokens, most = generator.count_tokens, this.asking.max_requests
+    numbers = range(max(2, min(tasks, most, _MEASURED)))
+    asked = [instruction_request(this.seeds, this.asking, generator, n) for n in numbers]
+    limit = _mean(request.max_new_tokens for request in asked)
     if seen.requests and seen.tasks:
         kept = len(seen.tasks) / len(seen.requests)
-        length = _mean(count_tokens(record["completion"]) for record in seen.requests)
+        length = _mean(_tokens(r, "completion", count_tokens, limit) for r in seen.requests)
+        basis = f"tasks as {len(seen.requests):,} requests in the directory wrote them"
     else:
-        kept = listed * KEPT_TASKS
-        length = listed * _mean(
-            count_tokens(
-                f"###\n9. Instruction: {s.instruction}\n9. Input:\n{s.input or NO_INPUT}\n"
-            )
-            for s in this.seeds
-        )
-    requests = min(math.ceil(tasks / kept), this.asking.max_requests)
-    numbers = range(max(2, min(requests, _MEASURED)))
-    asked = [instruction_request(this.seeds, this.asking, generator, n) for n in numbers]
+        listed, one = _LISTED_TASKS - this.asking.num_demonstrations, _task_tokens(this, generator)
+        length = min(limit, listed * one)
+        whole = listed if length < limit else max(length / one - _CUT_TASK, _CUT_TASK)
+        kept = KEPT_TASKS * whole
+        basis = f"assumed: tasks as long as the seeds', {KEPT_TASKS:.0%} of them kept"
+    batch = this.batch_size
+    # A batch is written as a whole, also where its first request has the last task wanted.
+    requests = min(math.ceil(math.ceil(tasks / kept) / batch) * batch, most)
     read = requests * _mean(count_tokens(request.contexts[0]) for request in asked)
-    written = requests * min(length, _mean(request.max_new_tokens for request in asked))
     longest = max(request.max_new_tokens for request in asked)
     stage = f"round {number} instructions"
-    return Work(stage, requests, requests, round(read), round(written), longest), asked
+    work = Work(stage, requests, requests, round(read), round(requests * length), longest)
+    return work, asked, f"{basis}, {kept:.1f} of a request"
+
+
+def _task_tokens(this: Round, generator: Generator) -> float:
+    """Of a task in a list, were it a seed."""
+    return _mean(
+        generator.count_tokens(
+            f"###\n9. Instruction: {s.instruction}\n9. Input:\n{s.input or NO_INPUT}\n"
+        )
+        for s in this.seeds
+    )
+
+
+def _answers(
+    this: Round,
+    count_tokens: Callable[[str], int],
+    seen: _Seen,
+    number: int,
+    untuned: _Answers | None,
+) -> _Answers:
+    limit = this.answering.max_new_tokens
+
+    def tokens(records: Iterable[Record]) -> float:
+        return _mean(_tokens(record, "output", count_tokens, limit) for record in records)
+
+    if seen.answers:
+        found = tokens(seen.answers)
+        kept = min(1.0, len(seen.rows) / len(seen.answers)) or 1.0
+        basis = f"answers as the {len(seen.answers):,} in the directory"
+    elif seen.rows:
+        found, kept = tokens(seen.rows), 1.0
+        basis = "assumed: an expert's answers as the rows that it was tuned on, all kept"
+    elif untuned is not None:
+        found, kept = untuned.tokens, 1.0
+        basis = "assumed: an expert's answers as those of the model before, all kept"
+    else:
+        least = tokens({"output": seed.output} for seed in this.seeds)
+        found, kept = math.sqrt(least * limit), 1.0
+        basis = (
+            f"assumed: answers between the seeds' {least:.0f} tokens and the limit's {limit}, all "
+            f"kept; off by a factor of {found / least:.1f} at most"
+        )
+    return _Answers(found, kept, f"{basis}; {found:.0f} tokens each")
 
 
 def _responses(
-    this: Round, generator: Generator, seen: _Seen, number: int
+    this: Round,
+    generator: Generator,
+    seen: _Seen,
+    answers: _Answers,
+    number: int,
+    given: bool,
 ) -> tuple[Work, list[Request]]:
     count_tokens, answering = generator.count_tokens, this.answering
     tasks = _some(seen.tasks) or [
@@ -147,53 +239,74 @@ def _responses(
         query = f"{task['instruction']}\n{task['input']}"
         hits = this.index.search(query, answering.num_passages) if this.index else []
         requests.append(response_request(answering, generator, task, hits, place)[0])
-    outputs = [answer["output"] for answer in seen.answers] or [seed.output for seed in this.seeds]
-    longest = answering.max_new_tokens
-    length = _mean(min(count_tokens(output) + 1, longest) for output in outputs)
-    kept = len(seen.rows) / len(seen.answers) if seen.rows and seen.answers else 1.0
-    count = math.ceil(this.num_rows / kept)
+    count = math.ceil(this.num_rows / answers.kept)
+    if given and seen.tasks:  # there are no more to answer
+        count = min(count, len(seen.tasks))
     sides = 1 if number == 1 else 2  # the amateur reads what the expert reads
     prompts = count * sides * _mean(len(request.contexts) for request in requests)
     read = count * sides * _mean(sum(map(count_tokens, r.contexts)) for r in requests)
-    stage = f"round {number} responses"
-    work = Work(stage, count, round(prompts), round(read), round(count * length), longest)
-    return work, requests
+    written = round(count * answers.tokens)
+    stage, longest = f"round {number} responses", answering.max_new_tokens
+    return Work(stage, count, round(prompts), round(read), written, longest), requests
 
 
 def _tuning(
-    pipeline: Pipeline, count_tokens: Callable[[str], int], seen: _Seen, number: int
+    pipeline: Pipeline,
+    count_tokens: Callable[[str], int],
+    seen: _Seen,
+    answers: _Answers,
+    number: int,
+    num_rows: int,
 ) -> Work:
     render, gap = TEMPLATES["alpaca"]
     settings = pipeline.tuning
-    shown = seen.rows or [
-        {"instruction": seed.instruction, "input": seed.input, "output": seed.output}
-        for seed in pipeline.round.seeds
-    ]
-    texts = [render(row["instruction"], row["input"]) + gap + row["output"] for row in shown]
     longest = sum(settings.lengths.values())
-    of_row = _mean(min(count_tokens(text) + 1, longest) for text in texts)
-    rows = settings.num_steps(pipeline.round.num_rows) * settings.batch_size
+    if seen.rows:
+        texts = [render(r["instruction"], r["input"]) + gap + r["output"] for r in seen.rows]
+        of_row = _mean(min(count_tokens(text) + 1, longest) for text in texts)
+    else:
+        asked = [render(seed.instruction, seed.input) + gap for seed in pipeline.round.seeds]
+        of_row = _mean(min(count_tokens(text) + answers.tokens, longest) for text in asked)
+    rows = settings.num_steps(num_rows) * settings.batch_size
     stage = f"round {number} train"
     return Work(stage, rows, rows, round(rows * of_row), 0, 0, is_tuning=True)
 
 
-def _evaluation(pipeline: Pipeline, generator: Generator) -> list[Work]:
+def _evaluation(pipeline: Pipeline, generator: Generator, untuned: _Answers) -> list[Work]:
     rows, seeds = pipeline.round.evaluation, pipeline.round.seeds
-    measured = _some(rows)
+    count_tokens, measured = generator.count_tokens, _some(rows)
     found = []
     for name, template in pipeline.asked_models():
-        prompts, read, longest = 0, 0.0, 0
+        read, written, longest = 0.0, 0.0, 0
         for shots in pipeline.shots:
             settings = pipeline.evaluation_settings(template, shots)
             shown = {row.task: demonstrations(row.task, seeds, shots) for row in measured}
             asked = [ask(row, shown[row.task], settings, generator).prompt for row in measured]
-            read += len(rows) * _mean(map(generator.count_tokens, asked))
-            prompts += len(rows)
+            read += len(rows) * _mean(map(count_tokens, asked))
             longest = max(settings.limit(row.kind) for row in rows)
-        written = _mean(generator.count_tokens(row.references[0]) + 1 for row in measured)
-        stage = f"evaluate {name}"
-        found.append(Work(stage, prompts, prompts, round(read), round(prompts * written), longest))
+            answered = _records(pipeline.predictions_file(name, shots))
+            if answered:
+                tokens = [_tokens(r, "prediction", count_tokens, longest) for r in answered]
+            elif not name.startswith("round"):
+                tokens = [untuned.tokens]
+            else:
+                tokens = [count_tokens(row.references[0]) + 1 for row in measured]
+            written += len(rows) * _mean(min(count, longest) for count in tokens)
+        prompts, stage = len(rows) * len(pipeline.shots), f"evaluate {name}"
+        found.append(Work(stage, prompts, prompts, round(read), round(written), longest))
     return found
+
+
+def _tokens(record: Record, field: str, count_tokens: Callable[[str], int], limit: float) -> float:
+    """Of what a model wrote, or would write, with its end."""
+    if record.get("finish") == "length":
+        return limit
+    return min(count_tokens(record[field]) + 1, limit)
+
+
+def _records(path: files.StrPath) -> list[Record]:
+    path = files.path(path)
+    return read_records(path) if files.is_file(path) else []
 
 
 def _some(found: Sequence[Any]) -> list[Any]:

@@ -155,7 +155,7 @@ class Pipeline:
             writer = writers.get(name) or writers[None]
             generator = writer.generator(Greedy(), self.round.batch_size)
             for shots in self.shots:
-                path = self.directory / "evaluation" / f"{name}-k{shots}.jsonl"
+                path = self.predictions_file(name, shots)
                 settings = self.evaluation_settings(template, shots)
                 counts = write_predictions(
                     path, rows, self.round.seeds, generator, settings, self.round.batch_size
@@ -178,6 +178,10 @@ class Pipeline:
         numbers = range(1, self.num_rounds + 1) if tuned is None else tuned
         experts = [(f"round{number}", "alpaca") for number in numbers]
         return [("base", "ss.none"), ("base_template", "alpaca"), *experts]
+
+    def predictions_file(self, name: str, shots: int) -> epath.Path:
+        """Where the answers of one model with so many demonstrations are."""
+        return self.directory / "evaluation" / f"{name}-k{shots}.jsonl"
 
     def evaluation_settings(self, template: str, shots: int) -> EvaluationSettings:
         """How one model is asked."""

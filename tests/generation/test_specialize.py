@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
-from t5x_ext.decoding import Sampling
+from t5x_ext.decoding import Contrastive, Sampling
+from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import Request, tuning
 from t5x_ext.generation.records import bundled
@@ -97,10 +101,30 @@ def records(file: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def counted() -> Counter[str]:
+    """Tokens that the model of `finished` read and wrote, as they went through it."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def finished(
+    checkpoint: str, tmp_path_factory: pytest.TempPathFactory, counted: Counter[str]
+) -> Path:
     """The directory of a run of both rounds."""
     directory = tmp_path_factory.mktemp("run")
-    assert run(checkpoint, directory, *with_tasks(directory)) == 0
+    generate = Model.generate_outputs
+
+    def counting(model: Model, prompts: list, **how: Any) -> list[Output]:
+        outputs = generate(model, prompts, **how)
+        sides = 2 if isinstance(how["decoding"], Contrastive) else 1
+        texts = [text for contexts in prompts for text in contexts]
+        counted["read"] += sides * sum(len(model.vocabulary.encode(text)) for text in texts)
+        counted["written"] += sum(len(output.log_probs) for output in outputs)
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "generate_outputs", counting)
+        assert run(checkpoint, directory, *with_tasks(directory)) == 0
     return directory
 
 
@@ -173,8 +197,8 @@ def test_a_dry_run_shows_prompts_and_tokens_and_writes_nothing(
     assert "20 seeds, 60 passages, 6 evaluation rows" in shown
     assert shown.count("--- sample prompt") == 5
     assert shown.count("List of 20 tasks:") == 2 and shown.count("\nReference:\n") == 3
-    stages = [line.split() for line in shown.splitlines() if line.startswith("round ")]
-    assert len(stages) == 6
+    stages = stages_of(shown)
+    assert len(stages) == 6 + 4 and stages["round 2 responses"][0] == 2 * 2 * 4
     assert not (tmp_path / "run").exists()
 
 
@@ -273,9 +297,57 @@ def test_a_dry_run_takes_lengths_from_what_was_written(
 ) -> None:
     assert run(checkpoint, finished, *with_tasks(finished), "--dry_run", "--devices=1xH200") == 0
     shown = capsys.readouterr().out
-    assert "lengths and yields: those of the records in round1" in shown and "1xH200" in shown
+    assert "round 1: answers as the 4 in the directory" in shown and "1xH200" in shown
     count = Weights(checkpoint).open()[None].count_tokens
     answers = records(finished / "round1" / "responses.jsonl")
     written = sum(min(count(answer["output"]) + 1, 12) for answer in answers)
     found = next(line.split() for line in shown.splitlines() if "round 1 responses" in line)
     assert (found[3], found[5]) == ("7", str(written))
+
+
+def stages_of(shown: str) -> dict[str, list[int]]:
+    """Prompts, tokens read and tokens written, by the stages that a dry run shows."""
+    lines = [line for line in shown.splitlines() if line.startswith(("round ", "evaluate "))]
+    table = [line for line in lines if line[24:].strip()[:1].isdigit()]
+    return {
+        line[:24].strip(): [int(n.replace(",", "")) for n in line[24:].split()[:3]]
+        for line in table
+    }
+
+
+def test_half_the_records_tell_the_tokens_of_the_whole_run(
+    checkpoint: str, finished: Path, counted: Counter[str], tmp_path: Path, capsys
+) -> None:
+    begun = [f"round{n}/{name}.jsonl" for n in (1, 2) for name in ("responses", "train")]
+    begun += [str(p.relative_to(finished)) for p in finished.glob("evaluation/*.jsonl")]
+    for name in begun:
+        lines = (finished / name).read_text().splitlines(keepends=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(lines[: len(lines) // 2]))
+    assert run(checkpoint, tmp_path, *with_tasks(finished), "--dry_run", "--devices=1xH200") == 0
+    stages = stages_of(capsys.readouterr().out)
+    asked = [found for stage, found in stages.items() if not stage.endswith("train")]
+    assert len(asked) == 2 + 4
+    assert sum(read for _, read, _ in asked) == pytest.approx(counted["read"], rel=0.1)
+    assert sum(written for *_, written in asked) == pytest.approx(counted["written"], rel=0.1)
+
+
+def test_a_list_that_ends_at_the_limit_holds_fewer_tasks(
+    checkpoint: str, tmp_path: Path, capsys
+) -> None:
+    flags = ["--gin.InstructionSettings.max_new_tokens=96", "--gin.NUM_ROWS=40"]
+    flags += ["--gin.InstructionSettings.max_requests=1000", "--gin.ROUNDS=1"]
+    assert run(checkpoint, tmp_path / "none", *flags, "--dry_run", "--devices=1xH200") == 0
+    shown = capsys.readouterr().out
+    count = Weights(checkpoint).open()[None].count_tokens
+    text = "###\n9. Instruction: {instruction}\n9. Input:\n{input}\n"
+    seeds = records(Path(bundled("seeds.jsonl")))
+    task = sum(count(text.format(**seed)) for seed in seeds) / len(seeds)
+    kept = 0.5 * (96 / task - 0.5)  # half of the tasks that are whole; the last is cut
+    requests = math.ceil(math.ceil(40 / kept) / 4) * 4  # batches of four
+    assert stages_of(shown)["round 1 instructions"][::2] == [requests, 96 * requests]
+    # An untuned model's answers: as far above the seeds' as below the limit, 12 tokens.
+    least = sum(min(count(seed["output"]) + 1, 12) for seed in seeds) / len(seeds)
+    written = round(40 * math.sqrt(least * 12))
+    assert stages_of(shown)["round 1 responses"][2] == written
+    assert f"off by a factor of {math.sqrt(12 / least):.1f} at most" in shown
