@@ -13,7 +13,8 @@ from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.loop import Shared
-from t5x_ext.decoding.methods import Method, OutputIds, ids_before_eos
+from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.requests import Request, RequestBatch, batches_side_by_side
 from t5x_ext.decoding.side_by_side import SideBySideGenerator
@@ -191,14 +192,14 @@ class Decoder:
         params: Params,
         examples: Sequence[Example],
         numbers: Sequence[int] | None = None,
-    ) -> Iterator[list[tuple[int, str]]]:
-        """Like `decode_tokens`, with (place in `examples`, text) pairs."""
+    ) -> Iterator[list[tuple[int, Output]]]:
+        """Like `decode_tokens`, with (place in `examples`, output with its text) pairs."""
         for indices, tokens in self.decode_tokens(params, examples, numbers):
             yield self._to_texts(indices, tokens)
 
     def decode_texts_together(
         self, stacked_params: Params, sets: Sequence[Sequence[Example]]
-    ) -> Iterator[list[tuple[int, str]]]:
+    ) -> Iterator[list[tuple[int, Output]]]:
         """Decodes the prompts of several models side by side, in one program.
 
         Each model's outputs are those of `decode_texts` on it alone. It goes through its prompts in
@@ -210,7 +211,7 @@ class Decoder:
           sets: the prompts of each model; those of the last models may be missing.
 
         Yields:
-          (place in all sets one after the other, text) pairs.
+          (place in all sets one after the other, output with its text) pairs.
         """
         requests = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in sets]
         programs = self.programs_together
@@ -220,7 +221,7 @@ class Decoder:
 
     def decode_texts_by_adapter(
         self, params: Params, sets: Sequence[Sequence[Example]]
-    ) -> Iterator[list[tuple[int, str]]]:
+    ) -> Iterator[list[tuple[int, Output]]]:
         """Decodes prompts of several adapters over one base; a batch has rows of any of them.
 
         Each adapter's outputs are those of `decode_texts` with it alone.
@@ -231,7 +232,7 @@ class Decoder:
           sets: the prompts of each adapter, slot by slot; those of the last may be missing.
 
         Yields:
-          (place in all sets one after the other, text) pairs.
+          (place in all sets one after the other, output with its text) pairs.
         """
         slots = self.partitioner.num_expert_slots
         module: Any = self.model.module
@@ -273,9 +274,9 @@ class Decoder:
             batch.adapters if chooses else None,
         )
 
-    def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, str]]:
-        vocabulary = self.model.output_vocabulary
-        return [
-            (int(place), vocabulary.decode(ids_before_eos(row, self.programs.ids.eos)))
-            for place, row in zip(places, tokens, strict=True)
-        ]
+    def to_text(self, tokens: np.ndarray) -> Output:
+        """The output that a row of `decode_tokens` stands for, with its text."""
+        return make_output(tokens, None, self.output_ids, self.model.output_vocabulary)
+
+    def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, Output]]:
+        return [(int(place), self.to_text(row)) for place, row in zip(places, tokens, strict=True)]

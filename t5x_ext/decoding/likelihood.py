@@ -14,10 +14,9 @@ import numpy as np
 from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.methods import ids_before_eos
 from t5x_ext.decoding.predict import to_rows
 from t5x_ext.decoding.token_calls import take_filled
-from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.metrics.predictions import Answer, Prediction
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
@@ -116,15 +115,15 @@ def predict_with_scores(
     decoder: Decoder, scorer: Scorer, params: Params, examples: Sequence[Example]
 ) -> list[Prediction]:
     """Rows with predictions and the score['log_likelihood'] of their tokens, EOS included."""
-    vocabulary = decoder.model.output_vocabulary
     rows = to_rows(examples)
     predicted = list(examples)
     for indices, tokens in decoder.decode_tokens(params, examples):
         for index, ids in zip(indices, tokens, strict=True):
-            kept = ids_before_eos(ids, decoder.programs.ids.eos)
-            target = np.array(ids[: len(kept) + 1], np.int32)  # with the EOS, where there is one
+            output = decoder.to_text(ids)
+            # With the EOS, where there is one.
+            target = np.array(ids[: len(output.tokens) + 1], np.int32)
             predicted[index] = dataclasses.replace(examples[index], targets=(target,))
-            rows[index] = dataclasses.replace(rows[index], prediction=vocabulary.decode(kept))
+            rows[index] = rows[index].with_answer(Answer(output.text or "", output.finish))
     scores = scorer.log_likelihoods(params, predicted)
     return [
         dataclasses.replace(row, score={"log_likelihood": float(score)})

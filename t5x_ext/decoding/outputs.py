@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_ext.decoding.methods import OutputIds
+from t5x_ext.decoding.methods import OutputIds, ids_before_eos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,10 @@ def make_output(
       ids: which end a row.
       vocabulary: makes the text; None leaves it out.
     """
-    ends = np.flatnonzero(np.isin(row, ids.eos))
-    count = int(ends[0]) + 1 if len(ends) else len(row)
-    finish = "eos" if len(ends) else "length"
+    kept: Sequence[int] = ids_before_eos(row, ids.eos)
+    has_eos = len(kept) < len(row)
+    count, finish = len(kept) + has_eos, "eos" if has_eos else "length"
     stopped = None if ids.stops is None else ids.stops.end_of(row[:count])
-    kept: Sequence[int] = row[: count - len(ends[:1])].tolist()
     text = None if vocabulary is None else vocabulary.decode(kept)
     if ids.stops is not None and stopped is not None:
         count, finish = stopped, "stop"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -12,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.outputs import Output
 from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
-from t5x_ext.metrics.predictions import Prediction, PredictionLog
+from t5x_ext.metrics.predictions import Answer, Prediction, PredictionLog
 from t5x_ext.models.parameters import Params
 
 
@@ -67,13 +67,14 @@ def predict(
     # Process 0 alone has the file; all decode the same batches, and return the same rows.
     log = PredictionLog(path, rows, signature) if path and multihost.is_primary() else None
     with log or contextlib.nullcontext():
-        texts = dict(multihost.gather(list(log.done.items()) if log else [])[0])
-        left = [i for i in range(len(rows)) if i not in texts]
+        known = multihost.gather(list(log.done.items()) if log else [])[0]
+        answers = {index: Answer(*answer) for index, answer in known}
+        left = [i for i in range(len(rows)) if i not in answers]
         batches = _progress(decoder, params, examples, left, show_progress)
-        pending: list[tuple[int, str]] = []
+        pending: list[tuple[int, Answer]] = []
         for number, pairs in enumerate(batches, start=1):
-            found = [(left[index], text) for index, text in pairs]
-            texts.update(found)
+            found = [(left[index], _answer(output)) for index, output in pairs]
+            answers.update(found)
             pending += found
             if log and number % log_period == 0:
                 log.append(pending)
@@ -81,7 +82,11 @@ def predict(
         if log:
             log.append(pending)
             log.finish()
-    return [dataclasses.replace(row, prediction=texts[i]) for i, row in enumerate(rows)]
+    return [row.with_answer(answers[i]) for i, row in enumerate(rows)]
+
+
+def _answer(output: Output) -> Answer:
+    return Answer(output.text or "", output.finish)
 
 
 def predict_together(
@@ -109,13 +114,13 @@ def predict_by_adapter(
 
 
 def _in_sets(
-    batches: Iterator[list[tuple[int, str]]], sets: Sequence[Sequence[Example]]
+    batches: Iterator[list[tuple[int, Output]]], sets: Sequence[Sequence[Example]]
 ) -> list[list[Prediction]]:
-    """Puts texts, by their place in all sets one after the other, into the rows of their sets."""
-    texts = dict(itertools.chain.from_iterable(batches))
+    """Puts outputs, by their place in all sets one after the other, into the rows of their sets."""
+    outputs = dict(itertools.chain.from_iterable(batches))
     place = itertools.count()
     return [
-        [dataclasses.replace(row, prediction=texts[next(place)]) for row in to_rows(examples)]
+        [row.with_answer(_answer(outputs[next(place)])) for row in to_rows(examples)]
         for examples in sets
     ]
 
@@ -126,8 +131,8 @@ def _progress(
     examples: Sequence[Example],
     left: Sequence[int],
     show: bool,
-) -> Iterator[list[tuple[int, str]]]:
-    """(place in `left`, text) pairs batch by batch, with a progress bar on a terminal."""
+) -> Iterator[list[tuple[int, Output]]]:
+    """(place in `left`, output) pairs batch by batch, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     shown = show and multihost.is_primary()

@@ -69,7 +69,7 @@ def _score_task(pairs: Sequence[tuple[Prediction, Record]]) -> Scores:
     names = [*_METRICS]
     names += ["pairs_f1"] if rows[0].category in _ENTITY_KINDS else []
     names += ["label_accuracy"] if labels else []
-    group = aggregate.over_instances(measure(rows, names))
+    group = aggregate.over_instances(measure(rows, [*names, "stopped"]))
     found: Scores = {"rows": len(rows)}
     found |= {name: group.means[name].mean for name in names}
     interval = group.means["f1"]
@@ -79,7 +79,7 @@ def _score_task(pairs: Sequence[tuple[Prediction, Record]]) -> Scores:
         found["label_validity"] = 100 * _mean(valid)
     majority, _ = Counter(row.references[0] for row in rows).most_common(1)[0]
     found["majority_f1"] = 100 * _mean(squad.f1(majority, row.references) for row in rows)
-    found["stopped"] = 100 * _mean(record["finish"] != "length" for record in records)
+    found["stopped"] = group.means["stopped"].mean
     found["words"] = _mean(len(row.prediction.split()) for row in rows)
     return found
 

@@ -4,6 +4,7 @@ from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.catalogue import NAMES, get_metric
 from t5x_ext.metrics.metric import Metric
 from t5x_ext.metrics.predictions import (
+    Answer,
     Prediction,
     PredictionLog,
     read_predictions,
@@ -14,6 +15,7 @@ from t5x_ext.metrics.scoring import METRICS, Measured, measure, score_rows, scor
 __all__ = [
     "METRICS",
     "NAMES",
+    "Answer",
     "Measured",
     "Metric",
     "Prediction",

@@ -43,6 +43,7 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "unchanged": outputs.unchanged,
     "empty": outputs.empty,
     "run_away": outputs.run_away,
+    "stopped": outputs.stopped,
     "edit_distance": outputs.EditDistance,
     "errant": Errant,
     "errant_ds": lambda: Errant("errant_ds", "ds"),

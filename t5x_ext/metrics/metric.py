@@ -24,7 +24,8 @@ class Metric(ABC):
         name: what `--metrics` and tasks call it.
         key: the name with the variant behind the number, such as `sari[easse,13a,lower]`. Columns
             and files use it, so that numbers which cannot be compared never share a name.
-        needs: fields that a prediction must carry besides its references: `source`, `edits`.
+        needs: fields that a prediction must carry besides its references: `source`, `edits`,
+            `finish`.
     """
 
     name: str

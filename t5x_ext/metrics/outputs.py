@@ -3,6 +3,7 @@
 unchanged       share of outputs that repeat their source, up to tokenisation
 empty           share of outputs without text
 run_away        share of outputs more than twice as long as their source and every reference
+stopped         share of outputs that ended by themselves, not at the longest allowed
 edit_distance   words deleted and inserted, per word of the sources
 """
 
@@ -62,6 +63,11 @@ def run_away() -> Metric:
 def _runs_away(row: Prediction) -> bool:
     longest = max(len(text.split()) for text in (row.source or "", *row.references))
     return len(row.prediction.split()) > 2 * longest + _SPARE_WORDS
+
+
+def stopped() -> Metric:
+    """Outputs that the end of sequence or a stop ended, not the longest length allowed."""
+    return Share("stopped", lambda row: row.finish != "length", ("finish",))
 
 
 class EditDistance(Metric):

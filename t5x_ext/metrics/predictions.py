@@ -1,7 +1,8 @@
 """The predictions file: one JSON object a line, in input order.
 
     {"task": ..., "category": ..., "id": ..., "inputs": prompt text, "references": [text, ...],
-     "prediction": text, "truncated": bool, "score": {"rougeL": 0..1, ...}   (after scoring only)}
+     "prediction": text, "truncated": bool, "score": {"rougeL": 0..1, ...}   (after scoring only),
+     "finish": what ended the prediction: "eos", "stop" or "length"   (where a model decoded it)}
 
 Metrics of edits and of rewriting compare with the text that was to be rewritten, and some with gold
 edits; rows of such tasks also have
@@ -19,14 +20,28 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 from mixtures.errors import DataError
 from mixtures.records import parse_json
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
+
+FINISHES = ("eos", "stop", "length")
+
+
+class Answer(NamedTuple):
+    """What a model made of one prompt.
+
+    Attributes:
+        text: of the prediction.
+        finish: what ended it, one of `FINISHES`; None where that is not known.
+    """
+
+    text: str
+    finish: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,16 @@ class Prediction:
     score: dict[str, float] | None = None
     source: str | None = None
     edits: GoldEdits | None = None
+    finish: str | None = None
+
+    def with_answer(self, answer: Answer) -> Prediction:
+        """The row with another prediction, without a score."""
+        return replace(self, prediction=answer.text, finish=answer.finish, score=None)
 
     def to_json(self) -> str:
         """The line without its newline; of the optional fields it has those that are there."""
         fields = asdict(self)
-        for name in ("score", "source", "edits"):
+        for name in ("score", "source", "edits", "finish"):
             if fields[name] is None:
                 del fields[name]
         return json.dumps(fields, ensure_ascii=False)
@@ -84,8 +104,10 @@ def parse_prediction(line: str, where: str) -> Prediction:
     is_texts = isinstance(references, list) and all(isinstance(text, str) for text in references)
     _check(is_texts, where, "references", _shorten(references), "a list of strings")
     _check(bool(references), where, "references", "empty list", "at least one string")
-    source, edits = fields.get("source"), fields.get("edits")
+    source, edits, finish = (fields.get(name) for name in ("source", "edits", "finish"))
     _check(source is None or isinstance(source, str), where, "source", _shorten(source), "a string")
+    is_finish = finish is None or finish in FINISHES
+    _check(is_finish, where, "finish", _shorten(finish), ", ".join(FINISHES))
     named = [*((name, fields[name]) for name in _TEXT_FIELDS), ("inputs", inputs)]
     named += [("source", source)] if source is not None else []
     for name, text in [*named, *(("references", text) for text in references)]:
@@ -101,6 +123,7 @@ def parse_prediction(line: str, where: str) -> Prediction:
         score=fields.get("score"),
         source=source,
         edits=None if edits is None else parse_gold_edits(edits, where),
+        finish=finish,
     )
 
 
@@ -124,8 +147,9 @@ def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) 
 class PredictionLog:
     """Collects the predictions of one run so that a killed run resumes where it stopped.
 
-    Invariant: `<path>.partial` holds a header line and then `{"index": i, "prediction": text}` for
-    rows whose batches have finished, in any order, each index at most once.
+    Invariant: `<path>.partial` holds a header line and then `{"index": i, "prediction": text,
+    "finish": how it ended}` for rows whose batches have finished, in any order, each index at most
+    once.
     """
 
     def __init__(self, path: str | os.PathLike[str], rows: Sequence[Prediction], signature: str):
@@ -141,7 +165,7 @@ class PredictionLog:
         self._rows = list(rows)
         self._partial = self.path.parent / f"{self.path.name}.partial"
         self._header = json.dumps({"signature": signature, "rows": len(self._rows)}).encode()
-        self._done: dict[int, str] = {}
+        self._done: dict[int, Answer] = {}
         with files.writing(self._partial):
             self._file = files.GrowingFile(self._partial, self._take)
 
@@ -154,18 +178,19 @@ class PredictionLog:
         for line in lines:
             try:
                 entry = json.loads(line)
-                index, text = entry["index"], entry["prediction"]
+                index, answer = entry["index"], Answer(entry["prediction"], entry["finish"])
             except (ValueError, KeyError, TypeError):
                 break  # cut off in mid-write, or damaged
-            if not (line.endswith(b"\n") and isinstance(index, int) and isinstance(text, str)):
+            is_answer = isinstance(answer.text, str) and answer.finish in (None, *FINISHES)
+            if not (line.endswith(b"\n") and isinstance(index, int) and is_answer):
                 break
-            self._done[index] = text
+            self._done[index] = answer
             kept.append(line)
         return b"".join(kept)
 
     @property
-    def done(self) -> dict[int, str]:
-        """Row index -> text of the rows that an earlier run or this one has decoded."""
+    def done(self) -> dict[int, Answer]:
+        """Row index -> answer, of the rows that an earlier run or this one has decoded."""
         return dict(self._done)
 
     @property
@@ -173,11 +198,14 @@ class PredictionLog:
         """Indices of the rows that still have to be decoded, ascending."""
         return [i for i in range(len(self._rows)) if i not in self._done]
 
-    def append(self, predictions: Iterable[tuple[int, str]]) -> None:
-        """Adds (row index, predicted text) pairs; see `GrowingFile` for when they are safe."""
-        pairs = list(predictions)
+    def append(self, answers: Iterable[tuple[int, Answer]]) -> None:
+        """Adds (row index, answer) pairs; see `GrowingFile` for when they are safe."""
+        pairs = list(answers)
         self._done.update(pairs)
-        lines = (json.dumps({"index": index, "prediction": text}) + "\n" for index, text in pairs)
+        lines = (
+            json.dumps({"index": index, "prediction": text, "finish": finish}) + "\n"
+            for index, (text, finish) in pairs
+        )
         with files.writing(self._partial):
             self._file.append("".join(lines).encode())
 
@@ -189,8 +217,7 @@ class PredictionLog:
         """
         if self.missing:
             raise ValueError(f"{self.path}: {len(self.missing)} rows have no prediction yet")
-        fixed = ({**vars(row), "prediction": self._done[i]} for i, row in enumerate(self._rows))
-        rows = [Prediction(**fields) for fields in fixed]
+        rows = [row.with_answer(self._done[i]) for i, row in enumerate(self._rows)]
         write_predictions(self.path, rows)
         self.close()
         with files.writing(self._partial):

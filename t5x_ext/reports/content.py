@@ -181,11 +181,13 @@ def _notes(study: Study) -> list[Block]:
         note_tables.short_table(study),
         note_tables.truncation_table(study),
     )
+    stopped = note_tables.stop_table(study)
     no_leak = f"No task was tested on rows it was trained on (split policy: {study.split_policy})."
     return [
         leaks or Paragraph(no_leak),
         short or Paragraph("Every task had as many training rows as each budget asked for."),
         cut or Paragraph("No prompt was longer than the length limit."),
+        *([stopped] if stopped else []),
         Paragraph(
             "Each starting model was tuned once, and all models at one learning rate. The "
             "intervals hold the spread of tasks, subsets and order, but not the luck of a start, "

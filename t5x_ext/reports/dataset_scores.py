@@ -17,17 +17,17 @@ import numpy as np
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import resampling
+from t5x_ext.metrics.catalogue import get_metric
 from t5x_ext.metrics.metric import Metric
-from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.metrics.predictions import Answer, Prediction
 from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_bounds
 from t5x_ext.metrics.scoring import measure
 from t5x_ext.reports.answers import check_score, path_of, read_answers
 from t5x_ext.reports.score_grid import Point, ScoreGrid, build_grid
 from t5x_ext.reports.study_files import Cell, Study, Task
 
-# What outputs look like, whatever their score; those of rewritten texts need a source.
-TRAITS = ("empty", "run_away")
-TRAITS_OF_REWRITING = ("unchanged", "empty", "run_away", "edit_distance")
+# What outputs look like, whatever their score, where rows carry what a trait needs.
+TRAITS = ("unchanged", "empty", "run_away", "stopped", "edit_distance")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def _score_cell(
 
 def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
     """Every score and trait of answers to one dataset."""
-    traits = TRAITS_OF_REWRITING if all(row.source for row in rows) else TRAITS
+    carried = {name for name in ("source", "finish") if all(getattr(row, name) for row in rows)}
+    traits = (name for name in TRAITS if carried.issuperset(get_metric(name).needs))
     measured = measure(rows, tuple(dict.fromkeys((*task.metrics, *traits))))
     found = {}
     for column in measured.columns:
@@ -280,7 +281,7 @@ def _bounds(
     for label, text_of in _BOUNDS.items():
         found: _Found = {}
         for task in study.tasks:
-            said = [replace(r, prediction=text_of(r)) for r in instances.get(task.name, ())]
+            said = [r.with_answer(Answer(text_of(r))) for r in instances.get(task.name, ())]
             if said and all(row.prediction for row in said):
                 found |= _score(task, said)
         if found:

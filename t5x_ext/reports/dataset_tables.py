@@ -20,6 +20,7 @@ _TRAIT_TITLES = {
     "unchanged": "unchanged, %",
     "empty": "empty, %",
     "run_away": "run-away, %",
+    "stopped": "stopped, %",
     "edit_distance": "edits per 100 words",
 }
 _CLEANING = {
@@ -196,8 +197,8 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
         ),
         tuple(rows),
         note="Mean over datasets. Unchanged: equal to the source. Run-away: more than twice as "
-        "long as source and references. Edits: words deleted and inserted; a word replaced "
-        f"counts twice.{counted}",
+        "long as source and references. Stopped: ended by themselves, not at the length limit. "
+        f"Edits: words deleted and inserted; a word replaced counts twice.{counted}",
     )
 
 

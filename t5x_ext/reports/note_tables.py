@@ -136,6 +136,36 @@ def short_table(study: Study) -> Table | None:
     )
 
 
+def stop_table(study: Study) -> Table | None:
+    """How many answers of each arm ended by themselves, or None where no cell recorded it."""
+    shares: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for cell in study.cells:
+        for task, share in cell.stopped_by_task.items():
+            if task in cell.scores:
+                by_task = shares.setdefault((cell.arm, cell.budget), {})
+                by_task.setdefault(task, []).append(share)
+    points = ((arm, budget) for arm in study.arms for budget in arm.budgets)
+    rows = []
+    for arm, budget in points:
+        if (arm.name, budget) in shares:
+            by_task = shares[arm.name, budget]
+            means = {task: sum(each) / len(each) for task, each in by_task.items()}
+            least = min(means, key=means.__getitem__)
+            mean = sum(means.values()) / len(means)
+            label = f"{arm.setting}: {arm.label}"
+            rows.append(
+                (label, budget_text(budget), f"{mean:.1f} %", f"{means[least]:.1f} % ({least})")
+            )
+    if not rows:
+        return None
+    return Table(
+        "Answers that ended by themselves, not at the length limit",
+        ("arm", "budget", "mean over tasks", "least"),
+        tuple(rows),
+        text_columns=2,
+    )
+
+
 def truncation_table(study: Study) -> Table | None:
     """Tasks whose prompts were cut, the most affected test sets first, or None.
 

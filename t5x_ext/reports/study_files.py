@@ -73,6 +73,7 @@ class Cell:
     decode_secs: float
     leaked_tasks: tuple[str, ...]
     truncated_by_task: dict[str, tuple[int, int]]  # rows cut in train, in test
+    stopped_by_task: dict[str, float]  # percent of answers that ended by themselves
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
     diverged: bool  # its loss stopped being a finite number
     cleaned_answers: dict[str, int]  # step -> answers that it changed
@@ -242,6 +243,7 @@ def _cell(directory: epath.Path) -> Cell:
         metrics = {name: row.number(name, high=100) for name in dict.fromkeys((*METRICS, *own))}
         scores[printable(task)] = {"n": row.integer("n", low=1), **metrics}
     truncated = fields.inner("truncated_by_task", {})
+    stopped = fields.inner("stopped_by_task", {})
     return Cell(
         key=directory.name,
         directory=directory,
@@ -255,6 +257,7 @@ def _cell(directory: epath.Path) -> Cell:
         decode_secs=fields.number("decode_secs", 0.0),
         leaked_tasks=fields.texts("leaked_tasks", ()),
         truncated_by_task={printable(task): _pair(truncated, task) for task in truncated.values},
+        stopped_by_task={printable(t): stopped.number(t, high=100) for t in stopped.values},
         short_tasks=fields.counts("short_tasks", {}),
         diverged=None in fields.get("train_loss", list, []),
         cleaned_answers=fields.counts("cleaned_answers", {}),

@@ -20,7 +20,6 @@ from etils import epath
 
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
-from t5x_ext.generation.parsing import cut_at_stop
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS, Measured, measure
@@ -225,7 +224,7 @@ class Runner:
         for number, of_models in enumerate(predicted):
             for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
                 cell = job.cells[number]
-                rows, cleaned = self.data.clean_answers(_cut(rows, cell.arm.stop))
+                rows, cleaned = self.data.clean_answers(_strip(rows) if cell.arm.stop else rows)
                 measured = measure(rows, always=METRICS)
                 result = self._result(cell, job, measured, losses, costs) | cleaned
                 directory = store.cell_dir(self.study_dir, cell)
@@ -269,6 +268,7 @@ class Runner:
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, measured.rows),
+            "stopped_by_task": _stopped(measured.rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
             "scores": {"by_task": task_scores(measured)},
         }
@@ -284,14 +284,15 @@ def _parameter_counts(tuned: Tuned) -> dict[str, int]:
     return {"parameters": own + frozen, "trainable_parameters": own if is_tuned else 0}
 
 
-def _cut(rows: Sequence[Prediction], stop: Sequence[str]) -> Sequence[Prediction]:
-    """Answers up to the first stop."""
-    if not stop:
-        return rows
-    texts = (cut_at_stop(row.prediction, tuple(stop))[0].strip() for row in rows)
-    return [
-        dataclasses.replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)
-    ]
+def _strip(rows: Sequence[Prediction]) -> Sequence[Prediction]:
+    """Answers without the white space that stood before a stop."""
+    return [dataclasses.replace(row, prediction=row.prediction.strip()) for row in rows]
+
+
+def _stopped(rows: Sequence[Prediction]) -> dict[str, float]:
+    """{task: percent of answers that ended by themselves, not at the length limit}."""
+    by_task = task_scores(measure(rows, ["stopped"]))
+    return {task: scores["stopped"] for task, scores in by_task.items()}
 
 
 def _truncated(

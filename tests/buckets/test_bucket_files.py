@@ -14,7 +14,7 @@ from mixtures import files as base
 from t5x_ext import files
 from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.errors import ConfigError
-from t5x_ext.metrics.predictions import Prediction, PredictionLog, read_predictions
+from t5x_ext.metrics.predictions import Answer, Prediction, PredictionLog, read_predictions
 from t5x_ext.terminal import exit_status
 from t5x_ext.training.logs import MetricLog
 
@@ -99,10 +99,10 @@ def test_predictions_are_resumed(bucket: str) -> None:
     path = f"{bucket}/out/predictions.jsonl"
     rows = [ROW, ROW]
     with PredictionLog(path, rows, "signature") as log:
-        log.append([(1, "b")])
+        log.append([(1, Answer("b"))])
     with PredictionLog(path, rows, "signature") as log:
-        assert log.done == {1: "b"}
-        log.append([(0, "a")])
+        assert log.done == {1: Answer("b")}
+        log.append([(0, Answer("a"))])
         log.finish()
     assert [row.prediction for row in read_predictions(path)] == ["a", "b"]
     assert files.names_in(f"{bucket}/out") == ["predictions.jsonl"]

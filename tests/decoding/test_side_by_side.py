@@ -15,6 +15,7 @@ from t5x_ext.decoding import Beam, Greedy, Method, Sampling, placement
 from t5x_ext.decoding.adapters import gather_by_slot
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import Shared
+from t5x_ext.decoding.outputs import Output
 from t5x_ext.decoding.predict import predict, predict_by_adapter
 from t5x_ext.decoding.requests import Request, batches_side_by_side
 from t5x_ext.models import EncoderDecoderModel, network, parameters
@@ -79,14 +80,14 @@ def make_decoder(method: Method, axes: dict[str, int] | None) -> Decoder:
 
 
 @functools.cache
-def alone(name: str) -> list[str]:
-    """The texts of all sets, one model after the other."""
+def alone(name: str) -> list[Output]:
+    """The outputs of all sets, one model after the other."""
     decoder = make_decoder(METHODS[name], None)
-    texts = []
+    outputs = []
     for weights, examples in zip(WEIGHTS, SETS, strict=True):
         found = dict(pair for pairs in decoder.decode_texts(weights, examples) for pair in pairs)
-        texts += [found[index] for index in range(len(examples))]
-    return texts
+        outputs += [found[index] for index in range(len(examples))]
+    return outputs
 
 
 @pytest.mark.slow
@@ -105,8 +106,8 @@ def test_side_by_side_equals_alone(name: str, axes: dict[str, int] | None) -> No
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     pairs = [pair for pairs in decoder.decode_texts_together(stacked, SETS) for pair in pairs]
     assert sorted(place for place, _ in pairs) == list(range(sum(SIZES)))  # each once
-    assert [text for _, text in sorted(pairs)] == alone(name)
-    lengths = [len(text.split()) for text in alone(name)]
+    assert [output for _, output in sorted(pairs)] == alone(name)
+    lengths = [len(output.tokens) for output in alone(name)]
     assert min(lengths) < 4 and max(lengths) > 16  # all stages had rows to decode
     assert any("positions 4 to 16" in shape for shape in decoder.programs_together.shapes)
 

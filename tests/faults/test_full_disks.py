@@ -13,7 +13,7 @@ from small_disks import SmallDisk, may_mount
 
 from t5x_ext import audit, convert, eval, infer, score
 from t5x_ext.errors import ConfigError
-from t5x_ext.metrics.predictions import Prediction, PredictionLog
+from t5x_ext.metrics.predictions import Answer, Prediction, PredictionLog
 from t5x_ext.metrics.scoring import score_rows
 from t5x_ext.seqio import JSONLogger
 from t5x_ext.studies.store import write_json
@@ -83,14 +83,14 @@ def test_a_command_names_what_it_could_not_write(
 def test_a_disk_that_fills_up_while_decoding_is_named(disk: SmallDisk) -> None:
     path = disk.path / "predictions.jsonl"
     with pytest.raises(ConfigError) as error, PredictionLog(path, ROWS, "sig") as log:
-        log.append([(0, "first")])
+        log.append([(0, Answer("first"))])
         disk.fill()
-        log.append((index, "x" * 100) for index in log.missing)
+        log.append((index, Answer("x" * 100)) for index in log.missing)
     assert str(error.value) == f"{path}.partial: cannot be written ({FULL})"
     disk.free()
     with PredictionLog(path, ROWS, "sig") as log:  # and a run goes on from what was written
-        assert log.done[0] == "first" and len(log.done) < len(ROWS)
-        log.append((index, "again") for index in log.missing)
+        assert log.done[0].text == "first" and len(log.done) < len(ROWS)
+        log.append((index, Answer("again")) for index in log.missing)
         assert len(log.finish()) == len(ROWS)
 
 

@@ -18,6 +18,7 @@ from mixtures.release import Release
 from mixtures.splits import split_instances
 from t5x_ext.metrics import aggregate
 from t5x_ext.metrics.predictions import (
+    Answer,
     Prediction,
     PredictionLog,
     read_predictions,
@@ -201,10 +202,10 @@ def test_fuzz_what_a_killed_run_left_of_its_predictions(scratch: Path, data: st.
     partial.unlink(missing_ok=True)
     inputs = [Prediction("t", "c", str(i), "", ("a",), "") for i in range(4)]
     with PredictionLog(path, inputs, "sig") as log:
-        log.append([(2, "two"), (0, "zero\r\0é")])
+        log.append([(2, Answer("two", "eos")), (0, Answer("zero\r\0é"))])
     partial.write_bytes(data.draw(damaged(partial.read_bytes())))
     with PredictionLog(path, inputs, "sig") as log:
-        log.append((index, f"text {index}") for index in log.missing)
+        log.append((index, Answer(f"text {index}")) for index in log.missing)
         finished = log.finish()
     assert read_predictions(path) == finished
     assert [row.id for row in finished] == ["0", "1", "2", "3"]

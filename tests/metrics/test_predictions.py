@@ -8,6 +8,7 @@ import pytest
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import (
+    Answer,
     Prediction,
     PredictionLog,
     parse_prediction,
@@ -93,10 +94,11 @@ def test_missing_and_empty_files_are_named(tmp_path):
 def test_log_restores_input_order(tmp_path):
     path = tmp_path / "p.jsonl"
     with PredictionLog(path, rows(3), "weights-a") as log:
-        log.append([(2, "two"), (0, "zero")])
-        log.append([(1, "one")])
+        log.append([(2, Answer("two", "length")), (0, Answer("zero", "eos"))])
+        log.append([(1, Answer("one"))])
         finished = log.finish()
     assert [row.prediction for row in finished] == ["zero", "one", "two"]
+    assert [row.finish for row in finished] == ["eos", None, "length"]
     assert read_predictions(path) == finished
     assert list(tmp_path.iterdir()) == [path]
 
@@ -104,20 +106,21 @@ def test_log_restores_input_order(tmp_path):
 def test_killed_run_goes_on_after_its_last_whole_line(tmp_path):
     path = tmp_path / "p.jsonl"
     with PredictionLog(path, rows(4), "weights-a") as log:
-        log.append([(3, "three"), (1, "one\u2028é")])
+        log.append([(3, Answer("three", "stop")), (1, Answer("one\u2028é"))])
     partial = tmp_path / "p.jsonl.partial"
     partial.write_bytes(partial.read_bytes() + b'{"index": 0, "predic')
     with PredictionLog(path, rows(4), "weights-a") as log:
         assert log.missing == [0, 2]
-        log.append([(0, "zero"), (2, "two")])
+        log.append([(0, Answer("zero")), (2, Answer("two"))])
         finished = log.finish()
     assert [row.prediction for row in finished] == ["zero", "one\u2028é", "two", "three"]
+    assert finished[3].finish == "stop"
 
 
 def test_other_weights_start_over(tmp_path):
     path = tmp_path / "p.jsonl"
     with PredictionLog(path, rows(2), "weights-a") as log:
-        log.append([(0, "old")])
+        log.append([(0, Answer("old"))])
     with PredictionLog(path, rows(2), "weights-b") as log:
         assert log.missing == [0, 1]
 

@@ -20,7 +20,7 @@ import pytest
 
 from t5x_ext.checkpoints import load_meta, load_params
 from t5x_ext.decoding.predict import to_rows
-from t5x_ext.metrics.predictions import PredictionLog, read_predictions
+from t5x_ext.metrics.predictions import Answer, PredictionLog, read_predictions
 
 REPO = Path(__file__).resolve().parents[2]
 RUN = {"steps": 6, "save_period": 3, "mesh": {"fsdp": 2}, "microbatches": 2}
@@ -117,7 +117,7 @@ def together(tmp_path_factory, cache) -> Iterator[Path]:
     path = directory / "predictions.jsonl"
     rows = to_rows(multihost_run.to_predict())
     with PredictionLog(path, rows, multihost_run.SIGNATURE) as log:
-        log.append([(i, f"of an earlier run {i}") for i in range(0, len(rows), 2)])
+        log.append([(i, Answer(f"of an earlier run {i}")) for i in range(0, len(rows), 2)])
     for processes in _ended(Processes(directory, cache)):
         for index in (0, 1):
             processes.start(index, predictions=str(path), **RUN)

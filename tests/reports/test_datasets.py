@@ -15,7 +15,14 @@ import pytest
 from t5x_ext import report
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import METRICS as DEFAULT
-from t5x_ext.metrics import Prediction, measure, score_rows, task_scores, write_predictions
+from t5x_ext.metrics import (
+    Prediction,
+    measure,
+    read_predictions,
+    score_rows,
+    task_scores,
+    write_predictions,
+)
 from t5x_ext.metrics.aggregate import over_instances
 from t5x_ext.reports.dataset_content import find
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
@@ -41,6 +48,7 @@ def rows_of(task: str, answers: Sequence[str], repeat: int = 1) -> list[Predicti
         own = [text.replace("harp", f"harp{i}") for text in (WRONG, RIGHT, answer)]
         source, reference, said = own
         row = Prediction(task, "c", f"{i}", f"Fix: {source}", (reference,), said, source=source)
+        row = dataclasses.replace(row, finish="length" if answer == HOSTILE else "eos")
         rows += [dataclasses.replace(row, id=f"{task}-{i}-{n}") for n in range(repeat)]
     return rows
 
@@ -294,6 +302,25 @@ def test_traits_of_outputs():
     assert traits(RIGHT)["edit_distance"] == pytest.approx(4 / 11)  # two words, each gone and new
     assert traits("and so on " * 20)["run_away"] == 1
     assert traits(RIGHT)["run_away"] == traits("")["run_away"] == 0
+
+
+def test_share_of_answers_that_stopped_is_that_of_their_finishes(scores):
+    places = scores.trait("stopped")
+    assert len(places) == len(METRICS)
+    by_arm = {(row.arm, row.budget): row.values[places].mean() for row in scores.rows}
+    assert by_arm["most", "n100"] == pytest.approx(100 * (SIZE - 1) / SIZE)
+    assert by_arm["most", "n10"] == by_arm["base", "n0"] == 100
+    assert not any(row.has(places) for row in scores.bounds)  # nobody decoded these
+
+
+def test_rows_without_a_finish_have_no_share_that_stopped(tmp_path):
+    root = write_study(tmp_path / "study")
+    path = root / "cells" / "most-n100-0" / "predictions.jsonl"
+    older = [dataclasses.replace(row, finish=None) for row in read_predictions(path)]
+    write_predictions(path, older)
+    scores = score_datasets(read_study(root))
+    (row,) = (row for row in scores.rows if row.budget == "n100")
+    assert not row.has(scores.trait("stopped")) and row.has(scores.trait("run_away"))
 
 
 @pytest.mark.parametrize("name", names())

@@ -11,6 +11,7 @@ import pytest
 from t5x_ext.reports import content
 from t5x_ext.reports.comparisons import budgets_phrase
 from t5x_ext.reports.crossings import first_passing
+from t5x_ext.reports.note_tables import stop_table
 from t5x_ext.reports.score_grid import Resampler, build_grid
 from t5x_ext.reports.study_files import read_study
 
@@ -177,6 +178,17 @@ def test_leaked_tasks_leave_the_claim(study_dir, edit_cell):
     assert findings.study.leaked_tasks == ("task0_made_up",)
     assert {c.tasks for c in findings.over_budgets} == {5}
     assert findings.grids["rougeL"].point("stl", "n100").scores.shape == (2, 6)
+
+
+def test_answers_that_stopped_are_told_by_arm(study_dir, edit_cell):
+    assert stop_table(read_study(study_dir)) is None  # cells of earlier versions do not say
+    task, other = "task0_made_up", "task1_made_up"
+    edit_cell(study_dir, "stl-n10-0-0", stopped_by_task={task: 50.0})
+    edit_cell(study_dir, "stl-n10-1-0", stopped_by_task={task: 100.0})
+    edit_cell(study_dir, "stl-n10-0-1", stopped_by_task={other: 95.0})
+    table = stop_table(read_study(study_dir))
+    (row,) = table.rows
+    assert row == ("STL: Instruction-tuned", "10", "85.0 %", f"75.0 % ({task})")
 
 
 def test_summary_is_json_with_nulls_for_not_reached(make_study):

@@ -110,6 +110,8 @@ def test_every_cell_has_a_result_and_its_predictions(unbroken) -> None:
             mine = [row.score["rougeL"] for row in rows if row.task == task]
             assert scores["rougeL"] == pytest.approx(100 * sum(mine) / len(mine), abs=1e-6)
             assert scores["n"] == len(mine) == 100
+            ended = [row.finish == "eos" for row in rows if row.task == task]
+            assert result["stopped_by_task"][task] == pytest.approx(sum(ended))  # of 100
         expected = {"n0": 0, "n10": 10}[result["budget"]] * len(result["tasks"])
         assert result["train_examples"] == expected
         epochs = 2 * -(-expected // 16)  # batches of 16, two epochs

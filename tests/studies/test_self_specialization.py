@@ -107,6 +107,8 @@ def test_every_arm_is_scored_by_the_metrics_of_its_sets(results: dict[str, dict]
             mine = [row.score["f1"] for row in rows if row.task == name]
             assert scores["f1"] == pytest.approx(100 * sum(mine) / len(mine), abs=1e-6)
             assert {"label_accuracy", "label_validity", "rougeL"} <= set(scores)
+            ended = [row.finish != "length" for row in rows if row.task == name]
+            assert result["stopped_by_task"][name] == pytest.approx(100 * sum(ended) / len(ended))
             assert not any("###" in row.prediction for row in rows)
     counts = {name: result["train_examples"] for name, result in results.items()}
     assert counts["ss_supervised n2"] == 8  # two of each set
