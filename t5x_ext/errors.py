@@ -25,6 +25,13 @@ class ConfigError(ValueError):
         super().__init__(message)
 
 
+class TryAgain(ConfigError):
+    """What another process has to make first is not there: later, the same command goes on.
+
+    Commands exit with status 75 (EX_TEMPFAIL), which schedulers can be told to queue again.
+    """
+
+
 def printable(text: str) -> str:
     """The text with what a terminal would obey or cannot show escaped: 'a\\x1b[2Jb', 'a\\nb'."""
     if text.isprintable():

@@ -180,7 +180,8 @@ def run(
         joins_cluster: Whether the processes of a cluster's job (SLURM, a TPU pod) are one run.
 
     Returns:
-        The exit status: 0, 1 after an error the user can correct, 130 after Ctrl-C.
+        The exit status: 0, 1 after an error the user can correct, 75 after one that time corrects,
+        130 after Ctrl-C.
 
     Raises:
         SystemExit: With status 2 on wrong usage and 0 after --help.

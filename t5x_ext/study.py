@@ -42,6 +42,7 @@ def study(
     generated: Sequence[GeneratedData] = (),
     name: str = "study",
     shard: str | None = None,
+    wait_minutes: int = 60,
     published: str | None = None,
 ) -> None:
     """Trains and scores every cell of a grid that has no result yet, then writes the report.
@@ -69,9 +70,12 @@ def study(
       published: whose figures the report shows next to ours: a name of `reports/papers`, or the
         path of a JSON file (macro PUBLISHED).
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
+      wait_minutes: that a shard which has done all else waits for an adapter that another shard
+        tunes and that writes data for its cells (flag --wait_minutes).
 
     Raises:
       ConfigError: something in the configuration does not fit together.
+      TryAgain: such an adapter has not come.
     """
     directory = files.path(study_dir, "MODEL_DIR")
     if published is not None:
@@ -81,6 +85,7 @@ def study(
     for each in [recipe, *(initial.recipe for initial in initials if initial.is_tuned)]:
         partitioner.check_batch(each.batch_size, each.num_microbatches)
     fitting.check_experts(experts, partitioner.num_expert_slots)
+    bounds.check_int("--wait_minutes", wait_minutes, 0)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
     if test_examples is not None:
         bounds.check_int("TEST_EXAMPLES", test_examples, 1)
@@ -126,6 +131,11 @@ def study(
             generated=plan.generated,
             experts=experts,
             waits=is_remote and index > 0,
+            elsewhere={
+                cell.tuned_key: f"{store.shard_index(cell, count) + 1}/{count}"
+                for cell in plan.cells
+            },
+            wait_minutes=wait_minutes,
         )
         if is_remote and index == 0:
             runner.make_initials(store.unfinished(directory, plan.cells))  # other shards' too
@@ -281,6 +291,13 @@ def _cost(directory: epath.Path, key: str) -> dict[str, float]:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", metavar="I/N", help="run part I (from 1) of N parts of the cells"
+    )
+    parser.add_argument(
+        "--wait_minutes",
+        type=int,
+        metavar="N",
+        help="how long a shard that has done all else waits for an adapter of another shard that "
+        "writes its data, before it ends with status 75 (default: 60)",
     )
 
 

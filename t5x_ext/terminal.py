@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TextIO
 
-from t5x_ext.errors import ConfigError, nearest, printable
+from t5x_ext.errors import ConfigError, TryAgain, nearest, printable
 
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit statuses as shells report them: 128 + SIGINT
 OUTPUT_CLOSED = 141  # 128 + SIGPIPE
 # What a disk may do to any command at any time.
@@ -152,8 +153,8 @@ def exit_status(call: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: 1 after a `ConfigError` or `mixtures.errors.DataError`, when a disk is full
-        or may not be written, or when memory does not suffice; 130 after Ctrl-C. Other exceptions
-        are defects and pass through with their traceback.
+        or may not be written, or when memory does not suffice; 75 after a `TryAgain`; 130 after
+        Ctrl-C. Other exceptions are defects and pass through with their traceback.
 
     Raises:
         SystemExit: With status 0 after --help, 2 on wrong usage, 141 where the reader of the
@@ -168,7 +169,7 @@ def exit_status(call: Callable[[], int | None]) -> int:
             # Native code that is interrupted may raise another error instead.
             if not interrupts.seen:
                 note(f"error: {_explain(error)}")
-                return 1
+                return TRY_AGAIN if isinstance(error, TryAgain) else 1
         note("interrupted")
         return INTERRUPTED
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from t5x_ext import terminal
 from t5x_ext.cli import COMMANDS, module_of
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, TryAgain
 
 REPO = Path(__file__).resolve().parents[1]
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\nerror: not ours\r\x7f\x9b\u202e\u2028\ud800"
@@ -250,9 +250,14 @@ def test_what_users_cause_is_one_line_and_defects_pass(capsys) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")
 
+    def wait_in_vain() -> None:
+        raise TryAgain("not there yet")
+
     assert terminal.exit_status(refuse) == 1
     assert terminal.exit_status(fill_memory) == 1
     first, second = capsys.readouterr().err.splitlines()
+    assert terminal.exit_status(wait_in_vain) == 75
+    assert capsys.readouterr().err == "error: not there yet\n"
     assert first.startswith(r"error: field: \x1b]0;owned\x07")
     assert second == "error: out of memory: Unable to allocate 3. TiB"
     with pytest.raises(RuntimeError, match="a defect"):

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import refill, rounds
 from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.text_models import Writer, token_counter
@@ -52,6 +52,8 @@ class Generation:
       initials: the initial models.
       tuner: has the model and the mesh.
       study_dir: where it is kept, and the adapters that write.
+      elsewhere: shards that tune adapters, by the adapter's key; see `Runner`.
+      wait_minutes: for one of these, at most.
     """
 
     keys: GeneratedKeys
@@ -59,6 +61,66 @@ class Generation:
     initials: InitialModels
     tuner: Tuner
     study_dir: epath.Path
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    wait_minutes: float = 0.0
+
+    def waves(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+        """The cells in parts: the models of one part write what the next is trained on.
+
+        Rows are written before the part that is trained on them. What waits for another shard's
+        adapter comes after everything else.
+
+        Raises:
+          TryAgain: such an adapter has not come.
+        """
+        left = list(cells)
+        while left:
+            ready = [cell for cell in left if self._missing_writer(cell.arm.generated) is None]
+            if ready:
+                first = min(map(self.level, ready))
+                some = [cell for cell in ready if self.level(cell) == first]
+            else:
+                one = min(left, key=self.level).arm.generated
+                self._wait_for_writer(one)
+                some = [cell for cell in left if cell.arm.generated == one]
+            for name in dict.fromkeys(cell.arm.generated for cell in some if cell.arm.generated):
+                self.make(name)
+            yield some
+            taken = {cell.key for cell in some}
+            left = [cell for cell in left if cell.key not in taken]
+
+    def _missing_writer(self, name: str) -> GeneratedData | None:
+        """The data whose writer has to be tuned before `name` can be written; None: nothing."""
+        if not name or self._is_made(name):
+            return None
+        data: GeneratedData | None = self.keys.get(name)
+        while data is not None:
+            key = self.keys.writer(data.name)
+            is_tuned = data.writer in self.keys.arms
+            if is_tuned and not files.is_dir(store.adapter_dir(self.study_dir, key)):
+                return data
+            data = self.keys.get(data.tasks_of) if data.tasks_of else None
+        return None
+
+    def _wait_for_writer(self, name: str) -> None:
+        began, told = time.monotonic(), -1
+        while (data := self._missing_writer(name)) is not None:
+            shard = self.elsewhere.get(self.keys.writer(data.name), "another")
+            what = f"generated data {name}: its writer, {data.writer}, is tuned by shard {shard}"
+            minutes = (time.monotonic() - began) / 60
+            if minutes >= self.wait_minutes:
+                raise TryAgain(
+                    f"{what}, and not there after {minutes:.0f} minutes (--wait_minutes); all "
+                    "else of this shard is done: give the same command again once that shard ran"
+                )
+            if int(minutes) > told:
+                told = int(minutes)
+                note(f"waiting for {what}; {told} of {self.wait_minutes:g} minutes")
+            time.sleep(_WAIT_SECS)
+
+    def _is_made(self, name: str) -> bool:
+        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
+        return store.rows_asked(directory) >= self.wanted[name]
 
     def level(self, cell: Cell) -> int:
         """How many models have to be tuned, one after the other, before this cell's."""
@@ -105,12 +167,12 @@ class Generation:
         """Has rows written, unless they are; where another process is at it, waits."""
         data, count = self.keys.get(name), self.wanted[name]
         directory = store.generated_dir(self.study_dir, self.keys.rows(name))
-        if store.rows_asked(directory) >= count:
+        if self._is_made(name):
             return
         tasks_dir = store.generated_dir(self.study_dir, self.keys.tasks(name))
         clock = time.monotonic()
         with self._only_one():
-            if store.rows_asked(directory) >= count:
+            if self._is_made(name):
                 return
             show(f"generated data {name}: {count} rows, written by {data.writer}")
             counts = self._write(data, count, tasks_dir, directory)
@@ -192,12 +254,14 @@ class Generation:
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
         """One process at a time writes; the others find its files."""
-        lock = None
+        lock, waiting = None, False
         while lock is None:
             try:
                 lock = DirectoryLock(self.study_dir / "generated")
             except DirectoryInUse as error:
-                note(f"waiting for generated data: {error}")
+                if not waiting:
+                    note(f"waiting for generated data: {error}")
+                waiting = True
                 time.sleep(_WAIT_SECS)
         try:
             yield

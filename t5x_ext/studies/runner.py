@@ -76,6 +76,8 @@ class Runner:
       generated: data that models of the study write, with its keys; None if there is none.
       experts: models that may be tuned together in one program.
       waits: leave it to another process to make the initial models.
+      elsewhere: shards that tune the adapters of other cells, "2/3", by the adapter's key.
+      wait_minutes: for an adapter that writes for this shard's cells, at most.
     """
 
     model: BaseTransformerModel
@@ -89,6 +91,8 @@ class Runner:
     generated: tuple[GeneratedKeys, Mapping[str, int]] | None = None
     experts: int = 1
     waits: bool = False
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    wait_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         own = Tuner(self.model, self.partitioner, self.recipe, self.experts)
@@ -105,7 +109,8 @@ class Runner:
         self._generation: Generation | None = None
         if self.generated is not None:
             keys, wanted = self.generated
-            self._generation = Generation(keys, wanted, self._initials, own, self.study_dir)
+            shared = wanted, self._initials, own, self.study_dir
+            self._generation = Generation(keys, *shared, self.elsewhere, self.wait_minutes)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs those of this shard's cells that have no result yet."""
@@ -116,22 +121,8 @@ class Runner:
             todo += [cell for cell in cells if cell not in todo and self._lacks_adapter(cell)]
         self.make_initials(todo)
         progress = _Progress(len(todo))
-        for some in self._waves(todo):
+        for some in [todo] if self._generation is None else self._generation.waves(todo):
             self._run(some, progress)
-
-    def _waves(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-        """The cells in parts: the models of one part write what the next is trained on."""
-        generation = self._generation
-        if generation is None:
-            yield list(cells)
-            return
-        by_level: dict[int, list[Cell]] = collections.defaultdict(list)
-        for cell in cells:
-            by_level[generation.level(cell)].append(cell)
-        for level in sorted(by_level):
-            for name in dict.fromkeys(c.arm.generated for c in by_level[level] if c.arm.generated):
-                generation.make(name)
-            yield by_level[level]
 
     def _lacks_adapter(self, cell: Cell) -> bool:
         """Whether a finished cell has to run again, for the adapter that it left."""

@@ -14,7 +14,8 @@ Tasks that are answered more than once are in a separate directory of generated/
 
 Several processes may work on one directory: cells are dealt out by `--shard`, and an initial
 model is made by whoever locks it first while the others wait. Buckets have no locks: there the
-first shard makes all initial models.
+first shard makes all initial models. An adapter that writes is tuned by the shard that its cell
+belongs to; the others do all else before they wait for it.
 """
 
 from __future__ import annotations
@@ -101,4 +102,9 @@ def deal(cells: list[Cell], shard: str | None) -> list[Cell]:
     Dealt by key, so that a cell belongs to the same shard whatever else the study holds.
     """
     index, count = parse_shard(shard)
-    return [cell for cell in cells if int(cell.key, 16) % count == index]
+    return [cell for cell in cells if shard_index(cell, count) == index]
+
+
+def shard_index(cell: Cell, count: int) -> int:
+    """Which of `count` shards a cell belongs to, from 0."""
+    return int(cell.key, 16) % count

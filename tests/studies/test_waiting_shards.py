@@ -1,0 +1,86 @@
+"""A shard whose data is written by an adapter that another shard tunes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etils import epath
+
+from t5x_ext.errors import TryAgain
+from t5x_ext.generation import InstructionSettings, ResponseSettings
+from t5x_ext.studies import (
+    generation,
+    self_specialization_arms,
+    self_specialization_data,
+    store,
+)
+from t5x_ext.studies.cells import Cell
+from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
+from t5x_ext.studies.generation import Generation
+
+WRITER = "ss_r1_docs5 10 0"  # key of the adapter that writes round 2
+ROUND_2 = {"ss_r2", "ss_r2_same", "ss_r2_greedy"}
+
+
+class Rows(Generation):
+    """Rows that are there as soon as they may be written."""
+
+    def make(self, name: str) -> None:
+        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
+        directory.mkdir(parents=True, exist_ok=True)
+        store.write_json(directory / store.MADE, {"asked": self.wanted[name]})
+
+
+@pytest.fixture
+def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The generated data of a study, and all of its cells, those of round 2 first."""
+    monkeypatch.delenv("SPECIALIZATION_DIR", raising=False)
+    asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
+    arms = self_specialization_arms("harbour", ("harbour_log",), rows=10)
+    keys = GeneratedKeys(
+        {d.name: d for d in self_specialization_data("harbour", asking, answering)},
+        {"base": "weights"},
+        {arm.name: arm for arm in arms},
+        0,
+        lambda arm, budget, seed: f"{arm.name} {budget.removeprefix('n')} {seed}",
+        {},
+    )
+    unused: Any = None  # what has models
+    settings = keys, wanted_rows(arms), unused, unused, epath.Path(tmp_path), {WRITER: "2/3"}
+    cells = [Cell(f"{n:x}", arm, arm.budgets[-1], 0, ()) for n, arm in enumerate(arms)]
+    return settings, cells[::-1]
+
+
+def test_it_does_all_else_first_and_then_says_what_to_run_again(shard: Any) -> None:
+    settings, cells = shard
+    done: list[str] = []
+
+    def run(rows: Rows) -> None:
+        for some in rows.waves(cells):
+            done.extend(cell.arm.name for cell in some)
+
+    said = r"its writer, ss_r1_docs5, is tuned by shard 2/3, .*give the same command again"
+    with pytest.raises(TryAgain, match=said):
+        run(Rows(*settings))
+    assert set(done) == {cell.arm.name for cell in cells} - ROUND_2
+    assert len(done) == len(cells) - len(ROUND_2)
+    store.adapter_dir(settings[4], WRITER).mkdir(parents=True)  # that shard has run
+    done.clear()
+    run(Rows(*settings))
+    assert set(done[-3:]) == ROUND_2 and len(done) == len(cells)
+
+
+def test_it_goes_on_when_the_adapter_comes(shard: Any, monkeypatch, capsys) -> None:
+    settings, cells = shard
+    monkeypatch.setattr(generation, "_WAIT_SECS", 0.01)
+    adapter = store.adapter_dir(settings[4], WRITER)
+    other = threading.Timer(0.5, lambda: adapter.mkdir(parents=True))
+    other.start()
+    waves = list(Rows(*settings, wait_minutes=1.0).waves(cells))
+    other.join()
+    assert {cell.arm.name for some in waves[2:] for cell in some} == ROUND_2
+    (line,) = capsys.readouterr().err.splitlines()  # one a minute
+    assert line.endswith("is tuned by shard 2/3; 0 of 1 minutes")
