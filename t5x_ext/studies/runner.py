@@ -283,7 +283,7 @@ def _strip(rows: Sequence[Prediction]) -> Sequence[Prediction]:
 def _stopped(rows: Sequence[Prediction]) -> dict[str, float]:
     """{task: percent of answers that ended by themselves, not at the length limit}."""
     by_task = task_scores(measure(rows, ["stopped"]))
-    return {task: scores["stopped"] for task, scores in by_task.items()}
+    return {task: float(scores["stopped"]) for task, scores in by_task.items()}
 
 
 def _truncated(
