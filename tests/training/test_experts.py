@@ -110,6 +110,7 @@ def alone(family: str) -> list:
     return results
 
 
+@pytest.mark.slow(but="t5-{'expert': 2, 'fsdp': 2, 'model': 2}")
 @pytest.mark.parametrize(
     ("family", "axes"),
     [
@@ -149,6 +150,7 @@ def test_the_mesh_splits_the_expert_axis() -> None:
     assert state.step.shape == (8,)
 
 
+@pytest.mark.slow
 def test_joined_batches_of_other_numbers_of_rows_train_side_by_side() -> None:
     model = EncoderDecoderModel(
         network.Transformer(CONFIG.replace(dropout_rate=0.0)), optimizer_def=AdamW()
