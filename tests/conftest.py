@@ -7,9 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import compilers
 import gin
 import pytest
-import unoptimised
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # On a busy machine a device's thread may start late; XLA ends the process after 40 s of waiting.
 os.environ.setdefault(
     "XLA_FLAGS",
-    f"{unoptimised.XLA_FLAGS} --xla_force_host_platform_device_count=8 "
+    f"{compilers.UNOPTIMISED} --xla_force_host_platform_device_count=8 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import compilers
 import jax
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from t5x_ext.planning.devices import parse_topology
 
 @pytest.fixture
 def describe(monkeypatch):
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     for variable, value in compiling.TPU_ENVIRONMENT.items():  # put back after the test
         monkeypatch.setenv(variable, value)
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import compilers
 import gin
 import jax
 import pytest
@@ -178,7 +179,7 @@ def test_every_mesh_file_is_checked_here() -> None:
 def test_ready_mesh_is_that_of_its_machine_and_holds_its_models(name, monkeypatch) -> None:
     text, settings = read_ready(name)
     if ":" in text:
-        pytest.importorskip("libtpu")
+        compilers.load_libtpu()
         for variable in compiling.TPU_ENVIRONMENT:  # put back after the test
             monkeypatch.setenv(variable, "")
         machine = parse_topology(text)

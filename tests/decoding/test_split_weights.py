@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
+import compilers
 import jax
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def compile_decoding(partitioner: PjitPartitioner) -> str:
 
 
 def tpu_devices() -> list[jax.Device]:
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     return compiling.describe_devices(parse_topology("v5e:2x4"))
 
 

@@ -15,10 +15,10 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import compilers
 import jax
 import pytest
 import tokenizers
-import unoptimised
 from pages import PROGRAMS, REPO, Command, blocks, commands
 
 from mixtures.vocabularies import bundled_vocabulary, open_vocabulary
@@ -178,7 +178,7 @@ def run_page(page: str, directory: Path) -> None:
         script.append(f"echo '@@ {number}'\n{{ {command.text}\n}}{fails}{check}")
     environment = os.environ | {
         "PATH": f"{directory / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "XLA_FLAGS": unoptimised.XLA_FLAGS,  # one device, as a laptop has
+        "XLA_FLAGS": compilers.UNOPTIMISED,  # one device, as a laptop has
     }
     environment.pop("SUPERNI_DIR", None)
     (directory / "page.sh").write_text("\n".join(script))

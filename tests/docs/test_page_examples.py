@@ -9,8 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import compilers
 import pytest
-import unoptimised
 from pages import REPO
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def run(directory: Path, command: str) -> str:
         (directory / name).exists() or (directory / name).symlink_to(REPO / name)
     environment = {name: value for name, value in os.environ.items() if name != "SUPERNI_DIR"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    environment["XLA_FLAGS"] = unoptimised.XLA_FLAGS
+    environment["XLA_FLAGS"] = compilers.UNOPTIMISED
     # What an installed package needs no path for.
     environment["PYTHONPATH"] = str(REPO)
     command = command.replace("PYTHONPATH=", f"PYTHONPATH={REPO}:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import compilers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_kernel_on_a_mesh_equals_one_device() -> None:
 @pytest.mark.parametrize("lengths", [(1024, 1024), (128, 1024), (2048, 2048)])
 def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) -> None:
     """Generations differ in memory and in what their vector units can do."""
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     devices = describe_devices(parse_topology(topology))
     partitioner = PjitPartitioner(model=2, devices=tuple(devices))
     is_self = lengths[0] == lengths[1]

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import compilers
 import jax
 import multihost_run
 import numpy as np
 import pytest
-import unoptimised
 
 from t5x_ext.checkpoints import load_meta, load_params
 from t5x_ext.decoding.predict import to_rows
@@ -40,7 +40,7 @@ class Processes:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self._environment = os.environ | {
             "PYTHONPATH": str(REPO),
-            "XLA_FLAGS": f"{unoptimised.XLA_FLAGS} --xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{compilers.UNOPTIMISED} --xla_force_host_platform_device_count=4",
             "JAX_COORDINATOR_BIND_ADDRESS": self.address,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

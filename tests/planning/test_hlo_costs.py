@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import compilers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ V5E = DEVICES["v5e"]
 
 @functools.cache
 def tpu_devices():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     return compiling.describe_devices(parse_topology("v5e:2x2"))
 
 

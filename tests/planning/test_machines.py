@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compilers
 import pytest
 
 from t5x_ext.errors import ConfigError
@@ -16,7 +17,7 @@ from t5x_ext.planning.devices import DEVICES, parse_devices, parse_topology
 def test_topologies_have_one_jax_device_a_chip(name, count):
     machine = parse_topology(name)
     assert (machine.count, machine.name) == (count, name)
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     assert len(compiling.describe_devices(machine)) == count
 
 
@@ -66,7 +67,7 @@ def test_unknown_gpus_name_what_is_allowed(text, message):
 
 def test_memory_is_what_the_compiler_allows():
     """The table holds the limit that libtpu names when a program does not fit."""
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     import jax
     import jax.numpy as jnp
 

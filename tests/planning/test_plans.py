@@ -7,6 +7,7 @@ import json
 import math
 import re
 
+import compilers
 import jax
 import jax.numpy as jnp
 import pytest
@@ -261,7 +262,7 @@ def _same_environment(monkeypatch):
 
 @pytest.mark.usefixtures("_same_environment")
 def test_json_for_a_tpu_slice(capsys):
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     arguments = ["--topology", "v5e:2x2", "--gin.TRAIN_STEPS=1000", "--decode", "--json"]
     assert plan_command.main([*COMMAND, *arguments]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -299,7 +300,7 @@ INFER = [
 
 @pytest.mark.usefixtures("_same_environment")
 def test_a_run_that_only_decodes_is_planned_token_by_token():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     flags, args = gin_utils.parse_flags(plan_command._parser(), [*INFER, "--prompts=8"])
     setup = plan_command._setup(flags, plan_command.Decoding(prompts=args.prompts))
     assert setup.decoding == lowering.Workload(8, 64, 16) and not setup.trains
@@ -340,7 +341,7 @@ def test_errors_are_one_line(arguments, message, capsys):
 
 @pytest.mark.usefixtures("_same_environment")
 def test_a_number_of_models_that_the_slots_do_not_take_is_refused(capsys):
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     arguments = ["--gin_file=studies/quickstart.gin", "--gin.MODEL_DIR=''", "--topology=v5e:2x2"]
     mesh = ["--gin_file=meshes/experts.gin", "--gin.FSDP=2", "--gin.EXPERTS=3"]
     assert plan_command.main([*arguments, *mesh]) == 1

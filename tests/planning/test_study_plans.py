@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import compilers
 import pytest
 
 from t5x_ext.models import EncoderDecoderModel, network
@@ -74,7 +75,7 @@ def test_a_group_lasts_as_long_as_its_longest_model():
 
 @pytest.fixture(scope="module")
 def study():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     lines = []
     plan = study_plans.make_study_plan(
         make_study("auto"), parse_topology(MACHINE), price_per_chip_hour=1.0, report=lines.append
@@ -85,7 +86,7 @@ def study():
 
 @pytest.mark.slow
 def test_adapters_of_a_slot_share_batches_of_prompts_and_need_few_programs():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     lines = []
     plan = study_plans.make_study_plan(
         make_study(4, LoRA(2)), parse_topology(MACHINE), report=lines.append, groups_only=True

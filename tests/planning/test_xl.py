@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import compilers
 import pytest
 
 from mixtures.release import BUNDLED_SUITE
@@ -15,7 +16,7 @@ from t5x_ext.planning.devices import GIB, parse_topology
 
 @pytest.mark.slow
 def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     flags, _ = gin_utils.parse_flags(
         plan_command._parser(),
         [
@@ -43,7 +44,7 @@ def test_xl_fits_a_small_slice_and_spends_its_time_on_products():
 
 @pytest.mark.long
 def test_64_models_of_the_papers_study_train_at_once_on_256_chips():
-    pytest.importorskip("libtpu")
+    compilers.load_libtpu()
     flags, _ = gin_utils.parse_flags(
         plan_command._parser(),
         [

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compilers
 import pytest
-import unoptimised
 
 from t5x_ext.metrics.predictions import read_predictions
 
@@ -63,7 +63,7 @@ def start(
 ) -> subprocess.Popen:
     config = directory / "small.gin"
     config.write_text(GIN + f"TASKS = {tuple(bundled_test_tasks()[:2])!r}\n")
-    env = os.environ | {"XLA_FLAGS": unoptimised.XLA_FLAGS}
+    env = os.environ | {"XLA_FLAGS": compilers.UNOPTIMISED}
     env.pop("SUPERNI_DIR", None)
     program = ["-c", KILLED, str(killed_after)] if killed_after else ["-m", "t5x_ext.study"]
     return subprocess.Popen(

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compilers
 import pytest
-import unoptimised
 
 from t5x_ext.checkpoints.adapters import open_adapter
 from t5x_ext.errors import ConfigError
@@ -57,7 +57,7 @@ studies.self_specialization_arms.only = (
 def run(directory: Path) -> str:
     """Runs the command, compiling quickly, and gives what it says."""
     flags = [f"--gin_file={directory / 'small.gin'}", f"--gin.MODEL_DIR='{directory / 'study'}'"]
-    env = os.environ | {"XLA_FLAGS": unoptimised.XLA_FLAGS}
+    env = os.environ | {"XLA_FLAGS": compilers.UNOPTIMISED}
     env.pop("SPECIALIZATION_DIR", None)
     done = subprocess.run(
         [sys.executable, "-m", "t5x_ext.study", *flags],
