@@ -14,7 +14,7 @@ prefill   --prefill_rows prompts of 512 tokens, one new token each.
 
 Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
 bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
-parameters in decoding. With the defaults ten minutes on two idle cores.
+parameters in decoding. With the defaults a quarter of an hour on two idle cores.
 """
 
 from __future__ import annotations
