@@ -11,6 +11,7 @@ its number and field.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -95,7 +96,7 @@ def _measure(path: str, metrics: Sequence[str] | None, m2: str | None) -> Measur
     rows = read_predictions(path)
     if m2:
         rows = with_gold_edits(rows, m2)
-    measured = measure(rows, metrics)
+    measured = measure(rows, metrics, processes=os.cpu_count() or 1)
     if any(column.metric.name.startswith("sari") for column in measured.columns):
         for task, what in mixed_tokens(rows).items():
             note(f"{path}: task '{task}': {what}; SARI compares them as they are")

@@ -10,6 +10,7 @@ import numpy as np
 from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.catalogue import get_metric
+from t5x_ext.metrics.counting import Count, statistics_of
 from t5x_ext.metrics.metric import Metric
 from t5x_ext.metrics.predictions import Prediction
 
@@ -55,6 +56,7 @@ def measure(
     rows: Iterable[Prediction],
     metrics: Sequence[str] | None = None,
     always: Sequence[str] = (),
+    processes: int = 1,
 ) -> Measured:
     """Counts every metric on the rows; an earlier `score` is replaced.
 
@@ -63,6 +65,7 @@ def measure(
             edit scores choose the annotator that suits the rows so far.
         metrics: names for all rows; None takes those that each task names for itself.
         always: names to put before the task's own.
+        processes: to share the work, at most; see `counting.statistics_of`.
 
     Raises:
         ConfigError: an unknown metric, or a row lacks a field that its metric needs.
@@ -71,15 +74,23 @@ def measure(
     by_task = _places_by_task(rows)
     named = {task: (*always, *(metrics or metrics_of(task))) for task in by_task}
     names = list(dict.fromkeys(name for task in by_task for name in named[task]))
+    all_metrics = list(map(get_metric, names))
+    counts = [
+        Count(metric, [rows[i] for i in by_task[task]])
+        for metric in all_metrics
+        for task in by_task
+        if metric.name in named[task]
+    ]
+    for count in counts:
+        _check_fields(count.metric, count.rows)
+    statistics = iter(statistics_of(counts, processes))
     columns = []
-    for metric in map(get_metric, names):
+    for metric in all_metrics:
         parts = [by_task[task] for task in by_task if metric.name in named[task]]
-        for places in parts:
-            _check_fields(metric, [rows[i] for i in places])
-        statistics = [metric.statistics([rows[i] for i in places]) for places in parts]
         places = np.concatenate(parts)
+        found = np.concatenate([next(statistics) for _ in parts])
         order = np.argsort(places)
-        columns.append(Column(metric, places[order], np.concatenate(statistics)[order]))
+        columns.append(Column(metric, places[order], found[order]))
     return Measured(_with_scores(rows, columns), tuple(columns), _units(rows))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jax  # noqa: F401
 import pytest
 
 from mixtures import task_metrics
@@ -91,6 +94,20 @@ def test_every_metric_scores_a_file_with_sources_and_edits(corrected, gold, caps
     for key, each in means.items():
         assert 0 <= each["low"] <= each["mean"] + 1e-9 and each["mean"] <= each["high"] + 1e-9, key
         assert each["high"] <= 100 + 1e-6, key
+
+
+def test_processes_share_many_rows_and_count_the_same(tmp_path, capsys):
+    path = write(tmp_path / "few.jsonl", ["He goes to school.", "I can't swim, but like it.", ""])
+    lines = Path(path).read_text().splitlines(keepends=True)
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(lines * 400), encoding="utf-8")
+    flags = [str(many), "--metrics", "gleu,errant,sari,rougeL,bleu,errant_ds,gleu_closed", "--json"]
+    assert "jax" in sys.modules  # so that this process counts alone, and the other with forks
+    assert score.main(flags) == 0
+    alone = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "t5x_ext.score", *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == alone
 
 
 def test_perfect_and_empty_answers_have_the_right_scores(tmp_path, capsys):
