@@ -119,7 +119,7 @@ def random_prompts(key: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(np.arange(7) < lengths[:, None], drawn, 0), lengths
 
 
-@pytest.mark.slow(but="my_nnx-True")
+@pytest.mark.slow(but="my_linen-False")
 @pytest.mark.parametrize(
     ("kind", "bidirectional"), [("my_nnx", False), ("my_nnx", True), ("my_linen", False)]
 )

@@ -104,6 +104,7 @@ def test_adapters_of_a_slot_share_batches_of_prompts_and_need_few_programs():
     assert "decoding 20 prompts of adapters in each slot" in study_tables.render(plan, None)
 
 
+@pytest.mark.slow
 def test_auto_takes_what_the_study_can_use(study):
     assert study.together.fits and study.slots == 2
     assert study.together.setup.experts == 4  # three models of one kind, in whole slots
@@ -116,6 +117,7 @@ def test_auto_takes_what_the_study_can_use(study):
     }
 
 
+@pytest.mark.slow
 def test_the_step_of_many_models_costs_what_each_asks_for(study):
     together, slot = study.together, study.slot
     assert together.model_flops == 2 * slot.model_flops
@@ -128,6 +130,7 @@ def test_the_step_of_many_models_costs_what_each_asks_for(study):
     assert together.train.memory.optimizer == pytest.approx(2 * slot.train.memory.optimizer)
 
 
+@pytest.mark.slow
 def test_hours_and_dollars_follow_from_steps(study):
     kinds = study.kinds
     for kind in kinds:
@@ -147,6 +150,7 @@ def test_hours_and_dollars_follow_from_steps(study):
     assert quick == pytest.approx(3 * 5 + work)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_kind_and_the_whole(study):
     text = study_tables.render(study, None)
     assert "6 models, 9 tasks (2 have no file here" in text
@@ -170,6 +174,7 @@ def test_the_table_has_every_kind_and_the_whole(study):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_fewer_models_where_there_is_less_memory(study):
     machine = parse_topology(MACHINE)
     one, two = study.slot.needed_bytes, study.together.needed_bytes

@@ -205,7 +205,7 @@ def test_parts_of_a_batch_and_meshes_give_the_same_adapter() -> None:
         assert_close(state.params, jax.tree.map(np.asarray, alone.params), 1e-3)
 
 
-@pytest.mark.slow(but="16")
+@pytest.mark.slow(but="3")
 @pytest.mark.parametrize("count", [3, 16])
 def test_adapters_tuned_together_equal_each_alone(count: int) -> None:
     model = make_model("llama", LoRA(2, dropout=0.1))
