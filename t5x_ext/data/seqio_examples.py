@@ -42,18 +42,7 @@ def read_examples(
     use_cached: bool = False,
     seed: int = 0,
 ) -> Iterator[Example]:
-    """The examples of a task, one after the other, in the order of its own.
-
-    Args:
-        task: has the split.
-        split: as of load_mixture, like the next two.
-        lengths: see there.
-        use_cached: see there.
-        seed: of stochastic preprocessors.
-
-    Raises:
-        ConfigError: `use_cached`, and there is no SeqIO cache.
-    """
+    """The examples of a task, in its own order; see `examples.read_examples`."""
     dataset = _open_dataset(task, split, lengths, use_cached, seed)
     for index, row in enumerate(_rows(dataset)):
         yield _to_example(row, index, task, lengths["targets"])

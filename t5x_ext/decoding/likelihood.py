@@ -14,9 +14,9 @@ import numpy as np
 from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.predict import to_rows
+from t5x_ext.decoding.predict import to_answer, to_rows
 from t5x_ext.decoding.token_calls import take_filled
-from t5x_ext.metrics.predictions import Answer, Prediction
+from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
@@ -123,7 +123,7 @@ def predict_with_scores(
             # With the EOS, where there is one.
             target = np.array(ids[: len(output.tokens) + 1], np.int32)
             predicted[index] = dataclasses.replace(examples[index], targets=(target,))
-            rows[index] = rows[index].with_answer(Answer(output.text or "", output.finish))
+            rows[index] = rows[index].with_answer(to_answer(output))
     scores = scorer.log_likelihoods(params, predicted)
     return [
         dataclasses.replace(row, score={"log_likelihood": float(score)})

@@ -73,7 +73,7 @@ def predict(
         batches = _progress(decoder, params, examples, left, show_progress)
         pending: list[tuple[int, Answer]] = []
         for number, pairs in enumerate(batches, start=1):
-            found = [(left[index], _answer(output)) for index, output in pairs]
+            found = [(left[index], to_answer(output)) for index, output in pairs]
             answers.update(found)
             pending += found
             if log and number % log_period == 0:
@@ -85,7 +85,8 @@ def predict(
     return [row.with_answer(answers[i]) for i, row in enumerate(rows)]
 
 
-def _answer(output: Output) -> Answer:
+def to_answer(output: Output) -> Answer:
+    """What a row of predictions keeps of an output."""
     return Answer(output.text or "", output.finish)
 
 
@@ -120,7 +121,7 @@ def _in_sets(
     outputs = dict(itertools.chain.from_iterable(batches))
     place = itertools.count()
     return [
-        [row.with_answer(_answer(outputs[next(place)])) for row in to_rows(examples)]
+        [row.with_answer(to_answer(outputs[next(place)])) for row in to_rows(examples)]
         for examples in sets
     ]
 

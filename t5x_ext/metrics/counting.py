@@ -40,27 +40,24 @@ def statistics_of(counts: Sequence[Count], processes: int = 1) -> list[np.ndarra
         processes: to share the work, at most. They are forks of this one, which must have started
             no threads: it may not have used JAX. On other systems than Linux there is one.
     """
-    order = sorted(range(len(counts)), key=lambda i: _kind(counts[i]))
-    batches = [list(of_kind) for _, of_kind in itertools.groupby(order, lambda i: _kind(counts[i]))]
+    # Metrics of one class remember each other's tokens or edits, so one process counts them.
+    by_class: dict[type[Metric], list[int]] = {}
+    for place, count in enumerate(counts):
+        by_class.setdefault(type(count.metric), []).append(place)
     is_much = max((len(count.rows) for count in counts), default=0) >= _MIN_ROWS
-    processes = min(processes, len(batches))
+    processes = min(processes, len(by_class))
     if not is_much or processes < 2 or sys.platform != "linux" or "jax" in sys.modules:
         return [count.statistics() for count in counts]
-    _batches[:] = [[counts[i] for i in batch] for batch in batches]
+    _batches[:] = [[counts[i] for i in places] for places in by_class.values()]
     try:
         forks = multiprocessing.get_context("fork")
         with forks.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-            found = pool.map(_count_batch, range(len(batches)), chunksize=1)
+            found = pool.map(_count_batch, range(len(_batches)), chunksize=1)
     finally:
         _batches.clear()
-    places = itertools.chain.from_iterable(batches)
+    places = itertools.chain.from_iterable(by_class.values())
     by_place = dict(zip(places, itertools.chain.from_iterable(found), strict=True))
     return [by_place[i] for i in range(len(counts))]
-
-
-def _kind(count: Count) -> str:
-    """Metrics of one kind remember each other's tokens or edits, so one process counts them."""
-    return type(count.metric).__name__
 
 
 def _count_batch(number: int) -> list[np.ndarray]:

@@ -75,18 +75,20 @@ def measure(
     named = {task: (*always, *(metrics or metrics_of(task))) for task in by_task}
     names = list(dict.fromkeys(name for task in by_task for name in named[task]))
     all_metrics = list(map(get_metric, names))
-    counts = [
-        Count(metric, [rows[i] for i in by_task[task]])
+    parts_of = [
+        [places for task, places in by_task.items() if metric.name in named[task]]
         for metric in all_metrics
-        for task in by_task
-        if metric.name in named[task]
+    ]
+    counts = [
+        Count(metric, [rows[i] for i in places])
+        for metric, parts in zip(all_metrics, parts_of, strict=True)
+        for places in parts
     ]
     for count in counts:
         _check_fields(count.metric, count.rows)
     statistics = iter(statistics_of(counts, processes))
     columns = []
-    for metric in all_metrics:
-        parts = [by_task[task] for task in by_task if metric.name in named[task]]
+    for metric, parts in zip(all_metrics, parts_of, strict=True):
         places = np.concatenate(parts)
         found = np.concatenate([next(statistics) for _ in parts])
         order = np.argsort(places)
