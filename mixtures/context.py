@@ -27,7 +27,7 @@ class Context:
         split_policy: "disjoint" or "paper"; see `mixtures.splits`.
         budget_order: "seeded" or "release"; see `mixtures.budgets`.
         budget_seed: which sample a seeded budget is.
-        trim: "keep_question" or "right"; see `mixtures.truncation`.
+        trim: what long prompts lose, one of `mixtures.truncation.TRIMS`.
         missing: "report" or "refuse" tasks that a split list names and that have no file.
         joined: whether prompt and response are one text, as a decoder-only model reads them: the
             prompt then starts as the tokenizer starts texts (a BOS) and has no EOS. See

@@ -84,10 +84,10 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
 def _is_nameable(text: str) -> bool:
     """Whether a file system takes a path of this length and these characters."""
     try:
-        parts = os.fsencode(text).split(b"/")
+        encoded = os.fsencode(text)
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
-    return len(text) <= _MAX_PATH and max(map(len, parts)) <= 255
+    return len(encoded) <= _MAX_PATH and max(map(len, encoded.split(b"/"))) <= 255
 
 
 def local_path(value: StrPath, name: str = "path") -> epath.Path:
@@ -180,7 +180,7 @@ def is_dir(directory: StrPath) -> bool:
 
 
 def names_in(directory: StrPath) -> list[str]:
-    """Names of the files and directories in a directory, sorted; none where there is none."""
+    """Names of the files and directories in a directory, sorted; empty if it does not exist."""
     try:
         if is_remote(directory):
             with _requests(directory):

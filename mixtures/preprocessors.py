@@ -67,7 +67,7 @@ def render_prompt(
         output_features: `inputs` and `targets`, each with its vocabulary.
         sequence_length: tokens allowed for each, EOS included; None or a missing key: no limit.
         prompt: name of a registered prompt.
-        trim: "keep_question" or "right"; see `mixtures.truncation`.
+        trim: what long prompts lose, one of `mixtures.truncation.TRIMS`.
         seed: draws the reference that becomes the target (that of epoch 0), and the format where
             a prompt has several.
         joined: whether a decoder-only model reads both as one text; see `mixtures.joining`.

@@ -51,7 +51,7 @@ class Renderer:
             inputs: encodes prompts.
             targets: encodes targets.
             prompt: name of a registered prompt.
-            trim: "keep_question" or "right"; see `mixtures.truncation`.
+            trim: what long prompts lose, one of `mixtures.truncation.TRIMS`.
             seed: draws the reference that becomes the target (that of epoch 0), and the format
                 where a prompt has several.
             joined: whether a decoder-only model reads both as one text; see `mixtures.joining`.

@@ -16,7 +16,6 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import parameters
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import Params
-from t5x_ext.terminal import show
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program
 
@@ -68,7 +67,7 @@ def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base
         )
     params, source = load(path, program.abstract_frozen())
     trained, kept = map(parameters.count_params, (module.trainable, module.frozen))
-    _say(
+    multihost.say(
         f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
         f"({100 * trained / (trained + kept):.2g}%)"
     )
@@ -90,11 +89,6 @@ def start(
     adapter = adapters.open_adapter(path, program.model.config)
     adapter.check_base(base.fingerprint, base.path)
     adapter.warn_of_kernels(base.quantization, base.path)
-    _say(f"continuing from the adapter {path}, with a new optimizer")
+    multihost.say(f"continuing from the adapter {path}, with a new optimizer")
     params = adapters.place(adapter.params, program.abstract_state().params)
     return program.state_from_params(params, base.step)
-
-
-def _say(line: str) -> None:
-    if multihost.is_primary():
-        show(line)

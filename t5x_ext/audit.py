@@ -284,10 +284,27 @@ def _parser() -> Parser:
     return parser
 
 
+# The flags that only one of the two audits reads.
+_OF_SYNTHETIC = ("evaluation", "seeds", "corpus")
+_OF_TASKS = ("mixture", "limits", "data_dir", "vocabulary")
+
+
+def _check_flags(flags: gin_utils.GinFlags, args: argparse.Namespace) -> None:
+    """Refuses a flag that the audit asked for would not read."""
+    other = _OF_TASKS if args.synthetic else _OF_SYNTHETIC
+    given = [f"--{name}" for name in other if getattr(args, name)]
+    if args.synthetic and (flags.files or flags.bindings):
+        given.append("--gin_file, --gin.NAME")
+    if given:
+        where = "not with" if args.synthetic else "only with"
+        raise errors.ConfigError(f"{', '.join(given)}: allowed {where} --synthetic FILE")
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
+    _check_flags(flags, args)
     if args.synthetic:
         from t5x_ext.generation import audit_text
 

@@ -27,7 +27,7 @@ def check_pack(field: str, value: Any) -> None:
     Raises:
         ConfigError: It is none.
     """
-    if value not in (True, False, PER_BATCH):
+    if not (value is True or value is False or value == PER_BATCH):
         raise ConfigError(f'{field}: {_shown(value)}; allowed: True, False, "{PER_BATCH}"')
 
 

@@ -82,7 +82,8 @@ class SuperNIConfig:
       split_policy: 'disjoint' or 'paper'.
       budget_order: 'seeded' or 'release'.
       budget_seed: which subset, under 'seeded'.
-      trim: 'keep_question' or 'right' (the reference code's).
+      trim: what long prompts lose: 'keep_question', 'keep_last_example' or 'right' (as in the
+        reference code); see `mixtures.truncation`.
       missing: 'report' or 'refuse' tasks of a split list that have no file.
     """
 

@@ -89,6 +89,8 @@ def convert(
         ConfigError: The source cannot be read or not be written as `to`; the destination exists,
             cannot be written, or differs from the source. Nothing is left at the destination.
     """
+    if to not in (*KINDS, PEFT):
+        raise ConfigError(f"--to {to}: unknown; allowed: {', '.join((*KINDS, PEFT))}")
     began = time.monotonic()
     source = open_source(source_path)
     if source_kind not in ("auto", source.kind):
@@ -101,9 +103,8 @@ def convert(
         raise ConfigError(f"--scan_layers: only T5X's layout has scanned layers, not {to}")
     if ADAPTER in source.meta and to in ("hf", "t5x") and adapter is None:
         raise ConfigError(
-            f"{source.path}: holds an adapter, not a whole model; allowed: --to {PEFT}, or "
-            "its base as"
-            " SRC with --adapter and --merge_into"
+            f"{source.path}: holds an adapter, not a whole model; allowed: --to {PEFT}, or its "
+            "base as SRC with --adapter and --merge_into"
         )
     base, opened = source, _open_adapter(source, adapter, merge_into, to)
     if opened is not None and merge_into is not None:
@@ -211,7 +212,7 @@ def compare(source: Source, written: epath.Path, dtype: str | None = None) -> No
     """Opens what was written and compares its tensors with the source's, bit by bit.
 
     Raises:
-        ValueError: They differ, or one cannot be read.
+        ConfigError: They differ, or one cannot be read.
     """
     result = open_source(str(written))
     trees.check_tree(written, dict(result.tensors), dict(source.tensors))

@@ -17,7 +17,6 @@ from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, make_evaluator
-from t5x_ext.terminal import show
 
 
 def evaluate(
@@ -89,16 +88,18 @@ def _evaluate_one(
         "own_metrics": own,
     }
     if split_policy == "paper":
-        show("split policy 'paper': tasks with fewer than 120 instances train on their test rows")
+        multihost.say(
+            "split policy 'paper': tasks with fewer than 120 instances train on their test rows"
+        )
     if multihost.is_primary():
         write_predictions(path, rows)
         files.write_text(directory / f"scores{suffix}.json", json.dumps(scores, indent=1) + "\n")
-    show(f"step {session.step}: {len(rows)} predictions -> {path}")
+    multihost.say(f"step {session.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
-        show(f"{name:>12} {value:6.2f}")
+        multihost.say(f"{name:>12} {value:6.2f}")
     for task, values in own.items():
         for name, value in values.items():
-            show(f"{task} {name} {value:.4g}")
+            multihost.say(f"{task} {name} {value:.4g}")
     return rows
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from etils import epath
 
@@ -19,7 +19,8 @@ from t5x_ext.evaluation import Session, restore_each
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.terminal import show
+
+Mode = Literal["predict", "score", "predict_with_aux"]
 
 
 def infer(
@@ -28,7 +29,7 @@ def infer(
     dataset_cfg: DatasetConfig,
     restore_checkpoint_cfg: RestoreCheckpointConfig,
     output_dir: str,
-    mode: Literal["predict", "score", "predict_with_aux"] = "predict",
+    mode: Mode = "predict",
     checkpoint_period: int = 1,
     shard_id: int = 0,
     num_shards: int = 1,
@@ -62,13 +63,15 @@ def infer(
     Raises:
       ConfigError: the checkpoint or the configuration does not fit.
     """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"infer.mode: {mode!r}; allowed: {', '.join(get_args(Mode))}")
+    bounds.check_int("infer.num_shards", num_shards, 1)
     if not 0 <= shard_id < num_shards:
         raise ConfigError(
             f"infer.shard_id: {shard_id}, with num_shards {num_shards}; allowed: 0 and more, below "
             "num_shards"
         )
     bounds.check_int("infer.checkpoint_period", checkpoint_period, 1)
-    bounds.check_int("infer.num_shards", num_shards, 1)
     if not re.fullmatch(r"\w+(\.\w+)*", file_extension):
         raise ConfigError(
             f"infer.file_extension: {file_extension!r}; allowed: letters, digits and dots between"
@@ -87,7 +90,7 @@ def infer(
         stem = "scores" if mode == "score" else "predictions"
         path = directory / f"{stem}{step}.{file_extension}{shard}"
         rows = _rows(session, mode, path, checkpoint_period)
-        show(f"{len(rows)} {stem} -> {path}")
+        multihost.say(f"{len(rows)} {stem} -> {path}")
         del session  # frees its parameters before the next are read
 
 

@@ -131,7 +131,8 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
 
     recipe, tasks = bound["recipe"], bound.get("tasks")
     has_adapters = getattr(bound["model"].module, "lora", None) is not None
-    arms = [arm for arm in bound["arms"] if not (has_adapters and arm.tuning == "full")]
+    full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
+    arms = [arm for arm in bound["arms"] if arm.name not in full]
     superni_cfg, test_examples = (
         bound.get("superni_cfg", SuperNIConfig()),
         bound.get("test_examples"),
@@ -165,7 +166,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         typical_rows = functools.partial(
             estimate_rows, arms, names, recipe, store, setup.model.features
         )
-    return StudySetup(setup, size, bound.get("experts", 1), typical_rows)
+    return StudySetup(setup, size, bound.get("experts", 1), typical_rows, tuple(full))
 
 
 def _setup(flags: gin_utils.GinFlags, decoding: Decoding = Decoding()) -> Setup | StudySetup:

@@ -28,14 +28,14 @@ from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
-from t5x_ext.terminal import note, show
+from t5x_ext.terminal import note
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
 
-# A share of a run's time, and seconds, from which on evaluation is worth a word of advice.
+# Above this share of a run's time, and these seconds, the run says how to evaluate less.
 _MUCH, _LONG_SECS = 0.1, 60
 
 
@@ -139,7 +139,7 @@ def run_training(
             meta |= {ADAPTER: base.describe()}
         frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps
-        finite = FiniteCheck(may_skip, carried.skipped_steps, _say)
+        finite = FiniteCheck(may_skip, carried.skipped_steps, multihost.say)
 
         def save_state(event: StepEvent, force: bool = False) -> None:
             if save is None:
@@ -174,7 +174,7 @@ def run_training(
                 note(evaluation_line(evaluator.seconds, time.monotonic() - started))
             save_state(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
-        _say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
+        multihost.say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
     return state, not interrupted
 
 
@@ -223,7 +223,7 @@ def _start(
             )
         batches.restore(restored.data_state)
         step = int(restored.state.step)
-        _say(f"resuming at step {step}: parameters, optimizer and data")
+        multihost.say(f"resuming at step {step}: parameters, optimizer and data")
         skipped = restored.meta.get("skipped_steps", 0)
         return restored.state, _Carried(restored.meta["initial_step"], skipped)
     if base is not None:
@@ -232,16 +232,11 @@ def _start(
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
         count = parameters.count_params(program.model.specs)
-        _say(f"starting from random parameters ({count:,}), seed {random_seed}")
+        multihost.say(f"starting from random parameters ({count:,}), seed {random_seed}")
         return program.init_state(jax.random.key(random_seed)), _Carried(0)
     initial, source = load(path, abstract.params)
-    _say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
+    multihost.say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
     return program.state_from_params(initial, source.step), _Carried(source.step)
-
-
-def _say(line: str) -> None:
-    if multihost.is_primary():
-        show(line)
 
 
 class _Log:

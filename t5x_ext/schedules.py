@@ -84,6 +84,12 @@ def create_learning_rate_scheduler(
                 f"allowed: {', '.join(FACTORS)}"
             )
 
+    if "rsqrt_normalized_decay" in names and not warmup_steps:
+        raise ConfigError(
+            "create_learning_rate_scheduler.warmup_steps: 0 makes rsqrt_normalized_decay zero; "
+            "allowed: at least 1 with this factor"
+        )
+
     def factor(name: str, s: jax.Array) -> jax.Array | float:
         match name:
             case "constant":

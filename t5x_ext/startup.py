@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--multiprocess_gpu",
         action="store_true",
-        help="accepted as in T5X; the next three flags, or a cluster's environment, are enough",
+        help="as in T5X, together with the next three flags, which suffice without it",
     )
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     group.add_argument(

@@ -91,6 +91,8 @@ def study(
         bounds.check_int("TEST_EXAMPLES", test_examples, 1)
     for seed in seeds:
         bounds.check_seed("SEEDS", seed)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"SEEDS: {tuple(seeds)}; allowed: one or more, each once")
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
@@ -294,8 +296,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--wait_minutes",
-        type=int,
-        metavar="N",
+        type=bounds.int_flag(0),
+        metavar="MINUTES",
         help="how long a shard that has done all else waits for an adapter of another shard that "
         "writes its data, before it ends with status 75 (default: 60)",
     )

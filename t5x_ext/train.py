@@ -20,7 +20,7 @@ from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, Logger, make_evaluator
-from t5x_ext.terminal import note, show
+from t5x_ext.terminal import note
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
 from t5x_ext.training.actions import MetricsByTask
@@ -203,8 +203,8 @@ def train(
             actions=actions or MappingProxyType({}),
             wandb_project=wandb_project,
         )
-    if not finished and multihost.is_primary():
-        show("stopped by SIGTERM with everything saved; the same command resumes")
+    if not finished:
+        multihost.say("stopped by SIGTERM with everything saved; the same command resumes")
 
 
 def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
@@ -235,8 +235,7 @@ def _draw_seed(model_dir: str) -> int:
     seed = load_meta(model_dir).get("random_seed") if has_saved else None
     if seed is None:
         seed = multihost.gather(secrets.randbits(31))[0]
-        if multihost.is_primary():
-            show(f"random_seed: {seed}, drawn for this run")
+        multihost.say(f"random_seed: {seed}, drawn for this run")
     gin_utils.set_argument(train, "random_seed", seed)
     return seed
 
@@ -251,7 +250,7 @@ def _load(
     if cfg is None:
         return None, []
     if not datasets.has_split(cfg):
-        show(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
+        multihost.say(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
         return None, []
     examples = first_of_each_task(datasets.load_flat(cfg), num_examples)
     return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])

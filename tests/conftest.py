@@ -67,7 +67,7 @@ def superni_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def specialization_dir() -> Path:
-    """What specialization/spec.md comes with, or a skip that says where it was looked for."""
+    """Reference rows and data of a domain, or a skip that says which directory was looked for."""
     path = Path(os.environ.get("SPECIALIZATION_DIR", REPO.parent / "shared" / "specialization"))
     if not (path / "goldens").is_dir():
         pytest.skip(f"specialization data not found at {path} (set SPECIALIZATION_DIR)")

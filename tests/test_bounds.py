@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_ext import audit, bounds, infer, plan, report, schedules, train
+from t5x_ext import audit, bounds, infer, plan, report, schedules, study, train
 from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig, SuperNIConfig
 from t5x_ext.decoding import Beam, Greedy, Sampling
 from t5x_ext.errors import ConfigError
@@ -18,6 +18,7 @@ from t5x_ext.gin_utils import parse
 from t5x_ext.planning.devices import parse_devices, parse_topology
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.store import parse_shard
+from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Trainer
 
 LENGTHS = {"inputs": 8, "targets": 8}
@@ -80,6 +81,9 @@ REFUSED = {
     "recipe's warm-up": lambda n: Recipe(warmup_steps=n),
     "seed of an initial model": lambda n: InitialModel("a", seed=n),
     "microbatches": lambda n: Trainer(num_microbatches=n),
+    "decay of a moment": lambda n: AdamW(beta2=n),
+    "weight decay": lambda n: AdamW(weight_decay=n if n < HUGE else math.inf),
+    "norm of gradients": lambda n: AdamW(max_grad_norm=n if n < HUGE else math.inf),
     "learning rate": lambda n: schedules.create_learning_rate_scheduler(
         "constant", n if n < HUGE else math.inf
     ),
@@ -97,6 +101,21 @@ def test_every_setting_has_bounds(setting: str, value: float) -> None:
 def test_temperatures_that_leave_float32_are_refused(temperature) -> None:
     with pytest.raises(ConfigError, match="Sampling.temperature: .*; allowed: 1e-06 to 1e"):
         Sampling(temperature=temperature)
+
+
+@pytest.mark.parametrize("pack", [1, 0, "yes", None])
+def test_pack_is_a_truth_or_batch(pack) -> None:
+    """1 equals True and is not it, so that rows would have stayed unpacked."""
+    with pytest.raises(ConfigError, match='; allowed: True, False, "batch"'):
+        DatasetConfig("x", LENGTHS, "test", 1, pack=pack)
+
+
+@pytest.mark.parametrize("seeds", ["()", "(0, 1, 0)"])
+def test_a_study_has_each_seed_once(seeds: str, tmp_path, capsys) -> None:
+    flags = [f"--gin.SEEDS={seeds}", f"--gin.MODEL_DIR='{tmp_path}'"]
+    assert study.main(["--gin_file=studies/quickstart.gin", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("; allowed: one or more, each once") and "SEEDS: (" in line
 
 
 @pytest.mark.parametrize("text", ["1e999", "[1, {'a': -1e999}]", str(1 << 63), f"({1 << 200},)"])

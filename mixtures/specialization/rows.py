@@ -223,7 +223,7 @@ def _folders(domain: str, directory: epath.Path) -> list[tuple[epath.Path, list[
             [
                 file.removesuffix(".jsonl")
                 for file in files.names_in(root / name)
-                if ".json" in file
+                if file.endswith(".jsonl")
             ],
         )
         for name in found

@@ -48,8 +48,7 @@ class EpochPlanner:
     proportional to sizes, every example comes exactly once an epoch.
 
     Members that draw their examples again (see Member) do so after each pass over them.
-    As long as their first draw is, so much is taken of every other: of a shorter one the first
-    examples twice.
+    Every later draw gives as many examples as the first; a shorter one starts over.
 
     Args:
         members: see Member; those without examples are left out.

@@ -27,7 +27,7 @@ from etils import epath
 from t5x_ext import bounds, files
 from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.decoding import Greedy
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import rounds, scores, tuning
 from t5x_ext.generation.evaluation import EvaluationSettings, write_predictions
 from t5x_ext.generation.instructions import INSTRUCTIONS
@@ -129,9 +129,7 @@ class Pipeline:
         train(**arguments)
         steps = saved_steps(files.absolute(model_dir))
         if arguments["total_steps"] not in steps:
-            raise ConfigError(
-                f"{model_dir}: stopped before its last step; the same command continues"
-            )
+            raise TryAgain(f"{model_dir}: stopped before its last step; the same command resumes")
         tuning.write_adapter(model_dir, adapter)
         return adapter
 
@@ -198,8 +196,7 @@ class Pipeline:
         if not self.has_adapter(number - 1):
             raise ConfigError(
                 f"{self.of_round(number - 1, ADAPTER)}: no such directory; round {number} "
-                "needs it: "
-                f"run the stage 'train' of round {number - 1} first"
+                f"needs it: run the stage 'train' of round {number - 1} first"
             )
         before = [number - 1] if number == 2 else [number - 2, number - 1]
         writers = self._open(before)

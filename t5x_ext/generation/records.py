@@ -6,7 +6,6 @@ one error that names it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +207,7 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
     for place in (directory, directory.parent):
         file = place / f"{name}_labels.json"
         if files.is_file(file):
-            labels = json.loads(files.read_text(file))
+            labels = parse_json(files.read_text(file), str(file), "a JSON list of labels")
             if not _is_texts(labels):
                 raise ConfigError(f"{file}: not a list of texts; allowed: a JSON list of labels")
             return tuple(labels)

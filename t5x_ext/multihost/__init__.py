@@ -23,9 +23,9 @@ from typing import Any
 from t5x_ext.errors import ConfigError
 from t5x_ext.multihost.peers import Peers
 from t5x_ext.multihost.roll_call import call_roll
-from t5x_ext.terminal import exit_status
+from t5x_ext.terminal import exit_status, show
 
-__all__ = ["check_same", "gather", "is_primary", "package_versions", "session"]
+__all__ = ["check_same", "gather", "is_primary", "package_versions", "say", "session"]
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "t5x_ext")
 
@@ -99,6 +99,12 @@ def is_primary() -> bool:
 
     # Asking for the index alone would start the accelerator, also where nothing is to be computed.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def say(*lines: str) -> None:
+    """Prints a result on standard output, once for all processes of a run."""
+    if is_primary():
+        show(*lines)
 
 
 def gather(value: Any) -> list[Any]:

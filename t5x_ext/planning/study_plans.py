@@ -84,12 +84,14 @@ class StudySetup:
       experts: models tuned together; 'auto' for as many as fit.
       typical_rows: what batches take a multiple of -> rows of a typical one, for step times;
         None for those of `setup`, which memory has to suffice for.
+      left_out: arms that tune all parameters where the others tune adapters: another program.
     """
 
     setup: Setup
     size: StudySize
     experts: int | str
     typical_rows: Callable[[int], int] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +272,7 @@ class StudyPlan:
             "dollars": self.dollars(hours),
             "kinds": kinds,
             "texts": texts,
+            "left_out": self.study.left_out,
         }
 
 

@@ -50,12 +50,20 @@ def _head(study: StudyPlan) -> str:
         [
             *([("joined", joined)] if study.study.typical_rows else []),
             ("study", f"{size.tuned:,} models, {tasks}"),
+            *([("left out", _left_out(study.study.left_out))] if study.study.left_out else []),
             (
                 "at once",
                 f"{experts} models: {experts // study.slots} in each of {study.slots} slots of "
                 f"{slot} devices; a model for each task takes at least {groups} groups",
             ),
         ]
+    )
+
+
+def _left_out(arms: Sequence[str]) -> str:
+    return (
+        f"{', '.join(arms)}: all parameters are tuned, where this plan has adapters; "
+        "--gin.LORA_RANK=None plans every arm so"
     )
 
 

@@ -14,7 +14,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.models.merging import merge
 from t5x_ext.models.parameters import Params
 from t5x_ext.runs import run_training
@@ -161,7 +161,10 @@ class InitialModels:
             meta={"initial": initial.name},
         )
         if not done:
-            raise SystemExit(0)  # SIGTERM: everything is saved, the same command continues
+            raise TryAgain(
+                f"initial model {initial.name}: stopped by SIGTERM with everything saved; "
+                "the same command resumes"
+            )
         meta = {
             "step": 0,
             "initial": initial.name,

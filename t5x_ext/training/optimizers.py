@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.parameters import Params
 from t5x_ext.training.adafactor import Adafactor, HParamMap
@@ -71,6 +72,16 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        # At 1 a moment would forget nothing, and its correction would divide by zero.
+        below_one = 1.0 - 2.0**-53
+        for field in ("beta1", "beta2"):
+            bounds.check_real(f"AdamW.{field}", getattr(self, field), 0.0, below_one)
+        for field in ("eps", "weight_decay"):
+            bounds.check_real(f"AdamW.{field}", getattr(self, field), 0.0)
+        if self.max_grad_norm is not None:
+            bounds.check_real("AdamW.max_grad_norm", self.max_grad_norm, 0.0)
 
     def build(self, axes: Params) -> Optimizer:
         """The transformation; `update` takes `learning_rate` (float32 scalar) by keyword."""

@@ -338,6 +338,8 @@ def test_command_on_a_file_of_ones_own(capsys, tmp_path):
         (["--mixture", "superni.ql.io.held_in.all", "--limits", "512,x"], "--limits: 'x'"),
         (["--mixture", "superni.ql.io.held_in.all", "--data_dir", "nowhere"], "'nowhere'"),
         (["--mixture", "superni.ql.io.held_in.all", "--vocabulary", "no.model"], "no.model"),
+        (["--mixture", "held_in", "--seeds", "x"], "--seeds: allowed only with --synthetic FILE"),
+        (["--synthetic", "x", "--limits", "512"], "--limits: allowed not with --synthetic FILE"),
     ],
 )
 def test_mistakes_get_one_line(arguments, message, capsys):

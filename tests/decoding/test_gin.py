@@ -53,17 +53,18 @@ def _fresh_gin():
     gin.clear_config()
 
 
-def method_from(files: list[str], bindings: list[str]) -> Method:
+def method_from(files: list[str], bindings: list[str], model: str = "t5_1_1_tiny") -> Method:
     """What a command would decode with."""
-    files = ["models/t5_1_1_tiny.gin", *files, "runs/infer.gin"]
+    files = [f"models/{model}.gin", *files, "runs/infer.gin"]
     gin_utils.parse(files, bindings, command=infer.infer)
     return method_of(gin.query_parameter("%MODEL").scoped_configurable_fn())
 
 
+@pytest.mark.parametrize("model", ["t5_1_1_tiny", "llama_tiny"])
 @pytest.mark.parametrize("name", FILES)
-def test_files_set_the_method(name) -> None:
+def test_files_set_the_method(name, model) -> None:
     bindings, expected = FILES[name]
-    assert method_from([f"decoding/{name}.gin"], [*RUN, *bindings]) == expected
+    assert method_from([f"decoding/{name}.gin"], [*RUN, *bindings], model) == expected
 
 
 @pytest.mark.parametrize("lines", NAMED)

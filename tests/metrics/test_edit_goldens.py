@@ -1,4 +1,4 @@
-"""Edits and their F0.5 are those of m2scorer and ERRANT, on the rows of writing/spec.md."""
+"""Edits and their F0.5 are those of m2scorer and ERRANT, on the rows of $WRITING_TEST_DIR."""
 
 from __future__ import annotations
 

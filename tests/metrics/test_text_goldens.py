@@ -1,6 +1,6 @@
 """SARI, GLEU, BLEU and answers score what the published programs score, row by row.
 
-The rows come with writing/spec.md; its sets are under their own licences and are read from outside.
+The rows are read from $WRITING_TEST_DIR: the sets they come from are under their own licences.
 """
 
 from __future__ import annotations

@@ -412,6 +412,15 @@ def test_the_papers_study_has_961_models_though_files_are_missing(read_setup, su
     assert sum(model.is_initial for model in size.models) == 1
 
 
+def test_arms_of_another_program_are_named(read_setup):
+    study = read_setup("--gin_file=studies/writing_tiny.gin", "--gin.MODEL_DIR=''")
+    assert study.left_out == ("writing_alpaca_full",)
+    whole = read_setup(
+        "--gin_file=studies/writing_tiny.gin", "--gin.MODEL_DIR=''", "--gin.LORA_RANK=None"
+    )
+    assert whole.left_out == () and whole.size.tuned == study.size.tuned + 1
+
+
 def test_a_model_alone_is_not_enough(read_setup):
     with pytest.raises(ConfigError, match="no run to plan: .*runs/plan.gin"):
         read_setup("--gin_file=models/t5_1_1_xl.gin")

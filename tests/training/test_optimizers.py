@@ -74,3 +74,8 @@ def test_schedule_offset_and_floor() -> None:
 def test_unknown_factor_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown 'warmup'; allowed: constant, linear_warmup"):
         create_learning_rate_scheduler("constant * warmup")
+
+
+def test_a_factor_that_would_be_zero_throughout_is_refused() -> None:
+    with pytest.raises(ConfigError, match="warmup_steps: 0 makes rsqrt_normalized_decay zero"):
+        create_learning_rate_scheduler("constant * rsqrt_normalized_decay", 0.5, warmup_steps=0)

@@ -9,9 +9,11 @@ import pytest
 import seqio
 
 import mixtures
+from mixtures import files
 from mixtures.errors import DataError
 from mixtures.specialization.bundled import pretraining, sets, vocabulary
 from mixtures.specialization.names import parse_name, with_settings
+from mixtures.specialization.rows import set_names
 from mixtures.specialization.tasks import fingerprint
 from mixtures.task_metrics import metrics_of
 from mixtures.vocabularies import harbour_vocabulary
@@ -111,10 +113,12 @@ def test_a_directory_of_ones_own_is_read(tmp_path: Path) -> None:
     (tmp_path / "eval" / "sky").mkdir(parents=True)
     asked = row | {"references": ["blue", "azure"], "kind": "classification", "split": "test"}
     (tmp_path / "eval" / "sky" / "colour.jsonl").write_text(json.dumps(asked))
+    (tmp_path / "eval" / "sky" / "colour_labels.json").write_text('["blue", "red"]')
     mixtures.configure(data_dir=tmp_path, vocabulary=harbour_vocabulary())
     (found,) = read("self.sky.colour.k1", "test")
     assert found["references"].tolist() == [b"blue", b"azure"]
     assert metrics_of("self.sky.colour.k1") == ("f1", "label_accuracy", "label_validity")
+    assert set_names("sky", files.path(tmp_path)) == ("colour",)
     with pytest.raises(DataError, match="evaluation set 'color'.* did you mean 'colour'"):
         read("self.sky.color", "test")
     with pytest.raises(DataError, match="task 'colour' has 1 seeds; allowed: 5"):
