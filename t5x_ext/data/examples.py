@@ -99,11 +99,16 @@ def read_examples(
         return row_examples.read_examples(task, split, lengths)
     from t5x_ext.data import seqio_examples
 
-    if isinstance(task, RowTask):
-        import seqio
+    return seqio_examples.read_examples(as_seqio(task), split, lengths, use_cached, seed)
 
-        task = seqio.get_mixture_or_task(task.name)
-    return seqio_examples.read_examples(task, split, lengths, use_cached, seed)
+
+def as_seqio(task: Task) -> Any:
+    """The task as SeqIO has it, which reads its caches."""
+    if not isinstance(task, RowTask):
+        return task
+    import seqio
+
+    return seqio.get_mixture_or_task(task.name)
 
 
 def load_examples(

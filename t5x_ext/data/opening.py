@@ -5,6 +5,8 @@ Tasks with stochastic preprocessors are tokenised again for every pass over them
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import itertools
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from mixtures.tasks import RowTask
 from t5x_ext.data import examples as loading
-from t5x_ext.data import stores
+from t5x_ext.data import row_examples, stores
 from t5x_ext.data.records import Example, Member
 from t5x_ext.data.tables import ExampleTable, MemoryTable, hash_example
 
@@ -100,9 +102,10 @@ class _TaskOpener:
             from t5x_ext.data import stochastic
 
             draw_seed = stochastic.draw_seed(self.seed, self.task.name, number)
-        rows = loading.read_examples(*arguments, draw_seed)
+        source = _reading_once(self.task)
+        rows = loading.read_examples(source, *arguments[1:], draw_seed)
         sample = list(itertools.islice(rows, _SAMPLE))
-        path = self._store_path(sample, number)
+        path = self._store_path(source, sample, number)
         found = stores.open_store(path)
         if found is not None and found.memory_bytes > memory_limit_bytes:
             return found, 0
@@ -122,17 +125,26 @@ class _TaskOpener:
             loading.remember(*arguments, examples)
         return MemoryTable(examples), size
 
-    def _store_path(self, sample: Iterable[Example], number: int) -> Path:
-        """Where the store is that begins with these examples.
+    def _store_path(self, source: loading.Task, sample: Iterable[Example], number: int) -> Path:
+        """Where the store is that holds these data and begins with these examples.
 
-        The code of a task cannot be compared, so what it gives now is: its first examples.
+        Data are compared whole: files by size and time of change, rows by their content. The code
+        of a task cannot be compared, so what it gives now is: its first examples.
         """
         settings = [self.split, sorted(self.lengths.items()), self.use_cached]
-        settings += [self.seed if self.is_stochastic else None, _files(self.task, self.split)]
+        settings += [self.seed if self.is_stochastic else None, self._content(source)]
         digest = hashlib.sha256()
         for example in sample:
             hash_example(digest, example)
         return stores.store_path(self.task.name, repr(settings), number, digest.hexdigest())
+
+    def _content(self, source: loading.Task) -> object:
+        """What tells the data of the split from others."""
+        if isinstance(source, RowTask) and not self.use_cached:
+            return row_examples.fingerprint(source, self.split)
+        from t5x_ext.data import seqio_examples
+
+        return seqio_examples.files_of(loading.as_seqio(source), self.split, self.use_cached)
 
     def _clear_draws_before(self, path: Path, number: int) -> None:
         """Deletes stores of draws that no run with this seed comes back to.
@@ -154,10 +166,8 @@ def _emptied(kept: deque[Example]) -> Iterator[Example]:
         yield kept.popleft()
 
 
-def _files(task: loading.Task, split: str) -> list[tuple[str, int, int]]:
-    """The files of a split of a SeqIO task; see `seqio_examples.files_of`."""
-    if isinstance(task, RowTask):
-        return []
-    from t5x_ext.data import seqio_examples
-
-    return seqio_examples.files_of(task, split)
+def _reading_once(task: loading.Task) -> loading.Task:
+    """The task; one of ours reads its rows once, for their fingerprint and for its examples."""
+    if not isinstance(task, RowTask):
+        return task
+    return dataclasses.replace(task, read_rows=functools.cache(task.read_rows))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from mixtures.joining import response_tokens
+from mixtures.prompts import get_prompt
 from mixtures.rendering import Encoder, Renderer
 from mixtures.tasks import RowTask
 from t5x_ext.data.records import Example
@@ -47,6 +49,16 @@ def read_examples(task: RowTask, split: str, lengths: Mapping[str, int]) -> Iter
             source=row.source if has_sources else None,
             edits=row.edits,
         )
+
+
+def fingerprint(task: RowTask, split: str) -> str:
+    """SHA-256 (hex) of everything that the examples of a split are made of, but their lengths."""
+    context = task.context
+    settings = (get_prompt(task.prompt).versioned_name, context.trim, context.joined)
+    digest = hashlib.sha256(f"{settings} {context.vocabulary.fingerprint}\n".encode())
+    for row in task.read_rows(split):
+        digest.update(f"{row}\n".encode())
+    return digest.hexdigest()
 
 
 def tokenize_targets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -64,11 +65,14 @@ def is_stochastic(
     return False
 
 
-def files_of(task: seqio.Task, split: str) -> list[tuple[str, int, int]]:
+def files_of(task: seqio.Task, split: str, use_cached: bool) -> list[tuple[str, int, int]]:
     """The files of a split, with size in bytes and time of change in ns; none if it has none."""
-    if not isinstance(task.source, seqio.FileDataSource):
+    if use_cached:
+        paths = sorted(tf.io.gfile.glob(os.path.join(task.cache_dir, f"{split}.*")))
+    elif isinstance(task.source, seqio.FileDataSource):
+        paths = [str(path) for path in task.source.list_shards(split)]
+    else:
         return []
-    paths = [str(path) for path in task.source.list_shards(split)]
     stats = [tf.io.gfile.stat(path) for path in paths]
     return [(path, s.length, s.mtime_nsec) for path, s in zip(paths, stats, strict=True)]
 

@@ -14,7 +14,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_ext.data import stores
+import mixtures
+from t5x_ext.data import seqio_examples, stores
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.opening import open_mixture
@@ -144,6 +145,54 @@ def test_a_task_whose_code_has_changed_does_not_get_the_old_store(add_task):
     before = tokens_of(open_batches(add_task("edited"), pack=False, limit=ON_DISK), 0)
     after = tokens_of(open_batches(add_task("edited", suffix="!"), pack=False, limit=ON_DISK), 0)
     assert all(after[name] != before[name] for name in before)
+
+
+@pytest.fixture
+def own_file(tmp_path) -> Iterator:
+    """Writes rows of a JSONL file, and names the file as a task of a new process would be."""
+    path = tmp_path / "own.jsonl"
+
+    def write(count: int, edited: int | None = None) -> str:
+        with path.open("w") as lines:
+            for i in range(count):
+                text = "changed" if i == edited else f"say {i}"
+                row = {"instruction": "Repeat.", "input": text, "output": str(i)}
+                lines.write(json.dumps(row) + "\n")
+        mixtures.configure()  # forgets what was built
+        return str(path)
+
+    yield write
+    mixtures.configure()
+
+
+def test_a_file_that_has_changed_anywhere_does_not_get_the_old_store(own_file, cache):
+    def tokens(name: str) -> dict[str, list[int]]:
+        return tokens_of(open_batches(name, pack=False, limit=ON_DISK), 0)
+
+    before = tokens(own_file(400))
+    edited = tokens(own_file(400, edited=399))
+    assert edited.keys() == before.keys()
+    assert [name for name in before if edited[name] != before[name]] == ["own-399"]
+    assert tokens(own_file(600)).keys() > before.keys()
+    assert tokens(own_file(400)) == before
+    assert len(list(cache.glob("own*/store.json"))) == 3  # the first was found again
+
+
+def test_a_seqio_cache_that_was_made_again_does_not_get_the_old_store(
+    add_task, tmp_path, monkeypatch
+):
+    """SeqIO's caches are files of TFRecords, which `seqio_cache_tasks` writes."""
+    task = seqio.get_mixture_or_task(add_task("cached_before"))
+    (tmp_path / "cached_before").mkdir()
+    shard = tmp_path / "cached_before" / "train.tfrecord-00000-of-00001"
+    (tmp_path / "cached_before" / "COMPLETED").touch()
+    shard.write_bytes(b"first")
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
+    first = seqio_examples.files_of(task, "train", use_cached=True)
+    shard.write_bytes(b"second")
+    second = seqio_examples.files_of(task, "train", use_cached=True)
+    assert [(Path(path).name, size) for path, size, _ in first] == [(shard.name, 5)]
+    assert [size for _, size, _ in second] == [6]
 
 
 def test_the_limit_is_that_of_all_tasks_together(add_task):
