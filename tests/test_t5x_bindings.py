@@ -99,6 +99,11 @@ NEITHER = {
         ("network.T5Config.float32_attention_logits", ["True", "False"], []),
         ("network.T5Config.param_scan_axis", ["1"], ["0"]),
         ("models.EncoderDecoderModel.feature_converter_cls", ["None"], ["@mine.Converter"]),
+        (
+            "models.DecoderOnlyModel.feature_converter_cls",
+            ["None", "@seqio.DecoderFeatureConverter", "@seqio.PrefixLMFeatureConverter"],
+            ["@mine.Converter"],
+        ),
         ("utils.RestoreCheckpointConfig.restore_dataset", ["False"], ["True"]),
         ("utils.RestoreCheckpointConfig.fallback_to_scratch", ["False"], ["True"]),
         ("utils.RestoreCheckpointConfig.strict", ["False", "True"], []),

@@ -134,6 +134,11 @@ RULES: dict[str, Rule] = {
         "features are made from a task's 'inputs' and 'targets'; preprocess in the task",
         (None, Named("EncDecFeatureConverter")),
     ),
+    "DecoderOnlyModel.feature_converter_cls": Rule(
+        "features are made from a task's 'inputs' and 'targets'; see loss_on_prompt and "
+        "inputs_bidirectional_attention",
+        (None, Named("DecoderFeatureConverter"), Named("PrefixLMFeatureConverter")),
+    ),
     "predict_batch_with_aux.decoder_params": Rule(
         "bind the parameters of decode_fn", (None,)
     ),

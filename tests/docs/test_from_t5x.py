@@ -84,6 +84,14 @@ def test_a_binding_of_the_page_exists(owner: str, parameter: str) -> None:
         assert parameter in inspect.signature(found).parameters
 
 
+@pytest.mark.parametrize(
+    "owner", ["train", "evaluate", "infer", "beam_search", "temperature_sample"]
+)
+def test_every_parameter_of_a_function_is_on_the_page(owner: str) -> None:
+    listed = {parameter for name, parameter in bindings() if name == owner}
+    assert set(inspect.signature(place(owner)).parameters) - listed == set()
+
+
 def test_every_adafactor_parameter_is_listed() -> None:
     (row,) = re.findall(r"^\| `Adafactor\.\*` \| (.*) \|$", PAGE, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", row)) == set(inspect.signature(place("Adafactor")).parameters)
