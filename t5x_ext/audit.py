@@ -209,11 +209,11 @@ def _settings(flags: gin_utils.GinFlags, args: argparse.Namespace) -> Settings:
             "no mixture to audit: give --mixture NAME, or gin files that set MIXTURE_OR_TASK_NAME"
         )
     changes: dict[str, Any] = {}
-    if args.limits:
+    if args.limits is not None:
         changes["limits"] = _parse_limits(args.limits)
-    if args.vocabulary:
+    if args.vocabulary is not None:
         changes["vocabulary"] = args.vocabulary
-    if args.data_dir:
+    if args.data_dir is not None:
         changes["superni"] = dataclasses.replace(settings.superni, data_dir=args.data_dir)
     return dataclasses.replace(settings, **changes)
 
@@ -290,14 +290,18 @@ _OF_TASKS = ("mixture", "limits", "data_dir", "vocabulary")
 
 
 def _check_flags(flags: gin_utils.GinFlags, args: argparse.Namespace) -> None:
-    """Refuses a flag that the audit asked for would not read."""
-    other = _OF_TASKS if args.synthetic else _OF_SYNTHETIC
-    given = [f"--{name}" for name in other if getattr(args, name)]
-    if args.synthetic and (flags.files or flags.bindings):
+    """Refuses a flag that the audit asked for would not read, and a path that no file can have."""
+    is_synthetic = args.synthetic is not None
+    other = _OF_TASKS if is_synthetic else _OF_SYNTHETIC
+    given = [f"--{name}" for name in other if getattr(args, name) not in (None, [])]
+    if is_synthetic and (flags.files or flags.bindings):
         given.append("--gin_file, --gin.NAME")
     if given:
-        where = "not with" if args.synthetic else "only with"
+        where = "not with" if is_synthetic else "only with"
         raise errors.ConfigError(f"{', '.join(given)}: allowed {where} --synthetic FILE")
+    for name in ("synthetic", "data_dir", "vocabulary", "out"):
+        if getattr(args, name) is not None:
+            files.path(getattr(args, name), f"--{name}")
 
 
 @command
@@ -305,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
     _check_flags(flags, args)
-    if args.synthetic:
+    if args.synthetic is not None:
         from t5x_ext.generation import audit_text
 
         result = audit_synthetic(args.synthetic, args.evaluation, args.seeds, args.corpus)
@@ -315,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         result = audit(_settings(flags, args))
         text = task_text.render(result)
-    if args.out:
+    if args.out is not None:
         out = files.path(args.out, "--out")
         files.write_text(out / "audit.json", json.dumps(result) + "\n")
         files.write_text(out / "audit.txt", text + "\n")

@@ -379,7 +379,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.source_kind,
         dtype=args.dtype,
         scan_layers=args.scan_layers,
-        config=_read_config(args.gin_file) if args.gin_file else None,
+        config=None if args.gin_file is None else _read_config(args.gin_file),
         verify=args.verify,
         adapter=args.adapter,
         merge_into=args.merge_into,

@@ -280,8 +280,8 @@ def _use_virtual_devices(machine: Machine) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status: 0 also where the run does not fit."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
-    topology = args.topology
-    machine = parse_topology(topology) if topology else parse_devices(args.devices)
+    by_devices = args.devices is not None
+    machine = parse_devices(args.devices) if by_devices else parse_topology(args.topology)
     _use_virtual_devices(machine)
     said = args.prompts, args.prompt_length, args.output_length
     setup = _setup(flags, Decoding(args.decode or any(said), *said))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from t5x_ext import files
 from t5x_ext.errors import ConfigError, printable
 from t5x_ext.metrics import aggregate
 from t5x_ext.metrics.catalogue import get_metric
@@ -72,9 +73,15 @@ def summarise(
         "overall": {"instances": {...}, "tasks": {...}}, "by_task"/"by_category": {name: {...}},
         "difference": as "overall"}, where {...} is {"n", "means": {key: {mean, low, high}}}, in
         percent.
+
+    Raises:
+        ConfigError: a file cannot be read or written, or does not fit the others.
     """
+    for flag, file in (("--out", out), ("--m2", m2), ("--compare", compare)):
+        if file is not None:
+            files.path(file, flag)  # a path that no file can have is refused before the scoring
     measured = _measure(path, metrics, m2)
-    if out:
+    if out is not None:
         write_predictions(out, measured.rows)
     groups = [aggregate.over_instances(measured), aggregate.over_tasks(measured)]
     summary: dict[str, Any] = {
@@ -86,7 +93,7 @@ def summarise(
     }
     for field in by:
         summary[f"by_{field}"] = _to_dicts(aggregate.by_field(measured, field))
-    if compare:
+    if compare is not None:
         other = _measure(compare, metrics, m2)
         summary["difference"] = _to_dicts(aggregate.differences(measured, other))
     return summary
@@ -94,7 +101,7 @@ def summarise(
 
 def _measure(path: str, metrics: Sequence[str] | None, m2: str | None) -> Measured:
     rows = read_predictions(path)
-    if m2:
+    if m2 is not None:
         rows = with_gold_edits(rows, m2)
     measured = measure(rows, metrics, processes=os.cpu_count() or 1)
     if any(column.metric.name.startswith("sari") for column in measured.columns):

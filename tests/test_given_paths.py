@@ -13,7 +13,7 @@ import pytest
 from mixtures import lookup
 from mixtures.errors import DataError
 from mixtures.release import data_dir
-from t5x_ext import gin_utils, report, score
+from t5x_ext import audit, gin_utils, plan, report, score
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import read_predictions
 
@@ -47,6 +47,34 @@ def test_commands_refuse_in_one_line(command, case: str, capsys) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", ["empty", "no user", "long", "NUL", "scheme"])
+@pytest.mark.parametrize("flag", ["--out", "--m2", "--compare"])
+def test_flags_of_score_refuse_what_no_file_can_be(flag: str, case: str, tmp_path, capsys) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    assert score.main([str(path), flag, HOSTILE[case]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {flag}: ") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", ["empty", "no user", "long", "NUL", "scheme"])
+@pytest.mark.parametrize("flag", ["--out", "--synthetic", "--data_dir", "--vocabulary"])
+def test_flags_of_audit_refuse_what_no_file_can_be(flag: str, case: str, capsys) -> None:
+    mixture = [] if flag == "--synthetic" else ["--mixture", "held_in"]
+    assert audit.main([*mixture, flag, HOSTILE[case]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {flag}: ") and captured.err.count("\n") == 1
+
+
+def test_a_machine_without_a_name_is_refused_in_one_line(capsys) -> None:
+    for flag in ("--topology", "--devices"):
+        assert plan.main(["--gin_file=runs/train.gin", flag, ""]) == 1
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {flag}: ''; allowed: ") and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("case", HOSTILE)
