@@ -133,7 +133,8 @@ def train(
     # Slow imports (Orbax among them), after everything that can be checked without them.
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
-    from t5x_ext.runs import Evaluation, run_training
+    from t5x_ext.run_hooks import Evaluation
+    from t5x_ext.runs import run_training
 
     adapter_path = checkpoint_cfg.restore and checkpoint_cfg.restore.adapter
     if adapter_path:

@@ -38,6 +38,7 @@ STAGES = [
     "seqio",
     "evaluation",
     "adapter_runs",
+    "run_hooks",
     "runs",
     "generation",
     "reports",
