@@ -104,6 +104,22 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((REPO / page).parent / target.partition("#")[0]).exists(), f"{page}: {target}"
 
 
+FOLDERS = "(?:benchmarks|docs|gin_configs|mixtures|t5x_ext|tests|tpu_scripts)"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/examples/README.md"])
+def test_paths_in_backquotes_exist(page: str) -> None:
+    """A part in braces stands for several names: `runs/{eval,infer}.gin`."""
+    text = re.sub(r"^```.*?^```$", "", (REPO / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    paths = re.findall(rf"`({FOLDERS}/[^`\s]*)`", text)
+    paths += [f"gin_configs/{file}" for file in re.findall(rf"`({SHIPPED}/[^`\s]+\.gin)`", text)]
+    for path in paths:
+        before, brace, rest = path.partition("{")
+        names, _, after = rest.partition("}")
+        for name in names.split(",") if brace else [""]:
+            assert (REPO / f"{before}{name}{after}").exists(), f"{page}: {path}"
+
+
 def test_the_readme_lists_every_command() -> None:
     listed = {module for module, _ in commands_on("README.md")}
     assert listed >= set(MODULES)
