@@ -147,6 +147,13 @@ class Plan:
         return lowering.holds_whole_weights(setup.program, load, setup.experts)
 
     @property
+    def cache_bytes_per_position(self) -> int | None:
+        """Keys and values that decoding caches of one position of one row; None without any."""
+        if self.setup.decoding is None:
+            return None
+        return self.setup.model.generator.cache_shape.bytes_per_position
+
+    @property
     def hours(self) -> float | None:
         """Hours of all steps; None if unknown."""
         if self.setup.num_steps is None or self.step_secs is None:
@@ -190,6 +197,7 @@ class Plan:
             "decoding_batch": setup.decoding and dataclasses.asdict(setup.decoding),
             "decoding_needed_bytes": self.decoding_needed_bytes,
             "decoding_whole_weights": self.whole_weights,
+            "decoding_cache_bytes_per_position": self.cache_bytes_per_position,
             "step_secs": self.step_secs,
             "tokens_per_sec": self.tokens_per_sec,
             "utilization": self.utilization,

@@ -83,6 +83,9 @@ def memory(plan: Plan) -> str:
         rows.append(("  parameters", gib(plan.decoding.memory.params)))
     if plan.decoding_needed_bytes is not None:
         rows.append(("  peak of decoding", gib(plan.decoding_needed_bytes)))
+    if plan.cache_bytes_per_position is not None:
+        each = f"{plan.cache_bytes_per_position:,} bytes a row, on all devices together"
+        rows.append(("  cached keys and values of a position", each))
     rows.append(("  available", gib(available)))
     return align(rows)
 

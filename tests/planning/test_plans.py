@@ -316,6 +316,11 @@ def test_a_run_that_only_decodes_is_planned_token_by_token():
     text = tables.render(plan, None)
     assert "8 prompts of 64 tokens, 16 made" in text and "train step" not in text
     assert "gathered once, before the first token" in text
+    # Keys and values, in each decoder layer, of every head, in float32.
+    config = setup.model.config
+    cached = 2 * config.num_decoder_layers * config.num_heads * config.head_dim * 4
+    assert record["decoding_cache_bytes_per_position"] == cached
+    assert f"cached keys and values of a position  {cached:,} bytes a row" in text
 
     tight = dataclasses.replace(plan.setup.partitioner, device_bytes=1000)
     without_room = dataclasses.replace(plan.setup, partitioner=tight)
