@@ -279,8 +279,10 @@ def main() -> None:
     cases = ["train", "packed", "greedy", "queue", "prefill"]
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
-    parser.add_argument("--cases", type=names_flag(cases), default=cases, metavar="LIST")
-    parser.add_argument("--dtypes", type=names_flag(dtypes), default=dtypes, metavar="LIST")
+    for flag, names in (("--cases", cases), ("--dtypes", dtypes)):
+        parser.add_argument(
+            flag, type=names_flag(names), default=names, metavar="LIST", help=",".join(names)
+        )
     for name, default in (
         ("repeats", 2),
         ("rows", 4),

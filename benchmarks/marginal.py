@@ -214,8 +214,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
+    cases = list(CASES)
     parser.add_argument(
-        "--cases", type=names_flag(list(CASES)), default=list(CASES), metavar="LIST"
+        "--cases", type=names_flag(cases), default=cases, metavar="LIST", help=",".join(cases)
     )
     for name, default in (
         ("rows", 8),

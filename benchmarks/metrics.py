@@ -23,6 +23,7 @@ from rouge_score import rouge_scorer
 from t5x_ext.metrics import NAMES, Prediction, measure
 from t5x_ext.metrics.aggregate import over_instances
 from t5x_ext.metrics.edit_extraction import extract_edits
+from t5x_ext.terminal import names_flag
 
 WORDS = (
     "the a of in to and is was for on with as by that it from at his her an are were not".split()
@@ -124,13 +125,19 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--only", help="names of metrics, as in sari,bleu")
+    without_spacy = [name for name in NAMES if not name.startswith("errant_spacy")]
+    parser.add_argument(
+        "--only",
+        type=names_flag(NAMES),
+        default=without_spacy,
+        metavar="LIST",
+        help=",".join(NAMES) + " (default: all but those that need spaCy)",
+    )
     parser.add_argument("--skip_references", action="store_true")
     args = parser.parse_args()
     rows = make_rows(args.rows)
     print(f"{len(rows):,} rows; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    without_spacy = [name for name in NAMES if not name.startswith("errant_spacy")]
-    names = args.only.split(",") if args.only else without_spacy
+    names = args.only
     began = time.perf_counter()
     measure(rows, names, processes=os.cpu_count() or 1)
     print(f"all metrics at once: {time.perf_counter() - began:.1f} s")
