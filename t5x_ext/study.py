@@ -153,6 +153,8 @@ def study(
             f"python -m t5x_ext.report {study_dir}"
         )
         return
+    # Two shards may both find nothing left. A report is a function of the study's files alone, and
+    # each of its files appears whole, so that the later one replaces bytes by the same bytes.
     write_report(directory)
     show(f"report -> {directory / 'report' / 'index.html'}")
 
