@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
+from collections.abc import Iterable
 
 _logger = logging.getLogger("mixtures")
 
@@ -13,6 +15,12 @@ class DataError(ValueError):
 
     The message is one line that names the file, the field and what is allowed.
     """
+
+
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` with the allowed name that is nearest to a wrong one, or ''."""
+    near = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def quoted(text: str) -> str:

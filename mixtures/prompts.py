@@ -13,7 +13,6 @@ Parts: def = definition, posN / negN = N positive / negative examples, expl = ex
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import string
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mixtures.chat_templates import Message, template_of
-from mixtures.errors import DataError
+from mixtures.errors import DataError, hint
 from mixtures.records import Example, Row
 from mixtures.specialization_prompts import (
     TEXT,
@@ -110,9 +109,10 @@ def get_prompt(name: str) -> Prompt:
         DataError: no prompt has this name; the message lists the nearest and all names.
     """
     if name not in PROMPTS:
-        near = difflib.get_close_matches(name, PROMPTS, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise DataError(f"prompt '{name}' is unknown{hint}; allowed: {', '.join(sorted(PROMPTS))}")
+        raise DataError(
+            f"prompt '{name}' is unknown{hint(name, PROMPTS)}; "
+            f"allowed: {', '.join(sorted(PROMPTS))}"
+        )
     return PROMPTS[name]
 
 

@@ -8,7 +8,6 @@ Nothing is read before it is asked for.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 from mixtures import files
-from mixtures.errors import DataError, quoted, warn_once
+from mixtures.errors import DataError, hint, quoted, warn_once
 from mixtures.files import StrPath
 from mixtures.records import TaskRecord, read_split_list, read_task
 from mixtures.splits import TRACKS, check_track
@@ -141,11 +140,10 @@ class Release:
 
     def _task_path(self, name: str) -> epath.Path:
         if name not in self._files:
-            near = difflib.get_close_matches(name, sorted(self._files), n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            near = hint(name, sorted(self._files))
             raise DataError(
                 f"task '{name}' has no file in {self.path}/tasks; "
-                f"allowed: one of the {len(self._files)} tasks there{hint}"
+                f"allowed: one of the {len(self._files)} tasks there{near}"
             )
         return self.path / "tasks" / f"{name}.json"
 

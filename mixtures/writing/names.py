@@ -14,12 +14,11 @@ named, with an absolute number of rows. The prompt is `alpaca_lora` unless the n
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mixtures.budgets import parse_budget
-from mixtures.errors import DataError, quoted
+from mixtures.errors import DataError, hint, quoted
 from mixtures.names import check_only_one
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.writing.sets import GENERIC, SETS, SPLITS, TASKS, TRAINED
@@ -167,10 +166,9 @@ def _check_part(part: str) -> None:
         raise DataError(f"part {quoted(part)}: split '{split}'; allowed: {', '.join(SPLITS)}")
     known = [*TASKS, GENERIC, *SETS]
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, TRAIN, MIXED], n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        near = hint(name, [*known, TRAIN, MIXED])
         raise DataError(
-            f"writing set or task {quoted(name)} is unknown{hint}; allowed: {', '.join(known)}"
+            f"writing set or task {quoted(name)} is unknown{near}; allowed: {', '.join(known)}"
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from mixtures.errors import hint
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import exact_match, outputs, rouge, squad
 from t5x_ext.metrics.bleu import Bleu
@@ -65,7 +65,7 @@ def get_metric(name: str) -> Metric:
         ConfigError: there is none.
     """
     if name not in _METRICS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ConfigError(f"metric '{name}': unknown{hint}; allowed: {', '.join(NAMES)}")
+        raise ConfigError(
+            f"metric '{name}': unknown{hint(name, NAMES)}; allowed: {', '.join(NAMES)}"
+        )
     return _METRICS[name]()

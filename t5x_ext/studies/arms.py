@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_ext.decoding.methods import Method
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.studies.recipes import Recipe
 
 SETTINGS = ("STL", "MTL")
@@ -159,9 +158,7 @@ def paper_arms(
     """
     for name in [*(budgets or {}), *(only or []), *(labels or {})]:
         if name not in PAPER_BUDGETS:
-            near = difflib.get_close_matches(name, PAPER_BUDGETS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PAPER_BUDGETS)}"
-            raise ConfigError(f"paper_arms: unknown arm {name!r}; {hint}")
+            raise ConfigError(f"paper_arms: unknown arm {name!r}{nearest(name, PAPER_BUDGETS)}")
     chosen = dict(PAPER_BUDGETS) | dict(budgets or {})
 
     def arm(name: str) -> Arm:

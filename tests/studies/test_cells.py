@@ -105,7 +105,7 @@ def test_mistakes_in_the_grid_are_named() -> None:
         cells_of(arms=[ARMS[0], dataclasses.replace(ARMS[0], name="twin")])
     with pytest.raises(ConfigError, match="setting 'XTL'; allowed: STL, MTL"):
         Arm("x", "XTL", "instruct", "tk.def", ("n10",))
-    with pytest.raises(ConfigError, match="unknown arm 'stl_baseline_4'; did you mean stl_bas"):
+    with pytest.raises(ConfigError, match="unknown arm 'stl_baseline_4'; did you mean 'stl_bas"):
         paper_arms(only=["stl_baseline_4"])
     with pytest.raises(ConfigError, match="set either path, or base and scope"):
         InitialModel("x", path="/somewhere", scope="pretune")
