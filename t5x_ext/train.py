@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import secrets
 import sys
@@ -77,7 +79,7 @@ def train(
       eval_steps: batches per loss evaluation, of the first examples of every held-out task; None
         takes all.
       eval_period: steps between evaluations; None or 0 evaluates at the end only.
-      stats_period: steps between progress lines and logged metrics; None takes 100.
+      stats_period: steps between progress lines and logged metrics; None or 0 takes 100.
       random_seed: RANDOM_SEED of initial values, dropout and data. None draws one, which is
         printed, written into config.gin and kept when the run resumes.
       use_hardware_rng: draw dropout and initial values with the accelerator's own generator
@@ -112,22 +114,13 @@ def train(
         )
     partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
     model.check_vocabulary()
-    if relative_steps is not None:
-        total_steps = None
-    limits = {
-        "TRAIN_STEPS": total_steps,
-        "TRAIN_STEPS_RELATIVE": relative_steps,
-        "TRAIN_EPOCHS": total_epochs,
-    }
-    given = [name for name, value in limits.items() if value is not None]
-    if len(given) != 1:
-        raise ConfigError(
-            f"train: set exactly one of {', '.join(limits)}; set are: {', '.join(given) or 'none'}"
-        )
+    length = _Length(
+        None if relative_steps is not None else total_steps, relative_steps, total_epochs
+    )
     if random_seed is not None:
         bounds.check_seed("RANDOM_SEED", random_seed)
     periods = {"EVAL_STEPS": eval_steps, "EVAL_PERIOD": eval_period, "stats_period": stats_period}
-    for name, number in (limits | periods).items():
+    for name, number in periods.items():
         if number is not None:
             bounds.check_int(name, number, 0)
     # Slow imports (Orbax among them), after everything that can be checked without them.
@@ -150,15 +143,7 @@ def train(
         partitioner.host_rows,
         partitioner.num_batch_shards * (trainer.num_microbatches or 1),
     )
-
-    def last_step(initial_step: int) -> int:
-        if total_steps is not None:
-            return total_steps
-        if relative_steps is not None:
-            return initial_step + relative_steps
-        assert total_epochs is not None  # exactly one of the three is set
-        return initial_step + batches.steps_for_epochs(total_epochs)
-
+    last_step = functools.partial(length.last_step, batches)
     _tell_sources(batches, last_step(0))
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
@@ -206,6 +191,39 @@ def train(
         )
     if not finished:
         multihost.say("stopped by SIGTERM with everything saved; the same command resumes")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Length:
+    """How long a run is: exactly one of the three is given."""
+
+    total_steps: int | None
+    relative_steps: int | None
+    total_epochs: int | None
+
+    def __post_init__(self) -> None:
+        limits = {
+            "TRAIN_STEPS": self.total_steps,
+            "TRAIN_STEPS_RELATIVE": self.relative_steps,
+            "TRAIN_EPOCHS": self.total_epochs,
+        }
+        given = {name: value for name, value in limits.items() if value is not None}
+        if len(given) != 1:
+            raise ConfigError(
+                f"train: set exactly one of {', '.join(limits)}; "
+                f"set are: {', '.join(given) or 'none'}"
+            )
+        for name, value in given.items():
+            bounds.check_int(name, value, 0)
+
+    def last_step(self, batches: TrainBatches, initial_step: int) -> int:
+        """The step at which a run ends that began with a checkpoint of `initial_step`."""
+        if self.total_steps is not None:
+            return self.total_steps
+        if self.relative_steps is not None:
+            return initial_step + self.relative_steps
+        assert self.total_epochs is not None  # the only one left
+        return initial_step + batches.steps_for_epochs(self.total_epochs)
 
 
 def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
