@@ -9,7 +9,6 @@ trained on the train track covers the same texts with a few thousand. Ids are la
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
@@ -20,6 +19,7 @@ from mixtures import files
 from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from mixtures.vocabularies import SentencePieceVocabulary
+from t5x_ext.terminal import Parser, command, note, show
 
 # Texts longer than this teach nothing that their beginning does not.
 _MAX_CHARACTERS = 600
@@ -109,23 +109,15 @@ def trained_vocabulary(
     cache = cache_dir or os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
     path = files.local_path(cache, "T5X_EXT_CACHE") / name
     if not files.is_file(path):
-        print(
-            f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}",
-            file=sys.stderr,
-        )
+        note(f"training a vocabulary of {vocab_size} pieces on {len(names)} tasks -> {path}")
         train_vocabulary(path, release, vocab_size)
     return SentencePieceVocabulary(str(path))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m mixtures.train_vocabulary",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; returns its exit status."""
+    parser = Parser("mixtures.train_vocabulary", __doc__)
     parser.add_argument("out", metavar="OUT.model", help="the SentencePiece file to write")
     parser.add_argument(
         "--data_dir",
@@ -140,13 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="number of pieces (default: %(default)s)",
     )
     flags = parser.parse_args(argv)
-    try:
-        train_vocabulary(flags.out, Release(data_dir(flags.data_dir)), flags.vocab_size)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{flags.vocab_size} pieces -> {flags.out}")
-    return 0
+    train_vocabulary(flags.out, Release(data_dir(flags.data_dir)), flags.vocab_size)
+    show(f"{flags.vocab_size} pieces -> {flags.out}")
 
 
 if __name__ == "__main__":

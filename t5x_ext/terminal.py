@@ -97,14 +97,15 @@ class Parser(argparse.ArgumentParser):
         """Starts a parser.
 
         Args:
-            command: Name of the command.
+            command: Name of the command; that of a module, such as `mixtures.writing`, where it is
+                called by `python -m`.
             doc: The docstring; None under `python -OO`.
             settings: As for `argparse.ArgumentParser`.
         """
         title, _, rest = (doc or "").partition("\n\n")
         settings = {"description": title, "epilog": rest} | settings
         super().__init__(
-            prog=f"t5x_ext {command}",
+            prog=f"python -m {command}" if "." in command else f"t5x_ext {command}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **settings,

@@ -71,7 +71,7 @@ def test_json_is_one_printable_line_with_nothing_lost(value) -> None:
 
 def test_nothing_else_prints() -> None:
     """Whatever writes to a stream by itself would bring the escapes back."""
-    for path in (REPO / "t5x_ext").rglob("*.py"):
+    for path in [*(REPO / "t5x_ext").rglob("*.py"), *(REPO / "mixtures").rglob("*.py")]:
         if path.name == "terminal.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
@@ -92,13 +92,48 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(predictions: Path) ->
         assert process.returncode == 141
 
 
-def test_help_into_a_closed_pipe_is_quiet_too() -> None:
+# What `python -m` runs besides the commands of `t5x_ext`.
+OF_MIXTURES = (
+    "mixtures.bundled.build",
+    "mixtures.specialization.bundled.vocabulary",
+    "mixtures.super_natural_instructions.__main__",
+    "mixtures.train_vocabulary",
+    "mixtures.writing.__main__",
+    "mixtures.writing.bundled.vocabulary",
+)
+
+
+@pytest.mark.parametrize("module", ["t5x_ext.score", *OF_MIXTURES])
+def test_help_into_a_closed_pipe_is_quiet_too(module: str) -> None:
     code = (
-        "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1);"
-        "from t5x_ext import score; score.main(['--help'])"
+        "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1);"
+        f"from {module} import main; main(['--help'])"
     )
     done = run("-c", code)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("module", OF_MIXTURES)
+def test_commands_of_mixtures_run_without_docstrings(module: str) -> None:
+    done = run("-OO", "-m", module.removesuffix(".__main__"), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m {module.removesuffix('.__main__')} ")
+
+
+def test_every_module_that_runs_ends_in_the_one_way() -> None:
+    """All that have a `__main__` part hand `main`, so decorated, to `sys.exit`."""
+    run_themselves = []
+    for path in [*(REPO / "t5x_ext").rglob("*.py"), *(REPO / "mixtures").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for node in tree.body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+                assert ast.unparse(node.body) == "sys.exit(main())", path
+                main = functions["main"]
+                ends = [ast.unparse(each) for each in main.decorator_list] == ["command"]
+                assert ends or "gin_utils.run(" in ast.unparse(main), path
+                run_themselves.append(path)
+    assert len(run_themselves) == len(COMMANDS) + 1 + len(OF_MIXTURES)  # `cli` is no command
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
@@ -106,9 +141,15 @@ def test_help_into_a_closed_pipe_is_quiet_too() -> None:
 def test_a_full_output_is_one_line(predictions: Path, flags: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = run(
-            "-m", "t5x_ext.score", str(predictions), *flags,
-            capture_output=False, stdout=full, stderr=subprocess.PIPE, cwd=REPO,
-        )  # fmt: skip
+            "-m",
+            "t5x_ext.score",
+            str(predictions),
+            *flags,
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=REPO,
+        )
     assert done.returncode == 1
     expected = "error: standard output: cannot be written (No space left on device)\n"
     assert done.stderr == expected
@@ -122,9 +163,14 @@ def test_a_closed_output_is_no_error(predictions: Path) -> None:
 
 def test_ascii_terminals_and_hostile_names(predictions: Path) -> None:
     done = run(
-        "-m", "t5x_ext.score", str(predictions), "--by", "category,task",
-        cwd=REPO, env={"PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
+        "-m",
+        "t5x_ext.score",
+        str(predictions),
+        "--by",
+        "category,task",
+        cwd=REPO,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii() and "\\xf6" in done.stdout
     assert all(line.isprintable() for line in done.stdout.split("\n"))
@@ -145,9 +191,14 @@ def test_commands_run_by_path_as_t5xs_users_run_them(name: str, tmp_path: Path) 
 
 def test_a_script_configures_the_function_that_it_calls(tmp_path: Path) -> None:
     gin_file = "--gin_file=runs/train.gin"
-    asked = ["--gin_file=models/t5_1_1_tiny.gin", "--gin.MIXTURE_OR_TASK_NAME='held_in'",
-             "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "--gin.TRAIN_STEPS=1",
-             "--gin.BATCH_SIZE=0", f"--gin.MODEL_DIR='{tmp_path}'"]  # fmt: skip
+    asked = [
+        "--gin_file=models/t5_1_1_tiny.gin",
+        "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}",
+        "--gin.TRAIN_STEPS=1",
+        "--gin.BATCH_SIZE=0",
+        f"--gin.MODEL_DIR='{tmp_path}'",
+    ]
     done = run(str(REPO / "t5x_ext" / "train.py"), *asked, gin_file, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "batch_size: 0" in done.stderr
@@ -214,8 +265,11 @@ def test_ctrl_c_is_one_line_and_status_130(case: str) -> None:
     body, times = BODIES[case]
     process = subprocess.Popen(
         [sys.executable, "-c", WORKING.format(body=body)],
-        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "working\n"
     assert interrupt(process, times) == (130, "interrupted\n")
 

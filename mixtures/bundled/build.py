@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixtures.bundled.draws import Draw
@@ -12,6 +12,7 @@ from mixtures.bundled.specs import Item, TaskSpec
 from mixtures.bundled.test_track import test_track
 from mixtures.bundled.train import train_track
 from mixtures.bundled.vocabulary import train_vocabulary
+from t5x_ext.terminal import Parser, command, note, show
 
 SUITE = Path(__file__).parent / "suite"
 SEED = "t5x_ext bundled suite 1"
@@ -124,25 +125,25 @@ def differences(files: dict[str, bytes], folder: Path) -> list[str]:
     return lines
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m mixtures.bundled.build", description=__doc__)
+    parser = Parser("mixtures.bundled.build", __doc__)
     parser.add_argument("--out", type=Path, default=SUITE, help="folder of the suite")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     files = build_suite()
     if options.check:
         lines = differences(files, options.out)
-        for line in lines:
-            print(f"error: {options.out}: {line}", file=sys.stderr)
+        note(*(f"error: {options.out}: {line}" for line in lines))
         if not lines:
-            print(f"{options.out}: {len(files)} files as built")
+            show(f"{options.out}: {len(files)} files as built")
         return 1 if lines else 0
     for path, content in files.items():
         target = options.out / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    print(f"{options.out}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB")
+    show(f"{options.out}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB")
     return 0
 
 

@@ -10,19 +10,24 @@ go, --manual_dir where the task files are, --overwrite replaces what is there; -
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5x_ext.terminal import Parser, command
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """`tfds build` for this builder alone.
 
     The `tfds` command also loads its other subcommands, and these need Apache Beam, which this
     project does without.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__.strip())
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if {"-h", "--help"} & set(arguments):
+        usage = "python -m mixtures.super_natural_instructions [flags of `tfds build`]"
+        Parser("mixtures.super_natural_instructions", __doc__, usage=usage).print_help()
         return
-    from pathlib import Path
-
     from absl import app
     from tensorflow_datasets.scripts.cli import build, cli_utils  # TensorFlow: ten seconds
 
@@ -30,8 +35,9 @@ def main() -> None:
         args.positional_datasets.append(str(Path(__file__).parent))
         args.execute()
 
-    app.run(write, flags_parser=cli_utils.make_flags_parser(build.Args, __doc__))
+    parse = cli_utils.make_flags_parser(build.Args, __doc__)
+    app.run(write, argv=[sys.argv[0], *arguments], flags_parser=parse)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,32 +7,35 @@ The files are <task>.<split>.jsonl, one object per line with instruction, input 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
+from mixtures import files
+from mixtures.errors import DataError
 from mixtures.writing.bundled.rows import bundled_items
 from mixtures.writing.layouts import Item
 from mixtures.writing.sets import GENERIC, INSTRUCTIONS, SPLITS
+from t5x_ext.terminal import Parser, command, show
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mixtures.writing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write to")
-    directory = parser.parse_args(arguments).out
-    directory.mkdir(parents=True, exist_ok=True)
+    parser = Parser("mixtures.writing", __doc__)
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory to write to")
+    directory = files.path(parser.parse_args(argv).out, "--out")
+    written = 0
     for task in (*INSTRUCTIONS, GENERIC):
         for split in SPLITS:
             lines = [json.dumps(_fields(task, item)) for item in bundled_items(task, split)]
-            (directory / f"{task}.{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"{directory}: {len(list(directory.glob('*.jsonl')))} files")
-    return 0
+            target = directory / f"{task}.{split}.jsonl"
+            try:
+                files.write_bytes(target, ("\n".join(lines) + "\n").encode())
+            except OSError as error:
+                raise DataError(f"{target}: cannot be written ({error.strerror})") from None
+            written += 1
+    show(f"{directory}: {written} files")
 
 
 def _fields(task: str, item: Item) -> dict[str, object]:

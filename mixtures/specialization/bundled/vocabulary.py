@@ -6,8 +6,8 @@ included: a list of tasks would take twice the tokens in the vocabulary of the b
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixtures.bundled.vocabulary import train_vocabulary
@@ -15,6 +15,7 @@ from mixtures.prompts import get_prompt
 from mixtures.specialization.bundled import pretraining, sets
 from mixtures.specialization.names import DEFAULT_PROMPT
 from mixtures.vocabularies import harbour_vocabulary
+from t5x_ext.terminal import Parser, command, show
 
 MODEL = Path(harbour_vocabulary().sentencepiece_model_file)
 SIZE = 1024  # pieces
@@ -31,15 +32,12 @@ def build_vocabulary() -> bytes:
     return train_vocabulary(filter(None, texts), SIZE)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mixtures.specialization.bundled.vocabulary", description=__doc__
-    )
-    parser.parse_args(arguments)
+    Parser("mixtures.specialization.bundled.vocabulary", __doc__).parse_args(argv)
     MODEL.write_bytes(build_vocabulary())
-    print(f"{MODEL}: {MODEL.stat().st_size} bytes")
-    return 0
+    show(f"{MODEL}: {MODEL.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ the vocabulary of the bundled suite would spend a hundred tokens on those alone.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixtures.bundled.vocabulary import train_vocabulary
@@ -16,6 +16,7 @@ from mixtures.vocabularies import writing_vocabulary
 from mixtures.writing.names import DEFAULT_PROMPT, WritingName
 from mixtures.writing.rows import BUNDLED_COUNTS, rows_of
 from mixtures.writing.sets import SPLITS, TASKS
+from t5x_ext.terminal import Parser, command, show
 
 MODEL = Path(writing_vocabulary().sentencepiece_model_file)
 SIZE = 1024  # pieces
@@ -33,15 +34,12 @@ def build_vocabulary() -> bytes:
     return train_vocabulary(filter(None, texts), SIZE)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mixtures.writing.bundled.vocabulary", description=__doc__
-    )
-    parser.parse_args(arguments)
+    Parser("mixtures.writing.bundled.vocabulary", __doc__).parse_args(argv)
     MODEL.write_bytes(build_vocabulary())
-    print(f"{MODEL}: {MODEL.stat().st_size} bytes")
-    return 0
+    show(f"{MODEL}: {MODEL.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
