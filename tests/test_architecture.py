@@ -24,6 +24,7 @@ LEAVES = {
     "retrieval",
     "terminal",
     "bounds",
+    "grids",
 }
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.

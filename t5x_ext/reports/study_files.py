@@ -21,27 +21,13 @@ from etils import epath
 from mixtures.task_metrics import metrics_of
 from t5x_ext import files
 from t5x_ext.errors import ConfigError, printable
+from t5x_ext.grids import SETTINGS, ZERO_SHOT, Arm
 from t5x_ext.metrics.catalogue import NAMES
 from t5x_ext.metrics.scoring import METRICS
 from t5x_ext.reports.json_fields import Fields, refuse_repeated
 
-SETTINGS = ("STL", "MTL")
 SETTING_TITLES = {"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}
-ZERO_SHOT = "n0"
 _BUDGET = r"n[0-9]{1,9}|p[0-9]{1,3}|all"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train: a setting, a starting point and a prompt, at one or more budgets."""
-
-    name: str
-    setting: str  # "STL" or "MTL"
-    initial: str
-    prompt: str
-    budgets: tuple[str, ...]  # n0 n10 ... p1 all
-    baseline: bool
-    label: str
 
 
 @dataclass(frozen=True)

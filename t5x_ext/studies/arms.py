@@ -7,32 +7,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_ext import grids
 from t5x_ext.decoding.methods import Method
 from t5x_ext.errors import ConfigError, nearest
-from t5x_ext.studies.recipes import Recipe
+from t5x_ext.grids import SETTINGS, ZERO_SHOT
+from t5x_ext.studies.recipes import InitialModel, Recipe
 
-SETTINGS = ("STL", "MTL")
 TUNINGS = ("", "full")
 _OWN = ("data", "tuning", "recipe", "decoding", "stop")
-ZERO_SHOT = "n0"
 GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class Arm(grids.Arm):
     """Tuning one initial model, with one prompt, on growing budgets.
 
-    By default an arm is trained on the study's tasks, tuned as the study's `MODEL` and `Recipe`
-    say, and decoded greedily. The last five fields are for arms that differ in one of these.
+    `grids.Arm` has the fields that reports know too. By default an arm is trained on the study's
+    tasks, tuned as the study's `MODEL` and `Recipe` say, and decoded greedily; the fields below are
+    for arms that differ in one of these.
 
     Attributes:
-      name: key of the arm in results and reports.
-      setting: 'STL' tunes a model per task, 'MTL' one model for all tasks.
-      initial: name of the `InitialModel` it starts from.
-      prompt: prompt name of `mixtures.prompts`.
-      budgets: training examples per task: 'n100', 'p1', 'all', ...; 'n0' scores without tuning.
-      baseline: whether reports compare the other arms with it.
-      label: what reports call it; the name where empty.
       data: name of other training data, as MIXTURE_OR_TASK_NAME takes it; `{count}` in it stands
         for the number of the budget ("writing.train.{count}"). Or "generated.<name>": the first
         rows, as many as the budget says, of what a model of the study writes; see `GeneratedData`.
@@ -43,13 +37,6 @@ class Arm:
       stop: texts before which an answer ends.
     """
 
-    name: str
-    setting: str
-    initial: str
-    prompt: str
-    budgets: Sequence[str]
-    baseline: bool = False
-    label: str = ""
     data: str = ""
     tuning: str = ""
     recipe: Recipe | None = None
@@ -106,6 +93,15 @@ class Arm:
             for budget in self.budgets
             for seed in (seeds[:1] if budget == ZERO_SHOT else seeds)
         ]
+
+
+def recipes_of(
+    recipe: Recipe, initials: Sequence[InitialModel], arms: Sequence[Arm]
+) -> list[tuple[str, Recipe]]:
+    """Every recipe of a study, after whose it is: the study's own, initial models' and arms'."""
+    made = [(f"InitialModel {each.name}", each.recipe) for each in initials if each.is_tuned]
+    own = [(f"Arm {arm.name}", arm.recipe) for arm in arms if arm.recipe is not None]
+    return [("Recipe", recipe), *made, *own]
 
 
 # The paper states 961 models without listing them. With these budgets the arms make 119 x 8 STL
