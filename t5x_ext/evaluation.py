@@ -169,6 +169,7 @@ def restore_each(
     if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
     model.check_vocabulary()
+    model.check_context(dataset_cfg.task_feature_lengths)
     if jax.process_count() > 1:
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -198,6 +199,7 @@ def restore_each(
             "allowed: a split with at least one"
         )
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
+    model.check_context(dataset_cfg.task_feature_lengths)
     decoder = make_decoder(model, partitioner, dataset_cfg)
     prompts = hashlib.sha256()
     for example in examples:

@@ -25,6 +25,7 @@ from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import plans, proposals, study_plans, study_tables, tables
 from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
@@ -57,13 +58,22 @@ class Decoding:
     prompt_length: int | None = None
     output_length: int | None = None
 
-    def batch(self, batch_size: int, lengths: Mapping[str, int]) -> Workload:
-        """A run's batch size and lengths, but for what is said here."""
-        return Workload(
-            self.prompts or batch_size,
-            self.prompt_length or lengths["inputs"],
-            self.output_length or lengths["targets"],
-        )
+    def batch(
+        self, model: BaseTransformerModel, batch_size: int, lengths: Mapping[str, int]
+    ) -> Workload:
+        """A run's batch size and lengths, but for what is said here.
+
+        Raises:
+            ConfigError: they are too long for the model.
+        """
+        asked = {
+            "inputs": self.prompt_length or lengths["inputs"],
+            "targets": self.output_length or lengths["targets"],
+        }
+        is_run = asked == dict(lengths)
+        what = "" if is_run else f"--prompt_length, --output_length: {asked}"
+        model.check_context(asked, what)
+        return Workload(self.prompts or batch_size, asked["inputs"], asked["targets"])
 
 
 def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
@@ -79,7 +89,7 @@ def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     cfg = bound.get("dataset_cfg")
     if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
         raise errors.ConfigError("no decoding to plan: MODEL or TASK_FEATURE_LENGTHS is not set")
-    load = decoding.batch(cfg.batch_size, cfg.task_feature_lengths)
+    load = decoding.batch(bound["model"], cfg.batch_size, cfg.task_feature_lengths)
     partitioner = bound.get("partitioner", PjitPartitioner())
     return Setup(bound["model"], partitioner, Trainer(), load, decoding=load, trains=False)
 
@@ -104,8 +114,10 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     lengths = training.task_feature_lengths
     decoded = bound.get("infer_eval_dataset_cfg") or (training if decoding.wanted else None)
     relative, total = bound.get("relative_steps"), bound.get("total_steps")
+    model = bound["model"]
+    model.check_context(lengths)
     return Setup(
-        model=bound["model"],
+        model=model,
         partitioner=bound.get("partitioner", PjitPartitioner()),
         trainer=bound.get("trainer_cls", Trainer)(),
         workload=Workload(
@@ -113,7 +125,7 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
         ),
         num_steps=total if relative is None else relative,
         decoding=decoded
-        and decoding.batch(decoded.batch_size, decoded.task_feature_lengths or lengths),
+        and decoding.batch(model, decoded.batch_size, decoded.task_feature_lengths or lengths),
         use_hardware_rng=bound.get("use_hardware_rng", False),
     )
 
@@ -126,6 +138,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     """
     from mixtures.specialization.names import PREFIX
     from t5x_ext.studies import domain_sizes
+    from t5x_ext.studies.arms import recipes_of
     from t5x_ext.studies.joined_rows import estimate_rows
     from t5x_ext.studies.sizes import study_size
 
@@ -149,6 +162,8 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         )
     else:
         size = study_size(*grid, tasks, superni_cfg, test_examples)
+    for owner, each in recipes_of(recipe, bound["initials"], arms):
+        each.check_context(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
     setup = Setup(
         model=bound["model"],

@@ -18,7 +18,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
-from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.arms import Arm, recipes_of
 from t5x_ext.studies.generated_data import GeneratedData, check_names
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.terminal import show
@@ -82,8 +82,9 @@ def study(
         from t5x_ext.reports.published import find_paper  # imports Matplotlib
 
         find_paper(published)
-    for each in [recipe, *(initial.recipe for initial in initials if initial.is_tuned)]:
+    for owner, each in recipes_of(recipe, initials, arms):
         partitioner.check_batch(each.batch_size, each.num_microbatches)
+        each.check_context(model, owner)
     fitting.check_experts(experts, partitioner.num_expert_slots)
     bounds.check_int("--wait_minutes", wait_minutes, 0)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)

@@ -114,6 +114,9 @@ def train(
         )
     partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
     model.check_vocabulary()
+    for cfg in (train_dataset_cfg, train_eval_dataset_cfg, infer_eval_dataset_cfg):
+        if cfg is not None:
+            model.check_context(cfg.task_feature_lengths)
     length = _Length(
         None if relative_steps is not None else total_steps, relative_steps, total_epochs
     )
@@ -147,6 +150,9 @@ def train(
     _tell_sources(batches, last_step(0))
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
+    for cfg in (loss_cfg, infer_cfg):  # now with the lengths of their examples
+        if cfg is not None:
+            model.check_context(cfg.task_feature_lengths)
 
     def own_metrics(rows: Sequence[Prediction]) -> MetricsByTask:
         return task_metrics.own_metrics(infer_cfg, rows) if infer_cfg else {}

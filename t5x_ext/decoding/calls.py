@@ -369,13 +369,11 @@ class Calls(abc.ABC):
 
     def _check_context(self, prompt_length: int, output_length: int) -> None:
         """Raises ConfigError for a row that is longer than the model was made for."""
-        allowed = getattr(self.config, "max_length", None)
-        if allowed is not None and prompt_length + output_length > allowed:
-            new = f" and {output_length} of its answer" if output_length else ""
-            raise ConfigError(
-                f"Model: a prompt of {prompt_length} tokens{new}; allowed: {allowed} in all, the"
-                " model's context"
-            )
+        new = f" and {output_length} of its answer" if output_length else ""
+        self._described.check_context(
+            {"inputs": prompt_length, "targets": output_length},
+            f"Model: a prompt of {prompt_length} tokens{new}",
+        )
 
     def _output_ids(self, eos_ids: Sequence[int] | None, stop: Sequence[Stop]) -> OutputIds:
         size = self.config.vocab_size

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import jax
 import jax.numpy as jnp
 
-from t5x_ext.data.features import Features
+from t5x_ext.data.features import Features, Lengths
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import losses
 from t5x_ext.models.config import ModelConfig
@@ -107,6 +107,31 @@ class BaseTransformerModel(abc.ABC):
                     f"{type(self.config).__name__}.vocab_size: {self.config.vocab_size} rows are "
                     f"fewer than the {vocabulary.vocab_size} ids of {field}; allowed: >= that many"
                 )
+
+    def check_context(self, lengths: Lengths | None, what: str = "") -> None:
+        """Refuses rows that are longer than the network was made for.
+
+        Hugging Face warns, and goes on with positions that the network has never seen. Whoever
+        means that sets the config's `max_length`.
+
+        Args:
+          lengths: {'inputs': tokens of a prompt, 'targets': tokens of a target}, at most; None
+            where examples have yet to tell.
+          what: begins the message; where empty, `lengths` as the macro that sets them.
+
+        Raises:
+          ConfigError: they are longer together than the config's `max_length`, where it has one;
+            in a model with an encoder, either of them is.
+        """
+        allowed = getattr(self.config, "max_length", None)
+        if allowed is None or lengths is None:
+            return
+        if max(self.features.limits(lengths).values()) > allowed:
+            name, joined = type(self.config).__name__, " in all" * self.features.joined
+            raise ConfigError(
+                f"{what or f'TASK_FEATURE_LENGTHS: {dict(lengths)}'}; allowed: {allowed}{joined}, "
+                f"the model's context ({name}.max_length)"
+            )
 
     def init_params(self, key: jax.Array) -> Params:
         """Random parameters in float32."""

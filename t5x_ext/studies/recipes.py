@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training.trainer import Trainer
 
@@ -54,6 +55,11 @@ class Recipe:
             bounds.check_int("Recipe.steps", self.steps, 1)
         bounds.check_pack("Recipe.pack", self.pack)
         bounds.check_real("Recipe.learning_rate", self.learning_rate, 0)
+
+    def check_context(self, model: BaseTransformerModel, owner: str) -> None:
+        """Raises ConfigError for rows that are longer than the model was made for."""
+        lengths = dict(self.task_feature_lengths)
+        model.check_context(lengths, f"{owner}: task_feature_lengths {lengths}")
 
     def num_steps(self, steps_for_epochs: int) -> int:
         """Steps of a run whose `epochs` take `steps_for_epochs`."""
