@@ -121,6 +121,22 @@ def read_bytes(file: StrPath) -> bytes:
         return opened.read()
 
 
+def read_lines(file: StrPath) -> Iterator[bytes]:
+    """The lines of a file with their ends, read when they are asked for; `\\n` alone ends a line.
+
+    Raises:
+        OSError: If it cannot be read; `filename` and `strerror` are set.
+    """
+    if is_remote(file):
+        with _requests(file), bucket_files().open(os.fspath(file), "rb") as opened:
+            yield from opened
+        return
+    if is_endless(file):
+        raise OSError(errno.EINVAL, ENDLESS, os.fspath(file))
+    with open(file, "rb") as opened:
+        yield from opened
+
+
 def is_endless(file: StrPath) -> bool:
     """Whether a local path is a named pipe, which would be waited for, or a device without an end.
 

@@ -28,7 +28,7 @@ from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
-from mixtures.records import Row, parse_json, read_task, read_utf8, rows
+from mixtures.records import Row, numbered_lines, parse_json, read_task, rows
 from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.splits import split_instances
 from mixtures.tasks import RowTask
@@ -94,7 +94,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
     """
     path = files.path(path, "data file")
     found: list[Row] = []
-    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         where = f"{path}: line {number}"

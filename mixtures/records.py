@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -168,11 +168,33 @@ def read_utf8(path: StrPath) -> str:
         # Bytes, because text mode would turn carriage returns into line feeds.
         return files.read_bytes(path).decode("utf-8-sig")
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); allowed: a readable file"
-        ) from None
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+        raise _not_utf8(str(path), error) from None
+
+
+def numbered_lines(path: StrPath) -> Iterator[tuple[int, str]]:
+    """The lines of a file with their numbers from 1, without their ends, as they are asked for.
+
+    Raises:
+        DataError: the file cannot be read or a line is not UTF-8.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(files.read_lines(path), start=1):
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path}: line {number}", error) from None
+
+
+def _unreadable(path: StrPath, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); allowed: a readable file")
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{where}: not UTF-8 at byte {error.start}; allowed: UTF-8 text")
 
 
 def parse_json(text: str, where: str, allowed: str) -> Any:

@@ -24,7 +24,7 @@ from etils import epath
 from mixtures import files
 from mixtures.budgets import select
 from mixtures.errors import DataError
-from mixtures.records import Example, Row, parse_json, read_utf8
+from mixtures.records import Example, Row, numbered_lines, parse_json
 from mixtures.specialization import bundled
 from mixtures.specialization.bundled import pretraining, sets
 from mixtures.specialization.names import PRETRAINING, SEEDS, SelfName
@@ -265,7 +265,7 @@ def _read_seeds(domain: str, directory: str | None) -> tuple[Row, ...]:
 
 def _objects(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(file and line, object) of each line that is not blank."""
-    for number, line in enumerate(read_utf8(epath.Path(path)).split("\n"), start=1):
+    for number, line in numbered_lines(epath.Path(path)):
         if line.strip():
             where = f"{path}: line {number}"
             value = parse_json(line, where, "one object per line")

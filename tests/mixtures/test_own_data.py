@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,30 @@ def read(name: str, split: str) -> list[dict]:
 def blocks() -> list[tuple[str, str]]:
     """The fenced blocks of the guide: what stands after the fence, and the text."""
     return re.findall(r"^```([^\n]*)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_a_file_is_read_line_by_line(tmp_path):
+    path = tmp_path / "large.jsonl"
+    unused = "x" * 200_000
+    write_jsonl(path, *(LINE | {"input": str(i), "notes": unused} for i in range(100)))
+    tracemalloc.start()
+    try:
+        rows = read_jsonl(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [row.input for row in rows] == [str(i) for i in range(100)]
+    assert peak < path.stat().st_size / 4
+
+
+def test_only_a_line_feed_ends_a_line_and_the_line_at_fault_is_named(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    good = json.dumps(LINE | {"input": "a\u2028b\x85c"}, ensure_ascii=False).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\n" + good)
+    assert [row.input for row in read_jsonl(path)] == ["a\u2028b\x85c"] * 2
+    path.write_bytes(good + b"\n\xff\n")
+    with pytest.raises(DataError, match="lines.jsonl: line 2: not UTF-8 at byte 0; allowed"):
+        read_jsonl(path)
 
 
 def test_the_guide_runs_and_prints_what_it_says(tmp_path, monkeypatch):
