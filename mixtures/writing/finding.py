@@ -22,19 +22,19 @@ from mixtures import files
 from mixtures.errors import DataError, warn_once
 from mixtures.writing import layouts
 from mixtures.writing.layouts import Item
-from mixtures.writing.sets import Layout, WritingSet
+from mixtures.writing.sets import SplitFiles, WritingSet
 
 
-def find_files(directory: epath.Path, wanted: WritingSet, split: str) -> Layout:
-    """The layout that holds a split, its names being paths; without names where there is none."""
+def find_files(directory: epath.Path, wanted: WritingSet, split: str) -> SplitFiles:
+    """The files that hold a split, by their paths; no names where there are none."""
     named, found = wanted.splits[split]
     read_own = functools.partial(layouts.read_jsonl, dataset=wanted.family)
-    own = Layout(read_own, (f"{wanted.family}.{named}.jsonl",))
-    for layout in (own, *found):
-        for paths in _places(directory, wanted, layout.names):
+    own = SplitFiles(read_own, (f"{wanted.family}.{named}.jsonl",))
+    for candidate in (own, *found):
+        for paths in _places(directory, wanted, candidate.names):
             if all(files.is_file(path) for path in paths):
-                return Layout(layout.read, tuple(map(str, paths)))
-    return Layout(read_own, ())
+                return SplitFiles(candidate.read, tuple(map(str, paths)))
+    return SplitFiles(read_own, ())
 
 
 def splits_in(directory: epath.Path, wanted: WritingSet) -> tuple[str, ...]:
@@ -52,11 +52,10 @@ def read_set(directory: epath.Path, wanted: WritingSet, split: str) -> list[Item
         DataError: the directory has no file of the split, a file is malformed, or a row has another
             number of references than the set.
     """
-    layout = find_files(directory, wanted, split)
-    paths = layout.names
+    read, paths = find_files(directory, wanted, split)
     if not paths:
         raise DataError(_missing(directory, wanted, split))
-    found = layout.read(*paths)
+    found = read(*paths)
     if wanted.label:
         found = [i for i in found if i.label == wanted.label and len(i.references[0]) > 1]
     if not found:
@@ -82,7 +81,7 @@ def read_set(directory: epath.Path, wanted: WritingSet, split: str) -> list[Item
 def _places(
     directory: epath.Path, wanted: WritingSet, names: Sequence[str]
 ) -> Iterator[list[epath.Path]]:
-    """Where the files of a layout may be.
+    """Where files of these names may be.
 
     A name that says nothing of its set, such as dev.src, counts only in the set's own folder.
     """
@@ -97,9 +96,9 @@ def _places(
 
 def _missing(directory: epath.Path, wanted: WritingSet, split: str) -> str:
     named, found = wanted.splits[split]
-    layout = found[0].names if found else ()
-    first = f" or {layout[0]}" + (f" with {len(layout) - 1} more" if len(layout) > 1 else "")
+    names = found[0].names if found else ()
+    first = f" or {names[0]}" + (f" with {len(names) - 1} more" if len(names) > 1 else "")
     return (
         f"set '{wanted.name}', split '{split}': no file in {directory}; allowed: "
-        f"{wanted.family}.{named}.jsonl{first if layout else ''}, there or in {wanted.family}/"
+        f"{wanted.family}.{named}.jsonl{first if names else ''}, there or in {wanted.family}/"
     )

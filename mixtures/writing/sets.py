@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mixtures.writing import layouts
 from mixtures.writing.layouts import Item
@@ -31,8 +32,7 @@ GENERIC = "generic"
 Read = Callable[..., list[Item]]
 
 
-@dataclass(frozen=True)
-class Layout:
+class SplitFiles(NamedTuple):
     """Files that hold one split together, and their reader."""
 
     read: Read
@@ -47,7 +47,7 @@ class WritingSet:
         name: the set.
         task: of `TASKS`, or "generic".
         metrics: names of the metrics it is scored with, the one of the paper's tables first.
-        splits: for each split the layouts it is found in, and its name in file names.
+        splits: for each split the files it is found in, first to last, and its name in file names.
         tokenized: whether its texts are tokens separated by spaces.
         label: the rows to take, where files hold several kinds of edit.
         references: how many each row has; 0: any number.
@@ -57,7 +57,7 @@ class WritingSet:
     name: str
     task: str
     metrics: tuple[str, ...]
-    splits: dict[str, tuple[str, tuple[Layout, ...]]]
+    splits: dict[str, tuple[str, tuple[SplitFiles, ...]]]
     tokenized: bool = False
     label: str = ""
     references: int = 1
@@ -69,27 +69,27 @@ class WritingSet:
         return self.name.removesuffix(f"_{self.label}") if self.label else self.name
 
 
-def _one(read: Read, **names: str) -> dict[str, tuple[str, tuple[Layout, ...]]]:
+def _one(read: Read, **names: str) -> dict[str, tuple[str, tuple[SplitFiles, ...]]]:
     """Splits of one file each."""
-    return {split: (split, (Layout(read, (name,)),)) for split, name in names.items()}
+    return {split: (split, (SplitFiles(read, (name,)),)) for split, name in names.items()}
 
 
-def _numbered(split: str, source: str, reference: str, count: int) -> tuple[str, tuple[Layout]]:
+def _numbered(split: str, source: str, reference: str, count: int) -> tuple[str, tuple[SplitFiles]]:
     """A split of a source file and `count` numbered reference files."""
     names = [pattern.format(split=split) for pattern in (source, reference)]
     references = tuple(f"{names[1]}{number}" for number in range(count))
     return split, (_parallel(names[0], *references),)
 
 
-def _parallel(*names: str) -> Layout:
-    return Layout(layouts.read_parallel, names)
+def _parallel(*names: str) -> SplitFiles:
+    return SplitFiles(layouts.read_parallel, names)
 
 
-def _turkcorpus(split: str) -> tuple[str, tuple[Layout, ...]]:
+def _turkcorpus(split: str) -> tuple[str, tuple[SplitFiles, ...]]:
     name, (parallel,) = _numbered(
         split, "GEM/{split}.8turkers.tok.norm", "GEM/{split}.8turkers.tok.turk.", 8
     )
-    table = Layout(layouts.read_turk_table, (f"truecased/{split}.8turkers.organized.tsv",))
+    table = SplitFiles(layouts.read_turk_table, (f"truecased/{split}.8turkers.organized.tsv",))
     return name, (parallel, table)
 
 
@@ -99,15 +99,15 @@ def _iterater(label: str, test: int) -> WritingSet:
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         names = ("human_sent_level/{}.json", "iterater_v2/{}.json", "iterater_v2.{}.json")
         places = [pattern.format(name) for pattern in names]
-        found = tuple(Layout(layouts.read_iterater, (place,)) for place in places)
+        found = tuple(SplitFiles(layouts.read_iterater, (place,)) for place in places)
         splits[split] = (name, found)
     return WritingSet(
         f"iterater_{label}", label, ("sari",), splits, label=label, rows={"test": test}
     )
 
 
-def _wnc(split: str) -> Layout:
-    return Layout(layouts.read_wnc, (f"biased.word.{split}",))
+def _wnc(split: str) -> SplitFiles:
+    return SplitFiles(layouts.read_wnc, (f"biased.word.{split}",))
 
 
 _GEC = ("m2", "errant")
@@ -251,7 +251,7 @@ _EVERY = (
         "paraphrasing",
         ("sari",),
         {
-            split: (name, (Layout(layouts.read_stsb, (f"stsb-en-{name}.csv",)),))
+            split: (name, (SplitFiles(layouts.read_stsb, (f"stsb-en-{name}.csv",)),))
             for split, name in (("train", "train"), ("validation", "dev"), ("test", "test"))
         },
         rows={"train": 266, "validation": 56, "test": 97},

@@ -62,7 +62,7 @@ class AdafactorState(NamedTuple):
     slots: Any
 
 
-class _Layout(NamedTuple):
+class _Factoring(NamedTuple):
     """Axes of one parameter: those that a mean runs over, and rows and columns if factored."""
 
     averaged: tuple[int, ...]
@@ -158,7 +158,7 @@ class Adafactor:
 
         def init(model_params: Params) -> AdafactorState:
             def slot(path: Any, param: jax.Array, param_axes: tuple[str, ...]) -> Slot:
-                return self._init_slot(param, self._layout(path, param.shape, param_axes, rules))
+                return self._init_slot(param, self._factoring(path, param.shape, param_axes, rules))
 
             slots = jax.tree_util.tree_map_with_path(slot, model_params, axes)
             return AdafactorState(jnp.zeros((), jnp.int32), slots)
@@ -179,9 +179,11 @@ class Adafactor:
                 grads = _clip_by_global_norm(grads, self.global_norm_clip_threshold)
 
             def one(path: Any, grad: Any, param: Any, slot: Slot, param_axes: Any) -> Any:
-                layout = self._layout(path, param.shape, param_axes, rules)
+                factoring = self._factoring(path, param.shape, param_axes, rules)
                 settings = self._settings(path, param.shape)
-                return self._update_one(grad, param, slot, layout, settings, decay, learning_rate)
+                return self._update_one(
+                    grad, param, slot, factoring, settings, decay, learning_rate
+                )
 
             pairs = jax.tree_util.tree_map_with_path(one, grads, model_params, state.slots, axes)
             is_pair = lambda x: isinstance(x, tuple) and not isinstance(x, Slot)  # noqa: E731
@@ -210,9 +212,9 @@ class Adafactor:
             value_for(self.weight_decay_rate, name, num_layers),
         )
 
-    def _layout(
+    def _factoring(
         self, path: Any, shape: tuple[int, ...], axes: tuple[str, ...], rules: Mapping[str, Any]
-    ) -> _Layout:
+    ) -> _Factoring:
         for axis in axes:
             if axis not in rules:
                 raise ConfigError(
@@ -224,24 +226,28 @@ class Adafactor:
         of_layer = tuple(i for i in range(len(shape)) if i not in stacked)
         if not self.factored:
             averaged = tuple(range(len(shape))) if self.scanned_layers else of_layer
-            return _Layout(averaged, (), ())
+            return _Factoring(averaged, (), ())
         if len(of_layer) <= 2 and not (stacked and self.scanned_layers):
             by_size = sorted(of_layer, key=lambda axis: shape[axis])
             if len(of_layer) < 2 or shape[by_size[0]] < self.min_dim_size_to_factor:
-                return _Layout(of_layer, (), ())
-            return _Layout(of_layer, (by_size[0],), (by_size[1],))
+                return _Factoring(of_layer, (), ())
+            return _Factoring(of_layer, (by_size[0],), (by_size[1],))
         rows = tuple(i for i, kind in enumerate(kinds) if kind == "row")
         columns = tuple(i for i, kind in enumerate(kinds) if kind == "column")
-        return _Layout(of_layer, rows, columns) if rows and columns else _Layout(of_layer, (), ())
+        if not (rows and columns):
+            rows = columns = ()
+        return _Factoring(of_layer, rows, columns)
 
-    def _init_slot(self, param: jax.Array, layout: _Layout) -> Slot:
+    def _init_slot(self, param: jax.Array, factoring: _Factoring) -> Slot:
         def mean_shape(reduced: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(n for i, n in enumerate(param.shape) if i not in reduced)
 
         empty = jnp.zeros((1,), jnp.float32)
-        v_row = jnp.zeros(mean_shape(layout.columns), jnp.float32) if layout.factored else empty
-        v_col = jnp.zeros(mean_shape(layout.rows), jnp.float32) if layout.factored else empty
-        v = empty if layout.factored else jnp.zeros(param.shape, jnp.float32)
+        v_row = v_col = empty
+        v = jnp.zeros(param.shape, jnp.float32)
+        if factoring.factored:
+            v_row = jnp.zeros(mean_shape(factoring.columns), jnp.float32)
+            v_col, v = jnp.zeros(mean_shape(factoring.rows), jnp.float32), empty
         m = empty if self.beta1 is None else jnp.zeros(param.shape, self.dtype_momentum)
         return Slot(v_row, v_col, v, m)
 
@@ -250,20 +256,20 @@ class Adafactor:
         grad: jax.Array,
         param: jax.Array,
         slot: Slot,
-        layout: _Layout,
+        factoring: _Factoring,
         settings: _Settings,
         decay: jax.Array,
         learning_rate: jax.Array,
     ) -> tuple[jax.Array, Slot]:
         """One parameter's additive update and new slot."""
         grad = grad.astype(jnp.float32)
-        update, new = self._scale_by_moments(grad, slot, layout, decay)
+        update, new = self._scale_by_moments(grad, slot, factoring, decay)
         if settings.clipping_threshold is not None:
-            rms = _rms(update, layout.averaged)
+            rms = _rms(update, factoring.averaged)
             update = update / jnp.maximum(1.0, rms / settings.clipping_threshold)
         scale = learning_rate
         if settings.multiply_by_parameter_scale:
-            size = jnp.maximum(_rms(param, layout.averaged), self.epsilon2)
+            size = jnp.maximum(_rms(param, factoring.averaged), self.epsilon2)
             if self.max_parameter_scale is not None:
                 size = jnp.minimum(size, self.max_parameter_scale)
             scale = scale * size
@@ -284,14 +290,14 @@ class Adafactor:
         return update, new
 
     def _scale_by_moments(
-        self, grad: jax.Array, slot: Slot, layout: _Layout, decay: jax.Array
+        self, grad: jax.Array, slot: Slot, factoring: _Factoring, decay: jax.Array
     ) -> tuple[jax.Array, Slot]:
         """The gradient over the root of its second moment, and the slot with the new moments."""
         square = jnp.square(grad) + self.epsilon1
-        if not layout.factored:
+        if not factoring.factored:
             slot = slot._replace(v=decay * slot.v + (1.0 - decay) * square)
             return grad * slot.v**-0.5, slot
-        rows, columns = layout.rows, layout.columns
+        rows, columns = factoring.rows, factoring.columns
         v_row = decay * slot.v_row + (1.0 - decay) * square.mean(columns)
         v_col = decay * slot.v_col + (1.0 - decay) * square.mean(rows)
         full_row = jnp.expand_dims(v_row, columns)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Placement
+from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place
 
 _MIN_FACTORED = 128  # Adafactor.min_dim_size_to_factor
 _ROW = "embed"
 _UNFACTORED = "relpos_buckets"
 
 
-def empty_moments(place: Placement, axes: Sequence[str]) -> dict[str, np.ndarray]:
+def empty_moments(place: Place, axes: Sequence[str]) -> dict[str, np.ndarray]:
     """The entries of each part of a parameter, by T5X's names for them: float32 zeros.
 
     Args:
@@ -45,7 +45,7 @@ def _by_size(shape: Sequence[int]) -> tuple[list[int], list[int]]:
     return [int(order[-2])], [int(order[-1])]
 
 
-def _by_name(place: Placement, axes: Sequence[str]) -> tuple[list[int], list[int]]:
+def _by_name(place: Place, axes: Sequence[str]) -> tuple[list[int], list[int]]:
     """All axes but that of the layers, as rows or columns by their names."""
     names = [name for name in axes if name != "layers"]
     if _UNFACTORED in names:

@@ -60,7 +60,7 @@ def network_for(cfg: T5Config, scanned: bool) -> Network:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class Place:
     """Where one of our parameters is.
 
     Attributes:
@@ -90,18 +90,18 @@ class Placement:
         return (*self.layer_shape[:LAYER_AXIS], self.num_layers, *self.layer_shape[LAYER_AXIS:])
 
 
-def places(cfg: T5Config, kind: Network) -> dict[str, Placement]:
+def places(cfg: T5Config, kind: Network) -> dict[str, Place]:
     """Finds a place for every parameter of a model, by our name."""
     specs = trees.named_leaves(network.Transformer(cfg).specs)
     return {name: _place(name, spec, cfg, kind) for name, spec in specs.items()}
 
 
-def _place(name: str, spec: ParamSpec, cfg: T5Config, kind: Network) -> Placement:
+def _place(name: str, spec: ParamSpec, cfg: T5Config, kind: Network) -> Place:
     stack, _, rest = name.partition("/")
     per_layer = spec.axes[0] == "layers"
     shared = rest == _BIAS and kind.bias_per_layer
     if not (per_layer or shared):
-        return Placement((name,), spec.shape, spec.shape)
+        return Place((name,), spec.shape, spec.shape)
     depth = cfg.num_encoder_layers if stack == "encoder" else cfg.num_decoder_layers
     shape, axes = (spec.shape[1:], spec.axes[1:]) if per_layer else (spec.shape, spec.axes)
     at = axes.index(_JOINED) if kind.split_heads and _JOINED in axes else None
@@ -113,7 +113,7 @@ def _place(name: str, spec: ParamSpec, cfg: T5Config, kind: Network) -> Placemen
         if kind.scanned
         else tuple(f"{stack}/layers_{layer}/{rest}" for layer in range(depth))
     )
-    return Placement(names, shape, spec.shape, depth, kind.scanned, shared, at)
+    return Place(names, shape, spec.shape, depth, kind.scanned, shared, at)
 
 
 def recognise(shapes: Mapping[str, Shape]) -> tuple[Network, T5Config]:

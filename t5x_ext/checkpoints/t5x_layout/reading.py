@@ -12,7 +12,7 @@ from etils import epath
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.meta import config_in, tokenizer_of
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
-from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Placement, places, recognise
+from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, places, recognise
 from t5x_ext.checkpoints.t5x_layout.stored import open_stored
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.t5_config import T5Config
@@ -81,7 +81,7 @@ def open_t5x(path: str) -> Source:
     )
 
 
-def _tensor(place: Placement, parts: Sequence[LazyTensor]) -> LazyTensor:
+def _tensor(place: Place, parts: Sequence[LazyTensor]) -> LazyTensor:
     """Our parameter: the layers first, heads and head_dim one axis."""
 
     def read(index: Index) -> np.ndarray:
@@ -98,7 +98,7 @@ def _tensor(place: Placement, parts: Sequence[LazyTensor]) -> LazyTensor:
 
 
 def _read_layers(
-    place: Placement, parts: Sequence[LazyTensor], layers: slice, bounds: Index
+    place: Place, parts: Sequence[LazyTensor], layers: slice, bounds: Index
 ) -> np.ndarray:
     """Some layers [layers, ...], cut to `bounds` of a layer in our shape."""
     bounds, cut = _split(place, bounds)
@@ -117,7 +117,7 @@ def _read_layers(
     return np.ascontiguousarray(values[(slice(None), *cut)])
 
 
-def _split(place: Placement, bounds: Index) -> tuple[Index, Index]:
+def _split(place: Place, bounds: Index) -> tuple[Index, Index]:
     """Slices of a layer in T5X's shape that hold `bounds`, and the part of them that is meant."""
     at = place.split_axis
     if at is None:
@@ -131,9 +131,7 @@ def _split(place: Placement, bounds: Index) -> tuple[Index, Index]:
     return (*bounds[:at], *heads, *bounds[at + 1 :]), tuple(cut)
 
 
-def _differing_tables(
-    placed: Mapping[str, Placement], params: Mapping[str, LazyTensor]
-) -> str | None:
+def _differing_tables(placed: Mapping[str, Place], params: Mapping[str, LazyTensor]) -> str | None:
     """The first parameter that the layers of our model share and those of the files do not."""
     for place in placed.values():
         if not place.shared:

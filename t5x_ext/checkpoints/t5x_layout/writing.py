@@ -15,7 +15,7 @@ from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecke
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.checkpoints.t5x_layout import flax_msgpack
 from t5x_ext.checkpoints.t5x_layout.moments import empty_moments
-from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Placement, network_for, places
+from t5x_ext.checkpoints.t5x_layout.places import LAYER_AXIS, Place, network_for, places
 from t5x_ext.checkpoints.t5x_layout.stored import INDEX, META_FILE
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -77,7 +77,7 @@ def write_t5x(
 
 
 def _write(
-    directory: epath.Path, tensor: LazyTensor, place: Placement, dtype: str | None
+    directory: epath.Path, tensor: LazyTensor, place: Place, dtype: str | None
 ) -> dict[str, dict[str, Any]]:
     """Writes one of our parameters; returns the index's entries of its parts."""
     stored = np.dtype(dtype) if dtype else tensor.dtype
@@ -107,7 +107,7 @@ def _write(
     }
 
 
-def _slabs(place: Placement, itemsize: int) -> Iterator[Index]:
+def _slabs(place: Place, itemsize: int) -> Iterator[Index]:
     """Slices of ours; of a parameter with layers, as many whole layers as may be in memory."""
     if place.num_layers is None:
         yield from tensorstores.slabs(place.ours, itemsize)
@@ -121,7 +121,7 @@ def _slabs(place: Placement, itemsize: int) -> Iterator[Index]:
 
 
 def _write_slab(
-    place: Placement,
+    place: Place,
     writers: Sequence[Callable[[Index, np.ndarray], None]],
     index: Index,
     values: np.ndarray,
