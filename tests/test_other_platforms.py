@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import jax
 import jax.export
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel
+from t5x_ext.models.blocks import attend
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
@@ -30,6 +35,11 @@ CONFIGS = {
     ),
 }
 WORKLOAD = Workload(8, 32, 16)
+
+
+@pytest.fixture(autouse=True)
+def nothing_told_yet(monkeypatch) -> None:
+    monkeypatch.setattr(attend, "_told", set())
 
 
 def make_program(config: ModelConfig, lora: LoRA | None = None, quantization: str | None = None):
@@ -66,3 +76,43 @@ def test_a_step_and_decoding_with_adapters_lower(family: str, quantization: str 
     lengths = program.model.features.limits({"inputs": 32, "targets": 16})
     check(program.train_step, *train_arguments(program, WORKLOAD.rows, lengths, 1))
     check(*decoding_call(program, WORKLOAD, 1))
+
+
+@pytest.mark.parametrize("remat_policy", ["none", "balanced"])
+def test_a_train_step_for_gpus_calls_cudnn(monkeypatch, capsys, remat_policy: str) -> None:
+    """The mesh passes for GPUs. Until it compiles, JAX wants nothing of cuDNN but its version."""
+    monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
+    monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
+    program = make_program(dataclasses.replace(CONFIGS["llama"], remat_policy=remat_policy))
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    arguments = train_arguments(program, WORKLOAD.rows, lengths, 1)
+    text = program.train_step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    # The layers are a loop's body; what is recomputed is a forward call of its own.
+    calls = re.findall(r"custom_call @__cudnn\$fmha(\w+)", text)
+    forward = ["ScaleBiasSoftmax"] * (1 if remat_policy == "none" else 2)
+    assert sorted(calls) == [*forward, "ScaleBiasSoftmaxBackward"], calls
+    # Each device's own rows and heads: 8 rows in 2 microbatches on 4 devices, 4 heads on 2.
+    assert re.search(r"cudnn\$fmha.*tensor<1x48x2x16xbf16>.*tensor<1x48x1x16xbf16>", text)
+    assert "attention: cuDNN's attention" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"dtype": "float32"}, "heads of 16 in float32 (Unsupported dtype"),
+        (
+            {"head_dim": 12},
+            "heads of 12 in bfloat16 (The head dim must be <= 128 and a multiple of",
+        ),
+    ],
+)
+def test_what_cudnn_does_not_take_stays_in_xla(monkeypatch, capsys, changed, reason: str) -> None:
+    monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
+    monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
+    program = make_program(dataclasses.replace(CONFIGS["llama"], **changed))
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    arguments = train_arguments(program, WORKLOAD.rows, lengths, 1)
+    text = program.train_step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "cudnn" not in text
+    said = capsys.readouterr().err
+    assert f"cuDNN's attention does not take 48 positions with {reason}" in said

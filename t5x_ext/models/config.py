@@ -60,7 +60,7 @@ class ModelConfig(abc.ABC):
       mlp_activations: of the feed-forward block, see `T5Config`.
       dropout_rate: used in training only.
       remat_policy: what the backward pass computes again, see `t5_config.T5Config`.
-      attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
+      attention: 'xla', 'flash' (a TPU's or GPU's kernel), or 'auto', which takes one where it can.
       scan_layers: False writes the layers out in the compiled program.
     """
 

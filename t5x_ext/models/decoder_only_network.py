@@ -20,13 +20,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_ext.models import parameters
-from t5x_ext.models.blocks.attend import Attend, Heads, Pattern, make_attend
+from t5x_ext.models.blocks.attend import Attend, make_attend
 from t5x_ext.models.blocks.attention import Attention
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, prompt_cache
 from t5x_ext.models.blocks.dropout import dropout, fold_key
 from t5x_ext.models.blocks.linear import Embedding, Linear
 from t5x_ext.models.blocks.mlp import MLP
 from t5x_ext.models.blocks.parameter import stacked
+from t5x_ext.models.blocks.pattern import Heads, Pattern
 from t5x_ext.models.blocks.positions import ALiBi, Rotary
 from t5x_ext.models.blocks.stack import scan_layers
 from t5x_ext.partitioning import constrain, gather
@@ -224,7 +225,7 @@ class DecoderOnly(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """All layers over whole rows; `collect` also returns their keys and values [B, L, G, C]."""
         cfg = self.cfg
-        attend = make_attend(pattern, self.shape.heads, cfg.dropout_rate, cfg.attention)
+        attend = make_attend(pattern, self.shape.heads, cfg.dropout_rate, cfg.attention, cfg.dtype)
 
         def layer(one: DecoderLayer, x: jax.Array, key: jax.Array | None) -> Any:
             if not collect:

@@ -42,8 +42,8 @@ class FalconConfig(DecoderOnlyConfig):
     rope_theta: float = 10_000.0
 
     def build(self) -> Any:
-        from t5x_ext.models.blocks.attend import Heads
         from t5x_ext.models.blocks.norms import LayerNorm
+        from t5x_ext.models.blocks.pattern import Heads
         from t5x_ext.models.blocks.positions import Rotary
         from t5x_ext.models.decoder_only_network import DecoderOnly, LayerShape
 

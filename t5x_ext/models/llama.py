@@ -54,8 +54,8 @@ class LlamaConfig(DecoderOnlyConfig):
                 raise self.error(field, "at least 1")
 
     def build(self) -> Any:
-        from t5x_ext.models.blocks.attend import Heads
         from t5x_ext.models.blocks.norms import RMSNorm
+        from t5x_ext.models.blocks.pattern import Heads
         from t5x_ext.models.blocks.positions import Rotary
         from t5x_ext.models.decoder_only_network import DecoderOnly, LayerShape
 

@@ -43,8 +43,8 @@ class MptConfig(DecoderOnlyConfig):
             raise self.error("clip_qkv", "more than 0, or None")
 
     def build(self) -> Any:
-        from t5x_ext.models.blocks.attend import Heads
         from t5x_ext.models.blocks.norms import LayerNorm
+        from t5x_ext.models.blocks.pattern import Heads
         from t5x_ext.models.blocks.positions import ALiBi
         from t5x_ext.models.decoder_only_network import DecoderOnly, LayerShape
 

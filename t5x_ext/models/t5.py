@@ -17,7 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_ext.models import parameters
-from t5x_ext.models.blocks.attend import MASKED, Attend, Heads, Pattern, make_attend
+from t5x_ext.models.blocks.attend import Attend, make_attend
 from t5x_ext.models.blocks.attention import Attention
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, prompt_cache
 from t5x_ext.models.blocks.dropout import dropout, fold_key
@@ -25,6 +25,7 @@ from t5x_ext.models.blocks.linear import Embedding, Linear
 from t5x_ext.models.blocks.mlp import MLP
 from t5x_ext.models.blocks.norms import RMSNorm
 from t5x_ext.models.blocks.parameter import stacked
+from t5x_ext.models.blocks.pattern import MASKED, Heads, Pattern
 from t5x_ext.models.blocks.positions import RelativeBias
 from t5x_ext.models.blocks.stack import scan_layers
 from t5x_ext.partitioning import constrain, gather
@@ -305,7 +306,7 @@ class T5(nnx.Module):
 
 
 def _make_attend(cfg: T5Config, pattern: Pattern) -> Attend:
-    return make_attend(pattern, _heads(cfg), cfg.dropout_rate, cfg.attention)
+    return make_attend(pattern, _heads(cfg), cfg.dropout_rate, cfg.attention, cfg.dtype)
 
 
 def _shared_attend(stack: Encoder | Decoder, pattern: Pattern) -> Attend | None:

@@ -29,7 +29,7 @@ class T5Config(ModelConfig):
       remat_policy: 'none' keeps all activations, 'minimal' recomputes all but matrix products and
         attention, 'balanced' keeps little but what surrounds attention, 'full' keeps
         layer boundaries only.
-      attention: 'xla', 'flash' (a TPU kernel), or 'auto', which takes the kernel where it can.
+      attention: 'xla', 'flash' (a TPU's or GPU's kernel), or 'auto', which takes one where it can.
       scan_layers: False writes the layers out in the compiled program: a faster step on CPUs,
         longer to compile. Parameters and results are the same.
       relative_attention_buckets: entries of a position table for each head.

@@ -59,6 +59,11 @@ COLLECTIVES = {
 
 _KERNEL = '"tpu_custom_call"'
 _KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^}]*"flops":"(\d+)"')
+# JAX's splash attention declares no cost. Here are the products of a head, of [L, C] and [C, L] or of
+# [L, L] and [L, C], that each of its kernels computes.
+_SPLASH = re.compile(r"splash_mha_(fwd|dq|dkv)_")
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+_SPLASH_BLOCK = re.compile(r'block_q\w*\\":\s*(\d+)')
 # A computation that overlaps a collective with other work carries copies of the collective.
 _IN_FLIGHT = re.compile(r"chain_id=|AsyncCollective")
 
@@ -107,7 +112,7 @@ class CostModel:
         self._num_devices = num_devices
 
     def flops(self, instruction: Instruction, computation: Computation) -> int:
-        """FLOPs of matrix products; of a kernel, what its author declares."""
+        """FLOPs of matrix products; of a kernel, what its author declares or we know of it."""
         opcode = instruction.opcode
         if opcode == "convolution":
             return _convolution_flops(instruction, *computation.operands(instruction)[:2])
@@ -115,7 +120,9 @@ class CostModel:
             return _dot_flops(instruction, computation.operands(instruction)[0])
         if is_kernel(instruction):
             declared = _KERNEL_FLOPS.search(instruction.attributes)
-            return int(declared.group(1)) if declared else 0
+            if declared:
+                return int(declared.group(1))
+            return _splash_flops(instruction, computation.operands(instruction))
         if opcode in ("fusion", "async-start"):
             inner = self._module.called(instruction)
             return sum(self.flops(i, inner) for i in inner)
@@ -228,9 +235,25 @@ def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and _KERNEL in instruction.attributes
 
 
-def declares_cost(kernel: Instruction) -> bool:
-    """Whether a kernel carries its author's `CostEstimate`."""
-    return bool(_KERNEL_FLOPS.search(kernel.attributes))
+def has_known_cost(kernel: Instruction) -> bool:
+    """Whether a kernel carries its author's `CostEstimate`, or is one whose products we know."""
+    return bool(_KERNEL_FLOPS.search(kernel.attributes) or _SPLASH.match(kernel.name))
+
+
+def _splash_flops(kernel: Instruction, operands: list[Instruction]) -> int:
+    """FLOPs of JAX's causal splash attention; 0 for another kernel."""
+    match = _SPLASH.match(kernel.name)
+    if not match:
+        return 0
+    # Queries [..., L, C] are the first operand that is no number of a block or a segment.
+    query = next(a for a in (one.arrays[0] for one in operands) if a.dtype[0] in "bf")
+    block = _SPLASH_BLOCK.search(kernel.attributes)
+    length = query.dims[-2]
+    num_blocks = length // int(block.group(1)) if block else 1
+    pairs = length**2 * (num_blocks + 1) // (2 * num_blocks)  # of queries and keys, of one head
+    return (
+        2 * _SPLASH_PRODUCTS[match.group(1)] * math.prod(query.dims[:-2]) * pairs * query.dims[-1]
+    )
 
 
 def starts_chain(instruction: Instruction) -> bool:

@@ -54,6 +54,8 @@ _SPACE = re.compile(r"S\((\d+)\)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([^\s=]+) = (.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
+# What a kernel's author has to say stands on lines of its own.
+_KERNEL_METADATA = re.compile(r"(kernel_metadata=\{)\n(.*)\n(\}\})")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def parse(text: str) -> Module:
     computations: dict[str, Computation] = {}
     entry, name = None, None
     instructions: dict[str, Instruction] = {}
-    for line in text.splitlines():
+    for line in _KERNEL_METADATA.sub(r"\1\2\3", text).splitlines():
         if name is None:
             match = _COMPUTATION.match(line)
             if match:

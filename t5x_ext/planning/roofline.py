@@ -17,8 +17,8 @@ import re
 from t5x_ext.planning.costs import (
     Collective,
     CostModel,
-    declares_cost,
     ends_chain,
+    has_known_cost,
     is_kernel,
     starts_chain,
 )
@@ -55,7 +55,7 @@ class Totals:
       operation_secs: sum of the rooflines of all instructions, collectives left out.
       exposed_secs: time in which the chip waits for a collective.
       kernels: hand-written kernels in the program's text.
-      kernels_without_cost: those of them that declare no cost: their FLOPs are missing.
+      kernels_without_cost: those of them whose FLOPs are missing, since they declare none.
       unknown_loops: loops counted once, because data alone ends them.
     """
 
@@ -207,7 +207,7 @@ class _Walk:
     ) -> None:
         if is_kernel(instruction):
             totals.kernels += 1
-            totals.kernels_without_cost += not declares_cost(instruction)
+            totals.kernels_without_cost += not has_known_cost(instruction)
         flops = self._costs.flops(instruction, computation)
         moved = self._costs.hbm_bytes(instruction, computation)
         totals.flops += flops

@@ -1,7 +1,8 @@
-"""The TPU kernel, run step by step on the CPU, equals attention with its logits in memory."""
+"""Attention's TPU kernels, run step by step on the CPU, equal attention in XLA."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import compilers
@@ -11,16 +12,28 @@ import numpy as np
 import pytest
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.blocks import attend as attention
-from t5x_ext.models.blocks import by_distance_kernel, kernel_check
-from t5x_ext.models.blocks.attend import Heads, Pattern, make_attend
-from t5x_ext.models.blocks.positions import RelativeBias
+from t5x_ext.models.blocks import (
+    attend,
+    by_distance,
+    by_distance_kernel,
+    kernel_check,
+    splash,
+    xla_attention,
+)
+from t5x_ext.models.blocks.attend import drop_keys, make_attend
+from t5x_ext.models.blocks.pattern import Heads, Pattern, segment_mask, split_heads
+from t5x_ext.models.blocks.positions import ALiBi, RelativeBias
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.compiling import describe_devices
 from t5x_ext.planning.devices import parse_topology
 
 HEADS, HEAD_DIM, BUCKETS = 4, 64, 32
 SHAPE = Heads(HEADS, HEAD_DIM)
+
+
+@pytest.fixture(autouse=True)
+def nothing_told_yet(monkeypatch) -> None:
+    monkeypatch.setattr(attend, "_told", set())
 
 
 def bias_of(table: jax.Array, bidirectional: bool = True) -> RelativeBias:
@@ -110,11 +123,8 @@ def test_a_causal_row_by_blocks_equals_the_whole(
         pattern = pattern_of(table)
         distance = np.arange(length)[None, :] - np.arange(length)[:, None]
         bias = pattern.bias.by_distance(distance)[None] if has_bias else None
-        split = [
-            attention.split_heads(x, n)
-            for x, n in ((query, HEADS), (key, kv_heads), (value, kv_heads))
-        ]
-        out = attention.dot_product_attention(*split, bias, attention.segment_mask(pattern))
+        split = [split_heads(x, n) for x, n in ((query, HEADS), (key, kv_heads), (value, kv_heads))]
+        out = xla_attention.dot_product_attention(*split, bias, segment_mask(pattern))
         return jnp.sum(out.reshape(query.shape) * grad)
 
     ours, expected = (
@@ -140,6 +150,47 @@ def test_kernel_on_a_mesh_equals_one_device() -> None:
         text = sharded.lower(table, query, key, value).compile().as_text()
         ours = sharded(table, query, key, value)
     assert "all-reduce" in text  # the table's gradient is summed over the devices' rows
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def splash_operands(length: int, heads: Heads, batch: int = 2):
+    query, key, value, grad, _, (segments, _) = operands(length, length, batch, heads.num_heads)
+    key, value = (x[..., : heads.kv * HEAD_DIM] for x in (key, value))
+    # What a position of padding gets is nobody's business, and differs.
+    return (query, key, value), grad * (segments > 0)[..., None], segments
+
+
+@pytest.mark.parametrize(("length", "kv_heads"), [(384, 2), (256, 1)])
+def test_splash_equals_reference_with_all_gradients(length: int, kv_heads: int) -> None:
+    heads = Heads(HEADS, HEAD_DIM, kv_heads, 0.125)
+    rows, grad, segments = splash_operands(length, heads)
+
+    def run(path, *rows):
+        out = path.build(Pattern(segments, segments, causal=True), heads)(*rows)
+        return jnp.sum(out * grad), out * (grad != 0)
+
+    ours, expected = (
+        jax.jit(jax.grad(run, argnums=(1, 2, 3), has_aux=True), static_argnums=0)(path, *rows)
+        for path in (splash, xla_attention)
+    )
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        scale = max(float(jnp.abs(other).max()), 1)
+        np.testing.assert_allclose(one, other, atol=3e-6 * scale)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_splash_on_a_mesh_equals_one_device(kv_heads: int) -> None:
+    heads = Heads(HEADS, HEAD_DIM, kv_heads, 0.125)
+    rows, grad, segments = splash_operands(128, heads, batch=4)
+
+    def loss(*rows):
+        out = splash.build(Pattern(segments, segments, causal=True), heads)(*rows)
+        return jnp.sum(out * grad)
+
+    expected = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*rows)
+    with PjitPartitioner(fsdp=2, model=2).activate():
+        ours = jax.jit(jax.grad(lambda *rows: loss(*rows), argnums=(0, 1, 2)))(*rows)
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -172,15 +223,93 @@ def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) 
     assert text.count("tpu_custom_call") >= 1  # forward is not needed for the gradient of a sum
 
 
+@pytest.mark.slow(but="True-v5e:2x2-heads0")
+@pytest.mark.parametrize("heads", [Heads(8, 128, 2, 0.1), Heads(12, 64, 4, 0.1), Heads(8, 64, 1)])
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("saves_heads", [True, False])
+def test_splash_compiles_for_every_tpu(topology: str, heads: Heads, saves_heads: bool) -> None:
+    """And a remat policy that keeps what is named "heads" keeps all that the forward pass found."""
+    compilers.load_libtpu()
+    devices = describe_devices(parse_topology(topology))
+    partitioner = PjitPartitioner(model=2, devices=tuple(devices))
+    names = ("heads",) if saves_heads else ()
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+
+    def loss(query, key, value, segments):
+        kernel = make_attend(Pattern(segments, segments, causal=True), heads, dtype=query.dtype)
+        layer = jax.checkpoint(functools.partial(kernel, dropout_key=None), policy=policy)
+        return jnp.sum(jnp.sin(layer(query, key, value).astype(jnp.float32)))
+
+    def shape(width: int, axis: str) -> jax.ShapeDtypeStruct:
+        sharding = partitioner.sharding(("batch", None, axis))
+        return jax.ShapeDtypeStruct((4, 4096, width), jnp.bfloat16, sharding=sharding)
+
+    query = shape(heads.num_heads * heads.head_dim, "joined_kv")
+    key = shape(heads.kv * heads.head_dim, "joined_kv" if heads.kv > 1 else "kv")
+    rows = partitioner.sharding(("batch", None))
+    segments = jax.ShapeDtypeStruct((4, 4096), jnp.int32, sharding=rows)
+    with partitioner.activate():
+        grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        text = grad.lower(query, key, key, segments).compile().as_text()
+    # Forward, once or twice, and backward to queries and to keys.
+    assert text.count('"tpu_custom_call"') == (3 if saves_heads else 4)
+    assert "4096,4096]" not in text  # no logits
+
+
 def test_kernel_is_taken_only_where_it_fits() -> None:
     assert by_distance_kernel.suits(1024, 1024, 32, 64)
     assert by_distance_kernel.suits(128, 1024, 32, 64)
     assert not by_distance_kernel.suits(100, 128, 32, 64)
     assert not by_distance_kernel.suits(128, 128, 3, 64)  # half a group of lanes would be left
     assert not by_distance_kernel.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
+
+
+def test_each_platform_takes_the_first_kernel_that_can(monkeypatch, capsys) -> None:
+    """On a mesh that is only described: nothing is tried on it."""
+    alibi, segments = ALiBi(8), jnp.ones((1, 256), jnp.int32)
+    rotary = Pattern(segments, segments, causal=True)
+    long = rotary._replace(
+        **{name: jnp.ones((1, 4096), jnp.int32) for name in ("query_segments", "key_segments")}
+    )
+    cases = {
+        "tpu": [
+            (rotary, Heads(8, 64), "the kernel by distance"),
+            (rotary._replace(bias=alibi), Heads(8, 64), "the kernel by distance"),
+            (rotary, Heads(8, 64, 2), "splash attention"),
+            (long, Heads(8, 128), "splash attention"),
+            (rotary, Heads(71, 64, 1), "splash attention"),
+            (rotary, Heads(4, 16, 2), None),
+            (long._replace(bias=alibi), Heads(8, 64), None),
+        ],
+        "gpu": [(rotary, Heads(8, 64, 2), None)],  # without cuDNN; see test_other_platforms.py
+        "cpu": [(rotary, Heads(8, 64), None)],
+    }
+    for platform, choices in cases.items():
+        monkeypatch.setattr(PjitPartitioner, "platform", platform)
+        with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
+            for pattern, heads, name in choices:
+                taken = attend._choose(pattern, heads, "auto", jnp.bfloat16)
+                assert (taken and taken.name) == name, (platform, heads)
+                assert attend._choose(pattern, heads, "xla", jnp.bfloat16) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(set(lines)) == 7  # one for each shape of heads and path, none for CPUs
+    assert any("splash attention for 71 heads of 64 that share 1 key head (not" in x for x in lines)
+    assert (
+        "attention: plain XLA for 4 heads of 16 that share 2 key heads (the kernel by distance "
+        "does not take 4 heads of 16 that share 2 key heads; splash attention does not take heads "
+        "of 16 (it takes multiples of 64))"
+    ) in lines
+
+
+def test_rows_of_a_gpu_without_cudnn_say_so(monkeypatch) -> None:
+    monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
     segments = jnp.ones((1, 128), jnp.int32)
-    pattern = Pattern(segments, segments)
-    assert not attention._takes_kernel(pattern, Heads(2, 64), "auto")  # no TPU mesh is active
+    with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
+        with pytest.raises(ConfigError, match="cuDNN is not detected.*allowed: 'auto'"):
+            make_attend(Pattern(segments, segments, causal=True), Heads(4, 64), path="flash")
+        with pytest.raises(ConfigError, match="cuDNN's attention does not take a bias"):
+            biased = Pattern(segments, segments, causal=True, bias=ALiBi(4))
+            make_attend(biased, Heads(4, 64), path="flash")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +318,8 @@ def test_kernel_is_taken_only_where_it_fits() -> None:
         ((100, 128), Heads(4, 64), "100 x 128 positions"),
         ((128, 4096), Heads(4, 64), "up to 2,048 keys"),
         ((128, 128), Heads(3, 64), "3 heads of 64"),
-        ((128, 128), Heads(4, 64, num_kv_heads=2), "4 heads that share 2 key heads"),
+        ((128, 128), Heads(4, 64, num_kv_heads=2), "4 heads of 64 that share 2 key heads"),
+        ((128, 128), Heads(4, 64, num_kv_heads=2), "rows that are not causal"),
     ],
 )
 def test_a_kernel_that_cannot_be_had_is_an_error(lengths, heads, what) -> None:
@@ -199,30 +329,57 @@ def test_a_kernel_that_cannot_be_had_is_an_error(lengths, heads, what) -> None:
     assert "allowed: 'auto'" in str(caught.value)
 
 
-@pytest.mark.slow
-def test_the_kernel_is_compared_with_a_reference_before_it_is_taken(monkeypatch, capsys) -> None:
-    assert kernel_check.largest_difference() < kernel_check.TOLERANCE
+@pytest.mark.slow(but="splash")
+@pytest.mark.parametrize(
+    ("path", "heads", "has_bias"),
+    [(by_distance, SHAPE, True), (splash, Heads(12, 64, 4, 0.125), False)],
+    ids=["by_distance", "splash"],
+)
+def test_a_kernel_is_compared_with_a_reference_before_it_is_taken(path, heads, has_bias) -> None:
+    def wrong(pattern: Pattern, heads: Heads):
+        kernel = path.build(pattern, heads)
+        return lambda query, key, value: kernel(query, key, value) + 0.1 * query
 
-    def wrong(layout, query, key, value, by_distance, *segments):
-        out = by_distance_kernel.flash_attention(layout, query, key, value, by_distance, *segments)
-        return out + 0.1 * value
+    def broken(pattern: Pattern, heads: Heads):
+        raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(kernel_check, "flash_attention", wrong)
-    kernel_check.kernel_agrees.cache_clear()
-    # Asked while a step is traced, as `auto` does.
-    found = []
-    jax.jit(lambda x: found.append(kernel_check.kernel_agrees()) or x)(1.0)
-    assert found == [False]
-    assert "plain XLA is used instead" in capsys.readouterr().err
-    kernel_check.kernel_agrees.cache_clear()
+    found = {}
+
+    def ask(x):  # while a step is traced, as `auto` does
+        for build in (path.build, wrong, broken):
+            found[build] = kernel_check.compare(build, heads, has_bias, jnp.bfloat16)
+        return x
+
+    jax.jit(ask)(1.0)
+    assert found[path.build].agrees, found[path.build].text
+    assert not found[wrong].agrees and "of the largest value on this cpu" in found[wrong].text
+    assert found[broken] == (False, "fails on this cpu: RuntimeError: no such instruction")
+
+
+def test_a_kernel_that_differs_is_not_taken(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(PjitPartitioner, "platform", "tpu")
+    outcomes = {
+        True: "splash attention for 4 heads of 64 that share 2 key heads (agrees)",
+        False: "plain XLA for",
+    }
+    segments = jnp.ones((1, 128), jnp.int32)
+    for agrees, text in outcomes.items():
+        outcome = kernel_check.Outcome(agrees, "agrees" if agrees else "differs by 0.5")
+        monkeypatch.setattr(kernel_check, "compare", lambda *_, outcome=outcome: outcome)
+        with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
+            pattern = Pattern(segments, segments, causal=True)
+            taken = attend._choose(pattern, Heads(4, 64, 2), "auto", jnp.bfloat16)
+        assert (taken is not None) == agrees
+        assert text in capsys.readouterr().err
 
 
 def test_dropping_keys_equals_dropping_attention_weights() -> None:
     query, key, value, _, _, segments = operands(8, 8)
     split = [x.reshape(2, 8, HEADS, HEAD_DIM) for x in (query, key, value)]
     dropout_key = jax.random.key(3)
-    dropped = attention.drop_keys(value, HEADS, 0.5, dropout_key)
-    keep = np.asarray(attention.drop_keys(jnp.ones_like(value), HEADS, 0.5, dropout_key))
+    dropped = drop_keys(value, HEADS, 0.5, dropout_key)
+    keep = np.asarray(drop_keys(jnp.ones_like(value), HEADS, 0.5, dropout_key))
     keep = keep.reshape(2, 8, HEADS, HEAD_DIM)
     assert set(np.unique(keep)) == {0.0, 2.0} and (keep == keep[..., :1]).all()
     logits = jnp.einsum("bqhc,bkhc->bhqk", *split[:2])
@@ -242,7 +399,7 @@ def test_gradient_of_the_bias_is_its_sum_over_rows() -> None:
     def loss(add: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
         return lambda logits, bias: jnp.sum(weights * jnp.tanh(add(logits, bias)))
 
-    ours = jax.grad(loss(attention.add_bias), argnums=(0, 1))(logits, bias)
+    ours = jax.grad(loss(xla_attention.add_bias), argnums=(0, 1))(logits, bias)
     plain = jax.grad(loss(jnp.add), argnums=(0, 1))(logits, bias)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from t5x_ext.models.blocks import splash
+from t5x_ext.models.blocks.pattern import Heads, Pattern
+from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, costs, hlo, roofline
 from t5x_ext.planning.devices import DEVICES, parse_topology
 
@@ -192,6 +195,27 @@ def test_a_kernel_counts_what_its_author_declares():
     unknown = totals_of(compile_for(device, lambda x: call(x, None), [(256, 256)]))
     assert (known.flops, known.kernels, known.kernels_without_cost) == (12345, 1, 0)
     assert (unknown.flops, unknown.kernels, unknown.kernels_without_cost) == (0, 1, 1)
+
+
+def test_splash_attention_counts_the_blocks_it_computes():
+    batch, heads, kv_heads, length, head_dim, block = 2, 4, 2, 2048, 128, 512
+    rows = [(batch, length, n * head_dim) for n in (heads, kv_heads, kv_heads)]
+
+    def grad(query, key, value):
+        segments = jnp.ones((batch, length), jnp.int32)
+        shape = Heads(heads, head_dim, kv_heads)
+        attend = splash.build(Pattern(segments, segments, causal=True), shape)
+        return jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x))), argnums=(0, 1, 2))(
+            query, key, value
+        )
+
+    partitioner = PjitPartitioner(devices=tuple(tpu_devices()[:1]))
+    with partitioner.activate():
+        totals = totals_of(compile_for(tpu_devices()[:1], grad, rows))
+    pairs = length * (length + block) // 2  # whole blocks on the diagonal
+    products = 2 + 3 + 4  # forward, backward to queries, backward to keys and values
+    assert totals.flops == 2 * products * batch * heads * pairs * head_dim
+    assert (totals.kernels, totals.kernels_without_cost) == (3, 0)
 
 
 @pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])

@@ -5,7 +5,10 @@
     norms.py      RMS norm, layer norm
     mlp.py        plain and gated feed-forward blocks
     positions.py  relative position tables, ALiBi, rotary embeddings
-    attend.py     who attends to whom, and the paths that compute it
+    pattern.py    who attends to whom
+    attend.py     the paths that compute attention, and which is taken
+    xla_attention.py, by_distance.py, splash.py, cudnn.py
+                  these paths: XLA, our TPU kernel, JAX's, and that of GPUs
     attention.py  projections around attention, for whole rows and for one position
     cache.py      keys and values of prompts and of what was decoded so far
     dropout.py    T5X's masks

@@ -13,8 +13,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t5x_ext.models import parameters
 from t5x_ext.models.blocks import cache as caches
-from t5x_ext.models.blocks.attend import MASKED, Attend, Heads, split_heads
+from t5x_ext.models.blocks.attend import Attend
 from t5x_ext.models.blocks.linear import Linear
+from t5x_ext.models.blocks.pattern import MASKED, Heads, split_heads
 from t5x_ext.models.blocks.positions import PositionBias, rotate
 from t5x_ext.models.parameters import Initializer
 
@@ -63,7 +64,7 @@ class Attention(nnx.Module):
         query = checkpoint_name(self._limit(self.query(x, key)), "projection")
         keys = checkpoint_name(self._limit(self.key(memory, key)), keys_name)
         values = checkpoint_name(self._limit(self.value(memory, key)), keys_name)
-        return self.out(checkpoint_name(attend(query, keys, values, key), "heads"), key)
+        return self.out(attend(query, keys, values, key), key)
 
     def project_memory(
         self, memory: jax.Array, angles: tuple[jax.Array, jax.Array] | None = None

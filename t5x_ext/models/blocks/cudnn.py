@@ -1,0 +1,69 @@
+"""Attention by cuDNN's fused kernel, which JAX calls on NVIDIA's GPUs.
+
+cuDNN takes a mask as a bias [B, 1, Q, K] in the dtype of the rows, and writes a gradient of that
+shape which nobody reads. Both are H times smaller than the logits it never writes. A bias by
+distance would lose its digits in 16 bits, so patterns with one stay in XLA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from t5x_ext.models.blocks.pattern import Heads, Pattern, split_heads
+from t5x_ext.models.blocks.per_device import model_shards, per_device, uneven
+
+
+def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
+    """Why cuDNN cannot compute this, or None. Of shapes and dtypes JAX itself is asked."""
+    if pattern.bias is not None:
+        return "a bias by distance"
+    if not pattern.causal or pattern.prefix is not None:
+        return "rows that are not causal"
+    return uneven(heads) or _refusal(pattern.query_segments.shape[1], heads, jnp.dtype(dtype))
+
+
+def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
+    """(query [B, L, H*C], key [B, L, G*C], value [B, L, G*C]) -> [B, L, H*C]."""
+    mapped = per_device(_kernel(heads), heads)
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        out = mapped(query, key, value, pattern.query_segments, pattern.key_segments)
+        return checkpoint_name(out, "heads")
+
+    return attend
+
+
+def _kernel(heads: Heads) -> Callable[..., jax.Array]:
+    def kernel(query, key, value, query_segments, key_segments) -> jax.Array:
+        q, k, v = (split_heads(x, x.shape[-1] // heads.head_dim) for x in (query, key, value))
+        # Padding is a segment of its own, so that no row is without keys.
+        mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=mask, scale=heads.scale, is_causal=True, implementation="cudnn"
+        )
+        return out.reshape(query.shape)
+
+    return kernel
+
+
+def _refusal(length: int, heads: Heads, dtype: jnp.dtype) -> str | None:
+    """What JAX says to a row [1, L, .] on one device, forward and backward; None if it agrees."""
+    queries = heads.num_heads // model_shards() * heads.head_dim
+    keys = max(heads.kv // model_shards(), 1) * heads.head_dim
+
+    def loss(query, key, value, segments) -> jax.Array:
+        return jnp.sum(_kernel(heads)(query, key, value, segments, segments).astype(jnp.float32))
+
+    rows = [jax.ShapeDtypeStruct((1, length, width), dtype) for width in (queries, keys, keys)]
+    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    try:
+        jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), *rows, segments)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return f"{length} positions with heads of {heads.head_dim} in {dtype.name} ({reason})"
+    return None
