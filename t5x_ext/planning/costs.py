@@ -59,8 +59,8 @@ COLLECTIVES = {
 
 _KERNEL = '"tpu_custom_call"'
 _KERNEL_FLOPS = re.compile(r'"cost_estimate":\{[^}]*"flops":"(\d+)"')
-# JAX's splash attention declares no cost. Here are the products of a head, of [L, C] and [C, L] or of
-# [L, L] and [L, C], that each of its kernels computes.
+# JAX's splash attention declares no cost. These are the products for each head, of [L, C] and
+# [C, L] or of [L, L] and [L, C], in each of its kernels.
 _SPLASH = re.compile(r"splash_mha_(fwd|dq|dkv)_")
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 _SPLASH_BLOCK = re.compile(r'block_q\w*\\":\s*(\d+)')
