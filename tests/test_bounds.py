@@ -129,15 +129,24 @@ def test_a_number_too_long_to_be_shown_is_refused_all_the_same() -> None:
         Sampling(seed=10**5000)
 
 
-RUN = ["MODEL_DIR='/nowhere'", "TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}",
-       "MIXTURE_OR_TASK_NAME='held_in'"]  # fmt: skip
+RUN = [
+    "MODEL_DIR='/nowhere'",
+    "TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}",
+    "MIXTURE_OR_TASK_NAME='held_in'",
+]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    ["TRAIN_STEPS=-5", "LEARNING_RATE=-1.0", "RANDOM_SEED=-1", "BATCH_SIZE=100000000",
-     "EVAL_PERIOD=-1", f"RANDOM_SEED={1 << 64}"],
-)  # fmt: skip
+    [
+        "TRAIN_STEPS=-5",
+        "LEARNING_RATE=-1.0",
+        "RANDOM_SEED=-1",
+        "BATCH_SIZE=100000000",
+        "EVAL_PERIOD=-1",
+        f"RANDOM_SEED={1 << 64}",
+    ],
+)
 def test_train_refuses_before_it_reads_data(wrong: str, capsys) -> None:
     settings = RUN + ([] if wrong.startswith("TRAIN_STEPS") else ["TRAIN_STEPS=1"])
     flags = [f"--gin.{setting}" for setting in [*settings, wrong]]

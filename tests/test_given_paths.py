@@ -109,8 +109,10 @@ def test_what_the_shell_pipes_in_is_read(tmp_path: Path) -> None:
     for command in (f"score <(cat {path}) --json", f"score /dev/stdin --json < {path}"):
         done = subprocess.run(
             ["bash", "-c", f"{sys.executable} -m t5x_ext.cli {command}"],
-            cwd=REPO, capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+        )
         assert json.loads(done.stdout)["predictions"] == 1, done.stderr
 
 

@@ -210,12 +210,15 @@ def test_ready_mesh_is_that_of_its_machine_and_holds_its_models(name, monkeypatc
         ([("vocab", "model"), ("embed", "model")], ("embed", "vocab"), "- model"),
         # A rule for several mesh axes fits as a whole or not at all.
         ([("embed", "fsdp"), ("batch", ("data", "fsdp"))], ("batch", "embed"), "- fsdp"),
-        ([("embed", "fsdp"), ("batch", ("data", "fsdp")), ("batch", "data")], ("batch", "embed"),
-         "data fsdp"),
+        (
+            [("embed", "fsdp"), ("batch", ("data", "fsdp")), ("batch", "data")],
+            ("batch", "embed"),
+            "data fsdp",
+        ),
         # The first rule that fits counts, also where it says not to split.
         ([("heads", None), ("heads", "model")], ("heads",), "-"),
     ],
-)  # fmt: skip
+)
 def test_an_axis_takes_its_first_rule_that_fits(rules, axes, expected: str) -> None:
     spec = PjitPartitioner(logical_axis_rules=rules).spec(axes)
     assert " ".join(entry or "-" for entry in spec) == expected

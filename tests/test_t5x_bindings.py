@@ -140,7 +140,7 @@ NEITHER = {
         ),
         ("decoding.temperature_sample.rescale_log_probs", ["True", "False"], []),
     ],
-}  # fmt: skip
+}
 CASES = [(command, *case) for command, cases in NEITHER.items() for case in cases]
 
 

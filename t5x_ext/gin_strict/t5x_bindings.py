@@ -76,8 +76,11 @@ _COMMAND = {
 }
 
 RULES: dict[str, Rule] = {
-    **{f"{name}.{key}": rule for name in ("train", "evaluate", "infer")
-       for key, rule in _COMMAND.items()},
+    **{
+        f"{name}.{key}": rule
+        for name in ("train", "evaluate", "infer")
+        for key, rule in _COMMAND.items()
+    },
     "train.concurrent_metrics": Rule("metrics are computed between steps"),
     "train.gc_period": Rule("Python decides when it collects garbage"),
     "train.use_gda": _JAX,
@@ -139,9 +142,7 @@ RULES: dict[str, Rule] = {
         "inputs_bidirectional_attention",
         (None, Named("DecoderFeatureConverter"), Named("PrefixLMFeatureConverter")),
     ),
-    "predict_batch_with_aux.decoder_params": Rule(
-        "bind the parameters of decode_fn", (None,)
-    ),
+    "predict_batch_with_aux.decoder_params": Rule("bind the parameters of decode_fn", (None,)),
     "predict_batch_with_aux.return_all_decodes": Rule(
         "a row of predictions.jsonl holds the best output; Decoder.decode_outputs gives all",
         (False,),
@@ -165,7 +166,7 @@ RULES: dict[str, Rule] = {
     "SentencePieceVocabulary.normalizer_spec_overrides": Rule(
         "text is normalised as the model file says", (None,)
     ),
-}  # fmt: skip
+}
 
 # Functions and classes of T5X's that gin files bind parameters of, and that are not here.
 ABSENT: dict[str, str] = {

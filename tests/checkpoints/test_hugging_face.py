@@ -244,10 +244,15 @@ def test_untied_output_in_the_words_of_transformers_4_and_5(tmp_path) -> None:
 def test_old_configs_do_not_state_what_is_the_default(tmp_path) -> None:
     directory = make_checkpoint(tmp_path / "hf", T5_1_0)
     defaults = (
-        "tie_word_embeddings", "scale_decoder_outputs", "feed_forward_proj", "dense_act_fn",
-        "is_gated_act", "relative_attention_num_buckets", "relative_attention_max_distance",
+        "tie_word_embeddings",
+        "scale_decoder_outputs",
+        "feed_forward_proj",
+        "dense_act_fn",
+        "is_gated_act",
+        "relative_attention_num_buckets",
+        "relative_attention_max_distance",
         "dtype",
-    )  # fmt: skip
+    )
     edit_config(directory, **dict.fromkeys(defaults))
     assert open_hf(str(directory)).config == T5_1_0
 
@@ -283,14 +288,18 @@ def test_the_table_that_no_forward_pass_reads_is_left_out(tmp_path) -> None:
 def test_generation_config_and_origin_are_written(tmp_path) -> None:
     directory = make_checkpoint(tmp_path / "hf", T5_1_1)
     assert json.loads((directory / "generation_config.json").read_text()) == {
-        "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
-    }  # fmt: skip
+        "decoder_start_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
     safetensors = pytest.importorskip("safetensors")
     with safetensors.safe_open(directory / "model.safetensors", "np") as file:
         assert file.metadata() == {
-            "format": "pt", "source": "memory", "source_kind": "t5x_ext",
+            "format": "pt",
+            "source": "memory",
+            "source_kind": "t5x_ext",
             "source_sha256": "0" * 64,
-        }  # fmt: skip
+        }
 
 
 def test_the_tokenizer_travels_along(tmp_path) -> None:

@@ -123,9 +123,12 @@ def test_fan_in_fan_out_changes_nothing_for_linear_layers(tmp_path) -> None:
 LORAS = {
     "all": LoRA(rank=3, alpha=5.0),
     "some": LoRA(rank=2, targets=["self_attention/out", "mlp/wo"], dropout=0.1, rslora=True),
-    "patterns": LoRA(rank=4, rank_pattern={"wo": 2, "self_attention/query": 3, "Wqkv": 3}
-                     | {"query_key_value": 3}, alpha_pattern={"mlp/wo": 3.0}),
-}  # fmt: skip
+    "patterns": LoRA(
+        rank=4,
+        rank_pattern={"wo": 2, "self_attention/query": 3, "Wqkv": 3} | {"query_key_value": 3},
+        alpha_pattern={"mlp/wo": 3.0},
+    ),
+}
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -154,9 +157,12 @@ def test_written_directories_come_back_to_the_bit(family, kind, tmp_path) -> Non
 
 def _modules(config) -> list[str]:
     specs = trees.named_leaves(
-        jax.tree.map(lambda spec: spec.axes[0], Transformer(config, LoRA()).trainable,
-                     is_leaf=lambda x: hasattr(x, "axes"))
-    )  # fmt: skip
+        jax.tree.map(
+            lambda spec: spec.axes[0],
+            Transformer(config, LoRA()).trainable,
+            is_leaf=lambda x: hasattr(x, "axes"),
+        )
+    )
     return sorted(name.removesuffix("/lora/b") for name in specs if name.endswith("/lora/b"))
 
 

@@ -27,8 +27,10 @@ MISSPELT = {"TRIAN_STEPS", "LERNING_RATE"}
 
 
 # Packages that take their time to import. JAX only where gin has to know the types of a model.
-SLOW = {"scipy", "nltk", "tensorflow", "seqio", "tensorflow_datasets", "matplotlib", "orbax",
-        "tensorstore", "torch", "transformers", "flax", "pandas", "sklearn"}  # fmt: skip
+SLOW = set(
+    "scipy nltk tensorflow seqio tensorflow_datasets matplotlib orbax tensorstore torch "
+    "transformers flax pandas sklearn".split()
+)
 WITHOUT_JAX = {"report", "score", "audit", "inspect"}
 SHOW_HELP = """
 import runpy, sys
@@ -45,8 +47,10 @@ def help_of(module: str) -> tuple[str, frozenset[str]]:
     """What --help prints, and the packages that it imports."""
     done = subprocess.run(
         [sys.executable, "-c", SHOW_HELP.format(module=module)],
-        cwd=REPO, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     imported = frozenset(done.stderr.split())
     assert done.returncode == 0 and "runpy" in imported, done.stderr
     return done.stdout, imported

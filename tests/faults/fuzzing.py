@@ -122,8 +122,11 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
     part = data[start : start + length]
     instead = draw(st.sampled_from((b"", b"\0" * length, b"\xff", b"\r", part * 2, b"\xf0\x9f")))
     flipped = bytes(byte ^ 1 << draw(st.integers(0, 7)) for byte in part[:4]) + part[4:]
-    whole = (data[:start], data[:start] + instead + data[start + length :],
-             data[:start] + flipped + data[start + length :])  # fmt: skip
+    whole = (
+        data[:start],
+        data[:start] + instead + data[start + length :],
+        data[:start] + flipped + data[start + length :],
+    )
     return draw(st.sampled_from(whole))
 
 

@@ -61,8 +61,11 @@ def run(directory: Path) -> str:
     env.pop("SPECIALIZATION_DIR", None)
     done = subprocess.run(
         [sys.executable, "-m", "t5x_ext.study", *flags],
-        cwd=REPO, env=env, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=REPO,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -139,9 +142,15 @@ def test_the_adapters_of_round_one_are_kept_for_round_two(finished: Path) -> Non
     made = made_of(finished)
     writer = lines(made["r2_same"] / "responses.jsonl")[0]["model"]
     config = LlamaConfig(
-        vocab_size=1024, emb_dim=64, num_layers=1, num_heads=4, num_kv_heads=4, head_dim=16,
-        mlp_dim=128, max_length=704,
-    )  # fmt: skip
+        vocab_size=1024,
+        emb_dim=64,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=16,
+        mlp_dim=128,
+        max_length=704,
+    )
     adapter = open_adapter(str(finished / "study" / "adapters" / writer), config)
     assert adapter.lora.rank == 2 and adapter.base_fingerprint
 

@@ -177,6 +177,6 @@ def _written_by_hand(name: str) -> tuple[Row, ...]:
             one["instruction"],
             one["input"],
             tuple(one["references"]),
-        )  # fmt: skip
+        )
         for one in records
     )

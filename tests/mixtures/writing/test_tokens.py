@@ -39,7 +39,7 @@ def test_what_was_copied_has_the_tokens_of_the_source() -> None:
         # Spaces of the answer always separate; line breaks and tabs are spaces.
         ("alot of it .", "a lot\nof\tit .", "a lot of it ."),
     ],
-)  # fmt: skip
+)
 def test_the_source_decides_where_it_was_kept(source: str, answer: str, tokens: str) -> None:
     assert retokenize(answer, source) == tokens
 
