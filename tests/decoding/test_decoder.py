@@ -14,7 +14,14 @@ from t5x_ext.decoding import Greedy, loop
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds, ids_before_eos
 from t5x_ext.decoding.predict import predict
-from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.models import (
+    BaseTransformerModel,
+    DecoderOnlyModel,
+    EncoderDecoderModel,
+    network,
+    parameters,
+)
+from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
 
 CONFIG = network.T5Config(
@@ -26,6 +33,9 @@ CONFIG = network.T5Config(
     num_decoder_layers=2,
     mlp_dim=32,
     mlp_activations=("gelu", "linear"),
+)
+LLAMA = LlamaConfig(
+    vocab_size=64, emb_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32
 )
 MAX_LENGTH = 12
 
@@ -41,9 +51,20 @@ class Vocabulary:
         return " ".join(map(str, ids))
 
 
+def make_model(family: str) -> BaseTransformerModel:
+    if family == "llama":
+        return DecoderOnlyModel(network.Transformer(LLAMA), Vocabulary())
+    return EncoderDecoderModel(network.Transformer(CONFIG), Vocabulary(), Vocabulary())
+
+
+@pytest.fixture(scope="module", params=["t5", "llama"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def weights() -> parameters.Params:
-    made = parameters.init_params(network.Transformer(CONFIG).specs, jax.random.key(5))
+def weights(family: str) -> parameters.Params:
+    made = make_model(family).init_params(jax.random.key(5))
     # Sharper logits than random ones, EOS likelier than a 64th, so that rows end at many places.
     kernel = made["decoder"]["logits_dense"]["kernel"] * 4.0
     made["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(2.5)
@@ -64,10 +85,9 @@ def examples() -> list[Example]:
 
 
 @functools.lru_cache
-def make_decoder(batch_size: int, devices: int = 1) -> Decoder:
-    model = EncoderDecoderModel(network.Transformer(CONFIG), Vocabulary(), Vocabulary())
+def make_decoder(family: str, batch_size: int, devices: int = 1) -> Decoder:
     partitioner = PjitPartitioner(devices=jax.devices()[:devices])
-    return Decoder(model, partitioner, batch_size, 128, MAX_LENGTH)
+    return Decoder(make_model(family), partitioner, batch_size, 128, MAX_LENGTH)
 
 
 def decode_all(decoder: Decoder, weights: parameters.Params, examples: list[Example]) -> np.ndarray:
@@ -80,11 +100,12 @@ def decode_all(decoder: Decoder, weights: parameters.Params, examples: list[Exam
 
 @pytest.mark.slow
 @pytest.mark.optimised
-def test_cache_gives_the_logits_of_teacher_forcing(weights: parameters.Params) -> None:
+@pytest.mark.parametrize("family", ["t5"], indirect=True)  # others: test_decoder_only_decoding.py
+def test_cache_gives_the_logits_of_teacher_forcing(family: str, weights: parameters.Params) -> None:
     """Every produced token is the best continuation that the whole-sequence decoder sees."""
     inputs = jnp.array([[5, 9, 11, 1, 0, 0], [7, 1, 0, 0, 0, 0], [33, 34, 35, 36, 37, 1]])
     lengths, ids = jnp.array([4, 2, 6]), OutputIds.of(Vocabulary)
-    generator = make_decoder(8).model.generator
+    generator = make_decoder(family, 8).model.generator
     tokens = loop.decode_batch(generator, weights, inputs, lengths, MAX_LENGTH, ids)
     tokens = np.asarray(tokens)
     batch = {
@@ -147,27 +168,27 @@ def test_cache_gives_the_logits_of_teacher_forcing_with_a_table_in_each_layer() 
     assert (forced(weights, tokens) != best).any()
 
 
-def test_rows_end_at_different_places(weights, examples) -> None:
+def test_rows_end_at_different_places(family, weights, examples) -> None:
     """Guards the fixture: a model whose rows all end together would prove nothing below."""
-    tokens = decode_all(make_decoder(8), weights, examples)
+    tokens = decode_all(make_decoder(family, 8), weights, examples)
     lengths = {len(ids_before_eos(row, (1,))) for row in tokens}
     assert len(lengths) > 3
 
 
-@pytest.mark.slow(but="64")
+@pytest.mark.slow(but="llama-64")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_a_row_does_not_depend_on_its_batch(weights, examples, batch_size) -> None:
-    expected = decode_all(make_decoder(8), weights, examples)
-    assert (decode_all(make_decoder(batch_size), weights, examples) == expected).all()
+def test_a_row_does_not_depend_on_its_batch(family, weights, examples, batch_size) -> None:
+    expected = decode_all(make_decoder(family, 8), weights, examples)
+    assert (decode_all(make_decoder(family, batch_size), weights, examples) == expected).all()
     shuffled = np.random.default_rng(1).permutation(len(examples))
-    others = decode_all(make_decoder(batch_size), weights, [examples[i] for i in shuffled])
+    others = decode_all(make_decoder(family, batch_size), weights, [examples[i] for i in shuffled])
     assert (others == expected[shuffled]).all()
 
 
 @pytest.mark.optimised
-def test_eight_devices_decode_as_one(weights, examples) -> None:
-    one = decode_all(make_decoder(8), weights, examples)
-    assert (decode_all(make_decoder(8, devices=8), weights, examples) == one).all()
+def test_eight_devices_decode_as_one(family, weights, examples) -> None:
+    one = decode_all(make_decoder(family, 8), weights, examples)
+    assert (decode_all(make_decoder(family, 8, devices=8), weights, examples) == one).all()
 
 
 def test_the_loop_stops_when_every_row_has_ended() -> None:
@@ -185,15 +206,15 @@ def test_the_loop_stops_when_every_row_has_ended() -> None:
     assert positions(jnp.ones((3,), bool)) == 0
 
 
-def test_padding_rows_of_the_embedding_are_never_produced(weights, examples) -> None:
+def test_padding_rows_of_the_embedding_are_never_produced(family, weights, examples) -> None:
     kernel = weights["decoder"]["logits_dense"]["kernel"]
     loud = kernel.at[:, 60:].set(100.0 * jnp.abs(kernel[:, 60:]).max())
     changed = {**weights, "decoder": {**weights["decoder"], "logits_dense": {"kernel": loud}}}
-    assert decode_all(make_decoder(8), changed, examples).max() < 60
+    assert decode_all(make_decoder(family, 8), changed, examples).max() < 60
 
 
-def test_predictions_are_in_input_order_and_resume(weights, examples, tmp_path) -> None:
-    decoder = make_decoder(8)
+def test_predictions_are_in_input_order_and_resume(family, weights, examples, tmp_path) -> None:
+    decoder = make_decoder(family, 8)
     whole = predict(decoder, weights, examples)
     assert [row.id for row in whole] == [example.id for example in examples]
 
