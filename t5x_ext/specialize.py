@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,11 @@ from t5x_ext.generation import InstructionSettings, ResponseSettings, read_evalu
 from t5x_ext.generation.evaluation import EvaluationSettings
 from t5x_ext.generation.records import bundled, evaluation_files
 from t5x_ext.retrieval import BM25, Corpus, open_index
-from t5x_ext.terminal import show
+from t5x_ext.terminal import note, show
 
 if TYPE_CHECKING:
     from t5x_ext.generation.pipeline import Pipeline
+    from t5x_ext.generation.rounds import Written
     from t5x_ext.generation.tuning import TuningSettings
     from t5x_ext.planning.devices import Machine
 
@@ -131,6 +131,8 @@ def specialize(
         new_instructions=new_instructions,
         instructions=instructions,
     )
+    if stage in (None, "evaluate"):
+        pipeline.check_shots()  # evaluation comes last, hours after this
     if dry_run:
         _show_forecast(pipeline, _machine(devices, topology))
         return
@@ -147,7 +149,7 @@ def specialize(
 
 def _write_rows(pipeline: Pipeline, number: int) -> None:
     written = pipeline.write_rows(number)
-    _show_counts(f"round {number}: rows -> {written.path}", written.counts)
+    _show_written(number, "rows", written, pipeline.round.num_rows)
 
 
 def _run_stage(pipeline: Pipeline, stage: str, number: int) -> None:
@@ -156,10 +158,10 @@ def _run_stage(pipeline: Pipeline, stage: str, number: int) -> None:
         if tasks is None:
             show(f"round {number}: answers tasks that are there already")
         else:
-            _show_counts(f"round {number}: tasks -> {tasks.path}", tasks.counts)
+            _show_written(number, "tasks", tasks, pipeline.round.num_rows)
     elif stage == "responses":
         rows = pipeline.write_responses(number)
-        _show_counts(f"round {number}: rows -> {rows.path}", rows.counts)
+        _show_written(number, "rows", rows, pipeline.round.num_rows)
     elif stage == "train":
         from t5x_ext.train import train
 
@@ -210,8 +212,15 @@ def _show_forecast(pipeline: Pipeline, machine: Machine | None) -> None:
     show(*lines)
 
 
-def _show_counts(what: str, counts: Counter[str]) -> None:
-    show(what, *(f"  {count:>8,} {name}" for name, count in counts.most_common()))
+def _show_written(number: int, what: str, written: Written, wanted: int) -> None:
+    counts = written.counts.most_common()
+    show(
+        f"round {number}: {what} -> {written.path}",
+        *(f"  {count:>8,} {name}" for name, count in counts),
+    )
+    if written.counts["kept"] < wanted:
+        kept = written.counts["kept"]
+        note(f"round {number}: {kept} {what} of {wanted}: no more tasks came")
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -42,14 +42,14 @@ class Contrastive(Method):
 
     Attributes:
       mode: 'log_ratio', 'beta' or 'difference'.
-      alpha: plausibility, 0 to 1; of 'difference', eq. 3 has 0.
+      alpha: plausibility, 0 to 1; None is 0.1, or of 'difference', as in eq. 3, 0.
       beta: strength of the contrast, of mode 'beta' alone.
       amateur_temperature: tau; above 1 makes the amateur less sure.
       method: `Greedy`, or `Sampling` from the softmax of the scores.
     """
 
     mode: str = "log_ratio"
-    alpha: float = 0.1
+    alpha: float | None = None
     beta: float = 0.5
     amateur_temperature: float = 1.0
     method: Greedy = dataclasses.field(default_factory=Greedy)
@@ -57,6 +57,8 @@ class Contrastive(Method):
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise self.error("mode", ", ".join(MODES))
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", 0.0 if self.mode == "difference" else 0.1)
         bounds.check_real("Contrastive.alpha", self.alpha, 0, 1)
         bounds.check_real("Contrastive.beta", self.beta, 0, 1e6)
         bounds.check_real("Contrastive.amateur_temperature", self.amateur_temperature, 1e-6, 1e6)
@@ -120,7 +122,7 @@ class Contrastive(Method):
         Returns:
           float32 [..., V], -inf outside of the head.
         """
-        least = math.log(self.alpha) if self.alpha > 0 else -math.inf
+        least = math.log(self.alpha) if self.alpha else -math.inf
         best = jnp.max(expert, axis=-1, keepdims=True)
         head = (expert >= least + best) & (expert > -jnp.inf)
         other = jax.nn.log_softmax(amateur / self.amateur_temperature)

@@ -92,7 +92,10 @@ def demonstrations(task: str, seeds: Sequence[Seed], shots: int) -> list[Demonst
     """
     own = sorted((seed for seed in seeds if seed.task == task), key=lambda seed: seed.id)
     if len(own) < shots:
-        raise ConfigError(f"task '{task}' has {len(own)} seeds; allowed: at least {shots} (shots)")
+        raise ConfigError(
+            f"SHOTS: {shots}, but task '{task}' has {len(own)} seeds; allowed: at most as many as "
+            "each evaluated task has"
+        )
     return [Demonstration(seed.instruction, seed.input, seed.output) for seed in own[:shots]]
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from etils import epath
 
-from mixtures.prompts import get_prompt
 from mixtures.vocabularies import Vocabulary
 from t5x_ext import bounds, files
 from t5x_ext.checkpoints import load, peft
-from t5x_ext.checkpoints.meta import ADAPTER, lora_in
+from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, lora_in
 from t5x_ext.configs import (
     CheckpointConfig,
     DatasetConfig,
@@ -202,7 +201,6 @@ def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
     if lora is None or source.config is None:
         raise ConfigError(f"{model_dir}: holds no adapter")
     base = source.meta[ADAPTER]["base"]
-    prompt = get_prompt(PROMPT)
     peft.write(
         str(directory),
         source.config,
@@ -211,7 +209,8 @@ def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
         base["sha256"],
         base["path"],
         source.step,
-        {"name": prompt.name, "version": prompt.version},
+        PROMPT,
+        base["quantization"] or NOT_QUANTIZED,
     )
 
 

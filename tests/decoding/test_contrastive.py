@@ -21,7 +21,7 @@ from shared_outputs import (
 
 from t5x_ext import Model
 from t5x_ext.decoding import Beam, Contrastive, Greedy, Sampling
-from t5x_ext.decoding.contrastive import break_ties
+from t5x_ext.decoding.contrastive import MODES, break_ties
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.errors import ConfigError
 from t5x_ext.partitioning import PjitPartitioner
@@ -142,6 +142,12 @@ def test_without_plausibility_a_ratio_picks_what_nobody_would_say() -> None:
     amateur = jnp.array([5.0, 4.5, -20.0])
     assert int(jnp.argmax(Contrastive(alpha=0.0).contrast(expert, amateur))) == 2
     assert int(jnp.argmax(Contrastive(alpha=0.1).contrast(expert, amateur))) == 0
+
+
+def test_plausibility_is_that_of_the_papers_unless_given() -> None:
+    assert [Contrastive(mode=mode).alpha for mode in MODES] == [0.1, 0.1, 0.0]
+    assert Contrastive(mode="difference", alpha=0.1).alpha == 0.1
+    assert Contrastive(alpha=0.0).alpha == 0.0
 
 
 def test_tokens_that_are_not_allowed_do_not_decide_what_is_plausible() -> None:

@@ -29,7 +29,7 @@ def test_demonstrations_are_the_tasks_seeds_in_the_order_of_their_ids() -> None:
     own = [seed for seed in SEEDS if seed.task == "harbour_cargo"]
     assert [demo.input for demo in shown] == [seed.input for seed in own]
     assert {demo.instruction for demo in shown} == {ROWS[0].instruction}
-    with pytest.raises(ConfigError, match="has 5 seeds; allowed: at least 6"):
+    with pytest.raises(ConfigError, match="SHOTS: 6, but task 'harbour_cargo' has 5 seeds"):
         demonstrations("harbour_cargo", SEEDS, 6)
 
 

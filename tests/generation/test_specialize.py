@@ -15,6 +15,7 @@ import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
+from t5x_ext.checkpoints.adapters import open_adapter
 from t5x_ext.decoding import Contrastive, Sampling
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
@@ -137,7 +138,8 @@ def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> Non
     for number in (1, 2):
         adapter = finished / f"round{number}" / "adapter"
         own = json.loads((adapter / "t5x_ext.json").read_text())
-        assert own["prompt"] == {"name": "alpaca", "version": 1} and own["step"] == 4
+        assert own["prompt"] == "alpaca" and own["step"] == 4
+        assert own["base"]["quantization"] == "none"
         rows = records(finished / f"round{number}" / "train.jsonl")
         assert [row["round"] for row in rows] == [number] * 4
     scores = json.loads((finished / "scores.json").read_text())
@@ -148,6 +150,29 @@ def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> Non
     assert {(r["shots"], r["template"]) for r in asked} == {(1, "ss.none")}
     table = (finished / "scores.md").read_text()
     assert "base_template, k=1" in table and "f1 without flagged rows" in table
+
+
+def test_an_expert_warns_of_another_prompt_or_other_kernels_and_of_nothing_else(
+    checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = Weights(checkpoint).describe().config
+    shutil.copytree(finished / "round1", tmp_path / "round1", ignore=shutil.ignore_patterns("*run"))
+    for name in ("adapter", "tuning.json"):
+        path = tmp_path / "round1" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    flags = ["--stage=train", "--gin.QUANTIZATION='nf4'", "--gin.TRAIN_STEPS=1"]
+    assert run(checkpoint, tmp_path, *flags) == 0
+    capsys.readouterr()
+    for directory, kernels, others in ((finished, None, "nf4"), (tmp_path, "nf4", None)):
+        adapter = open_adapter(str(directory / "round1" / "adapter"), config)
+        adapter.warn_of_prompt("alpaca")
+        adapter.warn_of_kernels(kernels, "/base")
+        assert capsys.readouterr().err == ""
+        adapter.warn_of_prompt("ss.none")
+        adapter.warn_of_kernels(others, "/base")
+        prompt, tuned = capsys.readouterr().err.splitlines()
+        assert prompt.endswith("tuned with prompt 'alpaca', used with 'ss.none'")
+        assert ("tuned over llama in NF4" in tuned) == (kernels == "nf4")
 
 
 def test_what_is_finished_is_skipped_without_weights(
@@ -219,6 +244,16 @@ def test_stages_write_the_same_files_at_any_batch_size(checkpoint: str, tmp_path
     assert [record["log_prob"] < 0 for record in measured] == [True] * 4
 
 
+def test_fewer_rows_than_wanted_are_told(
+    checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tasks = with_tasks(tmp_path)
+    assert run(checkpoint, tmp_path, *tasks, "--stage=responses", "--gin.NUM_ROWS=6") == 0
+    assert "round 1: 4 rows of 6: no more tasks came" in capsys.readouterr().err
+    assert run(checkpoint, finished, *with_tasks(finished), "--stage=responses") == 0
+    assert "no more tasks came" not in capsys.readouterr().err
+
+
 def test_a_model_draws_by_the_number_of_the_request(checkpoint: str) -> None:
     model = Model.load(checkpoint)
     method = Sampling(seed=3)
@@ -268,6 +303,12 @@ def test_what_cannot_be_run_is_one_line(
     seeds, corpus = tmp_path / "seeds.jsonl", tmp_path / "corpus.jsonl"
     seeds.write_text('{"instruction": "Say it.", "input": "it"}\n')
     assert "line 1: field 'output': missing" in refused(f"--gin.SEEDS='{seeds}'")
+    bundled_seeds = Path(bundled("seeds.jsonl")).read_text().splitlines(keepends=True)
+    seeds.write_text("".join(bundled_seeds[:4]))
+    too_few = "SHOTS: 5, but task 'harbour_cargo' has 4 seeds; allowed: at most as many"
+    shots = "--gin.SHOTS=(0, 5, 1)"
+    assert too_few in refused(shots, f"--gin.SEEDS='{seeds}'", where=tmp_path / "few")
+    assert not (tmp_path / "few").exists()  # before anything is written
     corpus.write_text("")
     assert f"{corpus}: " in refused(f"--gin.CORPUS='{corpus}'")
     limit = "--gin.ResponseSettings.max_new_tokens=4090"
