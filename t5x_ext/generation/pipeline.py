@@ -29,7 +29,11 @@ from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.decoding import Greedy
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import rounds, scores, tuning
-from t5x_ext.generation.evaluation import EvaluationSettings, write_predictions
+from t5x_ext.generation.evaluation import (
+    EvaluationSettings,
+    demonstrations,
+    write_predictions,
+)
 from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
@@ -137,7 +141,8 @@ class Pipeline:
         """Asks the evaluation rows of the base, without and with template, and of every expert.
 
         Returns:
-            {"models": {name: {shots: see `scores.score_file`}}, "flagged": [[task, id], ...]}
+            {"models": {name: {shots: see `scores.Scored`}}, "over_shots": {name: see
+            `scores.over_shots`}, "flagged": [[task, id], ...]}
 
         Raises:
             ConfigError: there are no evaluation rows, or a task has too few seeds.
@@ -148,7 +153,7 @@ class Pipeline:
         tuned = [n for n in range(1, self.num_rounds + 1) if self.has_adapter(n)]
         writers = self._open(tuned)
         flagged = rows_with(self._tuned_on(tuned), rows)
-        found: dict[str, dict[int, Any]] = {}
+        found: dict[str, dict[int, scores.Scored]] = {}
         for name, template in self.asked_models(tuned):
             writer = writers.get(name) or writers[None]
             generator = writer.generator(Greedy(), self.round.batch_size)
@@ -159,11 +164,26 @@ class Pipeline:
                     path, rows, self.round.seeds, generator, settings, self.round.batch_size
                 )
                 scored = scores.score_file(path, flagged)
-                found.setdefault(name, {})[shots] = scored | {"lost": counts["lost"]}
-        result = {"models": found, "flagged": sorted(map(list, flagged))}
+                scored.scores["lost"] = counts["lost"]
+                found.setdefault(name, {})[shots] = scored
+        models = {
+            name: {shots: each.scores for shots, each in by_shots.items()}
+            for name, by_shots in found.items()
+        }
+        spread = {name: scores.over_shots(by_shots) for name, by_shots in found.items()}
+        result = {"models": models, "over_shots": spread, "flagged": sorted(map(list, flagged))}
         files.write_text(self.directory / "scores.json", json.dumps(result, indent=2) + "\n")
-        files.write_text(self.directory / "scores.md", scores.table(found))
+        files.write_text(self.directory / "scores.md", scores.table(models, spread))
         return result
+
+    def check_shots(self) -> None:
+        """Refuses evaluation rows of a task that has too few seeds to demonstrate it.
+
+        Raises:
+            ConfigError: names the task.
+        """
+        for task in sorted({row.task for row in self.round.evaluation}):
+            demonstrations(task, self.round.seeds, max(self.shots, default=0))
 
     def given_tasks(self, number: int) -> files.StrPath | None:
         """The file of tasks of a round that writes none."""
