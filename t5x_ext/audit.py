@@ -121,6 +121,9 @@ def audit_synthetic(
 ) -> dict[str, Any]:
     """Measures rows that a model wrote; see `t5x_ext.generation.audit.audit_rows`.
 
+    Beside a round's train.jsonl lie the files that it follows from: `yields` counts them, see
+    `t5x_ext.generation.yields`; it is None where there are none.
+
     Args:
         rows: a JSONL file of instruction, input and output.
         evaluation: files, or directories of them, of evaluation rows; their test split is read.
@@ -132,9 +135,10 @@ def audit_synthetic(
     """
     from t5x_ext.generation import audit as synthetic
     from t5x_ext.generation.records import evaluation_files, read_evaluation, read_seeds
+    from t5x_ext.generation.yields import yields_of
     from t5x_ext.retrieval import Corpus
 
-    return synthetic.audit_rows(
+    found = synthetic.audit_rows(
         synthetic.read_rows(rows),
         [
             row
@@ -145,6 +149,8 @@ def audit_synthetic(
         [seed for path in seeds for seed in read_seeds(path)],
         [(found.id, found.whole) for path in corpus for *_, found in Corpus(path).scan()],
     )
+    yields = yields_of(rows)
+    return found | {"yields": dataclasses.asdict(yields) if yields else None}
 
 
 def _data_dir(names: Sequence[str], context: Any) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -115,11 +115,24 @@ def audit_rows(
             for name, field, text in fields
             if (overlap := texts.find(text))
         ],
-        "openings": _shares(_opening(row.instruction) for row in rows),
-        "verb_nouns": _shares(" ".join(verb_noun(row.instruction)) for row in rows),
+        "openings": most_frequent(rows, "openings"),
+        "verb_nouns": most_frequent(rows, "verb_nouns"),
         "labels": _shares(_fold(row.output) for row in rows),
         "words": {name: _lengths(getattr(row, name) for row in rows) for name in _FIELDS},
     }
+
+
+def most_frequent(
+    rows: Iterable[SyntheticRow], what: Literal["openings", "verb_nouns"]
+) -> list[dict[str, Any]]:
+    """How most instructions open, or which verbs with which nouns they have.
+
+    Returns:
+        [{"text", "rows", "share"}], the most frequent first.
+    """
+    if what == "openings":
+        return _shares(_opening(row.instruction) for row in rows)
+    return _shares(" ".join(verb_noun(row.instruction)) for row in rows)
 
 
 def read_rows(path: files.StrPath) -> list[SyntheticRow]:

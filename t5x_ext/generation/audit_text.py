@@ -24,6 +24,8 @@ def render(found: Mapping[str, Any]) -> str:
         lines.append(f"  {name:<16} {rows:,} rows in {len(groups):,} groups")
         lines += [f"    {', '.join(ids[:5])}" for ids in groups[:3]]
     lines.append(f"copied from seeds: {len(found['seed_copies']):,} fields")
+    if found["yields"]:
+        lines += ["", *_yields(found["yields"])]
     lines += ["", *_shared(found["shared"])]
     for title, name in (
         ("openings", "openings"),
@@ -35,6 +37,22 @@ def render(found: Mapping[str, Any]) -> str:
             f"  {each['share']:>6.1%}  {_short(each['text'], 80)}" for each in found[name][:10]
         ]
     return "\n".join(lines)
+
+
+def _yields(yields: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for what in ("tasks", "answers"):
+        counts = dict(yields[what])
+        written, kept = sum(counts.values()), counts.pop("kept", 0)
+        if written:
+            lines.append(f"{what} written: {written:,}, of which kept: {kept / written:.1%}")
+            lines += [f"  {count / written:>6.1%}  {reason}" for reason, count in counts.items()]
+    for what, name in (
+        ("answers that ended at the most tokens allowed", "answers_at_limit"),
+        ("prompts cut to the model's context", "prompts_cut"),
+    ):
+        lines.append(f"{what}: {yields[name] / max(1, sum(yields['answers'].values())):.1%}")
+    return lines
 
 
 def _shared(shared: list[dict[str, Any]]) -> list[str]:

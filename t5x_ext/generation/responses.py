@@ -2,11 +2,11 @@
 
     responses.jsonl      one line a task of instructions.jsonl that was answered
     train.jsonl          instruction, input, output: own-data JSONL, which `train` takes as it is
-    measurements.jsonl   how probable each answer was, by id
+    measurements.jsonl   how probable each answer was and how long it took, by id
 
 train.jsonl follows from responses.jsonl. Log-probabilities are sums of floats, whose last digits
-depend on the batch; in a separate file they leave the others the same at any batch size. A run
-that is killed may have measured an answer twice.
+depend on the batch, and seconds differ from run to run; in a separate file they leave the others
+the same at any batch size. A run that is killed may have measured an answer twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -221,9 +222,8 @@ def write_responses(
             for _, task in batch:
                 record = answered.get(task["id"])
                 if record is None:
-                    record, log_prob = next(made)
-                    if log_prob is not None:
-                        measurements.append({"id": task["id"], "log_prob": log_prob})
+                    record, measured = next(made)
+                    measurements.append(measured)
                     responses.append(record)
                 _check_same(responses, record, task)
                 texts = (record["instruction"], record["input"], record["output"])
@@ -273,8 +273,11 @@ def _answers(
     settings: ResponseSettings,
     tasks: Sequence[tuple[int, Record]],
     index: Index | None,
-) -> Iterator[tuple[Record, float | None]]:
-    """Records of responses.jsonl for tasks with their numbers, and their log-probabilities."""
+) -> Iterator[tuple[Record, Record]]:
+    """Records of responses.jsonl and measurements.jsonl for tasks with their numbers.
+
+    `seconds` count from when the batch was given to the model until the answer was there.
+    """
     found: list[list[Hit]] = []
     for _, task in tasks:
         query = f"{task['instruction']}\n{task['input']}"
@@ -284,10 +287,14 @@ def _answers(
         response_request(settings, generator, task, hits, number)
         for (number, task), hits in zip(tasks, found, strict=True)
     ]
+    clock = time.monotonic()
     made = completions(generator, [request for request, _ in asked])
     for (_, task), hits, (request, cut), completion in zip(tasks, found, asked, made, strict=True):
         record = _record(generator, settings, task, hits, request, completion, cut)
-        yield record, completion.log_prob
+        measured: Record = {"id": task["id"]}
+        if completion.log_prob is not None:
+            measured["log_prob"] = completion.log_prob
+        yield record, measured | {"seconds": round(time.monotonic() - clock, 3)}
 
 
 def _record(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from sampler import BUNDLED, Sampler, run
 
+from t5x_ext import audit
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import (
     Completion,
@@ -24,6 +26,7 @@ from t5x_ext.generation import (
 )
 from t5x_ext.generation.instructions import draw_demonstrations
 from t5x_ext.generation.responses import response_request
+from t5x_ext.generation.yields import yields_of
 
 FILES = ("requests", "instructions", "rejected", "responses", "train")
 
@@ -60,7 +63,35 @@ def test_every_record_has_its_place(unbroken: Path) -> None:
         assert weights == sorted(weights, reverse=True)
     measured = {record["id"]: record["log_prob"] for record in records(unbroken, "measurements")}
     assert measured == {r["id"]: measured[r["id"]] for r in responses}
+    assert all(record["seconds"] >= 0 for record in records(unbroken, "measurements"))
     assert {row["round"] for row in train} == {1} and all(row["output"] for row in train)
+
+
+def test_yields_are_those_that_the_stages_counted(unbroken: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    made, kept, _ = run(str(tmp_path), 0.0, 8)  # asks for nothing
+    del made["requests"]
+    train = tmp_path / "train.jsonl"
+    yields = yields_of(train)
+    assert yields is not None and (yields.tasks, yields.answers) == (made, kept)
+    assert (yields.answers_at_limit, yields.prompts_cut) == (0, 0)
+
+    responses = records(tmp_path, "responses")
+    for response in responses[::3]:
+        response |= {"finish": "length", "truncated": True}
+    lines = [json.dumps(response) + "\n" for response in responses]
+    (tmp_path / "responses.jsonl").write_text("".join(lines))
+    share = len(responses[::3]) / len(responses)
+    assert audit.main(["--synthetic", str(train)]) == 0
+    shown = capsys.readouterr().out
+    assert f"answers that ended at the most tokens allowed: {share:.1%}" in shown
+    assert f"prompts cut to the model's context: {share:.1%}" in shown
+    assert (
+        f"tasks written: {made.total()}, of which kept: {made['kept'] / made.total():.1%}" in shown
+    )
+    assert f"answers written: {len(responses)}, of which kept: {30 / len(responses):.1%}" in shown
+    shutil.copy(train, tmp_path / "others.jsonl")
+    assert yields_of(tmp_path / "others.jsonl") is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
