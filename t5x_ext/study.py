@@ -272,6 +272,7 @@ def _write_study_json(
             "seeds": list(seeds),
             "split_policy": superni_cfg.split_policy,
             **({"published": published} if published else {}),
+            **({"generated": _generated(*plan.generated)} if plan.generated else {}),
             "initials": {
                 key: {"label": initial.label or key, "key": plan.initial_keys[key]}
                 | _cost(directory, plan.initial_keys[key])
@@ -280,6 +281,11 @@ def _write_study_json(
             "cells": [cell.key for cell in plan.cells],
         },
     )
+
+
+def _generated(keys: Any, wanted: Mapping[str, int]) -> dict[str, str]:
+    """Where the rows that models write for themselves are, by name."""
+    return {name: keys.rows(name) for name in wanted}
 
 
 def _cost(directory: epath.Path, key: str) -> dict[str, float]:

@@ -44,6 +44,7 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "empty": outputs.empty,
     "run_away": outputs.run_away,
     "stopped": outputs.stopped,
+    "words": outputs.Words,
     "edit_distance": outputs.EditDistance,
     "errant": Errant,
     "errant_ds": lambda: Errant("errant_ds", "ds"),

@@ -4,6 +4,7 @@ unchanged       share of outputs that repeat their source, up to tokenisation
 empty           share of outputs without text
 run_away        share of outputs more than twice as long as their source and every reference
 stopped         share of outputs that ended by themselves, not at the longest allowed
+words           words of an output, mean; divided by 100, as every figure is shown times 100
 edit_distance   words deleted and inserted, per word of the sources
 """
 
@@ -68,6 +69,20 @@ def _runs_away(row: Prediction) -> bool:
 def stopped() -> Metric:
     """Outputs that the end of sequence or a stop ended, not the longest length allowed."""
     return Share("stopped", lambda row: row.finish != "length", ("finish",))
+
+
+class Words(Metric):
+    """Length of outputs, in hundreds of words."""
+
+    name = key = "words"
+
+    def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
+        """(hundreds of words, 1) of each row."""
+        return with_ones(np.array([len(row.prediction.split()) / 100 for row in rows]))
+
+    def finish(self, totals: np.ndarray) -> np.ndarray:
+        """Mean over rows."""
+        return mean_of(totals)
 
 
 class EditDistance(Metric):

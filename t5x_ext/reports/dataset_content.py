@@ -7,17 +7,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from t5x_ext.generation.scores import ZERO_SHOT
 from t5x_ext.reports import dataset_tables as tables
-from t5x_ext.reports import note_tables
+from t5x_ext.reports import note_tables, shots
 from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import Claim, signed
 from t5x_ext.reports.content import curve_json
 from t5x_ext.reports.dataset_samples import name_of, pick_samples
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
 from t5x_ext.reports.document import Block, Document, Paragraph, Section
-from t5x_ext.reports.equivalents import Equivalent, equivalent_tables, find_equivalents
+from t5x_ext.reports.equivalents import (
+    Equivalent,
+    count_sets,
+    equivalent_tables,
+    find_equivalents,
+)
+from t5x_ext.reports.generated_rows import (
+    Generated,
+    flagged_rows,
+    generated_blocks,
+    read_generated,
+    to_json,
+)
 from t5x_ext.reports.learning_curves import LearningCurve, fit_learning_curves
 from t5x_ext.reports.published import published_blocks, read_published
+from t5x_ext.reports.shots import Shots, find_shots
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import need_table
 
@@ -35,18 +49,26 @@ class Findings:
     curves: list[LearningCurve]
     targets: tuple[float, ...]
     claim: Claim
+    generated: list[Generated]  # what models of the study wrote for themselves
+    clean: (
+        DatasetScores | None
+    )  # without test inputs that share words with it; None: there are none
 
 
 def find(study: Study, targets: Sequence[float] = ()) -> Findings:
     """Computes all numbers of the report; a pure function of the study's files and `targets`."""
     scores = score_datasets(study)
+    generated = read_generated(study)
+    flagged = flagged_rows(generated)
     return Findings(
         study=study,
         scores=scores,
-        equivalents=find_equivalents(scores.grid),
+        equivalents=find_equivalents(scores.grid, count_sets(study, scores.grid)),
         curves=fit_learning_curves(study, scores.grid),
         targets=tuple(targets),
         claim=state_claim(scores),
+        generated=generated,
+        clean=score_datasets(study, flagged) if flagged else None,
     )
 
 
@@ -85,17 +107,18 @@ def _sentence(best: Row, other: Row, scores: DatasetScores) -> str:
 def build_document(findings: Findings) -> Document:
     """The report, in reading order: scores, curves, differences, outputs, cost, examples."""
     study, scores = findings.study, findings.scores
+    by_shots = find_shots(scores)
     parts = tables.parts_table(scores)
     by_dataset = tables.trait_by_dataset_table(scores)
     outputs: list[Block] = [tables.trait_table(study, scores)]
     outputs += [by_dataset] if by_dataset else []
     sections = [
-        Section("Scores", (*note_tables.warnings(study), tables.score_table(scores))),
-        Section("Differences", tuple(tables.difference_tables(scores))),
+        *(_scores_by_shots(findings, by_shots) if by_shots else _scores(findings)),
         Section("Score against training rows", tuple(_curves(findings))),
         Section("Rows that are worth another arm", tuple(_equivalents(findings))),
         *([Section("Edits", (parts,))] if parts else []),
         *([Section("Beside the paper", tuple(_beside(findings)))] if study.published else []),
+        *(_written(findings) if findings.generated else []),
         Section("Outputs", tuple(outputs)),
         Section("What to keep in mind", tuple(_notes(study))),
         Section("Cost", (tables.tuning_table(study, scores),)),
@@ -109,6 +132,36 @@ def build_document(findings: Findings) -> Document:
         )
         sections.append(Section("Example outputs", (intro, *samples), True))
     return Document(f"Study: {study.name}", findings.claim, _facts(findings), tuple(sections))
+
+
+def _scores(findings: Findings) -> list[Section]:
+    study, scores = findings.study, findings.scores
+    return [
+        Section("Scores", (*note_tables.warnings(study), tables.score_table(scores))),
+        Section("Differences", tuple(tables.difference_tables(scores))),
+    ]
+
+
+def _scores_by_shots(findings: Findings, by_shots: Shots) -> list[Section]:
+    """The few tables that answer the question; those of each dataset are closed."""
+    study, scores = findings.study, findings.scores
+    blocks: list[Block] = [
+        *note_tables.warnings(study),
+        shots.shots_table(scores, by_shots, findings.clean),
+        Paragraph(ZERO_SHOT),
+        shots.further_table(scores),
+    ]
+    by_dataset = (tables.score_table(scores), *tables.difference_tables(scores))
+    return [
+        Section("Scores", tuple(blocks)),
+        Section("Differences", tuple(shots.difference_tables(scores, by_shots))),
+        Section("Scores and differences by dataset", by_dataset, folded=True),
+    ]
+
+
+def _written(findings: Findings) -> list[Section]:
+    blocks = generated_blocks(findings.study, findings.generated)
+    return [Section("What models wrote for themselves", tuple(blocks))]
 
 
 def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
@@ -184,9 +237,34 @@ def summary(findings: Findings) -> dict[str, Any]:
         "claim": asdict(findings.claim),
         "rows": [_row_json(row, scores) for row in (*scores.rows, *scores.bounds)],
         "equivalents": [_equivalent_json(each) for each in findings.equivalents],
+        **({"shots": _shots_json(findings, by_shots)} if (by_shots := find_shots(scores)) else {}),
+        **({"generated": list(map(to_json, findings.generated))} if findings.generated else {}),
         "measure": "mean score",
         "learning_curves": [curve_json(curve, findings.targets) for curve in findings.curves],
     }
+
+
+def _shots_json(findings: Findings, by_shots: Shots) -> list[dict[str, Any]]:
+    """F1 of each arm by demonstrations, and without flagged rows where there are any."""
+    views = {"f1": (findings.scores, by_shots)}
+    if findings.clean and (clean := find_shots(findings.clean)):
+        views["f1_without_flagged"] = (findings.clean, clean)
+    found = []
+    for name, (scores, columns) in views.items():
+        for row in (*scores.rows, *scores.bounds):
+            measures = [*(f"k{k}" for k in columns.columns), *shots.OVER]
+            intervals = {m: columns.interval(row, m) for m in measures}
+            figures = {m: asdict(each) if each else None for m, each in intervals.items()}
+            found.append(
+                {
+                    "measure": name,
+                    "arm": row.arm or None,
+                    "budget": row.budget or None,
+                    "label": row.label,
+                    **figures,
+                }
+            )
+    return found
 
 
 def _equivalent_json(found: Equivalent) -> dict[str, Any]:
@@ -198,6 +276,7 @@ def _equivalent_json(found: Equivalent) -> dict[str, Any]:
         "dataset": found.dataset or None,
         "score": found.score,
         **{name: value if math.isfinite(value) else None for name, value in bounds.items()},
+        "sets": found.num_sets,
         "at_most": found.rows <= found.smallest,
         "refusal": found.refusal,
     }

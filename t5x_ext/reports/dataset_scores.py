@@ -9,12 +9,15 @@ same draws, so that differences are paired. With several seeds these are drawn t
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from mixtures.errors import DataError
+from mixtures.specialization.names import PREFIX, parse_name
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import resampling
 from t5x_ext.metrics.catalogue import get_metric
@@ -27,7 +30,23 @@ from t5x_ext.reports.score_grid import Point, ScoreGrid, build_grid
 from t5x_ext.reports.study_files import Cell, Study, Task
 
 # What outputs look like, whatever their score, where rows carry what a trait needs.
-TRAITS = ("unchanged", "empty", "run_away", "stopped", "edit_distance")
+TRAITS = ("unchanged", "empty", "run_away", "stopped", "words", "edit_distance")
+# What stands beside the metrics of questions after demonstrations, which are scored by F1.
+_COMPANIONS = {"f1": ("rougeL",), "pairs_f1": ("pairs_precision", "pairs_recall")}
+COPIED = "the source, copied"
+
+RowId = tuple[str, str]  # set of a `self.*` name, id
+
+
+def set_and_shots(task: str) -> tuple[str, int] | None:
+    """`"self.harbour.log.k5"` -> `("log", 5)`, set and demonstrations; None of other names."""
+    if not task.startswith(PREFIX):
+        return None
+    try:
+        name = parse_name(task)
+    except DataError:
+        return None
+    return ":".join(name.parts), name.shots
 
 
 @dataclass(frozen=True)
@@ -133,8 +152,12 @@ class DatasetScores:
         return list(largest.values()) or list(self.rows[:1])
 
 
-def score_datasets(study: Study) -> DatasetScores:
+def score_datasets(study: Study, without: Collection[RowId] = ()) -> DatasetScores:
     """Scores every finished cell of a study again, from its predictions.
+
+    Args:
+        study: as read.
+        without: test inputs to leave out; the scores then are not those of result.json.
 
     Raises:
         ConfigError: predictions are missing, malformed, not those of result.json, or of other
@@ -145,7 +168,10 @@ def score_datasets(study: Study) -> DatasetScores:
     for cell in study.cells:
         answers = read_answers(cell)
         _check_same_instances(cell, answers, instances)
-        found[cell.key] = _score_cell(cell, answers, study.tasks)
+        if without:
+            found[cell.key] = _score_clean(answers, study.tasks, without)
+        else:
+            found[cell.key] = _score_cell(cell, answers, study.tasks)
     columns = _columns(study.tasks, found.values())
     there = {column.task for column in columns}
     base = build_grid(study, without=[t.name for t in study.tasks if t.name not in there])
@@ -183,10 +209,27 @@ def _score_cell(
     return found
 
 
+def _score_clean(
+    answers: Mapping[str, Sequence[Prediction]], tasks: Iterable[Task], without: Collection[RowId]
+) -> _Found:
+    found: _Found = {}
+    for task in tasks:
+        place = set_and_shots(task.name)
+        rows = [
+            row
+            for row in answers.get(task.name, ())
+            if place is None or (place[0], row.id) not in without
+        ]
+        found |= _score(task, rows) if rows else {}
+    return found
+
+
 def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
     """Every score and trait of answers to one dataset."""
     carried = {name for name in ("source", "finish") if all(getattr(row, name) for row in rows)}
-    traits = (name for name in TRAITS if carried.issuperset(get_metric(name).needs))
+    traits = [name for name in TRAITS if carried.issuperset(get_metric(name).needs)]
+    if set_and_shots(task.name):
+        traits += [each for name in task.metrics for each in _COMPANIONS.get(name, ())]
     measured = measure(rows, tuple(dict.fromkeys((*task.metrics, *traits))))
     found = {}
     for column in measured.columns:
@@ -276,12 +319,16 @@ def _over_seeds(draws: np.ndarray) -> np.ndarray:
 def _bounds(
     study: Study, columns: Sequence[Column], instances: Mapping[str, Sequence[Prediction]]
 ) -> tuple[Row, ...]:
-    """What copying the source scores, and what the first reference scores against all of them."""
+    """What texts that take no model would score."""
     rows = []
-    for label, text_of in _BOUNDS.items():
+    for label, texts_of in _BOUNDS.items():
         found: _Found = {}
         for task in study.tasks:
-            said = [r.with_answer(Answer(text_of(r))) for r in instances.get(task.name, ())]
+            asked = instances.get(task.name, ())
+            said = [
+                row.with_answer(Answer(text))
+                for row, text in zip(asked, texts_of(asked), strict=False)
+            ]
             if said and all(row.prediction for row in said):
                 found |= _score(task, said)
         if found:
@@ -289,9 +336,18 @@ def _bounds(
     return tuple(rows)
 
 
-_BOUNDS: dict[str, Callable[[Prediction], str]] = {
-    "the source, copied": lambda row: row.source or "",
-    "the first reference": lambda row: row.references[0],
+def _most_frequent(rows: Sequence[Prediction]) -> list[str]:
+    """The reference of most rows, whatever is asked; nothing for other tasks."""
+    if not rows or set_and_shots(rows[0].task) is None:
+        return []
+    counts = Counter(row.references[0] for row in rows)
+    return [counts.most_common(1)[0][0]] * len(rows)
+
+
+_BOUNDS: dict[str, Callable[[Sequence[Prediction]], list[str]]] = {
+    COPIED: lambda rows: [row.source or "" for row in rows],
+    "the most frequent answer": _most_frequent,
+    "the first reference": lambda rows: [row.references[0] for row in rows],
 }
 
 

@@ -8,19 +8,27 @@ from collections.abc import Callable, Sequence
 
 from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import signed
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
+from t5x_ext.reports.dataset_scores import COPIED, DatasetScores, Row
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT, percent
 
-_NAMES = {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "exact_match": "exact match", "f1": "F1"}
+_NAMES = {
+    "rougeL": "ROUGE-L",
+    "rouge1": "ROUGE-1",
+    "exact_match": "exact match",
+    "f1": "F1",
+    "f1_box": "BoX’s F1",
+    "squad_em": "SQuAD’s exact match",
+}
 _CAPITALS = {"sari", "gleu", "m2", "errant", "bleu"}
 _TRAIT_TITLES = {
     "unchanged": "unchanged, %",
     "empty": "empty, %",
     "run_away": "run-away, %",
     "stopped": "stopped, %",
+    "words": "words",
     "edit_distance": "edits per 100 words",
 }
 _CLEANING = {
@@ -49,17 +57,19 @@ def short_name(task: str) -> str:
     return shots
 
 
-def _text(interval: Interval | None) -> str:
+def interval_lines(interval: Interval | None) -> str:
+    """A score, and its interval on a second line."""
     if interval is None:
         return ABSENT
     return f"{interval.mean:.2f}\n[{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def _above(reference: Row, row: Row, places: Sequence[int]) -> str:
-    return _difference_text(row.above(reference, places))
+    return difference_text(row.above(reference, places))
 
 
-def _difference_text(interval: Interval | None) -> str:
+def difference_text(interval: Interval | None) -> str:
+    """A difference, marked where it is clear, and its interval on a second line."""
     if interval is None:
         return ABSENT
     clear = " ▲" if interval.low > 0 else " ▼" if interval.high < 0 else ""
@@ -67,7 +77,8 @@ def _difference_text(interval: Interval | None) -> str:
     return f"{signed(interval.mean)}{clear}\n[{low}, {high}]"
 
 
-def _rows_used(row: Row) -> str:
+def rows_used(row: Row) -> str:
+    """Training rows per task; '' of a bound."""
     return f"{row.point.labels_per_task:,.0f}" if row.point else ""
 
 
@@ -94,7 +105,7 @@ def _table(
         tuple(
             (
                 row.label,
-                _rows_used(row),
+                rows_used(row),
                 *((cell(row, scores.heads),) if several else ()),
                 *(cell(row, [i]) for i in places),
             )
@@ -113,7 +124,7 @@ def score_table(scores: DatasetScores) -> Table:
     variants = {scores.columns[i].metric: None for i in scores.places()}
     stated = {m.key: f"{metric_title(m.key)}: {m.variant}." for m in variants if m.variant}
     several = " The mean is over the first metric of each set." if len(scores.heads) > 1 else ""
-    is_rewriting = len(scores.bounds) > 1  # the other bound is the references
+    is_rewriting = any(row.label == COPIED for row in scores.bounds)
     copying = " Copying the source is what a model that changes nothing scores." * is_rewriting
     note = (
         "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
@@ -122,7 +133,11 @@ def score_table(scores: DatasetScores) -> Table:
     )
     rows = [*scores.rows, *scores.bounds]
     return _table(
-        scores, "Scores by dataset", note.strip(), rows, lambda row, at: _text(row.interval(at))
+        scores,
+        "Scores by dataset",
+        note.strip(),
+        rows,
+        lambda row, at: interval_lines(row.interval(at)),
     )
 
 
@@ -155,7 +170,7 @@ def parts_table(scores: DatasetScores) -> Table | None:
         "Precision and recall of edits",
         ("model", "rows per task", *("P", "R", "F0.5") * len(places)),
         tuple(
-            (row.label, _rows_used(row), *(cell for i in places for cell in _parts(row, i)))
+            (row.label, rows_used(row), *(cell for i in places for cell in _parts(row, i)))
             for row in rows
         ),
         note="Percent. A model that changes nothing has precision 100 and recall 0.",
@@ -180,7 +195,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
     rows = [
         (
             row.label,
-            _rows_used(row),
+            rows_used(row),
             *(_mean(row, scores.trait(name)) for name in names),
             *(_cleaned(study, row, step) for step in steps),
         )
@@ -198,7 +213,8 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
         tuple(rows),
         note="Mean over datasets. Unchanged: equal to the source. Run-away: more than twice as "
         "long as source and references. Stopped: ended by themselves, not at the length limit. "
-        f"Edits: words deleted and inserted; a word replaced counts twice.{counted}",
+        "Words: of an output. Edits: words deleted and inserted; a word replaced counts twice."
+        f"{counted}",
     )
 
 
@@ -216,7 +232,7 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
             *(names[scores.columns[i].metric.name] for i in places),
         ),
         tuple(
-            (row.label, _rows_used(row), *(_mean(row, [i]) for i in places))
+            (row.label, rows_used(row), *(_mean(row, [i]) for i in places))
             for row in (*scores.rows, *scores.bounds)
         ),
         note="Copies: unchanged outputs, percent. Edits: per 100 words of the source.",
@@ -234,7 +250,7 @@ def tuning_table(study: Study, scores: DatasetScores) -> Table:
         rows.append(
             (
                 row.label,
-                _rows_used(row),
+                rows_used(row),
                 f"{one.trainable_parameters:,}" if one.parameters else ABSENT,
                 percent(one.trainable_parameters / one.parameters) if one.parameters else ABSENT,
                 f"{steps:,}",

@@ -12,8 +12,9 @@ clearly rise between its smallest and largest budget there is no answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from t5x_ext.reports.crossings import amount_at, first_passing
 from t5x_ext.reports.dataset_tables import short_name
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.score_grid import Point, ScoreGrid
+from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT
 
 
@@ -39,6 +41,7 @@ class Equivalent:
         smallest, largest: budgets of the curve. An estimate or bound of `smallest` means that so
             many rows or fewer are enough.
         rises: whether the curve clearly rises; without it the numbers say nothing.
+        num_sets: rows in all per row of a task: the sets that the curve's arm is trained on.
     """
 
     curve: Point
@@ -51,6 +54,7 @@ class Equivalent:
     smallest: float
     largest: float
     rises: bool
+    num_sets: float = 1.0
 
     @property
     def refusal(self) -> str:
@@ -60,10 +64,18 @@ class Equivalent:
         return "" if self.rises or self.high <= self.smallest else "no clear rise"
 
 
-def find_equivalents(grid: ScoreGrid) -> list[Equivalent]:
-    """Every point of every other arm on every curve, over all datasets and on each."""
+def find_equivalents(
+    grid: ScoreGrid, sets: Mapping[str, float] = MappingProxyType({})
+) -> list[Equivalent]:
+    """Every point of every other arm on every curve, over all datasets and on each.
+
+    Args:
+        grid: with bootstrap draws.
+        sets: what `count_sets` gives; an arm that is not there has one.
+    """
     found = []
     for curve in _curves(grid):
+        num_sets = sets.get(curve[-1].arm.name, 1.0)
         for target in grid.points:
             if target.arm.name == curve[0].arm.name:
                 continue
@@ -72,7 +84,18 @@ def find_equivalents(grid: ScoreGrid) -> list[Equivalent]:
             scopes = {"": common} if common.any() else {}
             places = np.flatnonzero(common) if common.sum() > 1 else ()
             scopes |= {grid.tasks[i]: np.arange(len(common)) == i for i in places}
-            found += [_read(grid, curve, target, *scope) for scope in scopes.items()]
+            found += [_read(grid, curve, target, *scope, num_sets) for scope in scopes.items()]
+    return found
+
+
+def count_sets(study: Study, grid: ScoreGrid) -> dict[str, float]:
+    """Rows that an arm's models were trained on, over its rows per task: sets of as many rows."""
+    found = {}
+    for point in grid.points:
+        place = point.arm.name, point.budget
+        counts = [c.train_examples for c in study.cells if (c.arm, c.budget) == place]
+        if point.labels_per_task > 0 and max(counts) > 0:
+            found[point.arm.name] = max(counts) / point.labels_per_task
     return found
 
 
@@ -84,7 +107,12 @@ def _curves(grid: ScoreGrid) -> list[list[Point]]:
 
 
 def _read(
-    grid: ScoreGrid, curve: Sequence[Point], target: Point, dataset: str, members: np.ndarray
+    grid: ScoreGrid,
+    curve: Sequence[Point],
+    target: Point,
+    dataset: str,
+    members: np.ndarray,
+    num_sets: float,
 ) -> Equivalent:
     amounts = [point.labels_per_task for point in curve]
     means = np.array([np.nanmean(point.scores[:, members]) for point in curve])
@@ -106,6 +134,7 @@ def _read(
         smallest=amounts[0],
         largest=amounts[-1],
         rises=gain_low > 0,
+        num_sets=num_sets,
     )
 
 
@@ -124,31 +153,41 @@ def _table(equivalents: Sequence[Equivalent]) -> Table:
         place = each.target.arm.name, each.target.budget
         targets.setdefault(place, {})[each.dataset] = each
     first = equivalents[0]
+    has_all = first.num_sets != 1 and "" in datasets
     rows = []
     for by_dataset in targets.values():
         target = next(iter(by_dataset.values())).target
         used = f"{target.labels_per_task:,.0f}"
         cells = (_text(by_dataset[d]) if d in by_dataset else ABSENT for d in datasets)
-        rows.append((target.arm.label, used, *cells))
+        in_all = (_text(by_dataset[""], first.num_sets),) if has_all and "" in by_dataset else ()
+        rows.append((target.arm.label, used, *in_all, *cells))
     return Table(
         f"Rows per task of “{first.curve.arm.label}” that give the score of another arm",
-        ("score of", "its rows per task", *(short_name(d) or "mean" for d in datasets)),
+        (
+            "score of",
+            "its rows per task",
+            *(("mean: rows in all",) if has_all else ()),
+            *(short_name(d) or "mean" for d in datasets),
+        ),
         tuple(rows),
         note="Read off the curve between budgets, along the logarithm of the rows; in brackets "
         "95 % intervals over the same draws of test inputs for both arms. "
         f"“≤ {first.smallest:,.0f}”: the smallest budget is enough. “Not reached”: more than the "
         f"{first.largest:,.0f} rows tried, if any number; no curve is continued beyond them. “No "
-        "clear rise”: the interval of the gain from smallest to largest budget includes 0.",
+        "clear rise”: the interval of the gain from smallest to largest budget includes 0."
+        + f" Rows in all: {first.num_sets:g} times those per task, one for each set."
+        * has_all,
     )
 
 
-def _text(found: Equivalent) -> str:
+def _text(found: Equivalent, times: float = 1.0) -> str:
     if found.refusal:
         return found.refusal
-    return f"{_rows(found, found.rows)}\n[{_rows(found, found.low)}, {_rows(found, found.high)}]"
+    estimate, low, high = (_rows(found, n, times) for n in (found.rows, found.low, found.high))
+    return f"{estimate}\n[{low}, {high}]"
 
 
-def _rows(found: Equivalent, rows: float) -> str:
+def _rows(found: Equivalent, rows: float, times: float) -> str:
     if rows <= found.smallest:
-        return f"≤ {found.smallest:,.0f}"
-    return f"> {found.largest:,.0f}" if math.isinf(rows) else f"{rows:,.0f}"
+        return f"≤ {times * found.smallest:,.0f}"
+    return f"> {times * found.largest:,.0f}" if math.isinf(rows) else f"{times * rows:,.0f}"

@@ -9,9 +9,10 @@ A study names a file of `papers/`, or gives the path of another one, with
                "arm": the study's name for the same arm, optional}],
      "parts": {"columns": ["P", "R", "F0.5"], "datasets": [names],
                "rows": [{"label": text, "scores": [[one for each column] for each dataset]}]},
+     "means": [tables of means by number of demonstrations; see `published_means`],
      "footnotes": [what a reader has to know]}
 
-all in percent; `parts` and `footnotes` may be missing.
+all in percent; `parts`, `means` and `footnotes` may be missing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from t5x_ext.reports.dataset_scores import DatasetScores, Row
 from t5x_ext.reports.dataset_tables import metric_title, short_name
 from t5x_ext.reports.document import Block, Paragraph, Table
 from t5x_ext.reports.json_fields import Fields, refuse_repeated
+from t5x_ext.reports.published_means import Means, means_table, read_means
 from t5x_ext.reports.tables import ABSENT
 
 
@@ -60,6 +62,7 @@ class Published:
     datasets: tuple[Dataset, ...]
     rows: tuple[Figures, ...]
     parts: Table | None
+    means: tuple[Means, ...]
     footnotes: tuple[str, ...]
 
 
@@ -106,6 +109,7 @@ def read_published(name: str) -> Published:
         datasets=datasets,
         rows=tuple(_figures(each, len(datasets)) for each in fields.objects("rows")),
         parts=_parts(fields.inner("parts")) if "parts" in fields.values else None,
+        means=tuple(map(read_means, fields.objects("means"))) if "means" in fields.values else (),
         footnotes=fields.texts("footnotes", ()),
     )
 
@@ -170,7 +174,8 @@ def published_blocks(published: Published, scores: DatasetScores) -> list[Block]
         strong_rows=frozenset(i for i, each in enumerate(published.rows) if each.arm in ours),
     )
     parts = [published.parts] if published.parts else []
-    return [table, *parts, *map(Paragraph, published.footnotes)]
+    means = (means_table(each, scores) for each in published.means)
+    return [*means, table, *parts, *map(Paragraph, published.footnotes)]
 
 
 def _heads(place: int | None) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from etils import epath
@@ -53,6 +54,7 @@ class Cell:
     budget: str
     seed: int
     scores: dict[str, dict[str, float]]
+    train_examples: int  # 0 if not recorded
     train_examples_by_task: dict[str, int]
     steps: int
     train_secs: float
@@ -81,6 +83,8 @@ class Study:
     cells: tuple[Cell, ...]
     unfinished_cells: int
     published: str = ""  # the paper whose figures are shown next to the study's own
+    # Of what models of the study wrote for themselves, the name -> directory.
+    generated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_own_metrics(self) -> bool:
@@ -155,6 +159,7 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
         cells=cells,
         unfinished_cells=unfinished,
         published=grid.text("published", ""),
+        generated=_generated(grid),
     )
 
 
@@ -194,6 +199,16 @@ def _initials(grid: Fields) -> dict[str, dict[str, Any]]:
         found[printable(name)] = {"label": fields.text("label", name)}
         if "train_secs" in fields.values:
             found[printable(name)]["train_secs"] = fields.number("train_secs")
+    return found
+
+
+def _generated(grid: Fields) -> dict[str, str]:
+    """Directories of what models wrote for themselves, by name."""
+    fields = grid.inner("generated", {})
+    found = {printable(name): fields.text(name) for name in fields.values}
+    for name, key in found.items():
+        if not re.fullmatch(r"[0-9a-f]{16}", key):
+            raise fields.error(name, "the key of generated data")
     return found
 
 
@@ -237,6 +252,7 @@ def _cell(directory: epath.Path) -> Cell:
         budget=fields.text("budget"),
         seed=fields.get("seed", int),
         scores=scores,
+        train_examples=fields.integer("train_examples", 0),
         train_examples_by_task=fields.counts("train_examples_by_task"),
         steps=fields.integer("steps", 0),
         train_secs=fields.number("train_secs", 0.0),

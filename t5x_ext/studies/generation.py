@@ -20,18 +20,21 @@ from t5x_ext.checkpoints import peft
 from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
+from t5x_ext.checkpoints.meta import NOT_QUANTIZED
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import refill, rounds
 from t5x_ext.generation.instructions import INSTRUCTIONS
+from t5x_ext.generation.journal import read_records
+from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.text_models import Writer, token_counter
 from t5x_ext.models import network
 from t5x_ext.models.parameters import Params, join, select
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
-from t5x_ext.studies.generated_data import GeneratedData, GeneratedKeys
+from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.tuning import Tuner, copy_to
 from t5x_ext.terminal import note, show
@@ -151,6 +154,7 @@ class Generation:
             fingerprint_base(open_source(path)) if path else None,
             path,
             prompt=cell.arm.prompt,
+            base_quantization=module.quantization or NOT_QUANTIZED,
         )
 
     def path(self, name: str) -> epath.Path:
@@ -182,6 +186,7 @@ class Generation:
                 "answers": dict(counts),
                 "secs": round(time.monotonic() - clock, 1),  # of the process that finished it
                 "tasks": tasks_dir.name,
+                "flagged": _flagged(directory, data),
             }
             store.write_json(directory / store.MADE, made)
         if counts["kept"] < count:
@@ -267,3 +272,10 @@ class Generation:
             yield
         finally:
             lock.release()
+
+
+def _flagged(directory: epath.Path, data: GeneratedData) -> list[tuple[str, str]]:
+    """Test rows that share words in a row with what was written; reports leave them out too."""
+    rows = read_records(directory / rounds.TRAIN)
+    texts = (row[field] for row in rows for field in ("input", "output"))
+    return sorted(rows_with(texts, Domain(data.domain).evaluation))

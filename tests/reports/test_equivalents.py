@@ -62,6 +62,17 @@ def test_a_score_below_the_curve_takes_the_smallest_budget_or_less():
     assert table.rows[0][2] == "≤ 10\n[≤ 10, ≤ 10]"
 
 
+def test_rows_of_all_sets_are_told_where_there_are_several():
+    """10 to 100 rows of each of six sets: 60 to 600 people's labels."""
+    found = find_equivalents(made_up_grid({10: 40, 100: 50}, 45, spread=0.0), {"curve": 6.0})
+    (table,) = equivalent_tables(found)
+    assert table.header[2:4] == ("mean: rows in all", "mean")
+    assert table.rows[0][2:4] == ("190\n[190, 190]", "32\n[32, 32]")
+    assert "6 times those per task" in table.note
+    (alone,) = equivalent_tables(find_equivalents(made_up_grid({10: 40, 100: 50}, 45)))
+    assert "mean: rows in all" not in alone.header and "in all" not in alone.note
+
+
 def test_a_curve_that_does_not_rise_answers_nothing():
     found = read(made_up_grid({10: 50, 100: 50.2}, 50.1))[""]
     assert found.refusal == "no clear rise"

@@ -16,6 +16,8 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.metrics.predictions import read_predictions
 from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.reports.dataset_content import build_document, find
+from t5x_ext.reports.study_files import read_study
 from t5x_ext.studies import self_specialization_arms, self_specialization_data
 from t5x_ext.studies.generated_data import GeneratedKeys
 
@@ -138,6 +140,19 @@ def test_tasks_are_written_once_and_answered_by_each_arm(finished: Path) -> None
 TASKS = "instructions.jsonl"
 
 
+def test_the_report_finds_what_was_written(finished: Path) -> None:
+    findings = find(read_study(finished / "study"))
+    found = {each.name: each for each in findings.generated}
+    made = made_of(finished)
+    assert set(found) == set(made)
+    for name, path in made.items():
+        told = json.loads((path / "made.json").read_text())
+        assert found[name].yields.answers == told["answers"]
+        assert found[name].yields.num_tasks > 0 and found[name].flagged is not None
+    document = build_document(findings)
+    assert "What models wrote for themselves" in [section.title for section in document.sections]
+
+
 def test_the_adapters_of_round_one_are_kept_for_round_two(finished: Path) -> None:
     made = made_of(finished)
     writer = lines(made["r2_same"] / "responses.jsonl")[0]["model"]
@@ -153,6 +168,7 @@ def test_the_adapters_of_round_one_are_kept_for_round_two(finished: Path) -> Non
     )
     adapter = open_adapter(str(finished / "study" / "adapters" / writer), config)
     assert adapter.lora.rank == 2 and adapter.base_fingerprint
+    assert (adapter.prompt, adapter.base_quantization) == ("alpaca", "none")
 
 
 def test_what_was_lost_is_made_again_the_same_and_nothing_else(

@@ -1,0 +1,179 @@
+"""Scores by number of demonstrations: 0-shot, 1-shot, 5-shot, and the worst, mean and best of them.
+
+For studies whose datasets are sets of `self.*` names, each asked after several numbers of
+demonstrations. Worst and best are taken set by set, as in the paper of self-specialization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5x_ext.metrics.resampling import Interval, percentile_bounds
+from t5x_ext.reports.dataset_scores import DatasetScores, Row, set_and_shots
+from t5x_ext.reports.dataset_tables import difference_text, interval_lines, metric_title, rows_used
+from t5x_ext.reports.document import Table
+from t5x_ext.reports.tables import ABSENT
+
+OVER: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
+# What explains F1, where datasets have it; each is a column of the second table.
+_FURTHER = (
+    "rougeL",
+    "f1_box",
+    "pairs_precision",
+    "pairs_recall",
+    "pairs_f1",
+    "label_accuracy",
+    "label_validity",
+    "squad_em",
+    "stopped",
+    "words",
+)
+
+
+@dataclass(frozen=True)
+class Shots:
+    """One metric's columns.
+
+    Attributes:
+        columns: number of demonstrations -> a column of `DatasetScores` for each set, sets in one
+            order.
+    """
+
+    columns: Mapping[int, tuple[int, ...]]
+
+    @property
+    def num_sets(self) -> int:
+        """Sets that have the metric with each number of demonstrations."""
+        return len(next(iter(self.columns.values())))
+
+    def over(self, row: Row, how: str) -> Interval | None:
+        """The worst, mean or best over demonstrations, set by set, on the mean over sets."""
+        if not all(row.has(places) for places in self.columns.values()):
+            return None
+        places, reduce = np.array(list(self.columns.values())), OVER[how]  # [shots, sets]
+        draws = reduce(row.draws[:, places], axis=1).mean(axis=1)
+        return Interval(float(reduce(row.values[places], axis=0).mean()), *percentile_bounds(draws))
+
+    def interval(self, row: Row, measure: str) -> Interval | None:
+        """The mean over sets with a number of demonstrations, 'k5', or over these, 'worst'."""
+        if measure in OVER:
+            return self.over(row, measure)
+        return row.interval(self.columns.get(int(measure.removeprefix("k")), ()))
+
+
+def find_shots(scores: DatasetScores, metric: str = "f1") -> Shots | None:
+    """The columns of a metric by demonstrations; None if its datasets are no such sets."""
+    found: dict[int, dict[str, int]] = {}
+    for place, column in enumerate(scores.columns):
+        parsed = set_and_shots(column.task)
+        if column.metric.name == metric and parsed:
+            found.setdefault(parsed[1], {})[parsed[0]] = place
+    common = [
+        s for s in next(iter(found.values()), {}) if all(s in each for each in found.values())
+    ]
+    if not common:
+        return None
+    return Shots({k: tuple(found[k][name] for name in common) for k in sorted(found)})
+
+
+def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None) -> Table:
+    """F1 of every arm and bound with each number of demonstrations, and over them.
+
+    Args:
+        scores: of all test inputs.
+        shots: of F1.
+        clean: without those that share words with what models wrote; None where there are none.
+    """
+    measures = [*(f"k{k}" for k in shots.columns), *OVER]
+    without = {row.label + row.budget: row for row in clean.rows} if clean else {}
+    clean_shots = find_shots(clean) if clean else None
+    rows = []
+    for row in (*scores.rows, *scores.bounds):
+        cells = [row.label, rows_used(row)]
+        cells += [interval_lines(shots.interval(row, measure)) for measure in measures]
+        if clean_shots:
+            own = without.get(row.label + row.budget)
+            cells.append(interval_lines(clean_shots.over(own, "mean")) if own else "")
+        rows.append(tuple(cells))
+    return Table(
+        "F1 by number of demonstrations",
+        (
+            "model",
+            "rows per task",
+            *(f"{k}-shot" for k in shots.columns),
+            *OVER,
+            *(("mean without flagged rows",) if clean_shots else ()),
+        ),
+        tuple(rows),
+        note=f"Percent, mean over {shots.num_sets} sets; in brackets 95 % bootstrap intervals over "
+        "test inputs, and over seeds where there are several. Worst, mean and best are over the "
+        "numbers of demonstrations, set by set.",
+        strong_rows=_strong(scores.rows),
+    )
+
+
+def difference_tables(scores: DatasetScores, shots: Shots) -> list[Table]:
+    """A table per reference arm: how much higher every other arm's F1 is, in pairs."""
+    everywhere = [place for places in shots.columns.values() for place in places]
+    scopes = [*shots.columns.values(), everywhere]
+    tables = []
+    for reference in scores.references:
+        others = [row for row in scores.rows if row is not reference]
+        tables.append(
+            Table(
+                f"Points of F1 above “{reference.label}”",
+                ("model", "rows per task", *(f"{k}-shot" for k in shots.columns), "mean"),
+                tuple(
+                    (
+                        row.label,
+                        rows_used(row),
+                        *(difference_text(row.above(reference, places)) for places in scopes),
+                    )
+                    for row in others
+                ),
+                note="Test inputs are drawn in pairs. ▲ and ▼: the 95 % interval excludes 0. The "
+                "intervals are not adjusted for multiple comparisons.",
+                strong_rows=_strong(others),
+            )
+        )
+    return tables
+
+
+def further_table(scores: DatasetScores) -> Table:
+    """Every other metric, mean over the sets that have it and over demonstrations."""
+    places = {name: _of_sets(scores, name) for name in _FURTHER}
+    there = {name: found for name, found in places.items() if found}
+    titles = {"stopped": "stopped, %", "words": "words"}
+    return Table(
+        "Further measures",
+        ("model", "rows per task", *(titles.get(name, metric_title(name)) for name in there)),
+        tuple(
+            (row.label, rows_used(row), *(_mean(row, found) for found in there.values()))
+            for row in (*scores.rows, *scores.bounds)
+        ),
+        note="Mean over the sets that have a measure and over demonstrations; percent, but for the "
+        "words of an output. Pairs: (surface, type) of entities, counted over a set. Label "
+        "validity: outputs that are one of the set's answers, right or wrong. Stopped: outputs "
+        "that ended by themselves. BoX's F1 takes the best piece of an answer.",
+        strong_rows=_strong(scores.rows),
+    )
+
+
+def _of_sets(scores: DatasetScores, metric: str) -> list[int]:
+    return [
+        place
+        for place, column in enumerate(scores.columns)
+        if column.metric.name == metric and set_and_shots(column.task)
+    ]
+
+
+def _mean(row: Row, places: Sequence[int]) -> str:
+    return f"{row.values[list(places)].mean():.1f}" if row.has(places) else ABSENT
+
+
+def _strong(rows: Sequence[Row]) -> frozenset[int]:
+    return frozenset(i for i, row in enumerate(rows) if row.is_proposed)

@@ -1,0 +1,318 @@
+"""Reports of studies that ask the same questions after several numbers of demonstrations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_ext import report
+from t5x_ext.errors import ConfigError
+from t5x_ext.metrics import METRICS as DEFAULT
+from t5x_ext.metrics import Prediction, measure, task_scores, write_predictions
+from t5x_ext.reports.dataset_content import build_document, find
+from t5x_ext.reports.dataset_scores import Row
+from t5x_ext.reports.document import Paragraph, Table
+from t5x_ext.reports.published import read_published
+from t5x_ext.reports.published_means import means_table
+from t5x_ext.reports.shots import find_shots
+from t5x_ext.reports.study_files import read_study
+
+PAPERS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "paper_tables.json"
+SIZE = 10
+METRICS = {"cargo": ("f1", "label_accuracy", "label_validity"), "ner": ("f1", "f1_box", "pairs_f1")}
+SHOTS = {0: "", 5: ".k5"}
+TASKS = {f"self.harbour.{part}{end}": part for end in SHOTS.values() for part in METRICS}
+# Of ten answers, how many are right: (cargo, ner) without, then with five demonstrations.
+RIGHT = {
+    ("ss_base", "n0"): (2, 6, 5, 1),
+    ("ss_supervised", "n2"): (2, 2, 2, 2),
+    ("ss_supervised", "n8"): (9, 9, 9, 9),
+    ("ss_r1_docs0", "n3"): (4, 5, 8, 7),
+}
+TASKS_KEY, ROWS_KEY = "a" * 16, "b" * 16
+
+
+def reference(part: str, number: int) -> str:
+    if part == "cargo":
+        return "liquid" if number < 7 else "dry"
+    return f"Tansy{number} <ship>, Heron{number} <ship>"
+
+
+def answers(task: str, right: int) -> list[Prediction]:
+    part = TASKS[task]
+    wrong = "dry" if part == "cargo" else "nobody"
+    return [
+        Prediction(
+            task, "0-shot", f"{part}-{n}", "?", (reference(part, n),),
+            reference(part, n) if n < right else wrong, finish="eos" if n else "length",
+        )
+        for n in range(SIZE)
+    ]  # fmt: skip
+
+
+def write_study(root: Path, **more: object) -> Path:
+    names = dict.fromkeys(arm for arm, _ in RIGHT)
+    arms = [
+        {
+            "name": name,
+            "setting": "MTL",
+            "initial": "base",
+            "prompt": "alpaca",
+            "budgets": [budget for arm, budget in RIGHT if arm == name],
+            "baseline": name == "ss_base",
+            "label": f"arm {name}",
+        }
+        for name in names
+    ]
+    tasks = [
+        {"name": name, "category": "0-shot", "train_instances": 8, "metrics": METRICS[part]}
+        for name, part in TASKS.items()
+    ]
+    root.mkdir(parents=True)
+    study = {"name": "shots", "arms": arms, "tasks": tasks, "seeds": [0]} | more
+    (root / "study.json").write_text(json.dumps(study))
+    for (arm, budget), right in RIGHT.items():
+        path = root / "cells" / f"{arm}-{budget}"
+        path.mkdir(parents=True)
+        rows, scores = [], {}
+        for (task, part), count in zip(TASKS.items(), right, strict=True):
+            measured = measure(answers(task, count), METRICS[part], always=DEFAULT)
+            rows += measured.rows
+            scores |= task_scores(measured)
+        write_predictions(path / "predictions.jsonl", rows)
+        labels = int(budget[1:])
+        result = {
+            "arm": arm,
+            "budget": budget,
+            "seed": 0,
+            "scores": {"by_task": scores},
+            "train_examples": labels * (2 if arm == "ss_supervised" else 1),  # of two sets each
+            "train_examples_by_task": dict.fromkeys(TASKS, labels),
+            "train_loss": [1.0, 0.5],
+        }
+        (path / "result.json").write_text(json.dumps(result))
+    return root
+
+
+def write_generated(root: Path) -> None:
+    """Three rows of five answers to eight tasks; one leaks a test input."""
+
+    def write(key: str, name: str, records: list[dict]) -> None:
+        path = root / "generated" / key / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    tasks = [
+        {"id": f"t{n}", "instruction": f"Name the ships of berth {n}.", "input": f"Log {n}."}
+        for n in range(5)
+    ]
+    write(TASKS_KEY, "instructions", tasks)
+    reasons = ("similar", "word:draw", "word:map")
+    write(TASKS_KEY, "rejected", [{"id": f"d{r}", "reason": r} for r in reasons])
+    finishes = ("eos", "eos", "length", "stop", "length")
+    outputs = ("Tansy", "Grey Heron", "and so and so", "Fulmar", "and on")
+    made = [
+        task | {"output": output, "finish": finish, "truncated": n == 0}
+        for n, (task, output, finish) in enumerate(zip(tasks, outputs, finishes, strict=True))
+    ]
+    write(ROWS_KEY, "responses", made)
+    write(ROWS_KEY, "train", [made[n] for n in (0, 1, 3)])
+    told = {
+        "name": "r1_docs0",
+        "asked": 4,
+        "answers": {"kept": 3, "cut": 2},
+        "secs": 75.0,
+        "tasks": TASKS_KEY,
+        "flagged": [["cargo", "cargo-0"], ["cargo", "cargo-9"]],
+    }
+    (root / "generated" / ROWS_KEY / "made.json").write_text(json.dumps(told))
+
+
+@pytest.fixture(scope="module")
+def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shots") / "study"
+    more = {"generated": {"r1_docs0": ROWS_KEY}, "published": "self_specialization_finance"}
+    write_study(root, **more)
+    write_generated(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def findings(study_dir: Path):
+    return find(read_study(study_dir))
+
+
+def row_of(findings, arm: str) -> Row:
+    return next(row for row in findings.scores.rows if row.arm == arm)
+
+
+def tables_of(findings) -> dict[str, Table]:
+    sections = build_document(findings).sections
+    blocks = [block for section in sections for block in section.blocks]
+    return {block.caption: block for block in blocks if isinstance(block, Table)}
+
+
+def test_worst_and_best_are_taken_set_by_set(findings) -> None:
+    shots = find_shots(findings.scores)
+    row = row_of(findings, "ss_base")
+    cargo, ner = ([2, 5], [6, 1])  # of ten, without and with demonstrations
+
+    def f1(count: int, part: str) -> float:
+        rows = [r for task in TASKS if TASKS[task] == part for r in answers(task, count)][:SIZE]
+        return 100 * np.mean([row.score["f1"] for row in measure(rows, ["f1"]).rows])
+
+    by_set = [[f1(count, "cargo") for count in cargo], [f1(count, "ner") for count in ner]]
+    for how, of_two in (("worst", min), ("mean", np.mean), ("best", max)):
+        found = shots.over(row, how)
+        assert found.mean == pytest.approx(np.mean([of_two(each) for each in by_set]))
+        assert found.low <= found.mean <= found.high
+    for place, k in enumerate(SHOTS):
+        found = shots.interval(row, f"k{k}")
+        assert found.mean == pytest.approx(np.mean([each[place] for each in by_set]))
+    assert shots.interval(row, "k1") is None
+
+
+def test_the_table_has_every_arm_by_demonstrations_and_says_what_zero_shot_means(findings) -> None:
+    table = tables_of(findings)["F1 by number of demonstrations"]
+    assert table.header[2:7] == ("0-shot", "5-shot", "worst", "mean", "best")
+    labels = [row[0] for row in table.rows]
+    assert labels[-2:] == ["the most frequent answer", "the first reference"]
+    assert table.rows[-1][2].startswith("100.00\n")
+    assert "mean over 2 sets" in table.note
+    scores = build_document(findings).sections[0]
+    assert any("not that the task is new" in b.text for b in scores.blocks if hasattr(b, "text"))
+
+
+def test_the_most_frequent_answer_is_scored_as_if_it_were_an_output(findings) -> None:
+    (row,) = (r for r in findings.scores.bounds if r.label == "the most frequent answer")
+    places = [
+        i
+        for i, column in enumerate(findings.scores.columns)
+        if column.metric.name == "label_accuracy"
+    ]
+    assert row.values[places] == pytest.approx([70, 70])  # "liquid" is right for seven of ten
+
+
+def test_further_measures_are_means_over_the_sets_that_have_them(findings) -> None:
+    table = tables_of(findings)["Further measures"]
+    row = next(row for row in table.rows if row[0] == "arm ss_r1_docs0")
+    found = dict(zip(table.header, row, strict=True))
+    assert found["label accuracy"] == f"{(70 + 100) / 2:.1f}"  # the last three are dry anyway
+    assert float(found["pairs recall"]) == pytest.approx((50 + 70) / 2)
+    assert found["stopped, %"] == "90.0"
+    assert {"ROUGE-L", "pairs precision", "label validity", "words"} <= found.keys()
+
+
+def test_scores_without_flagged_rows_leave_these_out_everywhere(findings) -> None:
+    shots = find_shots(findings.clean)
+    row = next(row for row in findings.clean.rows if row.arm == "ss_base")
+    # Of eight rows of cargo, one or four of the first are right, and two dry ones by chance.
+    cargo = [100 * (1 + 2) / 8, 100 * (4 + 2) / 8]
+    all_ner = find_shots(findings.scores).columns
+    ner = [row_of(findings, "ss_base").values[places[1]] for places in all_ner.values()]
+    assert shots.over(row, "mean").mean == pytest.approx(np.mean([*cargo, *ner]))
+    table = tables_of(findings)["F1 by number of demonstrations"]
+    assert table.header[-1] == "mean without flagged rows" and table.rows[0][-1]
+
+
+def test_tables_tell_what_models_wrote_and_why_it_was_dropped(findings) -> None:
+    tables = tables_of(findings)
+    (tasks,) = tables["Tasks that models wrote"].rows
+    assert tasks[:2] == ("arm ss_r1_docs0", "word 25 %, similar 12 %")
+    assert tasks[2].startswith("“name the” 100 %") and tasks[3].startswith("“name ships” 100 %")
+    assert tasks[4:] == ("8", "62.5 %")
+    (row,) = tables["Their answers"].rows
+    assert row == (
+        *("arm ss_r1_docs0", "cut 40 %", "4", "5", "3", "40.0 %", "20.0 %", "1.3", "1 min 15 s"),
+    )
+    blocks = [b for s in build_document(findings).sections for b in s.blocks]
+    leaks = [b.text for b in blocks if isinstance(b, Paragraph) and "13 words" in b.text]
+    assert len(leaks) == 1 and leaks[0].startswith("2 test inputs share")
+
+
+def test_labels_are_counted_over_all_sets(findings) -> None:
+    caption = "Rows per task of “arm ss_supervised” that give the score of another arm"
+    table = tables_of(findings)[caption]
+    assert table.header[2:4] == ("mean: rows in all", "mean")
+    row = next(row for row in table.rows if row[0] == "arm ss_r1_docs0")
+    in_all, per_set = (cell.partition("\n")[0] for cell in row[2:4])
+    assert 2 < float(per_set) < 8
+    (found,) = (
+        e for e in findings.equivalents if e.target.arm.name == "ss_r1_docs0" and not e.dataset
+    )
+    assert (in_all, per_set) == (f"{2 * found.rows:,.0f}", f"{found.rows:,.0f}")
+
+
+def test_the_papers_means_stand_beside_ours(findings) -> None:
+    table = tables_of(findings)["Means over ten sets: F1"]
+    groups = ("0-shot", "1-shot", "5-shot", "worst", "mean", "best")
+    assert table.groups == (("", 1), *((name, 2) for name in groups))
+    base = table.rows[0]
+    shots, row = find_shots(findings.scores), row_of(findings, "ss_base")
+    ours = [shots.interval(row, name) for name in ("k0", "k5", "worst", "mean", "best")]
+    assert [base[2 * place + 2] for place in (0, 2, 3, 4, 5)] == [f"{o.mean:.2f}" for o in ours]
+    assert base[1:5:2] == ("19.34", "31.05") and base[4] == "–"  # no 1-shot here
+    assert "means over 2 sets, most of them others" in table.note
+
+
+def test_reports_are_written_and_counted_in_json(study_dir: Path) -> None:
+    summary = report.write_report(study_dir)
+    (made,) = summary["generated"]
+    assert (made["asked"], made["flagged"], made["answers_at_limit"]) == (4, 2, 2)
+    assert {each["measure"] for each in summary["shots"]} == {"f1", "f1_without_flagged"}
+    text = (study_dir / "report" / "report.md").read_text()
+    assert "| arm ss\\_base | 0 |" in text and "What models wrote for themselves" in text
+
+
+def test_a_study_without_generated_data_or_with_damaged_says_so(tmp_path: Path) -> None:
+    plain = find(read_study(write_study(tmp_path / "plain")))
+    titles = [section.title for section in build_document(plain).sections]
+    assert plain.clean is None and "What models wrote for themselves" not in titles
+    root = write_study(tmp_path / "damaged", generated={"r1_docs0": ROWS_KEY})
+    write_generated(root)
+    made = root / "generated" / ROWS_KEY / "made.json"
+    told = json.loads(made.read_text())
+    for field, value in (("tasks", "../elsewhere"), ("flagged", [["a"]])):
+        made.write_text(json.dumps(told | {field: value}))
+        with pytest.raises(ConfigError, match=f"made.json: field '{field}'"):
+            find(read_study(root))
+    other = write_study(tmp_path / "other", generated={"r1_docs0": "../../etc"})
+    with pytest.raises(ConfigError, match="generated.r1_docs0'.*the key of generated data"):
+        read_study(other)
+
+
+@pytest.mark.parametrize("domain", ["biomedicine", "finance"])
+def test_published_means_are_those_of_the_papers_tables(domain: str) -> None:
+    published = read_published(f"self_specialization_{domain}")
+    tables = {means.metric: means for means in published.means}
+    for means in tables.values():
+        assert means_table(means, score_nothing()).header[0] == "model"
+    for label, _, scores in tables["f1"].rows:
+        by_shots, over = scores[:3], scores[3:]
+        if None not in scores:  # the mean over demonstrations is that of the means
+            assert np.mean(by_shots) == pytest.approx(over[1], abs=0.011), label
+    if not PAPERS.is_file():
+        pytest.skip(f"the paper's tables not found at {PAPERS}")
+    paper = json.loads(PAPERS.read_text())
+    first, last = tables["f1"].rows[0][2], tables["f1"].rows[-1][2]
+    average, over = paper[f"table1_{domain}_average"], paper[f"table4_{domain}_average"]
+    assert list(first) == [*average[::2], *over[::2]]
+    assert list(last) == [*average[1::2], *over[1::2]]
+    if domain == "biomedicine":
+        rouge = tables["rougeL"].rows
+        assert list(rouge[0][2]) == paper["table3_average"][::2]
+        assert list(rouge[-1][2]) == paper["table3_average"][1::2]
+        second = sorted(map(tuple, paper["table2_biomedicine_k0"].values()))
+        ours = zip(tables["f1"].rows, rouge, strict=True)
+        assert sorted((f1[2][0], rl[2][0]) for f1, rl in ours) == second
+
+
+def score_nothing():
+    """Scores of a study with other datasets than the paper's."""
+    from t5x_ext.reports.dataset_scores import DatasetScores
+    from t5x_ext.reports.score_grid import Resampler, ScoreGrid
+
+    return DatasetScores((), (), (), ScoreGrid((), (), (), Resampler(1, 1)))
