@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from t5x_ext import Model
+from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
+from t5x_ext.models.mpt import MptConfig
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -25,6 +27,12 @@ RNG = np.random.default_rng(0)
 CONFIGS = {
     "llama": LlamaConfig(
         vocab_size=64, emb_dim=32, num_layers=2, head_dim=8, mlp_dim=48, num_heads=4, num_kv_heads=2
+    ),
+    "mpt": MptConfig(
+        vocab_size=64, emb_dim=32, num_layers=2, head_dim=8, mlp_dim=48, num_heads=4, num_kv_heads=4
+    ),
+    "falcon": FalconConfig(
+        vocab_size=64, emb_dim=32, num_layers=2, head_dim=8, mlp_dim=48, num_heads=4, num_kv_heads=1
     ),
     "t5": T5Config(
         vocab_size=64,
@@ -36,6 +44,12 @@ CONFIGS = {
         mlp_dim=48,
     ),
 }
+# Every family; the two that share most of their code with LLaMA run in `make test-slow`.
+FAMILIES = [
+    "llama",
+    "t5",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mpt", "falcon")),
+]
 # Outputs of 1, 3, 2, ... contexts, of 1 to 20 tokens each.
 SIZES = (1, 3, 2, 3, 1, 3, 2, 3, 3)
 CONTEXTS = [[RNG.integers(2, 64, RNG.integers(1, 20)).tolist() for _ in range(k)] for k in SIZES]
@@ -108,7 +122,9 @@ def merged(model: Model, number: int) -> Model:
             if not isinstance(value, dict):
                 found[name] = value
             elif "lora" in value:
-                a, b = (value["lora"][side][:, number] for side in ("a", "b"))
+                # Queries and values that are fused with keys share their A.
+                of_a = value if "a" in value["lora"] else params["key"]
+                a, b = of_a["lora"]["a"][:, number], value["lora"]["b"][:, number]
                 found[name] = {"kernel": value["kernel"] + LORA.alpha / LORA.rank * (a @ b)}
             else:
                 found[name] = merge(value)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from shared_outputs import (
-    CONFIGS,
     CONTEXTS,
     EOS,
+    FAMILIES,
     GOLDENS,
     WEIGHTS,
     golden_rows,
@@ -78,7 +78,7 @@ def test_mixtures_are_contrasted_as_the_goldens(adapter: str) -> None:
 
 
 @pytest.mark.slow(but="t5")
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_several_adapters_and_of_none_equal_single_runs(family: str) -> None:
     model = with_adapters(family)
     names = [None, "bio", "fin"] * 3

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from shared_outputs import (
-    CONFIGS,
     CONTEXTS,
     EOS,
+    FAMILIES,
     GOLDENS,
     WEIGHTS,
     golden_rows,
@@ -24,7 +24,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.partitioning import PjitPartitioner
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
     return make(request.param)
 
@@ -127,7 +127,7 @@ def test_the_mixture_is_that_of_teacher_forced_distributions(model: Model) -> No
         assert probabilities.argmax() == output.tokens[3]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_split_vocabulary_mixes_as_a_whole_one(family: str) -> None:
     expected = make(family).generate_outputs(CONTEXTS, 10, eos_ids=EOS, weights=WEIGHTS)
     mesh = PjitPartitioner(devices=jax.devices()[:4], data=2, model=2)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shared_outputs import golden_rows
 
 from t5x_ext.decoding import Greedy, Sampling
 from t5x_ext.decoding.methods import OutputIds, first_argmax
@@ -33,6 +34,17 @@ def test_filters_keep_what_sorting_keeps(top_k, top_p) -> None:
     kept = np.isfinite(filter_scores(jnp.asarray(scores), top_k, top_p))
     for row, mask in zip(scores.reshape(-1, 500), kept.reshape(-1, 500), strict=True):
         assert (mask == kept_by_sorting(row, top_k, top_p)).all()
+
+
+def test_nuclei_and_their_probabilities_are_the_goldens() -> None:
+    for row in golden_rows("nucleus.jsonl"):
+        scores = jnp.asarray(row["logits"], jnp.float32) / row["temperature"]
+        found = np.asarray(jax.nn.log_softmax(filter_scores(scores, 0, row["top_p"])))
+        assert np.flatnonzero(np.isfinite(found)).tolist() == row["kept"], row["id"]
+        np.testing.assert_allclose(found[row["kept"]], row["kept_log_probs"], atol=1e-5)
+        # The same distribution gives the same draws from the same uniform numbers.
+        drawn = np.searchsorted(np.cumsum(np.exp(found)), row["uniforms"], side="right")
+        assert drawn.tolist() == row["sampled_by_inverse_cdf_in_id_order"], row["id"]
 
 
 @pytest.mark.parametrize(
