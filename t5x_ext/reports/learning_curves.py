@@ -201,9 +201,7 @@ def _learning_curve(grid: ScoreGrid, curve: Sequence[Point]) -> LearningCurve:
     if len(labels) < MIN_BUDGETS or len(set(labels)) < len(labels):
         number = len(set(labels))
         tried = "only one budget was" if number == 1 else f"{number} budgets of different size were"
-        return replace(
-            found, refusal=f"{tried} tried; a curve with a ceiling needs {MIN_BUDGETS}"
-        )
+        return replace(found, refusal=f"{tried} tried; a curve with a ceiling needs {MIN_BUDGETS}")
     # Few tasks say little where tasks are drawn; test inputs are many.
     if curve[0].draws is None and tasks < MIN_TASKS or not tasks:
         return replace(
