@@ -20,6 +20,7 @@ from t5x_ext.models.mpt import MptConfig
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.lowering import Workload, decoding_call, train_arguments
+from t5x_ext.training.experts import ExpertProgram
 from t5x_ext.training.optimizers import AdamW
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -78,24 +79,36 @@ def test_a_step_and_decoding_with_adapters_lower(family: str, quantization: str 
     check(*decoding_call(program, WORKLOAD, 1))
 
 
-@pytest.mark.parametrize("remat_policy", ["none", "balanced"])
-def test_a_train_step_for_gpus_calls_cudnn(monkeypatch, capsys, remat_policy: str) -> None:
+@pytest.fixture
+def mesh_of_gpus(monkeypatch) -> None:
     """The mesh passes for GPUs. Until it compiles, JAX wants nothing of cuDNN but its version."""
     monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
     monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
-    program = make_program(dataclasses.replace(CONFIGS["llama"], remat_policy=remat_policy))
+
+
+def train_step_for_cuda(program: Program, experts: int = 1) -> str:
+    step = program.train_step if experts == 1 else ExpertProgram(program, experts).train_step
     lengths = program.model.features.limits({"inputs": 32, "targets": 16})
-    arguments = train_arguments(program, WORKLOAD.rows, lengths, 1)
-    text = program.train_step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-    # The layers are a loop's body; what is recomputed is a forward call of its own.
+    arguments = train_arguments(program, WORKLOAD.rows, lengths, experts)
+    return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.usefixtures("mesh_of_gpus")
+@pytest.mark.parametrize(("remat_policy", "experts"), [("none", 1), ("balanced", 1), ("none", 2)])
+def test_a_train_step_for_gpus_calls_cudnn(capsys, remat_policy: str, experts: int) -> None:
+    program = make_program(dataclasses.replace(CONFIGS["llama"], remat_policy=remat_policy))
+    text = train_step_for_cuda(program, experts)
+    # The layers are a loop's body, and its backward pass computes the forward pass again.
     calls = re.findall(r"custom_call @__cudnn\$fmha(\w+)", text)
-    forward = ["ScaleBiasSoftmax"] * (1 if remat_policy == "none" else 2)
-    assert sorted(calls) == [*forward, "ScaleBiasSoftmaxBackward"], calls
-    # Each device's own rows and heads: 8 rows in 2 microbatches on 4 devices, 4 heads on 2.
-    assert re.search(r"cudnn\$fmha.*tensor<1x48x2x16xbf16>.*tensor<1x48x1x16xbf16>", text)
+    assert sorted(calls) == [*["ScaleBiasSoftmax"] * 2, "ScaleBiasSoftmaxBackward"], calls
+    # Each device's own rows and heads: 8 rows of each model in 2 microbatches on 4 devices, 4 heads
+    # on 2. Several models' rows are one batch.
+    query, key = (f"tensor<{experts}x48x{heads}x16xbf16>" for heads in (2, 1))
+    assert re.search(rf"cudnn\$fmha.*{query}, {key}, {key}", text)
     assert "attention: cuDNN's attention" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("mesh_of_gpus")
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -106,13 +119,8 @@ def test_a_train_step_for_gpus_calls_cudnn(monkeypatch, capsys, remat_policy: st
         ),
     ],
 )
-def test_what_cudnn_does_not_take_stays_in_xla(monkeypatch, capsys, changed, reason: str) -> None:
-    monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
-    monkeypatch.setattr(jax_cudnn, "check_cudnn_version", lambda: 91000)
+def test_what_cudnn_does_not_take_stays_in_xla(capsys, changed, reason: str) -> None:
     program = make_program(dataclasses.replace(CONFIGS["llama"], **changed))
-    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
-    arguments = train_arguments(program, WORKLOAD.rows, lengths, 1)
-    text = program.train_step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-    assert "cudnn" not in text
+    assert "cudnn" not in train_step_for_cuda(program)
     said = capsys.readouterr().err
     assert f"cuDNN's attention does not take 48 positions with {reason}" in said

@@ -16,6 +16,7 @@ from t5x_ext.models.blocks import (
     attend,
     by_distance,
     by_distance_kernel,
+    cudnn,
     kernel_check,
     splash,
     xla_attention,
@@ -179,19 +180,26 @@ def test_splash_equals_reference_with_all_gradients(length: int, kv_heads: int) 
         np.testing.assert_allclose(one, other, atol=3e-6 * scale)
 
 
-@pytest.mark.parametrize("kv_heads", [2, 1])
-def test_splash_on_a_mesh_equals_one_device(kv_heads: int) -> None:
+@pytest.mark.parametrize(("path", "kv_heads"), [(splash, 2), (splash, 1), (cudnn, 2), (cudnn, 1)])
+def test_kernels_of_several_models_on_a_mesh_equal_xla(monkeypatch, path, kv_heads: int) -> None:
+    """What is asked of cuDNN, `jax.nn.dot_product_attention` computes in XLA here."""
+    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
     heads = Heads(HEADS, HEAD_DIM, kv_heads, 0.125)
     rows, grad, segments = splash_operands(128, heads, batch=4)
 
-    def loss(*rows):
-        out = splash.build(Pattern(segments, segments, causal=True), heads)(*rows)
-        return jnp.sum(out * grad)
+    def loss(path, *rows):
+        out = path.build(Pattern(segments, segments, causal=True), heads)(*rows)
+        return jnp.sum(out * grad), out * (grad != 0)
 
-    expected = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*rows)
-    with PjitPartitioner(fsdp=2, model=2).activate():
-        ours = jax.jit(jax.grad(lambda *rows: loss(*rows), argnums=(0, 1, 2)))(*rows)
-    for one, other in zip(ours, expected, strict=True):
+    def run(path, *rows):
+        gradients = jax.grad(functools.partial(loss, path), argnums=(0, 1, 2), has_aux=True)
+        return jax.jit(jax.vmap(gradients, spmd_axis_name="expert"))(*rows)
+
+    rows = [jnp.stack([x, 2 * x]) for x in rows]
+    expected = run(xla_attention, *rows)
+    with PjitPartitioner(expert=2, data=1, fsdp=2, model=2).activate():
+        ours = run(path, *rows)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 

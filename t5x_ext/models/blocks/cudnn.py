@@ -8,14 +8,18 @@ distance would lose its digits in 16 bits, so patterns with one stay in XLA.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_ext.models.blocks.pattern import Heads, Pattern, split_heads
-from t5x_ext.models.blocks.per_device import model_shards, per_device, uneven
+from t5x_ext.models.blocks.per_device import Kernel, model_shards, per_device, uneven
+
+# Of `jax.nn.dot_product_attention`; tests on CPUs take "xla".
+IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 
 
 def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
@@ -38,17 +42,48 @@ def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
     return attend
 
 
-def _kernel(heads: Heads) -> Callable[..., jax.Array]:
-    def kernel(query, key, value, query_segments, key_segments) -> jax.Array:
+def _kernel(heads: Heads) -> Kernel:
+    """cuDNN on one device. Its backward pass computes the forward pass again."""
+
+    def forward(query, key, value, query_segments, key_segments) -> jax.Array:
         q, k, v = (split_heads(x, x.shape[-1] // heads.head_dim) for x in (query, key, value))
         # Padding is a segment of its own, so that no row is without keys.
         mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
         out = jax.nn.dot_product_attention(
-            q, k, v, mask=mask, scale=heads.scale, is_causal=True, implementation="cudnn"
+            q, k, v, mask=mask, scale=heads.scale, is_causal=True, implementation=IMPLEMENTATION
         )
         return out.reshape(query.shape)
 
+    def backward(grad, query, key, value, *segments) -> tuple[jax.Array, ...]:
+        return jax.vjp(lambda *rows: forward(*rows, *segments), query, key, value)[1](grad)
+
+    forward_rows, backward_rows = _as_rows(forward), _as_rows(backward)
+    kernel = jax.custom_vjp(forward_rows)
+    kernel.defvjp(
+        lambda *operands: (forward_rows(*operands), operands),
+        lambda operands, grad: (*backward_rows(grad, *operands), None, None),
+    )
     return kernel
+
+
+def _as_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of arrays [B, ...] alone; under `vmap`, the models' rows become one batch.
+
+    JAX cannot map cuDNN's calls over a mask that heads share.
+    """
+    rows = jax.custom_batching.custom_vmap(function)
+
+    @rows.def_vmap
+    def _(size: int, is_mapped: list[bool], *operands: jax.Array) -> tuple[Any, Any]:
+        mapped = (
+            x if has_axis else jnp.broadcast_to(x, (size, *x.shape))
+            for x, has_axis in zip(operands, is_mapped, strict=True)
+        )
+        joined = rows(*(x.reshape(-1, *x.shape[2:]) for x in mapped))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), joined)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return rows
 
 
 def _refusal(length: int, heads: Heads, dtype: jnp.dtype) -> str | None:
