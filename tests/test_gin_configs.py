@@ -28,6 +28,18 @@ STUDIES = {
     ],
     "writing_tiny": [],
     "writing_smollm2": ["DATA_DIR = '/data'", "SMOLLM2_PATH = 'downloads/model'"],
+    "self_specialization_tiny": [],
+    "self_specialization_smollm2": ["DATA_DIR = '/data'", "SMOLLM2_PATH = 'downloads/model'"],
+    "self_specialization_paper": [
+        "DATA_DIR = '/data'",
+        "MPT_PATH = 'downloads/model'",
+        "VOCABULARY_PATH = 'downloads/model'",
+    ],
+    "self_specialization_paper_finance": [
+        "DATA_DIR = '/data'",
+        "LLAMA_PATH = 'downloads/model'",
+        "VOCABULARY_PATH = 'downloads/model'",
+    ],
     "writing_paper": ["DATA_DIR = '/data'", "LLAMA_PATH = 'downloads/model'", "FSDP = 16"],
 }
 RUNS = {

@@ -225,10 +225,16 @@ def _score_clean(
 
 
 def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
-    """Every score and trait of answers to one dataset."""
+    """Every score and trait of answers to one dataset.
+
+    Draws are seeded by the name: those of two datasets of one size are independent, and those of
+    one set after several numbers of demonstrations are the same, as its questions are.
+    """
+    place = set_and_shots(task.name)
+    seed = zlib.crc32((place[0] if place else task.name).encode())
     carried = {name for name in ("source", "finish") if all(getattr(row, name) for row in rows)}
     traits = [name for name in TRAITS if carried.issuperset(get_metric(name).needs)]
-    if set_and_shots(task.name):
+    if place:
         traits += [each for name in task.metrics for each in _COMPANIONS.get(name, ())]
     measured = measure(rows, tuple(dict.fromkeys((*task.metrics, *traits))))
     found = {}
@@ -236,8 +242,6 @@ def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
         metric = column.metric
         statistics = resampling.sum_units(column.statistics, measured.units)
         total = resampling.total(statistics)
-        # Seeded by the name: draws of two datasets of one size are independent.
-        seed = zlib.crc32(task.name.encode())
         draws = 100 * resampling.resample(statistics, metric.finish, seed)
         split = getattr(metric, "parts", None)
         parts = 100 * np.array(split(total)) if split else None

@@ -65,6 +65,11 @@ class Shots:
         return row.interval(self.columns.get(int(measure.removeprefix("k")), ()))
 
 
+def count_text(sets: int) -> str:
+    """`"1 set"`, `"6 sets"`."""
+    return f"{sets} set" if sets == 1 else f"{sets} sets"
+
+
 def find_shots(scores: DatasetScores, metric: str = "f1") -> Shots | None:
     """The columns of a metric by demonstrations; None if its datasets are no such sets."""
     found: dict[int, dict[str, int]] = {}
@@ -109,9 +114,9 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
             *(("mean without flagged rows",) if clean_shots else ()),
         ),
         tuple(rows),
-        note=f"Percent, mean over {shots.num_sets} sets; in brackets 95 % bootstrap intervals over "
-        "test inputs, and over seeds where there are several. Worst, mean and best are over the "
-        "numbers of demonstrations, set by set.",
+        note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95 % bootstrap "
+        "intervals over test inputs, and over seeds where there are several. Worst, mean and best "
+        "are over the numbers of demonstrations, set by set.",
         strong_rows=_strong(scores.rows),
     )
 

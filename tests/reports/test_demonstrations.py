@@ -175,6 +175,16 @@ def test_worst_and_best_are_taken_set_by_set(findings) -> None:
     assert shots.interval(row, "k1") is None
 
 
+def test_questions_are_drawn_together_whatever_is_shown_before_them(findings) -> None:
+    """An answer that is the same with and without demonstrations has no best and no worst."""
+    shots = find_shots(findings.scores)
+    for row in (row_of(findings, "ss_supervised"), *findings.scores.bounds):
+        found = [shots.over(row, how) for how in ("worst", "mean", "best")]
+        assert found[0] == found[2] and found[0].low == pytest.approx(found[1].low)
+        (first, *_), (second, *_) = shots.columns.values()
+        assert (row.draws[:, first] == row.draws[:, second]).all()
+
+
 def test_the_table_has_every_arm_by_demonstrations_and_says_what_zero_shot_means(findings) -> None:
     table = tables_of(findings)["F1 by number of demonstrations"]
     assert table.header[2:7] == ("0-shot", "5-shot", "worst", "mean", "best")
@@ -255,7 +265,7 @@ def test_the_papers_means_stand_beside_ours(findings) -> None:
     ours = [shots.interval(row, name) for name in ("k0", "k5", "worst", "mean", "best")]
     assert [base[2 * place + 2] for place in (0, 2, 3, 4, 5)] == [f"{o.mean:.2f}" for o in ours]
     assert base[1:5:2] == ("19.34", "31.05") and base[4] == "–"  # no 1-shot here
-    assert "means over 2 sets, most of them others" in table.note
+    assert "means over 2 sets, most not the paper’s" in table.note
 
 
 def test_reports_are_written_and_counted_in_json(study_dir: Path) -> None:
