@@ -107,17 +107,38 @@ def _iterater(label: str, test: int) -> WritingSet:
 
 
 def _wnc(split: str) -> SplitFiles:
-    return SplitFiles(layouts.read_wnc, (f"biased.word.{split}",))
+    return SplitFiles(layouts.read_wnc, (f"WNC/biased.word.{split}",))
+
+
+def _wi(level: str, **rows: int) -> WritingSet:
+    """Whole texts of W&I (levels A, B and C) or LOCNESS (N), whose sentences M2 files have."""
+    splits: dict[str, tuple[str, tuple[SplitFiles, ...]]] = {}
+    for split in rows:
+        named = {"train": "train", "test": "dev"}[split]
+        texts = SplitFiles(layouts.read_character_edits, (f"json/{level}.{named}.json",))
+        splits[split] = (named, (texts,))
+    name = f"wi_{level.lower()}"
+    return WritingSet(name, "grammaticality", ("errant", "gleu"), splits, references=0, rows=rows)
+
+
+def _edits(name: str) -> SplitFiles:
+    return SplitFiles(layouts.read_m2_items, (name,))
 
 
 _GEC = ("m2", "errant")
+# Without alternative corrections, as papers score it, if both are there.
+_CONLL = (
+    "noalt/official-2014.combined.m2",
+    "alt/official-2014.combined.m2",
+    "alt/official-2014.combined-withalt.m2",
+)
 _SIDES = ("src", "dst")
 _EVERY = (
     WritingSet(
         "conll2014",
         "grammaticality",
         _GEC,
-        _one(layouts.read_m2_items, test="official-2014.combined.m2"),
+        {"test": ("test", tuple(map(_edits, _CONLL)))},
         tokenized=True,
         references=0,
         rows={"test": 1312},
@@ -140,6 +161,10 @@ _EVERY = (
         references=0,
         rows={"train": 34308},
     ),
+    _wi("A", train=1300, test=130),
+    _wi("B", train=1000, test=100),
+    _wi("C", train=700, test=70),
+    _wi("N", test=50),
     WritingSet(
         "clang8",
         "grammaticality",

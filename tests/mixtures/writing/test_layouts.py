@@ -76,6 +76,45 @@ def test_edits_in_characters_leave_uncorrected_errors(tmp_path: Path) -> None:
         layouts.read_character_edits(path)
 
 
+def test_whole_texts_of_a_level_are_a_set_of_their_own(writing_dir: Path) -> None:
+    (item,) = read_set(epath.Path(writing_dir / "formats"), SETS["wi_a"], "test")
+    assert item.source == "My town is a medium size city.\nI like it alot."
+    # The made-up positions, which are one character off, as they stand; null changes nothing.
+    assert item.references == ("My town is a medium -sized city.\nI like ita lott.",)
+    assert item.id == "1-1"
+    assert SETS["wi_n"].splits.keys() == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("conll2014", "official-2014.combined.m2"),
+        ("conll2014", "noalt/official-2014.combined.m2"),
+        ("conll2014", "conll2014/noalt/official-2014.combined.m2"),
+        ("conll2014", "conll2014/alt/official-2014.combined.m2"),
+        ("conll2014", "alt/official-2014.combined-withalt.m2"),
+        ("wnc", "biased.word.test"),
+        ("wnc", "WNC/biased.word.test"),
+        ("wnc", "wnc/WNC/biased.word.test"),
+    ],
+)
+def test_files_are_found_in_the_folders_they_come_in(
+    tmp_path: Path, writing_dir: Path, name: str, place: str
+) -> None:
+    given = "biased.word.test" if name == "wnc" else "official-2014.combined.m2"
+    write(tmp_path / place, (writing_dir / "formats" / given).read_text(encoding="utf-8"))
+    expected = read_set(epath.Path(writing_dir / "formats"), SETS[name], "test")
+    assert read_set(epath.Path(tmp_path), SETS[name], "test") == expected
+
+
+def test_sentences_without_alternatives_are_taken_where_both_are_there(tmp_path: Path) -> None:
+    for folder, correction in (("noalt", "b"), ("alt", "c")):
+        line = f"A 0 1|||X|||{correction}|||REQUIRED|||-NONE-|||0"
+        write(tmp_path / folder / "official-2014.combined.m2", f"S a\n{line}\n")
+    (item,) = read_set(epath.Path(tmp_path), SETS["conll2014"], "test")
+    assert item.references == ("b",)
+
+
 def test_parallel_files_and_pairs(writing_dir: Path) -> None:
     formats = writing_dir / "formats"
     name = "wiki.full.aner.ori.train"
@@ -175,7 +214,7 @@ ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
             "",
             "wnc",
             "test",
-            r"set 'wnc', split 'test': no file in .*; allowed: wnc.test.jsonl or biased",
+            r"set 'wnc', split 'test': no file in .*; allowed: wnc.test.jsonl or WNC/biased",
         ),
     ],
 )
