@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from test_train_eval_infer import _bundled_data, losses  # noqa: F401
 
-from t5x_ext import Model, train
+from t5x_ext import Model, infer, train
 from t5x_ext import eval as eval_script
 from t5x_ext.checkpoints import adapters, load_meta, load_params, trees
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.predictions import read_predictions
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +66,25 @@ def test_checkpoints_hold_the_adapter_and_name_its_base(tuned: Path, base: Path)
     assert facts["base"]["path"] == str(base)
     assert facts["base"]["sha256"] == fingerprint_base(open_source(str(base)))
     assert facts["lora"]["rank"] == 4 and facts["lora"]["targets"] == ["q_proj", "wo"]
+
+
+def test_gin_gives_modules_their_own_ranks_and_alphas(over_base: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "ranks.gin"
+    config.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from t5x_ext.models import lora\n"
+        "include 'runs/train.gin'\n"
+        "lora.create_lora.rank_pattern = {'q_proj': 2}\n"
+        "lora.create_lora.alpha_pattern = {'wo': 3.0}\n"
+        "lora.create_lora.rslora = True\n"
+    )
+    run(tmp_path / "run", f"--gin_file={config}", *over_base, "--gin.TRAIN_STEPS=1")
+    facts = load_meta(str(tmp_path / "run"))["adapter"]["lora"]
+    assert facts["rank_pattern"] == {"q_proj": 2} and facts["alpha_pattern"] == {"wo": 3.0}
+    assert facts["rank"] == 4 and facts["rslora"] is True
+    params = trees.named_leaves(load_params(str(tmp_path / "run")))
+    ranks = {name.split("/")[-3]: a.shape[-1] for name, a in params.items() if name[-1] == "a"}
+    assert ranks == {"query": 2, "wo": 4}
 
 
 def test_a_run_that_was_stopped_goes_on_as_the_unbroken_one(
@@ -126,6 +146,34 @@ def test_each_adapter_is_opened_once_and_has_to_be_of_the_first_one_s_shape(
     assert warned == [f"warning: {tuned}: tuned with prompt 'tk.def', used with 'tk.name'"]
     errors = [line for line in lines if "error: " in line]
     assert len(errors) == 1 and "wide has other adapters than" in errors[0], errors
+
+
+def test_a_base_in_four_bits_is_tuned_resumed_evaluated_and_used(
+    over_base: list[str], tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    quantised = [*over_base, "--gin.QUANTIZATION='nf4'"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(whole, *quantised, "--gin.TRAIN_STEPS=5")
+    run(stopped, *quantised, "--gin.TRAIN_STEPS=4")
+    run(stopped, *quantised, "--gin.TRAIN_STEPS=5")
+    assert losses(stopped) == losses(whole)
+    first = 3  # the base has made two steps
+    assert 0 < abs(losses(whole)[first] - losses(tuned)[first]) < 0.1  # four bits say nearly that
+    assert load_meta(str(stopped))["adapter"]["base"]["quantization"] == "nf4"
+
+    capsys.readouterr()
+    flags = [*MODEL, f"--gin.CHECKPOINT_PATH='{stopped}'", "--gin.QUANTIZATION='nf4'"]
+    scored, written = tmp_path / "scored", tmp_path / "written"
+    to_eval = ["--gin_file=runs/eval.gin", f"--gin.EVAL_OUTPUT_DIR='{scored}'"]
+    to_infer = ["--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{written}'"]
+    assert eval_script.main([*flags, *to_eval]) == 0
+    assert infer.main([*flags, *to_infer]) == 0
+    assert "warning: " not in capsys.readouterr().err
+    said = [
+        [row.prediction for row in read_predictions(path / "predictions.jsonl")]
+        for path in (scored, written)
+    ]
+    assert said[0] == said[1]
 
 
 def test_models_are_loaded_with_one_adapter_or_several(tuned: Path, base: Path) -> None:

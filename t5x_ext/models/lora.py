@@ -126,6 +126,8 @@ def create_lora(
     dropout: float = 0.0,
     targets: str | Sequence[str] = ALL,
     rslora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
 ) -> LoRA | None:
     """The adapter that a gin file asks for; None without a rank, which tunes all parameters.
 
@@ -135,8 +137,13 @@ def create_lora(
       dropout: LORA_DROPOUT.
       targets: LORA_TARGETS.
       rslora: see `LoRA`.
+      rank_pattern: see `LoRA`.
+      alpha_pattern: see `LoRA`.
     """
-    return None if rank is None else LoRA(rank, alpha, dropout, targets, rslora)
+    if rank is None:
+        return None
+    patterns = rank_pattern or {}, alpha_pattern or {}
+    return LoRA(rank, alpha, dropout, targets, rslora, *patterns)
 
 
 def row_indices(

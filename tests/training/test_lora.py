@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from test_decoder_only_training import CONFIGS, assert_close, make_batches
 
 from t5x_ext.checkpoints import trees
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import DecoderOnlyModel, parameters
+from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, parameters
 from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.lora import LoRA, row_indices
 from t5x_ext.models.merging import merge
@@ -174,11 +175,16 @@ def test_training_changes_adapters_alone_and_holds_slots_for_them_alone() -> Non
     assert slots == {leaf.shape for leaf in jax.tree.leaves(state.params)}
 
 
-def test_no_gradient_of_a_frozen_kernel_is_formed() -> None:
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_no_gradient_of_a_frozen_kernel_is_formed(family: str) -> None:
     """No product of a step has a result of a kernel's shape; without adapters some have."""
 
     def products(lora: LoRA | None) -> int:
-        model = make_model("llama", lora, mlp_dim=40)
+        if family == "t5":
+            network = Transformer(T5.replace(mlp_dim=40), lora)
+            model: Any = EncoderDecoderModel(network, optimizer_def=AdamW())
+        else:
+            model = make_model(family, lora, mlp_dim=40)
         params = model.module.init(jax.random.key(0))
         base = parameters.select(model.module.frozen, params)
         own = parameters.select(model.module.trainable, params)
