@@ -1,6 +1,7 @@
-"""The grammar of SeqIO names: `writing[.<prompt>].<part>[.<budget>]`.
+"""The grammar of SeqIO names: `writing[.<prompt>].<part>[.<budget>]`, or `.w<number>` in its place.
 
     writing.jfleg                                  one set; its splits are those of its files
+    writing.jfleg.w2                               under the second of other instructions
     writing.simplification.n1000                   one task: 1,000 rows of its training sets
     writing.train.1000                             1,000 rows of each trained task
     writing.mixed                                  generic and writing rows, in the paper's numbers
@@ -14,6 +15,7 @@ named, with an absolute number of rows. The prompt is `alpaca_lora` unless the n
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,13 +24,17 @@ from mixtures.errors import DataError, hint, quoted
 from mixtures.names import check_only_one
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.writing.sets import GENERIC, SETS, SPLITS, TASKS, TRAINED
+from mixtures.writing.wordings import WORDINGS
 
 PREFIX = "writing."
 DEFAULT_PROMPT = "alpaca_lora"
 TRAIN = "train"
 MIXED = "mixed"
 
-_GRAMMAR = f"{PREFIX}<set or task>, {PREFIX}{TRAIN}.<count> or {PREFIX}{MIXED}.<part>_<count>..."
+_GRAMMAR = (
+    f"{PREFIX}<set or task>, with .<budget> or .w<number> (a wording) at its end, "
+    f"{PREFIX}{TRAIN}.<count> or {PREFIX}{MIXED}.<part>_<count>..."
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,14 @@ class WritingName:
         prompt: None if the name has none.
         budget: of a set or task; None: all rows.
         counts: rows by part of a mixture; None for `writing.mixed` without numbers.
+        wording: which of `WORDINGS` instructs, from 1; None: the only one that is trained on.
     """
 
     part: str
     prompt: str | None = None
     budget: str | None = None
     counts: tuple[tuple[str, int], ...] | None = None
+    wording: int | None = None
 
     def __str__(self) -> str:
         parts = [self.prompt, self.part]
@@ -53,7 +61,8 @@ class WritingName:
             parts.append(str(self.counts[0][1]))
         elif self.counts:
             parts += [f"{part}_{count}" for part, count in self.counts]
-        return PREFIX + ".".join(filter(None, [*parts, self.budget]))
+        wording = f"w{self.wording}" if self.wording else None
+        return PREFIX + ".".join(filter(None, [*parts, self.budget, wording]))
 
     @property
     def is_mixture(self) -> bool:
@@ -100,6 +109,8 @@ def parse_name(name: str) -> WritingName:
     _check_part(part)
     if len(more) > 1:
         raise DataError(f"name {quoted(name)}; allowed: {_GRAMMAR}")
+    if more and re.fullmatch(r"w[0-9]+", more[0]):
+        return WritingName(part, prompt, wording=_wording(part, more[0], name))
     budget = parse_budget(more[0]).name if more else None
     return WritingName(part, prompt, budget)
 
@@ -151,6 +162,20 @@ def _counts(parts: list[str], name: str) -> tuple[tuple[str, int], ...]:
             raise DataError(f"name {quoted(name)}: part '{part}' occurs twice; allowed: once")
         counts[part] = _count(count, name)
     return tuple(counts.items())
+
+
+def without_wording(name: str) -> str:
+    """'jfleg.w2' -> 'jfleg'; other names as they are."""
+    return re.sub(r"\.w[0-9]+$", "", name)
+
+
+def _wording(part: str, text: str, name: str) -> int:
+    task = SETS[part].task if part in SETS else part
+    count, number = len(WORDINGS.get(task, ())), int(text[1:])
+    if not 1 <= number <= count:
+        allowed = f"w1 to w{count}" if count else f"no other wording of {part}"
+        raise DataError(f"name {quoted(name)}: {quoted(text)}; allowed: {allowed}")
+    return number
 
 
 def _count(text: str, name: str) -> int:

@@ -6,8 +6,10 @@ are called as the tasks are.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -19,9 +21,10 @@ from mixtures.release import Release, data_dir
 from mixtures.writing.bundled.rows import bundled_items
 from mixtures.writing.finding import find_files, read_set, splits_in
 from mixtures.writing.layouts import Item
-from mixtures.writing.names import MIXED, WritingName, split_part
+from mixtures.writing.names import MIXED, WritingName, split_part, without_wording
 from mixtures.writing.sets import GENERIC, INSTRUCTIONS, SETS, SPLITS, TASKS, TRAINED
 from mixtures.writing.tokens import detokenize
+from mixtures.writing.wordings import WORDINGS
 
 # The paper's numbers, and about the same shares of the bundled suite.
 PAPER_COUNTS = {GENERIC: 52002, **{task: 10000 for task in TRAINED}}
@@ -77,8 +80,9 @@ def metrics_of(task: str) -> tuple[str, ...]:
     """Names of the metrics that rows of this task are scored with, the paper's first.
 
     Args:
-        task: the `task` of a row: a set, or a task of the bundled suite.
+        task: the `task` of a row: a set, or a task of the bundled suite; of either "jfleg.w2".
     """
+    task = without_wording(task)
     if task in SETS:
         return SETS[task].metrics
     if task in TASKS or task == GENERIC:
@@ -148,16 +152,26 @@ def rows_of(
             for part, count in counts.items()
         }
     if split == "train":
-        return {name.part: _train_rows(name.part, name.budget or "all", directory, seed, order)}
+        found = _train_rows(name.part, name.budget or "all", directory, seed, order)
+        return {name.part: _worded(found, name.wording)}
     if name.part in SETS or directory is None:
         place = None if directory is None else str(directory)
-        return {name.part: list(_read(name.part, split, place))}
+        return {name.part: _worded(_read(name.part, split, place), name.wording)}
     every = [each for each in SETS.values() if each.task == name.part]
     return {
-        each.name: list(_read(each.name, split, str(directory)))
+        each.name: _worded(_read(each.name, split, str(directory)), name.wording)
         for each in every
         if split in splits_in(directory, each)
     }
+
+
+def _worded(found: Sequence[Row], wording: int | None) -> list[Row]:
+    """Rows under another instruction; their own with None."""
+    if wording is None:
+        return list(found)
+    return [
+        dataclasses.replace(row, definition=WORDINGS[row.category][wording - 1]) for row in found
+    ]
 
 
 def _train_rows(

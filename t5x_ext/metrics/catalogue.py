@@ -46,6 +46,7 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "stopped": outputs.stopped,
     "words": outputs.Words,
     "edit_distance": outputs.EditDistance,
+    "over_corrected": outputs.OverCorrected,
     "errant": Errant,
     "errant_ds": lambda: Errant("errant_ds", "ds"),
     "errant_dt": lambda: Errant("errant_dt", "dt"),

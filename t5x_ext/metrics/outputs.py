@@ -6,6 +6,7 @@ run_away        share of outputs more than twice as long as their source and eve
 stopped         share of outputs that ended by themselves, not at the longest allowed
 words           words of an output, mean; divided by 100, as every figure is shown times 100
 edit_distance   words deleted and inserted, per word of the sources
+over_corrected  share of texts without fault whose output differs from them
 """
 
 from __future__ import annotations
@@ -105,4 +106,27 @@ class EditDistance(Metric):
 
     def finish(self, totals: np.ndarray) -> np.ndarray:
         """Edits over words; above 1 where outputs have little in common with their sources."""
+        return ratio(totals[..., 0], totals[..., 1])
+
+
+class OverCorrected(Metric):
+    """Of the rows whose source no reference changes, the share whose output changes it.
+
+    What it finds is no edit too many, as precision counts them, but a text spoilt that was right.
+    """
+
+    name = key = "over_corrected"
+    needs = ("source",)
+
+    def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
+        """(output differs from a source that is right, source is right) of each row."""
+        counts = []
+        for row in rows:
+            source = letters(row.source or "")
+            is_right = all(letters(text) == source for text in row.references)
+            counts.append((is_right and letters(row.prediction) != source, is_right))
+        return np.array(counts, float)
+
+    def finish(self, totals: np.ndarray) -> np.ndarray:
+        """Share of the rows that are right; 0 where none is."""
         return ratio(totals[..., 0], totals[..., 1])

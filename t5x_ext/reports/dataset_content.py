@@ -34,6 +34,8 @@ from t5x_ext.reports.published import published_blocks, read_published
 from t5x_ext.reports.shots import Shots, find_shots
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import need_table
+from t5x_ext.reports.training_tables import source_table, tuning_table
+from t5x_ext.reports.wording_tables import wording_table
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def build_document(findings: Findings) -> Document:
         *(_written(findings) if findings.generated else []),
         Section("Outputs", tuple(outputs)),
         Section("What to keep in mind", tuple(_notes(study))),
-        Section("Cost", (tables.tuning_table(study, scores),)),
+        Section("Cost", (tuning_table(study, scores),)),
     ]
     samples = pick_samples(study, scores)
     if samples:
@@ -136,8 +138,10 @@ def build_document(findings: Findings) -> Document:
 
 def _scores(findings: Findings) -> list[Section]:
     study, scores = findings.study, findings.scores
+    beside = [t for t in (wording_table(scores), source_table(study, scores)) if t]
+    blocks = (*note_tables.warnings(study), tables.score_table(scores), *beside)
     return [
-        Section("Scores", (*note_tables.warnings(study), tables.score_table(scores))),
+        Section("Scores", blocks),
         Section("Differences", tuple(tables.difference_tables(scores))),
     ]
 
@@ -151,11 +155,13 @@ def _scores_by_shots(findings: Findings, by_shots: Shots) -> list[Section]:
         Paragraph(ZERO_SHOT),
         shots.further_table(scores),
     ]
-    by_dataset = (tables.score_table(scores), *tables.difference_tables(scores))
+    by_dataset: list[Block] = [tables.score_table(scores), *tables.difference_tables(scores)]
+    sources = source_table(study, scores)
+    by_dataset += [sources] if sources else []
     return [
         Section("Scores", tuple(blocks)),
         Section("Differences", tuple(shots.difference_tables(scores, by_shots))),
-        Section("Scores and differences by dataset", by_dataset, folded=True),
+        Section("Scores and differences by dataset", tuple(by_dataset), folded=True),
     ]
 
 

@@ -30,7 +30,7 @@ from t5x_ext.reports.score_grid import Point, ScoreGrid, build_grid
 from t5x_ext.reports.study_files import Cell, Study, Task
 
 # What outputs look like, whatever their score, where rows carry what a trait needs.
-TRAITS = ("unchanged", "empty", "run_away", "stopped", "words", "edit_distance")
+TRAITS = ("unchanged", "over_corrected", "empty", "run_away", "stopped", "words", "edit_distance")
 # What stands beside the metrics of questions after demonstrations, which are scored by F1.
 _COMPANIONS = {"f1": ("rougeL",), "pairs_f1": ("pairs_precision", "pairs_recall")}
 COPIED = "the source, copied"
@@ -240,6 +240,8 @@ def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
     found = {}
     for column in measured.columns:
         metric = column.metric
+        if metric.name in TRAITS and not column.statistics[:, -1].any():
+            continue  # of no row here: texts that are right may be in none
         statistics = resampling.sum_units(column.statistics, measured.units)
         total = resampling.total(statistics)
         draws = 100 * resampling.resample(statistics, metric.finish, seed)

@@ -10,9 +10,8 @@ from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import signed
 from t5x_ext.reports.dataset_scores import COPIED, DatasetScores, Row
 from t5x_ext.reports.document import Table
-from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import ABSENT, percent
+from t5x_ext.reports.tables import ABSENT
 
 _NAMES = {
     "rougeL": "ROUGE-L",
@@ -25,6 +24,7 @@ _NAMES = {
 _CAPITALS = {"sari", "gleu", "m2", "errant", "bleu"}
 _TRAIT_TITLES = {
     "unchanged": "unchanged, %",
+    "over_corrected": "over-corrected, %",
     "empty": "empty, %",
     "run_away": "run-away, %",
     "stopped": "stopped, %",
@@ -49,10 +49,11 @@ def metric_title(key: str) -> str:
 def short_name(task: str) -> str:
     """A dataset's name without what it is filed under.
 
-    `"writing.jfleg"` -> `"jfleg"`; `"self.harbour.log.k5"`, of five demonstrations, -> `"log.k5"`.
+    `"writing.jfleg"` -> `"jfleg"`; `"self.harbour.log.k5"`, of five demonstrations, -> `"log.k5"`;
+    `"writing.jfleg.w2"`, in other words, -> `"jfleg.w2"`.
     """
     name, _, shots = task.rpartition(".")
-    if re.fullmatch(r"k[0-9]+", shots):
+    if re.fullmatch(r"[kw][0-9]+", shots):
         return f"{name.rpartition('.')[2]}.{shots}"
     return shots
 
@@ -211,7 +212,8 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
             *(_CLEANING[step] for step in steps),
         ),
         tuple(rows),
-        note="Mean over datasets. Unchanged: equal to the source. Run-away: more than twice as "
+        note="Mean over datasets. Unchanged: equal to the source. Over-corrected: "
+        "of the texts that no reference changes, those changed. Run-away: more than twice as "
         "long as source and references. Stopped: ended by themselves, not at the length limit. "
         "Words: of an output. Edits: words deleted and inserted; a word replaced counts twice."
         f"{counted}",
@@ -237,44 +239,6 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
         ),
         note="Copies: unchanged outputs, percent. Edits: per 100 words of the source.",
         groups=_groups(scores, places, 2),
-    )
-
-
-def tuning_table(study: Study, scores: DatasetScores) -> Table:
-    """Parameters, steps and time of each arm, to compare adapters with full tuning."""
-    rows = []
-    for row in scores.rows:
-        cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
-        steps, train = sum(c.steps for c in cells), sum(c.train_secs for c in cells)
-        one = cells[0]
-        rows.append(
-            (
-                row.label,
-                rows_used(row),
-                f"{one.trainable_parameters:,}" if one.parameters else ABSENT,
-                percent(one.trainable_parameters / one.parameters) if one.parameters else ABSENT,
-                f"{steps:,}",
-                duration(train),
-                f"{train / steps:.2f} s" if steps else ABSENT,
-                duration(sum(c.decode_secs for c in cells)),
-            )
-        )
-    return Table(
-        "Tuning and decoding",
-        (
-            "model",
-            "rows per task",
-            "parameters tuned",
-            "of the model",
-            "steps",
-            "tuning",
-            "a step",
-            "decoding",
-        ),
-        tuple(rows),
-        note="Arms that share a tuned model each show the time of its tuning. With Adam, every "
-        "parameter tuned takes 12 more bytes than one that is frozen: a gradient and two moments, "
-        "in float32. `t5x_ext plan` compiles a step and tells its memory.",
     )
 
 

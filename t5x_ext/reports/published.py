@@ -8,7 +8,8 @@ A study names a file of `papers/`, or gives the path of another one, with
      "rows": [{"label": in the paper, "scores": [one for each dataset, or null], "mean": optional,
                "arm": the study's name for the same arm, optional}],
      "parts": {"columns": ["P", "R", "F0.5"], "datasets": [names],
-               "rows": [{"label": text, "scores": [[one for each column] for each dataset]}]},
+               "rows": [{"label": text, "scores": [[one for each column] for each dataset],
+                         "arm": as above}]},
      "means": [tables of means by number of demonstrations; see `published_means`],
      "footnotes": [what a reader has to know]}
 
@@ -55,13 +56,22 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the scores of some datasets are made of: of each dataset a figure for each column."""
+
+    columns: tuple[str, ...]
+    datasets: tuple[str, ...]
+    rows: tuple[Figures, ...]
+
+
+@dataclass(frozen=True)
 class Published:
     """A paper's figures."""
 
     source: str
     datasets: tuple[Dataset, ...]
     rows: tuple[Figures, ...]
-    parts: Table | None
+    parts: Parts | None
     means: tuple[Means, ...]
     footnotes: tuple[str, ...]
 
@@ -126,7 +136,7 @@ def _is_score(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value <= 100)
 
 
-def _parts(fields: Fields) -> Table:
+def _parts(fields: Fields) -> Parts:
     columns, datasets = fields.texts("columns"), fields.texts("datasets")
     rows = []
     for each in fields.objects("rows"):
@@ -134,13 +144,8 @@ def _parts(fields: Fields) -> Table:
         flat = [value for part in scores if isinstance(part, list) for value in part]
         if len(flat) != len(columns) * len(datasets) or not all(map(_is_score, flat)):
             raise each.error("scores", "for each dataset a list with a number for each column")
-        rows.append((each.text("label"), *map(_number, flat)))
-    return Table(
-        "Precision and recall in the paper",
-        ("model", *columns * len(datasets)),
-        tuple(rows),
-        groups=(("", 1), *((name, len(columns)) for name in datasets)),
-    )
+        rows.append(Figures(each.text("label"), tuple(flat), arm=each.text("arm", "")))
+    return Parts(columns, datasets, tuple(rows))
 
 
 def _number(value: float | None) -> str:
@@ -173,9 +178,41 @@ def published_blocks(published: Published, scores: DatasetScores) -> list[Block]
         groups=(("", 1), *groups, ("mean", 1 + has_all)),
         strong_rows=frozenset(i for i, each in enumerate(published.rows) if each.arm in ours),
     )
-    parts = [published.parts] if published.parts else []
+    parts = [_parts_table(published, published.parts, scores)] if published.parts else []
     means = (means_table(each, scores) for each in published.means)
     return [*means, table, *parts, *map(Paragraph, published.footnotes)]
+
+
+def _parts_table(published: Published, parts: Parts, scores: DatasetScores) -> Table:
+    """The paper's precision and recall, and this study's of the same arms on the same datasets."""
+    tasks = {each.name: each.task for each in published.datasets}
+    heads = {scores.columns[place].task: place for place in scores.heads}
+    here = [heads.get(tasks.get(name, "")) for name in parts.datasets]
+    ours = {row.arm: row for row in scores.rows}  # of several budgets the largest
+    count = len(parts.columns)
+    rows = []
+    for figures in parts.rows:
+        own = ours.get(figures.arm)
+        cells = [figures.label]
+        for number, place in enumerate(here):
+            cells += map(_number, figures.scores[number * count : (number + 1) * count])
+            if place is not None:
+                found = own.parts.get(place) if own else None
+                cells += [ABSENT] * count if found is None else map(_number, found)
+        rows.append(tuple(cells))
+    groups: list[tuple[str, int]] = [("", 1)]
+    for name, place in zip(parts.datasets, here, strict=True):
+        groups += [
+            (f"{name}, paper", count),
+            *([] if place is None else [(f"{name}, here", count)]),
+        ]
+    return Table(
+        "Precision and recall in the paper and here",
+        ("model", *parts.columns * (len(groups) - 1)),
+        tuple(rows),
+        groups=tuple(groups),
+        strong_rows=frozenset(i for i, each in enumerate(parts.rows) if each.arm in ours),
+    )
 
 
 def _heads(place: int | None) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ class Cell:
     cleaned_answers: dict[str, int]  # step -> answers that it changed
     parameters: int  # of the model; 0 if not recorded
     trainable_parameters: int
+    parameter_bytes: int  # of all parameters; 0 if not recorded
+    sources: dict[str, int]  # rows by set, of an arm that says what it is trained on
+    passes: float  # over those rows
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,9 @@ def _cell(directory: epath.Path) -> Cell:
         cleaned_answers=fields.counts("cleaned_answers", {}),
         parameters=fields.integer("parameters", 0),
         trainable_parameters=fields.integer("trainable_parameters", 0),
+        parameter_bytes=fields.integer("parameter_bytes", 0),
+        sources=fields.counts("sources", {}),
+        passes=fields.number("passes", 0.0),
     )
 
 

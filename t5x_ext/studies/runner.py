@@ -254,6 +254,7 @@ class Runner:
             "train_examples": len(train),
             "train_examples_by_task": {name: counts[name] for name in cell.tasks},
             "steps": job.num_steps,
+            **_sources(job),
             **{name: round(value, 3) for name, value in costs.items()},
             # None if it is not finite, as in a model that has diverged.
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
@@ -266,13 +267,28 @@ class Runner:
 
 
 def _parameter_counts(tuned: Tuned) -> dict[str, int]:
-    """Parameters of one model of a group, and how many of them are tuned."""
+    """Parameters of one model of a group, how many of them are tuned, and the bytes of all."""
     # Several models have a leading axis.
     first = 1 if len(tuned.jobs) > 1 else 0
-    own = sum(math.prod(leaf.shape[first:]) for leaf in jax.tree.leaves(tuned.params))
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(tuned.frozen))
+    leaves = jax.tree.leaves(tuned.params)
+    sizes = [math.prod(leaf.shape[first:]) for leaf in leaves]
+    size = sum(n * leaf.dtype.itemsize for n, leaf in zip(sizes, leaves, strict=True))
+    frozen = jax.tree.leaves(tuned.frozen)
     is_tuned = tuned.jobs[0].num_steps > 0
-    return {"parameters": own + frozen, "trainable_parameters": own if is_tuned else 0}
+    return {
+        "parameters": sum(sizes) + sum(leaf.size for leaf in frozen),
+        "trainable_parameters": sum(sizes) if is_tuned else 0,
+        "parameter_bytes": size + sum(leaf.nbytes for leaf in frozen),
+    }
+
+
+def _sources(job: Job) -> dict[str, Any]:
+    """Rows of each set that a model with its own data was trained on, and the passes over them."""
+    if not job.cell.arm.data or job.batches is None:
+        return {}
+    rows = collections.Counter(example.task for example in job.train)
+    passes = job.num_steps / job.batches.steps_per_epoch()
+    return {"sources": dict(rows), "passes": round(passes, 3)}
 
 
 def _strip(rows: Sequence[Prediction]) -> Sequence[Prediction]:

@@ -32,6 +32,8 @@ from t5x_ext.reports.edit_marks import mark_edits
 from t5x_ext.reports.published import names, published_blocks, read_published
 from t5x_ext.reports.study_files import read_study
 from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.training_tables import source_table, tuning_table
+from t5x_ext.reports.wording_tables import wording_table
 
 METRICS = {"writing.fix": ("errant", "gleu_closed"), "writing.plain": ("sari", "sari_hf")}
 WRONG = "She play the harp every day , and he listen ."
@@ -109,8 +111,11 @@ def write_cell(
         "train_loss": [1.0, 0.5],
         "steps": 20,
         "train_secs": 30.0,
-        "parameters": 1000,
-        "trainable_parameters": 25,
+        "parameters": 2_000_000,
+        "trainable_parameters": 250_000,
+        "parameter_bytes": 5_000_000,
+        "sources": {"generic": 500, "fluency": int(budget[1:])},
+        "passes": 2.5,
         "cleaned_answers": {"heading": 3, "space": 0, "lines": 0, "quotes": 0, "empty": 0},
     }
     (path / "result.json").write_text(json.dumps(result))
@@ -264,7 +269,7 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert "<script>alert" not in page and "alert(" in page
     assert re.search(r"<td class=\"n\">[\d.]+<br><small>\[", page)
     text = (study_dir / "report" / "report.md").read_text()
-    assert "| arm some | 10 | 25 | 2.5 % | 20 | 30.0 s | 1.50 s | 0.0 s |" in text
+    assert "| arm some | 10 | 250,000 | 12.5 % | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |" in text
     assert "Points above “arm base”" in text and "| arm most | 100 |" in text.replace("*", "")
     rows = list(csv.DictReader((study_dir / "report" / "datasets.csv").open()))
     copy = next(r for r in rows if not r["arm"] and r["metric"] == "unchanged")
@@ -304,6 +309,43 @@ def test_traits_of_outputs():
     assert traits(RIGHT)["run_away"] == traits("")["run_away"] == 0
 
 
+def test_over_correction_counts_texts_that_were_right():
+    def row(source: str, references: tuple[str, ...], answer: str) -> Prediction:
+        return Prediction("t", "c", "1", "", references, answer, source=source)
+
+    rows = [
+        row(RIGHT, (RIGHT,), RIGHT.replace(" .", ".")),  # left alone
+        row(RIGHT, (RIGHT, RIGHT), HALF),  # spoilt
+        row(RIGHT, (RIGHT, HALF), HALF),  # one reference changes it too
+        row(WRONG, (RIGHT,), HALF),
+    ]
+    (column,) = measure(rows, ["over_corrected"]).columns
+    assert column.statistics.tolist() == [[0, 1], [1, 1], [0, 0], [0, 0]]
+    assert column.metric.finish(column.statistics.sum(axis=0)) == 0.5
+
+
+def test_over_correction_is_reported_where_a_text_is_right(tmp_path, scores):
+    assert not scores.trait("over_corrected")  # every source has a fault
+    root = write_study(tmp_path / "study")
+    for path in root.glob("cells/*/predictions.jsonl"):
+        rows = [
+            dataclasses.replace(row, source=row.references[0]) if row.id.endswith("-3-0") else row
+            for row in read_predictions(path)
+        ]
+        write_predictions(path, rows)
+        result = json.loads((path.parent / "result.json").read_text())
+        for task, metrics in METRICS.items():
+            own = [row for row in rows if row.task == task]
+            result["scores"]["by_task"] |= task_scores(measure(own, metrics, always=DEFAULT))
+        (path.parent / "result.json").write_text(json.dumps(result))
+    found = score_datasets(read_study(root))
+    places = found.trait("over_corrected")
+    assert len(places) == len(METRICS)
+    means = {(row.arm, row.budget): row.values[places].mean() for row in found.rows}
+    assert means["base", "n0"] == means["most", "n10"] == 100  # WRONG and HALF for what was right
+    assert means["most", "n100"] == 0
+
+
 def test_share_of_answers_that_stopped_is_that_of_their_finishes(scores):
     places = scores.trait("stopped")
     assert len(places) == len(METRICS)
@@ -311,6 +353,42 @@ def test_share_of_answers_that_stopped_is_that_of_their_finishes(scores):
     assert by_arm["most", "n100"] == pytest.approx(100 * (SIZE - 1) / SIZE)
     assert by_arm["most", "n10"] == by_arm["base", "n0"] == 100
     assert not any(row.has(places) for row in scores.bounds)  # nobody decoded these
+
+
+def test_training_is_told_with_its_sources_passes_and_memory(study_dir, scores):
+    study = read_study(study_dir)
+    table = source_table(study, scores)
+    assert table is not None
+    assert table.rows[-1] == (
+        "arm most, 100 rows per task",
+        "generic 500, fluency 100",
+        "600",
+        "2.50",
+    )
+    cost = tuning_table(study, scores)
+    place = cost.header.index("weights, gradients, moments")
+    # 5 MB of weights, 12 bytes for each of 250,000 parameters that are tuned
+    assert {row[place] for row in cost.rows} == {f"{8e6 / 2**20:.1f} MiB"}
+    older = [dataclasses.replace(c, parameter_bytes=0, sources={}) for c in study.cells]
+    study = dataclasses.replace(study, cells=tuple(older))
+    assert source_table(study, scores) is None
+    assert tuning_table(study, scores).rows[0][place] == f"{11e6 / 2**20:.1f} MiB"
+
+
+def test_wordings_of_an_instruction_have_their_mean_and_worst(tmp_path, monkeypatch, scores):
+    assert wording_table(scores) is None
+    for name in ("writing.fix.w1", "writing.fix.w2"):
+        monkeypatch.setitem(METRICS, name, ("errant",))
+    found = score_datasets(read_study(write_study(tmp_path / "study")))
+    places = {c.task: i for i, c in enumerate(found.columns) if c.metric.name == "errant"}
+    by_seed = found.rows[0].by_seed.copy()
+    for task, score in (("writing.fix", 50), ("writing.fix.w1", 40), ("writing.fix.w2", 10)):
+        by_seed[:, places[task]] = score
+    row = dataclasses.replace(found.rows[0], by_seed=by_seed)
+    table = wording_table(dataclasses.replace(found, rows=(row,)))
+    assert table is not None
+    assert table.groups == (("", 2), ("fix: ERRANT", 3))
+    assert table.rows[0][2:] == ("50.00", "25.00", "10.00")
 
 
 def test_rows_without_a_finish_have_no_share_that_stopped(tmp_path):
@@ -348,6 +426,14 @@ def test_published_figures_stand_beside_ours(tmp_path):
             {"label": "theirs", "arm": "base", "scores": [12.5, 30], "mean": 21.25},
             {"label": "another", "scores": [None, 31.5]},
         ],
+        "parts": {
+            "columns": ["P", "R", "F0.5"],
+            "datasets": ["FIX", "OTHER"],
+            "rows": [
+                {"label": "greedy", "arm": "most", "scores": [[70, 30, 55], [1, 2, 3]]},
+                {"label": "another", "scores": [[60, 20, 44], [4, 5, 6]]},
+            ],
+        },
         "footnotes": ["Read this."],
     }
     path = tmp_path / "paper.json"
@@ -355,12 +441,20 @@ def test_published_figures_stand_beside_ours(tmp_path):
     study = json.loads((root / "study.json").read_text())
     (root / "study.json").write_text(json.dumps(study | {"published": str(path)}))
     findings = find(read_study(root))
-    table, note = published_blocks(read_published(findings.study.published), findings.scores)
+    published = read_published(findings.study.published)
+    table, parts, note = published_blocks(published, findings.scores)
     assert isinstance(table, Table) and note == Paragraph("Read this.")
     assert table.groups == (("", 1), ("FIX (F0.5)", 2), ("OTHER (SARI)", 1), ("mean", 1))
     assert table.rows[0] == ("theirs", "12.50", "0.00", "30.00", "21.25")
     assert table.rows[1] == ("another", "–", "–", "31.50", "–")
     assert "FIX: fix by ERRANT" in table.note
+    assert isinstance(parts, Table)
+    assert parts.groups == (("", 1), ("FIX, paper", 3), ("FIX, here", 3), ("OTHER, paper", 3))
+    # At its largest budget it makes 22 of 24 edits, and changes much in the row that is hostile.
+    own = row_of(findings.scores, "most", "n100").parts[0]
+    assert parts.rows[0][1:7] == ("70.00", "30.00", "55.00", *(f"{value:.2f}" for value in own))
+    assert own[1] == pytest.approx(100 * 22 / 24)
+    assert parts.rows[1][4:7] == ("–", "–", "–")
 
     path.write_text(json.dumps(paper | {"rows": [{"label": "x", "scores": [1]}]}))
     with pytest.raises(ConfigError, match=r"rows\[0\].scores': \[1\]; allowed: 2 numbers of 0 to"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from mixtures.errors import DataError
 from mixtures.prompts import get_prompt
 from mixtures.records import Row
 from mixtures.writing.names import mixture_name, parse_name
+from mixtures.writing.sets import INSTRUCTIONS
 from mixtures.writing.tasks import fingerprint, read_parts, register_mixture
 from mixtures.writing.tokens import detokenize
+from mixtures.writing.wordings import WORDINGS
 from t5x_ext.data.examples import load_examples
 
 LENGTHS = {"inputs": 512, "targets": 256}
@@ -153,6 +156,9 @@ def test_the_data_directory_has_a_folder_of_writing_sets(
         ("writing.mixed.fluency", r"unknown; allowed|is unknown"),
         ("writing.mixed.fluency_1.fluency_2", r"part 'fluency' occurs twice"),
         ("writing.mixed.jfleg:dev_3", r"split 'dev'; allowed: train, validation, test"),
+        ("writing.fluency.w9", r"'w9'; allowed: w1 to w4"),
+        ("writing.generic.w1", r"'w1'; allowed: no other wording of generic"),
+        ("writing.fluency.n5.w1", r"allowed: .*with .<budget> or .w<number>"),
         ("writing.jfleg", r"writing set 'jfleg' without WRITING_DIR; allowed: WRITING_DIR"),
     ],
 )
@@ -196,6 +202,24 @@ def test_alpaca_lora_ends_in_a_newline_with_and_without_input() -> None:
         "context. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nSay it.\n\n### Input:\nGood day\n\n### Response:\n"
     )
+
+
+def test_another_wording_changes_the_instruction_alone(real: None) -> None:
+    own = read_parts("writing.jfleg", "test")["jfleg"]
+    worded = read_parts("writing.jfleg.w2", "test")["jfleg"]
+    assert {row.definition for row in own} == {INSTRUCTIONS["fluency"]}
+    assert {row.definition for row in worded} == {WORDINGS["fluency"][1]}
+    restored = [dataclasses.replace(row, definition=own[0].definition) for row in worded]
+    assert restored == own
+    assert str(parse_name("writing.alpaca.jfleg.w2")) == "writing.alpaca.jfleg.w2"
+    assert task_metrics.metrics_of("writing.jfleg.w2") == ("gleu",)
+    assert fingerprint("writing.jfleg.w2", "test") != fingerprint("writing.jfleg", "test")
+
+
+def test_every_task_has_other_wordings_and_none_is_the_trained_one() -> None:
+    assert WORDINGS.keys() == INSTRUCTIONS.keys()
+    every = [text for texts in WORDINGS.values() for text in texts]
+    assert len({*every, *INSTRUCTIONS.values()}) == len(every) + len(INSTRUCTIONS)
 
 
 def test_every_task_names_its_metrics() -> None:
