@@ -61,16 +61,18 @@ class NamedData(TaskData):
     ) -> tuple[Sequence[Prediction], dict[str, Any]]:
         """Cuts what comes after an answer to a writing task; see `mixtures.writing.postprocessing`.
 
-        A result file says how many answers each step changed.
+        Rows of your own that have a source are writing tasks too. A result file says how many
+        answers each step changed.
         """
-        if not all(row.task.startswith(WRITING_PREFIX) for row in rows):
+        places = [i for i, r in enumerate(rows) if r.source or r.task.startswith(WRITING_PREFIX)]
+        if not places:
             return rows, {}
         texts, counts = clean_answers(
-            [row.prediction for row in rows], [row.source or "" for row in rows]
+            [rows[i].prediction for i in places], [rows[i].source or "" for i in places]
         )
-        cleaned = [
-            dataclasses.replace(row, prediction=text) for row, text in zip(rows, texts, strict=True)
-        ]
+        cleaned = list(rows)
+        for i, text in zip(places, texts, strict=True):
+            cleaned[i] = dataclasses.replace(rows[i], prediction=text)
         return cleaned, {"cleaned_answers": counts}
 
     def check_tasks(self, tasks: Sequence[str] | None) -> list[str]:

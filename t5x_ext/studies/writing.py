@@ -10,10 +10,16 @@ from collections.abc import Sequence
 
 from mixtures.writing.sets import GENERIC, TRAINED
 from t5x_ext.decoding import Beam, Sampling
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.studies.recipes import Recipe
 
 PROMPT = "alpaca_lora"
+_MIXED = "writing.mixed"
+_DECODINGS = (
+    ("beam4", "beam search", Beam(num_beams=4, length_penalty=1.0, style="hf")),
+    ("top_p", "sampling", Sampling(temperature=0.2, top_p=0.7)),
+)
 
 
 def writing_arms(
@@ -24,6 +30,11 @@ def writing_arms(
     decodings: bool = True,
     generic_set: str = GENERIC,
     writing_only_budgets: Sequence[str] | None = None,
+    other_generic_sets: Sequence[str] = (),
+    gec_rows: int | None = None,
+    gec_set: str = "clang8",
+    specialists: bool = False,
+    only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms, and the proposed one at several numbers of writing rows.
 
@@ -36,10 +47,20 @@ def writing_arms(
       generic_set: the set that generic rows come from.
       writing_only_budgets: of the arm without generic rows, to see how many writing rows these
         save; None is the last of `budgets`.
+      other_generic_sets: sets with other generic rows, an arm each under the set's own name, to
+        see what their quality is worth: ("alpaca_gpt4",).
+      gec_rows: rows of `gec_set` that `gec_lora` is tuned on alone; None leaves that arm out.
+      gec_set: pairs of a text and its correction.
+      specialists: whether to tune a model for each writing task alone ("writing_stl_fluency"),
+        to see what mixing tasks costs. With adapters EXPERTS tunes them side by side.
+      only: names of the arms to run; None runs all.
+
+    Raises:
+      ConfigError: an arm's name is unknown.
     """
     most = tuple(budgets)[-1:]
     writing = ".".join(f"{task}_{{count}}" for task in TRAINED)
-    generic_rows = f"writing.mixed.{generic_set}_{generic}"
+    generic_rows = f"{_MIXED}.{generic_set}_{generic}"
     mixed = f"{generic_rows}.{writing}"
 
     def arm(name: str, label: str, data: str, own_budgets: Sequence[str] = most, **more) -> Arm:
@@ -48,10 +69,14 @@ def writing_arms(
     arms = [
         arm("base", "not tuned", mixed, (ZERO_SHOT,), baseline=True),
         arm("alpaca", "generic data", generic_rows, baseline=True),
+        *(
+            arm(name, f"generic data, {name}", f"{_MIXED}.{name}_{generic}", baseline=True)
+            for name in other_generic_sets
+        ),
         arm(
             "writing_only",
             "writing data",
-            f"writing.mixed.{writing}",
+            f"{_MIXED}.{writing}",
             writing_only_budgets or most,
             baseline=True,
         ),
@@ -61,22 +86,17 @@ def writing_arms(
         label = "generic and writing data, all parameters"
         arms.append(arm("writing_alpaca_full", label, mixed, tuning="full", recipe=full))
     if decodings:
-        beam = Beam(num_beams=4, length_penalty=1.0, style="hf")
-        sampled = Sampling(temperature=0.2, top_p=0.7)
-        arms.append(
-            arm(
-                "writing_alpaca_beam4",
-                "generic and writing data, by beam search",
-                mixed,
-                decoding=beam,
-            )
-        )
-        arms.append(
-            arm(
-                "writing_alpaca_top_p",
-                "generic and writing data, by sampling",
-                mixed,
-                decoding=sampled,
-            )
-        )
-    return tuple(arms)
+        for name, manner, decoding in _DECODINGS:
+            label = f"generic and writing data, by {manner}"
+            arms.append(arm(f"writing_alpaca_{name}", label, mixed, decoding=decoding))
+    if gec_rows is not None:
+        data = f"{_MIXED}.{gec_set}_{gec_rows}"
+        arms.append(arm("gec_lora", f"corrections of {gec_set} alone", data))
+    if specialists:
+        for task in TRAINED:
+            arms.append(arm(f"writing_stl_{task}", f"{task} alone", f"{_MIXED}.{task}_{{count}}"))
+    known = [each.name for each in arms]
+    for name in only or ():
+        if name not in known:
+            raise ConfigError(f"writing_arms: unknown arm {name!r}{nearest(name, known)}")
+    return tuple(each for each in arms if only is None or each.name in only)

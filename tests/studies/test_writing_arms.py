@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from mixtures.writing.names import parse_name
+from mixtures.writing.sets import TRAINED
 from t5x_ext import study
 from t5x_ext.checkpoints import load_params, trees
 from t5x_ext.errors import ConfigError
@@ -80,6 +83,11 @@ def test_every_arm_is_scored_on_every_set(results: dict[str, dict]) -> None:
     assert set(used["alpaca n4"].values()) == {0}
     assert set(used["writing_only n4"].values()) == {4}
     assert rows["writing_alpaca n2"] == 17 and rows["writing_alpaca n4"] == 29
+    sources = {name: r.get("sources") for name, r in results.items() if name}
+    assert sources["writing_only n4"] == dict.fromkeys(TRAINED, 4)
+    assert sources["alpaca n4"] == {"generic": 5} and sources["base n0"] is None
+    # 2 steps of 8 rows, in which packing joins examples: 5 of them are seen more than once.
+    assert results["alpaca n4"]["passes"] == 2
 
 
 def test_ways_of_decoding_share_one_tuned_model(results: dict[str, dict]) -> None:
@@ -94,6 +102,7 @@ def test_full_tuning_is_another_model_of_the_same_base(results: dict[str, dict])
     assert adapters["train_loss"][0] == pytest.approx(full["train_loss"][0], rel=1e-4)
     assert adapters["train_loss"][1] != full["train_loss"][1]
     assert full["trainable_parameters"] == full["parameters"]
+    assert full["parameter_bytes"] == 4 * full["parameters"]
     tuned = adapters["trainable_parameters"]
     assert 0 < tuned < adapters["parameters"] == full["parameters"] + tuned
     assert results["base n0"]["trainable_parameters"] == 0
@@ -107,6 +116,61 @@ def test_a_finished_study_runs_nothing_again(results: dict[str, dict], capsys) -
     grid = json.loads((results[""]["path"] / "study.json").read_text())
     assert [task["train_instances"] for task in grid["tasks"]] == [4, 4]
     assert (results[""]["path"] / "report" / "index.html").is_file()
+
+
+def test_specialists_tune_side_by_side_each_on_its_own_task(tmp_path: Path) -> None:
+    config = tmp_path / "specialists.gin"
+    config.write_text(
+        SMALL
+        + """
+EXPERTS = 4
+studies.writing_arms.specialists = True
+studies.writing_arms.gec_rows = 7
+studies.writing_arms.gec_set = "grammaticality"
+studies.writing_arms.only = ("writing_stl_fluency", "writing_stl_clarity", "gec_lora")
+"""
+    )
+    flags = [f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TASKS=['writing.fluency']"]
+    assert study.main([f"--gin_file={config}", *flags]) == 0
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/result.json")]
+    assert {result["arm"]: result["train_examples"] for result in found} == {
+        "writing_stl_fluency": 4,
+        "writing_stl_clarity": 4,
+        "gec_lora": 7,
+    }
+    # Models of one program each have the same share of its time.
+    assert len({result["train_secs"] for result in found}) == 1
+    assert len({tuple(result["train_loss"]) for result in found}) == 3
+
+
+def test_arms_are_chosen_by_name_and_those_that_cost_more_are_asked_for() -> None:
+    assert [arm.name for arm in writing_arms(10, ("n1",), only=("base", "alpaca"))] == [
+        "base",
+        "alpaca",
+    ]
+    with pytest.raises(ConfigError, match="writing_arms: unknown arm 'alpaka'; did you mean"):
+        writing_arms(10, ("n1",), only=("alpaka",))
+    usual = {arm.name for arm in writing_arms(10, ("n1",))}
+    every = {
+        arm.name: arm.training_data("n1")
+        for arm in writing_arms(
+            10,
+            ("n1",),
+            generic_set="alpaca",
+            other_generic_sets=("alpaca_gpt4",),
+            gec_rows=20,
+            specialists=True,
+        )
+    }
+    assert set(every) - usual == {"alpaca_gpt4", "gec_lora"} | {
+        f"writing_stl_{task}" for task in TRAINED
+    }
+    assert every["alpaca"] == "writing.mixed.alpaca_10"
+    assert every["alpaca_gpt4"] == "writing.mixed.alpaca_gpt4_10"
+    assert every["gec_lora"] == "writing.mixed.clang8_20"
+    assert every["writing_stl_fluency"] == "writing.mixed.fluency_1"
+    for name in every.values():
+        parse_name(name)
 
 
 def test_arms_that_cannot_be_meant_are_refused() -> None:
