@@ -3,6 +3,7 @@
     make smollm2
     python benchmarks/decoder_only.py [--cases train,packed,greedy,queue,prefill] [--repeats 2]
                                       [--dtypes float32,bfloat16] [--model downloads/smollm2]
+    python benchmarks/decoder_only.py --cases writing [--sets jfleg,asset,...] [--data DIR]
 
 train     full rows of --length tokens, AdamW: tokens a second.
 packed    --examples of uneven lengths, as instructions have them; here packed into rows, there
@@ -11,6 +12,10 @@ greedy    --rows prompts of 64 tokens, --new_tokens each.
 queue     --queue prompts of 8 to 256 tokens; 1 answer in 20 takes up to --new_tokens, the others 1
           to 5, the same rows in both. transformers gets them sorted, which spares it padding.
 prefill   --prefill_rows prompts of 512 tokens, one new token each.
+writing   the first --writing_rows test rows of every set, written as Alpaca's prompts, greedily and
+          with the model's own ends, --writing_tokens at most; batches of --rows. The sets lie in
+          DIR/writing, or WRITING_DIR; without either the bundled suite's tasks can be named.
+          Prompts are sorted for both, which spares transformers padding. Not among the defaults.
 
 Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
 bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
@@ -32,8 +37,15 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor
 
+import mixtures
+from mixtures.vocabularies import open_vocabulary
+from mixtures.writing.sets import SETS, TASKS
 from t5x_ext import schedules, startup
 from t5x_ext.checkpoints import load_params, open_source
+from t5x_ext.configs import SuperNIConfig
+from t5x_ext.data import datasets
+from t5x_ext.data.examples import load_examples
+from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.data.packing import lay_out, pack_rows
 from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.decoder import Decoder
@@ -48,6 +60,17 @@ from t5x_ext.training.trainer import Program, Trainer
 
 LEARNING_RATE = 1e-5
 EOS_ID = 2
+# Of the paper's ten, those whose files may be had without asking for a licence.
+PAPER_SETS = [
+    "jfleg",
+    "iterater_fluency",
+    "iterater_clarity",
+    "iterater_coherence",
+    "turkcorpus",
+    "asset",
+    "wnc_sample",
+    "stsb",
+]
 Prompts = list[np.ndarray]
 
 
@@ -199,16 +222,19 @@ def our_decoding(
 
 
 def their_decoding(
-    path: str, dtype: str, prompts: Prompts, batch_size: int, limit: int, lengths: np.ndarray
+    path: str, dtype: str, prompts: Prompts, batch_size: int, limit: int, lengths: np.ndarray | None
 ) -> Callable:
-    """The same, batches in the order given, padded on the left."""
+    """The same, batches in the order given, padded on the left; without lengths to its own ends."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
 
     def run() -> np.ndarray:
         tokens = np.zeros((len(prompts), limit), np.int32)
         for start in range(0, len(prompts), batch_size):
             ids, mask = padded(prompts[start : start + batch_size], "left")
-            ends = GivenLengthsProcessor(ids.shape[1], lengths[start : start + batch_size])
+            ends = []
+            if lengths is not None:
+                given = lengths[start : start + batch_size]
+                ends.append(GivenLengthsProcessor(ids.shape[1], given))
             with torch.inference_mode():
                 made = model.generate(
                     input_ids=ids,
@@ -217,7 +243,7 @@ def their_decoding(
                     max_new_tokens=limit,
                     eos_token_id=EOS_ID,
                     pad_token_id=0,
-                    logits_processor=[ends],
+                    logits_processor=ends,
                 )
             new = made[:, ids.shape[1] :].numpy()
             tokens[start : start + len(new), : new.shape[1]] = new
@@ -251,6 +277,24 @@ def decode(args: argparse.Namespace, dtype: str, case: str) -> None:
     race(runs, args.repeats, len(prompts))
 
 
+def write(args: argparse.Namespace, dtype: str) -> None:
+    """Prints prompts of writing sets a second of both, and how many answers are equal."""
+    superni_cfg = SuperNIConfig(data_dir=args.data)
+    datasets.set_context(superni_cfg, open_vocabulary(args.model), DecoderOnlyFeatures())
+    lengths = {"inputs": 512 - args.writing_tokens, "targets": args.writing_tokens}
+    prompts = []
+    for name in args.sets:
+        examples = load_examples(mixtures.resolve(f"writing.{name}"), "test", lengths)
+        prompts += [np.asarray(each.inputs, np.int32) for each in examples[: args.writing_rows]]
+    prompts.sort(key=len, reverse=True)
+    settings = args.model, dtype, prompts, args.rows, args.writing_tokens
+    runs = {
+        "t5x_ext": our_decoding(*settings, Greedy()),
+        "transformers": their_decoding(*settings, None),
+    }
+    race(runs, args.repeats, len(prompts))
+
+
 def race(runs: dict[str, Callable[[], Any]], repeats: int, count: int) -> None:
     """Prints how much of `count` each does a second, and against the first."""
     results = {name: run() for name, run in runs.items()}  # compiles
@@ -277,12 +321,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cases = ["train", "packed", "greedy", "queue", "prefill"]
+    sets = [each.name for each in SETS.values() if "test" in each.splits]
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
-    for flag, names in (("--cases", cases), ("--dtypes", dtypes)):
+    for flag, names, default in (
+        ("--cases", [*cases, "writing"], cases),
+        ("--dtypes", dtypes, dtypes),
+        ("--sets", [*sets, *TASKS], PAPER_SETS),
+    ):
         parser.add_argument(
-            flag, type=names_flag(names), default=names, metavar="LIST", help=",".join(names)
+            flag, type=names_flag(names), default=default, metavar="LIST", help=",".join(names)
         )
+    parser.add_argument("--data", metavar="DIR", help="its folder `writing` has the sets")
     for name, default in (
         ("repeats", 2),
         ("rows", 4),
@@ -291,6 +341,8 @@ def main() -> None:
         ("new_tokens", 32),
         ("queue", 64),
         ("prefill_rows", 16),
+        ("writing_rows", 40),
+        ("writing_tokens", 128),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     args = parser.parse_args()
@@ -303,6 +355,8 @@ def main() -> None:
             print(f"{case}, {dtype}, {unit}:", flush=True)
             if case in ("train", "packed"):
                 train(args, dtype, case == "packed")
+            elif case == "writing":
+                write(args, dtype)
             else:
                 decode(args, dtype, case)
 
