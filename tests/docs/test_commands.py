@@ -33,6 +33,7 @@ PAGES = (
     "docs/your_own_tasks.md",
     "docs/your_own_model.md",
     "docs/decoder_only.md",
+    "docs/writing.md",
 )
 
 TINY = {
@@ -79,6 +80,10 @@ REPLACED = {
     ],
     "docs/your_own_tasks.md": [],
     "docs/your_own_model.md": [],
+    "docs/writing.md": [
+        ("--gin.TRAIN_STEPS=400", "--gin.TRAIN_STEPS=2", "a minute"),
+        ("polite_study.gin", "polite_study.gin --gin.STEPS=2", "two minutes"),
+    ],
     "docs/decoder_only.md": [
         ("models/smollm2_135m.gin", "small.gin", "a small model stands for what is fetched"),
     ],
@@ -105,6 +110,16 @@ NOT_RUN = {
         ),
     },
     "docs/your_own_model.md": {},
+    "docs/writing.md": {
+        "python - <<'PYTHON'\nfrom mixtures.writing.tasks": (
+            "tests/mixtures/writing/test_tasks.py mixes by shares"
+        ),
+        "python -m t5x_ext.audit": "the published sets; tests/data/test_audit_writing.py does",
+        "python -m t5x_ext.study --gin_file=studies/writing_tiny.gin": "minutes",
+        "python -m t5x_ext.study --gin_file=studies/writing_smollm2.gin": (
+            "hours, and the published sets"
+        ),
+    },
     "docs/decoder_only.md": {
         "make smollm2": "a download of 93 MB",
         "python -m t5x_ext.convert --to hf model.gguf": "tests/checkpoints/test_gguf.py does",
@@ -221,6 +236,20 @@ def test_your_own_tasks(clone: Path) -> None:
     run_page("docs/your_own_tasks.md", clone)
     predictions = clone / "runs" / "french" / "test" / "predictions.jsonl"
     assert len(predictions.read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_writing(clone: Path) -> None:
+    run_page("docs/writing.md", clone)
+    predictions = clone / "runs" / "writer" / "polite" / "predictions.jsonl"
+    assert json.loads(predictions.read_text().splitlines()[1])["source"] == "Please feed the duck."
+    report = (clone / "runs" / "polite" / "report" / "report.md").read_text()
+    assert "| polite |" in report and "| writing | 1,000 |" in report
+    results = [json.loads(p.read_text()) for p in clone.glob("runs/polite/cells/*/result.json")]
+    assert len(results) == 4
+    for result in results:
+        assert any(key.startswith("sari") for key in result["scores"]["by_task"]["polite.jsonl"])
+        assert "cleaned_answers" in result  # of all three sets
 
 
 @pytest.mark.slow
