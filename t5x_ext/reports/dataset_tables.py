@@ -19,6 +19,7 @@ _NAMES = {
     "exact_match": "exact match",
     "f1": "F1",
     "f1_box": "BoX’s F1",
+    "pairs_f1": "pairs F1",
     "squad_em": "SQuAD’s exact match",
 }
 _CAPITALS = {"sari", "gleu", "m2", "errant", "bleu"}

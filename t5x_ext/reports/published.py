@@ -158,13 +158,14 @@ def published_blocks(published: Published, scores: DatasetScores) -> list[Block]
     ours = {row.arm: row for row in scores.rows}  # of several budgets the largest
     here = [heads.get(dataset.task) for dataset in published.datasets]
     has_all = None not in here
+    has_means = has_all or any(figures.mean is not None for figures in published.rows)
     rows = []
     for figures in published.rows:
         own = ours.get(figures.arm)
         cells = [figures.label]
         for theirs, place in zip(figures.scores, here, strict=True):
             cells += [_number(theirs), *([] if place is None else [_own(own, [place])])]
-        cells += [_number(figures.mean)]
+        cells += [_number(figures.mean)] if has_means else []
         cells += [_own(own, [place for place in here if place is not None])] if has_all else []
         rows.append(tuple(cells))
     pairs = zip(published.datasets, here, strict=True)
@@ -172,10 +173,10 @@ def published_blocks(published: Published, scores: DatasetScores) -> list[Block]
     header = ["model", *(word for place in here for word in _heads(place))]
     table = Table(
         "Published figures and ours",
-        (*header, *_heads(0 if has_all else None)),
+        (*header, *(_heads(0 if has_all else None) if has_means else ())),
         tuple(rows),
         note=_note(published, scores, here),
-        groups=(("", 1), *groups, ("mean", 1 + has_all)),
+        groups=(("", 1), *groups, *((("mean", 1 + has_all),) if has_means else ())),
         strong_rows=frozenset(i for i, each in enumerate(published.rows) if each.arm in ours),
     )
     parts = [_parts_table(published, published.parts, scores)] if published.parts else []

@@ -16,7 +16,7 @@ from t5x_ext.reports.dataset_scores import DatasetScores, Row
 from t5x_ext.reports.dataset_tables import metric_title
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.json_fields import Fields
-from t5x_ext.reports.shots import OVER, Shots, count_text, find_shots
+from t5x_ext.reports.shots import OVER, SET_BY_SET, Shots, count_text, find_shots
 from t5x_ext.reports.tables import ABSENT
 
 
@@ -77,8 +77,9 @@ def means_table(means: Means, scores: DatasetScores) -> Table:
         ("model", *("paper", "here") * len(means.columns)),
         tuple(rows),
         note=f"Paper: means over its ten sets. Here: means over {count_text(sets)}, most not the "
-        "paper’s, and another base: only the order and the spacing of the rows can be compared. "
-        "Worst, mean and best are over the numbers of demonstrations, set by set.",
+        "paper’s, and another base: only the order and the spacing of the rows can be compared."
+        + f" {SET_BY_SET}"
+        * any(measure in OVER for measure in means.columns),
         groups=(("", 1), *((_title(measure), 2) for measure in means.columns)),
         strong_rows=frozenset(i for i, (_, arm, _) in enumerate(means.rows) if arm in ours),
     )

@@ -19,6 +19,7 @@ from t5x_ext.reports.document import Table
 from t5x_ext.reports.tables import ABSENT
 
 OVER: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
+SET_BY_SET = "Worst, mean and best are over the numbers of demonstrations, set by set."
 # What explains F1, where datasets have it; each is a column of the second table.
 _FURTHER = (
     "rougeL",
@@ -29,8 +30,6 @@ _FURTHER = (
     "label_accuracy",
     "label_validity",
     "squad_em",
-    "stopped",
-    "words",
 )
 
 
@@ -93,7 +92,8 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
         shots: of F1.
         clean: without those that share words with what models wrote; None where there are none.
     """
-    measures = [*(f"k{k}" for k in shots.columns), *OVER]
+    over = tuple(OVER) if len(shots.columns) > 1 else ()
+    measures = [*(f"k{k}" for k in shots.columns), *over]
     without = {row.label + row.budget: row for row in clean.rows} if clean else {}
     clean_shots = find_shots(clean) if clean else None
     rows = []
@@ -110,33 +110,39 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
             "model",
             "rows per task",
             *(f"{k}-shot" for k in shots.columns),
-            *OVER,
+            *over,
             *(("mean without flagged rows",) if clean_shots else ()),
         ),
         tuple(rows),
         note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95 % bootstrap "
-        "intervals over test inputs, and over seeds where there are several. Worst, mean and best "
-        "are over the numbers of demonstrations, set by set.",
+        "intervals over test inputs, and over seeds where there are several."
+        + f" {SET_BY_SET}" * bool(over)
+        + " Flagged: test inputs that share 13 words in a row with what models wrote."
+        * bool(clean_shots),
         strong_rows=_strong(scores.rows),
     )
 
 
 def difference_tables(scores: DatasetScores, shots: Shots) -> list[Table]:
     """A table per reference arm: how much higher every other arm's F1 is, in pairs."""
-    everywhere = [place for places in shots.columns.values() for place in places]
-    scopes = [*shots.columns.values(), everywhere]
+    scopes = {f"{k}-shot": places for k, places in shots.columns.items()}
+    if len(scopes) > 1:
+        scopes["mean"] = tuple(place for places in shots.columns.values() for place in places)
     tables = []
     for reference in scores.references:
         others = [row for row in scores.rows if row is not reference]
         tables.append(
             Table(
                 f"Points of F1 above “{reference.label}”",
-                ("model", "rows per task", *(f"{k}-shot" for k in shots.columns), "mean"),
+                ("model", "rows per task", *scopes),
                 tuple(
                     (
                         row.label,
                         rows_used(row),
-                        *(difference_text(row.above(reference, places)) for places in scopes),
+                        *(
+                            difference_text(row.above(reference, places))
+                            for places in scopes.values()
+                        ),
                     )
                     for row in others
                 ),
@@ -152,18 +158,16 @@ def further_table(scores: DatasetScores) -> Table:
     """Every other metric, mean over the sets that have it and over demonstrations."""
     places = {name: _of_sets(scores, name) for name in _FURTHER}
     there = {name: found for name, found in places.items() if found}
-    titles = {"stopped": "stopped, %", "words": "words"}
     return Table(
         "Further measures",
-        ("model", "rows per task", *(titles.get(name, metric_title(name)) for name in there)),
+        ("model", "rows per task", *map(metric_title, there)),
         tuple(
             (row.label, rows_used(row), *(_mean(row, found) for found in there.values()))
             for row in (*scores.rows, *scores.bounds)
         ),
-        note="Mean over the sets that have a measure and over demonstrations; percent, but for the "
-        "words of an output. Pairs: (surface, type) of entities, counted over a set. Label "
-        "validity: outputs that are one of the set's answers, right or wrong. Stopped: outputs "
-        "that ended by themselves. BoX's F1 takes the best piece of an answer.",
+        note="Percent, mean over the sets that have a measure and over demonstrations. Pairs: "
+        "(surface, type) of entities, counted over a set. Label validity: outputs that are one of "
+        "the set’s answers, right or wrong. BoX’s F1 takes the best piece of an answer.",
         strong_rows=_strong(scores.rows),
     )
 

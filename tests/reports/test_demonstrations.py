@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import METRICS as DEFAULT
 from t5x_ext.metrics import Prediction, measure, task_scores, write_predictions
 from t5x_ext.reports.dataset_content import build_document, find
-from t5x_ext.reports.dataset_scores import Row
+from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
 from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.published import read_published
 from t5x_ext.reports.published_means import means_table
-from t5x_ext.reports.shots import find_shots
+from t5x_ext.reports.score_grid import Resampler, ScoreGrid
+from t5x_ext.reports.shots import difference_tables, find_shots, shots_table
 from t5x_ext.reports.study_files import read_study
 
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "paper_tables.json"
@@ -196,6 +198,17 @@ def test_the_table_has_every_arm_by_demonstrations_and_says_what_zero_shot_means
     assert any("not that the task is new" in b.text for b in scores.blocks if hasattr(b, "text"))
 
 
+def test_one_number_of_demonstrations_has_no_best_and_no_worst(study_dir: Path) -> None:
+    study = read_study(study_dir)
+    tasks = tuple(task for task in study.tasks if task.name.endswith(".k5"))
+    alone = score_datasets(dataclasses.replace(study, tasks=tasks))
+    shots = find_shots(alone)
+    table = shots_table(alone, shots, None)
+    assert table.header == ("model", "rows per task", "5-shot") and "best" not in table.note
+    (above,) = difference_tables(alone, shots)
+    assert above.header == ("model", "rows per task", "5-shot")
+
+
 def test_the_most_frequent_answer_is_scored_as_if_it_were_an_output(findings) -> None:
     (row,) = (r for r in findings.scores.bounds if r.label == "the most frequent answer")
     places = [
@@ -212,8 +225,12 @@ def test_further_measures_are_means_over_the_sets_that_have_them(findings) -> No
     found = dict(zip(table.header, row, strict=True))
     assert found["label accuracy"] == f"{(70 + 100) / 2:.1f}"  # the last three are dry anyway
     assert float(found["pairs recall"]) == pytest.approx((50 + 70) / 2)
-    assert found["stopped, %"] == "90.0"
-    assert {"ROUGE-L", "pairs precision", "label validity", "words"} <= found.keys()
+    assert {"ROUGE-L", "pairs precision", "pairs F1", "label validity"} <= found.keys()
+    outputs = tables_of(findings)["What outputs look like"]
+    row = next(row for row in outputs.rows if row[0] == "arm ss_supervised")
+    found = dict(zip(outputs.header, row, strict=True))
+    # Ten answers of one word; two of four words beside eight of one.
+    assert (found["stopped, %"], found["words"]) == ("90.0", f"{(10 + 2 * 4 + 8) / 20:.1f}")
 
 
 def test_scores_without_flagged_rows_leave_these_out_everywhere(findings) -> None:
@@ -226,6 +243,7 @@ def test_scores_without_flagged_rows_leave_these_out_everywhere(findings) -> Non
     assert shots.over(row, "mean").mean == pytest.approx(np.mean([*cargo, *ner]))
     table = tables_of(findings)["F1 by number of demonstrations"]
     assert table.header[-1] == "mean without flagged rows" and table.rows[0][-1]
+    assert "Flagged: test inputs that share 13 words" in table.note
 
 
 def test_tables_tell_what_models_wrote_and_why_it_was_dropped(findings) -> None:
@@ -266,6 +284,8 @@ def test_the_papers_means_stand_beside_ours(findings) -> None:
     assert [base[2 * place + 2] for place in (0, 2, 3, 4, 5)] == [f"{o.mean:.2f}" for o in ours]
     assert base[1:5:2] == ("19.34", "31.05") and base[4] == "–"  # no 1-shot here
     assert "means over 2 sets, most not the paper’s" in table.note
+    of_sets = tables_of(findings)["Published figures and ours"]
+    assert "mean" not in of_sets.header and len(of_sets.header) == 1 + 2 * 3
 
 
 def test_reports_are_written_and_counted_in_json(study_dir: Path) -> None:
@@ -322,7 +342,4 @@ def test_published_means_are_those_of_the_papers_tables(domain: str) -> None:
 
 def score_nothing():
     """Scores of a study with other datasets than the paper's."""
-    from t5x_ext.reports.dataset_scores import DatasetScores
-    from t5x_ext.reports.score_grid import Resampler, ScoreGrid
-
     return DatasetScores((), (), (), ScoreGrid((), (), (), Resampler(1, 1)))
