@@ -156,6 +156,16 @@ def test_mixtures_takes_from_t5x_ext_only_how_its_commands_speak() -> None:
         assert all(module.startswith("t5x_ext.errors") for module in used)
 
 
+def test_paths_are_made_absolute_in_one_place() -> None:
+    """`epath`'s own method takes gs://bucket for a directory below the working directory."""
+    for path in [*(REPO / "t5x_ext").rglob("*.py"), *(REPO / "mixtures").rglob("*.py")]:
+        if path != REPO / "t5x_ext" / "files.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                assert not (isinstance(node, ast.Attribute) and node.attr == "absolute") or (
+                    ast.unparse(node) == "files.absolute"
+                ), path
+
+
 def test_gin_enters_only_at_the_commands() -> None:
     for path in (REPO / "t5x_ext").rglob("*.py"):
         part = path.relative_to(REPO / "t5x_ext").parts[0].removesuffix(".py")

@@ -49,7 +49,7 @@ def open_hf(path: str) -> Source:
         ConfigError: If the files are incomplete or damaged, disagree with config.json, or are of
             a model that our network does not express.
     """
-    directory = epath.Path(path).expanduser().absolute()
+    directory = files.absolute(path)
     raw = configs.read_json(directory / configs.CONFIG_FILE)
     family_by_model_type(raw.get("model_type"), str(directory / configs.CONFIG_FILE))
     weights, stored = _read_weights(directory)
