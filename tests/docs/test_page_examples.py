@@ -11,7 +11,8 @@ from pathlib import Path
 
 import compilers
 import pytest
-from pages import REPO
+from pages import REPO, blocks
+from small_models import save_small_chat_model
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +54,26 @@ def test_own_rows_are_learned_and_the_model_answers(tmp_path: Path) -> None:
     answers = run(tmp_path, generate)
     assert re.search(r"greedy   food  \(probability (0\.[5-9]|1\.0)", answers)
     assert "beam     food" in answers
+
+
+def test_an_adapter_is_tuned_over_a_model_given_by_its_path(tmp_path: Path) -> None:
+    (command,) = commands_of("tune_adapter.py")
+    save_small_chat_model(tmp_path / "downloads" / "smollm2")
+    (rows,) = (
+        b.text
+        for b in blocks(REPO / "docs" / "decoder_only.md")
+        if "cities.gin" not in b.text and "> cities.jsonl" in b.text
+    )
+    run(tmp_path, rows)
+    printed = run(tmp_path, command)
+    found = re.findall(
+        r"^(base|tuned) +'(\w+)' at log-probability (-[\d.]+): '", printed, re.MULTILINE
+    )
+    scores = {(name, city): float(score) for name, city, score in found}
+    cities = ("Lima", "Madrid", "Delhi", "Oslo")
+    assert set(scores) == {(name, city) for name in ("base", "tuned") for city in cities}
+    assert all(scores["tuned", city] > scores["base", city] for city in cities), scores
+    assert list((tmp_path / "runs" / "cities_adapter").glob("checkpoint_*"))
 
 
 def test_a_mixture_is_drawn_at_its_rates_and_trained_on(tmp_path: Path) -> None:
