@@ -100,6 +100,7 @@ def specialize(
     if round is not None and (stage is None or not 1 <= round <= rounds):
         raise ConfigError(f"--round: {round}; allowed: 1 to ROUNDS ({rounds}), with --stage")
     # They import the models, which checks can do without.
+    from t5x_ext.generation import tuning
     from t5x_ext.generation.pipeline import Pipeline
     from t5x_ext.generation.rounds import Round
     from t5x_ext.generation.text_models import Weights
@@ -133,6 +134,8 @@ def specialize(
     )
     if stage in (None, "evaluate"):
         pipeline.check_shots()  # evaluation comes last, hours after this
+    if stage in (None, "train"):
+        tuning.check_context(tuning_cfg, pipeline.weights)
     if dry_run:
         _show_forecast(pipeline, _machine(devices, topology))
         return

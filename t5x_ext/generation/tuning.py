@@ -142,6 +142,16 @@ def train_arguments(
     }
 
 
+def check_context(settings: TuningSettings, weights: Weights) -> None:
+    """Refuses rows that are longer than the base was made for, before any is written.
+
+    Raises:
+        ConfigError: they are, or the base cannot be read.
+    """
+    model = DecoderOnlyModel(network.Transformer(weights.describe().config))
+    model.check_context(settings.lengths)
+
+
 def check_ends(examples: Sequence[Example], vocabulary: Vocabulary) -> None:
     """Refuses rows whose loss does not teach where a response ends: such models never stop.
 

@@ -129,6 +129,16 @@ def finished(
     return directory
 
 
+def test_rows_beyond_the_context_are_refused_before_any_is_written(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 4000, 'targets': 97}"
+    assert run(checkpoint, tmp_path / "run", lengths) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: TASK_FEATURE_LENGTHS: {'inputs': 4000, 'targets': 97}; ")
+    assert "allowed: 4096 in all" in error and not (tmp_path / "run").exists()
+
+
 def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:
     first, second = (records(finished / f"round{n}" / "responses.jsonl") for n in (1, 2))
     assert [len(response["passages"]) for response in first] == [2, 2, 2, 0]
