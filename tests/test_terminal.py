@@ -210,6 +210,18 @@ def test_no_module_hides_one_of_the_standard_library() -> None:
     assert not names & set(sys.stdlib_module_names)
 
 
+def start(code: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell makes what it runs in the background deaf to Ctrl-C, this test run perhaps.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def interrupt(process: subprocess.Popen, times: int = 1) -> tuple[int, str]:
     for _ in range(times):
         process.send_signal(signal.SIGINT)
@@ -234,10 +246,7 @@ import t5x_ext.train
 
 
 def test_ctrl_c_during_imports_is_one_line() -> None:
-    command = [sys.executable, "-c", IMPORTING]
-    process = subprocess.Popen(
-        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(IMPORTING)
     assert process.stdout.readline() == "importing\n"
     assert interrupt(process) == (130, "interrupted\n")
 
@@ -263,13 +272,7 @@ BODIES = {
 @pytest.mark.parametrize("case", BODIES)
 def test_ctrl_c_is_one_line_and_status_130(case: str) -> None:
     body, times = BODIES[case]
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKING.format(body=body)],
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(WORKING.format(body=body))
     assert process.stdout.readline() == "working\n"
     assert interrupt(process, times) == (130, "interrupted\n")
 
