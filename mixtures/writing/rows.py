@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 
 from etils import epath
 
@@ -152,25 +151,26 @@ def rows_of(
             for part, count in counts.items()
         }
     if split == "train":
-        found = _train_rows(name.part, name.budget or "all", directory, seed, order)
-        return {name.part: _worded(found, name.wording)}
-    if name.part in SETS or directory is None:
+        found = {name.part: _train_rows(name.part, name.budget or "all", directory, seed, order)}
+    elif name.part in SETS or directory is None:
         place = None if directory is None else str(directory)
-        return {name.part: _worded(_read(name.part, split, place), name.wording)}
-    every = [each for each in SETS.values() if each.task == name.part]
-    return {
-        each.name: _worded(_read(each.name, split, str(directory)), name.wording)
-        for each in every
-        if split in splits_in(directory, each)
-    }
+        found = {name.part: list(_read(name.part, split, place))}
+    else:
+        every = [each for each in SETS.values() if each.task == name.part]
+        found = {
+            each.name: list(_read(each.name, split, str(directory)))
+            for each in every
+            if split in splits_in(directory, each)
+        }
+    return {part: _worded(rows, name.wording) for part, rows in found.items()}
 
 
-def _worded(found: Sequence[Row], wording: int | None) -> list[Row]:
+def _worded(rows: list[Row], wording: int | None) -> list[Row]:
     """Rows under another instruction; their own with None."""
     if wording is None:
-        return list(found)
+        return rows
     return [
-        dataclasses.replace(row, definition=WORDINGS[row.category][wording - 1]) for row in found
+        dataclasses.replace(row, definition=WORDINGS[row.category][wording - 1]) for row in rows
     ]
 
 

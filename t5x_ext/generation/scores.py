@@ -36,7 +36,7 @@ ZERO_SHOT = (
 _METRICS = ("f1", "f1_box", "rougeL")
 _PAIRS = ("pairs_precision", "pairs_recall", "pairs_f1")
 _ENTITY_KINDS = ("ner", "qa_list", "relation_extraction")
-_OVER_SHOTS: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
+OVER_SHOTS: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
 
 Scores = dict[str, Any]
 RowId = tuple[str, str]  # task, id
@@ -107,7 +107,7 @@ def over_shots(by_shots: Mapping[int, Scored]) -> Scores:
             "f1": float(reduce(f1, axis=0).mean()),
             "f1_interval": _bounds(reduce(draws, axis=0).mean(axis=0)),
         }
-        for name, reduce in _OVER_SHOTS.items()
+        for name, reduce in OVER_SHOTS.items()
     }
 
 
@@ -179,9 +179,9 @@ def table(scores: Mapping[str, Mapping[int, Scores]], spread: Mapping[str, Score
     lines += [
         "",
         *_table(
-            ["F1, each task's over k", *_OVER_SHOTS],
+            ["F1, each task's over k", *OVER_SHOTS],
             [
-                [name, *(_interval(over[each]) for each in _OVER_SHOTS)]
+                [name, *(_interval(over[each]) for each in OVER_SHOTS)]
                 for name, over in spread.items()
             ],
         ),

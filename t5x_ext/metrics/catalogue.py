@@ -44,7 +44,7 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "empty": outputs.empty,
     "run_away": outputs.run_away,
     "stopped": outputs.stopped,
-    "words": outputs.Words,
+    "words": outputs.words,
     "edit_distance": outputs.EditDistance,
     "over_corrected": outputs.OverCorrected,
     "errant": Errant,

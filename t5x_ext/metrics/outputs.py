@@ -24,34 +24,34 @@ from t5x_ext.metrics.tokens import letters, tokenize_outputs
 _SPARE_WORDS = 8
 
 
-class Share(Metric):
-    """Share of rows of which something holds."""
+class PerRow(Metric):
+    """Mean of what each row has by itself: a number, or whether something holds."""
 
-    def __init__(self, name: str, holds: Callable[[Prediction], bool], needs: tuple[str, ...] = ()):
+    def __init__(self, name: str, of: Callable[[Prediction], float], needs: tuple[str, ...] = ()):
         """Takes what to ask of a row, and the fields it needs for that."""
         self.name = self.key = name
         self.needs = needs
-        self._holds = holds
+        self._of = of
 
     def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
-        """(holds, 1) of each row."""
-        return with_ones(np.array([float(self._holds(row)) for row in rows]))
+        """(number, 1) of each row."""
+        return with_ones(np.array([float(self._of(row)) for row in rows]))
 
     def finish(self, totals: np.ndarray) -> np.ndarray:
-        """Share of rows."""
+        """Mean over rows."""
         return mean_of(totals)
 
 
 def unchanged() -> Metric:
     """Outputs equal to their source; white space and the form of quotation marks do not count."""
-    return Share(
+    return PerRow(
         "unchanged", lambda row: letters(row.prediction) == letters(row.source or ""), ("source",)
     )
 
 
 def empty() -> Metric:
     """Outputs without text."""
-    return Share("empty", lambda row: not row.prediction.strip())
+    return PerRow("empty", lambda row: not row.prediction.strip())
 
 
 def run_away() -> Metric:
@@ -59,7 +59,7 @@ def run_away() -> Metric:
 
     Models that do not learn to stop repeat themselves up to the limit of decoding.
     """
-    return Share("run_away", _runs_away)
+    return PerRow("run_away", _runs_away)
 
 
 def _runs_away(row: Prediction) -> bool:
@@ -69,21 +69,12 @@ def _runs_away(row: Prediction) -> bool:
 
 def stopped() -> Metric:
     """Outputs that the end of sequence or a stop ended, not the longest length allowed."""
-    return Share("stopped", lambda row: row.finish != "length", ("finish",))
+    return PerRow("stopped", lambda row: row.finish != "length", ("finish",))
 
 
-class Words(Metric):
+def words() -> Metric:
     """Length of outputs, in hundreds of words."""
-
-    name = key = "words"
-
-    def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
-        """(hundreds of words, 1) of each row."""
-        return with_ones(np.array([len(row.prediction.split()) / 100 for row in rows]))
-
-    def finish(self, totals: np.ndarray) -> np.ndarray:
-        """Mean over rows."""
-        return mean_of(totals)
+    return PerRow("words", lambda row: len(row.prediction.split()) / 100)
 
 
 class EditDistance(Metric):

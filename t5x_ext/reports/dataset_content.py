@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t5x_ext.generation.scores import ZERO_SHOT
+from t5x_ext.generation.scores import OVER_SHOTS, ZERO_SHOT
 from t5x_ext.reports import dataset_tables as tables
 from t5x_ext.reports import note_tables, shots
 from t5x_ext.reports.charts import score_chart
@@ -258,7 +258,7 @@ def _shots_json(findings: Findings, by_shots: Shots) -> list[dict[str, Any]]:
     found = []
     for name, (scores, columns) in views.items():
         for row in (*scores.rows, *scores.bounds):
-            measures = [*(f"k{k}" for k in columns.columns), *shots.OVER]
+            measures = [*(f"k{k}" for k in columns.columns), *OVER_SHOTS]
             intervals = {m: columns.interval(row, m) for m in measures}
             figures = {m: asdict(each) if each else None for m, each in intervals.items()}
             found.append(

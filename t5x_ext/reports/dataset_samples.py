@@ -37,7 +37,7 @@ def pick_samples(study: Study, scores: DatasetScores) -> list[Sample]:
 
 def _answers(study: Study, row: Row) -> dict[str, list[Prediction]]:
     """The answers of the row's first seed, by dataset, in the tokens that are compared."""
-    cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
+    cells = study.cells_of(row.arm, row.budget)
     found: dict[str, list[Prediction]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         for task, rows in try_answers(cell).items():

@@ -283,9 +283,8 @@ def _arm_row(
     study: Study, point: Point, columns: Sequence[Column], found: Mapping[str, _Found]
 ) -> Row:
     seeds: list[_Found] = [{} for _ in study.seeds]
-    for cell in study.cells:
-        if (cell.arm, cell.budget) == (point.arm.name, point.budget):
-            seeds[study.seeds.index(cell.seed)] |= found[cell.key]
+    for cell in study.cells_of(point.arm.name, point.budget):
+        seeds[study.seeds.index(cell.seed)] |= found[cell.key]
     return _row(point.arm.label, point, columns, seeds)
 
 

@@ -198,7 +198,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
         (
             row.label,
             rows_used(row),
-            *(_mean(row, scores.trait(name)) for name in names),
+            *(mean_text(row, scores.trait(name)) for name in names),
             *(_cleaned(study, row, step) for step in steps),
         )
         for row in (*scores.rows, *scores.bounds)
@@ -235,7 +235,7 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
             *(names[scores.columns[i].metric.name] for i in places),
         ),
         tuple(
-            (row.label, rows_used(row), *(_mean(row, [i]) for i in places))
+            (row.label, rows_used(row), *(mean_text(row, [i]) for i in places))
             for row in (*scores.rows, *scores.bounds)
         ),
         note="Copies: unchanged outputs, percent. Edits: per 100 words of the source.",
@@ -243,12 +243,13 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
     )
 
 
-def _mean(row: Row, places: Sequence[int]) -> str:
+def mean_text(row: Row, places: Sequence[int]) -> str:
+    """The mean of some columns, `"31.4"`."""
     return f"{row.values[list(places)].mean():.1f}" if row.has(places) else ABSENT
 
 
 def _cleaned(study: Study, row: Row, step: str) -> str:
     if row.point is None:
         return ""
-    cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
+    cells = study.cells_of(row.arm, row.budget)
     return f"{sum(cell.cleaned_answers.get(step, 0) for cell in cells):,}"

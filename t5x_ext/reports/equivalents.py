@@ -92,8 +92,8 @@ def count_sets(study: Study, grid: ScoreGrid) -> dict[str, float]:
     """Rows that an arm's models were trained on, over its rows per task: sets of as many rows."""
     found = {}
     for point in grid.points:
-        place = point.arm.name, point.budget
-        counts = [c.train_examples for c in study.cells if (c.arm, c.budget) == place]
+        cells = study.cells_of(point.arm.name, point.budget)
+        counts = [cell.train_examples for cell in cells]
         if point.labels_per_task > 0 and max(counts) > 0:
             found[point.arm.name] = max(counts) / point.labels_per_task
     return found

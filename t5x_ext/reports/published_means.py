@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from t5x_ext.generation.scores import OVER_SHOTS
 from t5x_ext.reports.dataset_scores import DatasetScores, Row
 from t5x_ext.reports.dataset_tables import metric_title
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.json_fields import Fields
-from t5x_ext.reports.shots import OVER, SET_BY_SET, Shots, count_text, find_shots
+from t5x_ext.reports.shots import SET_BY_SET, Shots, count_text, find_shots
 from t5x_ext.reports.tables import ABSENT
 
 
@@ -44,8 +45,8 @@ def read_means(fields: Fields) -> Means:
         ConfigError: it is malformed.
     """
     columns = fields.texts("columns")
-    if not all(name in OVER or re.fullmatch(r"k[0-9]{1,3}", name) for name in columns):
-        raise fields.error("columns", f"a list of k0, k1 and the like, {', '.join(OVER)}")
+    if not all(name in OVER_SHOTS or re.fullmatch(r"k[0-9]{1,3}", name) for name in columns):
+        raise fields.error("columns", f"a list of k0, k1 and the like, {', '.join(OVER_SHOTS)}")
     rows = []
     for each in fields.objects("rows"):
         scores = each.get("scores", list)
@@ -79,14 +80,14 @@ def means_table(means: Means, scores: DatasetScores) -> Table:
         note=f"Paper: means over its ten sets. Here: means over {count_text(sets)}, most not the "
         "paper’s, and another base: only the order and the spacing of the rows can be compared."
         + f" {SET_BY_SET}"
-        * any(measure in OVER for measure in means.columns),
+        * any(measure in OVER_SHOTS for measure in means.columns),
         groups=(("", 1), *((_title(measure), 2) for measure in means.columns)),
         strong_rows=frozenset(i for i, (_, arm, _) in enumerate(means.rows) if arm in ours),
     )
 
 
 def _title(measure: str) -> str:
-    return measure if measure in OVER else f"{measure.removeprefix('k')}-shot"
+    return measure if measure in OVER_SHOTS else f"{measure.removeprefix('k')}-shot"
 
 
 def _number(score: float | None) -> str:

@@ -50,11 +50,7 @@ def _of_category(study: Study, grid: ScoreGrid, category: str, points: list[Poin
 
 def _rows(study: Study, point: Point, task: str) -> list[Prediction]:
     """The task's predictions from the point's first cell that holds it; none if not written."""
-    cells = (
-        cell
-        for cell in study.cells
-        if (cell.arm, cell.budget) == (point.arm.name, point.budget) and task in cell.scores
-    )
+    cells = [c for c in study.cells_of(point.arm.name, point.budget) if task in c.scores]
     cell = min(cells, key=lambda c: c.seed, default=None)
     return try_answers(cell).get(task, []) if cell else []
 

@@ -6,19 +6,23 @@ demonstrations. Worst and best are taken set by set, as in the paper of self-spe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from t5x_ext.generation.scores import OVER_SHOTS
 from t5x_ext.metrics.resampling import Interval, percentile_bounds
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, set_and_shots
-from t5x_ext.reports.dataset_tables import difference_text, interval_lines, metric_title, rows_used
+from t5x_ext.reports.dataset_tables import (
+    difference_text,
+    interval_lines,
+    mean_text,
+    metric_title,
+    rows_used,
+)
 from t5x_ext.reports.document import Table
-from t5x_ext.reports.tables import ABSENT
 
-OVER: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
 SET_BY_SET = "Worst, mean and best are over the numbers of demonstrations, set by set."
 # What explains F1, where datasets have it; each is a column of the second table.
 _FURTHER = (
@@ -53,13 +57,13 @@ class Shots:
         """The worst, mean or best over demonstrations, set by set, on the mean over sets."""
         if not all(row.has(places) for places in self.columns.values()):
             return None
-        places, reduce = np.array(list(self.columns.values())), OVER[how]  # [shots, sets]
+        places, reduce = np.array(list(self.columns.values())), OVER_SHOTS[how]  # [shots, sets]
         draws = reduce(row.draws[:, places], axis=1).mean(axis=1)
         return Interval(float(reduce(row.values[places], axis=0).mean()), *percentile_bounds(draws))
 
     def interval(self, row: Row, measure: str) -> Interval | None:
         """The mean over sets with a number of demonstrations, 'k5', or over these, 'worst'."""
-        if measure in OVER:
+        if measure in OVER_SHOTS:
             return self.over(row, measure)
         return row.interval(self.columns.get(int(measure.removeprefix("k")), ()))
 
@@ -92,7 +96,7 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
         shots: of F1.
         clean: without those that share words with what models wrote; None where there are none.
     """
-    over = tuple(OVER) if len(shots.columns) > 1 else ()
+    over = tuple(OVER_SHOTS) if len(shots.columns) > 1 else ()
     measures = [*(f"k{k}" for k in shots.columns), *over]
     without = {row.label + row.budget: row for row in clean.rows} if clean else {}
     clean_shots = find_shots(clean) if clean else None
@@ -162,7 +166,7 @@ def further_table(scores: DatasetScores) -> Table:
         "Further measures",
         ("model", "rows per task", *map(metric_title, there)),
         tuple(
-            (row.label, rows_used(row), *(_mean(row, found) for found in there.values()))
+            (row.label, rows_used(row), *(mean_text(row, found) for found in there.values()))
             for row in (*scores.rows, *scores.bounds)
         ),
         note="Percent, mean over the sets that have a measure and over demonstrations. Pairs: "
@@ -178,10 +182,6 @@ def _of_sets(scores: DatasetScores, metric: str) -> list[int]:
         for place, column in enumerate(scores.columns)
         if column.metric.name == metric and set_and_shots(column.task)
     ]
-
-
-def _mean(row: Row, places: Sequence[int]) -> str:
-    return f"{row.values[list(places)].mean():.1f}" if row.has(places) else ABSENT
 
 
 def _strong(rows: Sequence[Row]) -> frozenset[int]:

@@ -103,6 +103,10 @@ class Study:
         """Tasks that some cell was trained on and tested on with the same rows."""
         return tuple(sorted({task for cell in self.cells for task in cell.leaked_tasks}))
 
+    def cells_of(self, arm: str, budget: str) -> list[Cell]:
+        """The finished cells of an arm on a budget."""
+        return [cell for cell in self.cells if (cell.arm, cell.budget) == (arm, budget)]
+
     def missing_scores(self) -> dict[tuple[str, str], int]:
         """{(arm, budget): how many (seed, task) scores are not there yet}, only where some are.
 

@@ -20,7 +20,7 @@ def source_table(study: Study, scores: DatasetScores) -> Table | None:
     """
     rows = []
     for row in scores.rows:
-        cells = [c for c in study.cells if (c.arm, c.budget) == (row.arm, row.budget) and c.sources]
+        cells = [cell for cell in study.cells_of(row.arm, row.budget) if cell.sources]
         if cells:
             one = cells[0]  # other seeds draw other rows, as many of each set
             said = ", ".join(f"{name} {count:,}" for name, count in one.sources.items())
@@ -41,7 +41,7 @@ def tuning_table(study: Study, scores: DatasetScores) -> Table:
     """Parameters, memory, steps and time of each arm, to compare adapters with full tuning."""
     rows = []
     for row in scores.rows:
-        cells = [cell for cell in study.cells if (cell.arm, cell.budget) == (row.arm, row.budget)]
+        cells = study.cells_of(row.arm, row.budget)
         steps, train = sum(c.steps for c in cells), sum(c.train_secs for c in cells)
         one = cells[0]
         rows.append(

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from t5x_ext.models.blocks import by_distance_kernel
 from t5x_ext.models.blocks.pattern import Heads, Pattern
-from t5x_ext.models.blocks.per_device import model_shards
+from t5x_ext.models.blocks.per_device import model_shards, uneven
 from t5x_ext.models.blocks.positions import PositionBias
 from t5x_ext.partitioning import active_partitioner
 
@@ -24,11 +24,11 @@ def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
         return str(heads)
     if pattern.prefix is not None:
         return "a prompt that sees itself whole"
-    parts = model_shards()
-    if heads.num_heads % parts:
-        return f"{heads.num_heads} heads on {parts} devices along `model`"
+    parted = uneven(heads)
+    if parted is not None:
+        return parted
     lengths = pattern.query_segments.shape[1], pattern.key_segments.shape[1]
-    own_heads = heads.num_heads // parts
+    own_heads = heads.num_heads // model_shards()
     if not by_distance_kernel.suits(*lengths, own_heads, heads.head_dim):
         shape = f"{lengths[0]} x {lengths[1]} positions, {own_heads} heads of {heads.head_dim}"
         return f"{shape} ({by_distance_kernel.SUITABLE})"

@@ -15,7 +15,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from t5x_ext.models.blocks.pattern import Heads, Pattern, split_heads
+from t5x_ext.models.blocks.pattern import Heads, Pattern, beyond_causal, split_heads
 from t5x_ext.models.blocks.per_device import Kernel, model_shards, per_device, uneven
 
 # Of `jax.nn.dot_product_attention`; tests on CPUs take "xla".
@@ -24,11 +24,8 @@ IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 
 def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
     """Why cuDNN cannot compute this, or None. Of shapes and dtypes JAX itself is asked."""
-    if pattern.bias is not None:
-        return "a bias by distance"
-    if not pattern.causal or pattern.prefix is not None:
-        return "rows that are not causal"
-    return uneven(heads) or _refusal(pattern.query_segments.shape[1], heads, jnp.dtype(dtype))
+    length = pattern.query_segments.shape[1]
+    return beyond_causal(pattern) or uneven(heads) or _refusal(length, heads, jnp.dtype(dtype))
 
 
 def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:

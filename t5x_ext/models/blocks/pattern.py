@@ -68,6 +68,15 @@ class Pattern(NamedTuple):
     angles: tuple[jax.Array, jax.Array] | None = None
 
 
+def beyond_causal(pattern: Pattern) -> str | None:
+    """What a pattern has beyond segments and order, which some kernels do not take; or None."""
+    if pattern.bias is not None:
+        return "a bias by distance"
+    if not pattern.causal or pattern.prefix is not None:
+        return "rows that are not causal"
+    return None
+
+
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
     """[B, Q, H*C] -> [B, Q, H, C]."""
     return x.reshape(*x.shape[:-1], num_heads, -1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from t5x_ext.models.blocks.pattern import Heads, Pattern, split_heads
+from t5x_ext.models.blocks.pattern import Heads, Pattern, beyond_causal, split_heads
 from t5x_ext.models.blocks.per_device import is_on_tpu, per_device, uneven
 
 # Positions in a block, the longest that divides a row. n blocks in a row compute (n + 1) / (2 n) of
@@ -24,11 +24,10 @@ _HEAD_DIM = 64  # heads that fill half of a TPU's 128 lanes, or multiples of the
 def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
     """Why the kernel cannot compute this, or None."""
     del dtype
+    beyond = beyond_causal(pattern)
+    if beyond is not None:
+        return beyond
     length = pattern.query_segments.shape[1]
-    if pattern.bias is not None:
-        return "a bias by distance"
-    if not pattern.causal or pattern.prefix is not None:
-        return "rows that are not causal"
     if length % BLOCKS[-1]:
         return f"{length} positions (it takes multiples of {BLOCKS[-1]})"
     if heads.head_dim % _HEAD_DIM:
