@@ -41,7 +41,7 @@ def run_training(
     meta: dict[str, Any],
     stats_period: int = 100,
     evaluation: Evaluation = Evaluation(),
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[MetricLog | None, int], None] = lambda log, step: None,
     hooks: Sequence[Callable[[StepEvent], bool | None]] = (),
     actions: Mapping[str, Sequence[BaseAction]] = MappingProxyType({}),
     wandb_project: str | None = None,
@@ -60,7 +60,8 @@ def run_training(
       meta: JSON kept with every checkpoint.
       stats_period: steps between progress lines and logged metrics.
       evaluation: what to evaluate.
-      on_start: called once the directory is this run's own and the start has been restored.
+      on_start: called with the log (None but on the primary process) and the first step, once the
+        directory is this run's own and the start has been restored.
       hooks: called after every step, before saving; where one answers True, the run ends. With
         several processes all have to answer the same.
       actions: see `training.actions.BaseAction`.
@@ -90,7 +91,6 @@ def run_training(
         state, carried = _start(
             program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base
         )
-        on_start()
         first, last = int(state.step), last_step(carried.initial_step)
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         frozen = base.params if base else {}
@@ -103,6 +103,7 @@ def run_training(
         facts |= _described(program, base)
         saver = Saver(checkpointer, save, batches, finite, log, facts)
         with log:
+            on_start(metric_log, first)
             started = time.monotonic()
             if evaluation.before_training:
                 evaluator.evaluate(StepEvent(first, state, {}, None, frozen))

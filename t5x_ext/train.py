@@ -26,6 +26,7 @@ from t5x_ext.terminal import note
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
 from t5x_ext.training.actions import MetricsByTask
+from t5x_ext.training.logs import MetricLog
 from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
 
@@ -169,8 +170,8 @@ def train(
         before_training=run_eval_before_training,
     )
 
-    def write_down() -> None:
-        summarize_config_fn(model_dir, None, 0)
+    def write_down(log: MetricLog | None, step: int) -> None:
+        summarize_config_fn(model_dir, log, step)
         if multihost.is_primary():
             directory = os.path.join(model_dir, "tokenizer")
             with files.writing(directory):

@@ -72,7 +72,8 @@ def test_training_leaves_config_metrics_and_checkpoint(unbroken: Path) -> None:
     assert (unbroken / "checkpoint_6").is_dir()
     last = json.loads((unbroken / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["eval/cross_entropy"] > 0
-    assert list(unbroken.glob("events.out.tfevents.*"))
+    (events,) = unbroken.glob("events.out.tfevents.*")
+    assert b"TRAIN_STEPS = 6" in events.read_bytes()  # T5X shows the config in TensorBoard
     config = (unbroken / "config.gin").read_text()
     assert "TRAIN_STEPS = 6" in config and "BUDGET = 20" in config
     source = open_source(str(unbroken))

@@ -1,12 +1,13 @@
 """TensorBoard event files, written without TensorFlow.
 
-TensorBoard's own writer lives in TensorFlow or in a package that nothing else here needs. What a
-run logs are scalars, and for those the format is small. A file is a sequence of records
+What a run logs are scalars and a text or two, and for those the format is small. The packages that
+write it would cost a run's start: TensorFlow its import, tensorboardX two seconds where torch and
+google-cloud-storage are installed, both of which it imports. A file is a sequence of records
 
     length: uint64 | masked CRC32C of length: uint32 | Event protobuf | masked CRC32C of it: uint32
 
-all little endian. Field numbers are those of tensorflow/core/util/event.proto and
-tensorflow/core/framework/summary.proto.
+all little endian. Field numbers are those of event.proto, summary.proto, tensor.proto and types.proto
+in tensorflow/core.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from t5x_ext.files import GrowingFile, StrPath, path
 
 
 class EventFile:
-    """One run's scalars for TensorBoard."""
+    """One run's scalars and texts for TensorBoard."""
 
     def __init__(self, directory: StrPath, start_step: int = 0) -> None:
         """Creates a new file; see `GrowingFile` for when its events can be seen.
@@ -50,6 +51,16 @@ class EventFile:
         summary = b"".join(
             _field(1, _field(1, name.encode()) + _tag(2, 5) + _float(value))
             for name, value in values.items()
+        )
+        self._write(now, step, _field(5, summary))
+
+    def write_texts(self, now: float, step: int, texts: Mapping[str, str]) -> None:
+        """Adds one event with a text per name, Markdown; `now` is the wall time in seconds."""
+        # SummaryMetadata{plugin_data{plugin_name}}
+        plugin = _field(1, _field(1, b"text"))
+        summary = b"".join(
+            _field(1, _field(1, name.encode()) + _field(8, _tensor(text)) + _field(9, plugin))
+            for name, text in texts.items()
         )
         self._write(now, step, _field(5, summary))
 
@@ -87,6 +98,11 @@ def _float(value: float) -> bytes:
 def _field(number: int, payload: bytes) -> bytes:
     """A length-delimited protobuf field: a string or a message."""
     return _tag(number, 2) + _varint(len(payload)) + payload
+
+
+def _tensor(text: str) -> bytes:
+    """TensorProto{dtype: DT_STRING, tensor_shape: a scalar's, string_val: [text]}."""
+    return _tag(1, 0) + _varint(7) + _field(2, b"") + _field(8, text.encode())
 
 
 def _crc_table() -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -65,12 +66,30 @@ class MetricLog:
         now = time.time()
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
-        try:
+        with self._logging(step):
             line = json.dumps({"step": step, "time": round(now, 3), **finite}) + "\n"
             self._jsonl.append(line.encode())
             self._events.write_scalars(now, step, values)
             if self._wandb:
                 self._wandb.write(step, values)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Shows texts in TensorBoard: the method that T5X's `summarize_gin_config` calls.
+
+        Args:
+            step: Number of finished steps.
+            texts: Markdown by name.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        with self._logging(step):
+            self._events.write_texts(time.time(), step, texts)
+
+    @contextlib.contextmanager
+    def _logging(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigError(
                 f"{self._path}: step {step} cannot be logged ({error.strerror}); checkpoints "

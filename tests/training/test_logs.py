@@ -75,6 +75,22 @@ def test_event_files_are_read_by_tensorflow(tmp_path):
     assert resumed[1].session_log.status == event_pb2.SessionLog.START
 
 
+def test_texts_are_read_by_tensorflow(tmp_path):
+    log = logs.MetricLog(tmp_path)
+    log.write_texts(7, {"config": "    TRAIN_STEPS = 7", "größe": ""})
+    log.close()
+
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    event = event_pb2.Event.FromString(_records(path)[1])
+    assert event.step == 7
+    assert [value.metadata.plugin_data.plugin_name for value in event.summary.value] == ["text"] * 2
+    texts = {v.tag: tf.make_ndarray(v.tensor).item().decode() for v in event.summary.value}
+    assert texts == {"config": "    TRAIN_STEPS = 7", "größe": ""}
+
+
 def test_resumed_log_is_that_of_an_unbroken_run(tmp_path):
     log = logs.MetricLog(tmp_path)
     for step in range(1, 8):
