@@ -25,6 +25,7 @@ LEAVES = {
     "terminal",
     "bounds",
     "grids",
+    "json_fields",
 }
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.

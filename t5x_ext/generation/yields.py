@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections import Counter
 
 from etils import epath
@@ -12,9 +12,10 @@ from t5x_ext import files
 from t5x_ext.generation.instructions import INSTRUCTIONS, REJECTED
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.responses import RESPONSES, TRAIN, AnswerFilter
+from t5x_ext.json_fields import Fields
 
 KEPT = "kept"
-_MADE = "made.json"  # of a study, whose tasks are apart from their answers
+MADE = "made.json"  # of a study, whose tasks are apart from their answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,9 @@ def yields_of(rows: files.StrPath) -> Yields | None:
 
     Args:
         rows: the file's path; of another file, or where the answers are not there, None.
+
+    Raises:
+        ConfigError: a file is malformed.
     """
     place = files.path(rows).parent
     if files.path(rows).name != TRAIN or not files.is_file(place / RESPONSES):
@@ -68,11 +72,21 @@ def yields_of(rows: files.StrPath) -> Yields | None:
     )
 
 
+def tasks_key(made: Fields) -> str:
+    """Which of a study's generated data are the tasks of another: a directory beside its own.
+
+    Raises:
+        ConfigError: the made.json does not say.
+    """
+    key = made.text("tasks")
+    if not re.fullmatch(r"[0-9a-f]{16}", key):
+        raise made.error("tasks", "a directory of the study's generated data")
+    return key
+
+
 def _tasks_dir(place: epath.Path) -> epath.Path:
-    made = place / _MADE
-    return (
-        place.parent / json.loads(files.read_text(made))["tasks"] if files.is_file(made) else place
-    )
+    made = place / MADE
+    return place.parent / tasks_key(Fields(made)) if files.is_file(made) else place
 
 
 def _count_tasks(place: epath.Path) -> dict[str, int]:

@@ -7,17 +7,16 @@ STUDY_DIR/generated/<key of tasks>/instructions.jsonl, rejected.jsonl    the tas
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_ext import files
 from t5x_ext.generation.audit import SyntheticRow, most_frequent, read_rows
 from t5x_ext.generation.responses import TRAIN
-from t5x_ext.generation.yields import KEPT, Yields, yields_of
+from t5x_ext.generation.yields import KEPT, MADE, Yields, tasks_key, yields_of
 from t5x_ext.reports.dataset_scores import RowId
 from t5x_ext.reports.document import Block, Paragraph, Table
-from t5x_ext.reports.json_fields import Fields
+from t5x_ext.json_fields import Fields
 from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT, percent
@@ -60,18 +59,15 @@ def read_generated(study: Study) -> list[Generated]:
 
 def _read(study: Study, name: str, key: str) -> Generated | None:
     directory = study.directory / "generated" / key
-    if not files.is_file(directory / "made.json"):
+    if not files.is_file(directory / MADE):
         return None
-    made = Fields(directory / "made.json")
-    tasks = made.text("tasks")
-    if not re.fullmatch(r"[0-9a-f]{16}", tasks):
-        raise made.error("tasks", "a directory of the study's generated data")
+    made = Fields(directory / MADE)
     yields = yields_of(directory / TRAIN)
     if yields is None:
         return None
     return Generated(
         name=name,
-        tasks=tasks,
+        tasks=tasks_key(made),
         asked=made.integer("asked"),
         secs=made.number("secs", 0.0),
         flagged=_flagged(made) if "flagged" in made.values else None,

@@ -29,6 +29,7 @@ from etils import epath
 
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
+from t5x_ext.json_fields import Fields
 from t5x_ext.studies.cells import Cell
 
 MADE = "made.json"
@@ -64,7 +65,7 @@ def generated_dir(study_dir: epath.Path, key: str) -> epath.Path:
 def rows_asked(directory: epath.Path) -> int:
     """How many generated rows a directory was asked for, and has unless no more came; 0: none."""
     path = directory / MADE
-    return int(json.loads(files.read_text(path))["asked"]) if files.is_file(path) else 0
+    return Fields(path).integer("asked") if files.is_file(path) else 0
 
 
 def adapter_dir(study_dir: epath.Path, tuned_key: str) -> epath.Path:

@@ -94,6 +94,22 @@ def test_yields_are_those_that_the_stages_counted(unbroken: Path, tmp_path: Path
     assert yields_of(tmp_path / "others.jsonl") is None
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ('{"tas', "cannot be read as JSON"),
+        ('{"asked": 4}', "field 'tasks': missing; allowed: a string"),
+        ('{"tasks": "../../etc"}', "allowed: a directory of the study's generated data"),
+    ],
+)
+def test_a_damaged_made_json_is_one_line(unbroken, tmp_path, capsys, made, message) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "made.json").write_text(made)
+    assert audit.main(["--synthetic", str(tmp_path / "train.jsonl")]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "made.json" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_files_do_not_depend_on_the_batch_size(
     unbroken: Path, tmp_path: Path, batch_size: int
