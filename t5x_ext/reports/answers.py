@@ -7,17 +7,17 @@ import numpy as np
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, read_predictions
-from t5x_ext.reports.study_files import Cell
+from t5x_ext.reports.study_files import FinishedCell
 
 _ROUNDING = 1e-6  # percent
 
 
-def path_of(cell: Cell) -> files.StrPath:
+def path_of(cell: FinishedCell) -> files.StrPath:
     """Where a cell's predictions are."""
     return cell.directory / "predictions.jsonl"
 
 
-def read_answers(cell: Cell) -> dict[str, list[Prediction]]:
+def read_answers(cell: FinishedCell) -> dict[str, list[Prediction]]:
     """The predictions for those of the cell's tasks that the study still has, by task.
 
     Raises:
@@ -30,7 +30,7 @@ def read_answers(cell: Cell) -> dict[str, list[Prediction]]:
     return answers
 
 
-def try_answers(cell: Cell) -> dict[str, list[Prediction]]:
+def try_answers(cell: FinishedCell) -> dict[str, list[Prediction]]:
     """The same, but {} where the file is missing or damaged: scores stand in result.json too."""
     try:
         return read_answers(cell)
@@ -40,7 +40,7 @@ def try_answers(cell: Cell) -> dict[str, list[Prediction]]:
         return {}
 
 
-def check_score(cell: Cell, task: str, key: str, score: float) -> None:
+def check_score(cell: FinishedCell, task: str, key: str, score: float) -> None:
     """Refuses predictions that are not those that the cell's scores were computed from.
 
     Args:

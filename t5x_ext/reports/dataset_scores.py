@@ -27,7 +27,7 @@ from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_b
 from t5x_ext.metrics.scoring import measure
 from t5x_ext.reports.answers import check_score, path_of, read_answers
 from t5x_ext.reports.score_grid import Point, ScoreGrid, build_grid
-from t5x_ext.reports.study_files import Cell, Study, Task
+from t5x_ext.reports.study_files import FinishedCell, Study, Task
 
 # What outputs look like, whatever their score, where rows carry what a trait needs.
 TRAITS = ("unchanged", "over_corrected", "empty", "run_away", "stopped", "words", "edit_distance")
@@ -193,7 +193,7 @@ _Found = dict[tuple[str, str], _Score]  # by task and name of metric
 
 
 def _score_cell(
-    cell: Cell, answers: Mapping[str, Sequence[Prediction]], tasks: Iterable[Task]
+    cell: FinishedCell, answers: Mapping[str, Sequence[Prediction]], tasks: Iterable[Task]
 ) -> _Found:
     found: _Found = {}
     for task in (task for task in tasks if task.name in cell.scores):
@@ -253,7 +253,7 @@ def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
 
 
 def _check_same_instances(
-    cell: Cell,
+    cell: FinishedCell,
     answers: Mapping[str, list[Prediction]],
     instances: dict[str, list[Prediction]],
 ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from t5x_ext.metrics.metric import mean_of, with_ones
 from t5x_ext.metrics.resampling import BOOTSTRAP_SAMPLES, Interval, percentile_bounds, resample
 from t5x_ext.reports.answers import check_score, try_answers
-from t5x_ext.reports.study_files import Cell, Study
+from t5x_ext.reports.study_files import FinishedCell, Study
 
 _Scores = dict[str, dict[str, list[float]]]  # {task: {instance id: percent, one per seed}}
 
@@ -21,14 +21,14 @@ def instance_intervals(study: Study) -> dict[tuple[str, str], Interval]:
     Returns:
         Only the points whose cells all have scored predictions on disk.
     """
-    points: dict[tuple[str, str], list[Cell]] = {}
+    points: dict[tuple[str, str], list[FinishedCell]] = {}
     for cell in study.cells:
         points.setdefault((cell.arm, cell.budget), []).append(cell)
     found = {point: _read(cells) for point, cells in points.items()}
     return {point: _interval(scores) for point, scores in found.items() if scores}
 
 
-def _read(cells: list[Cell]) -> _Scores:
+def _read(cells: list[FinishedCell]) -> _Scores:
     """Every instance's ROUGE-L over all cells of a point; empty where some are not there."""
     scores: _Scores = {}
     for cell in cells:

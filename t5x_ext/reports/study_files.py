@@ -45,8 +45,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A finished cell. `scores[task]` has `n` and each metric in percent."""
+class FinishedCell:
+    """What a cell left behind. `scores[task]` has `n` and each metric in percent."""
 
     key: str
     directory: epath.Path
@@ -83,7 +83,7 @@ class Study:
     seeds: tuple[int, ...]
     split_policy: str
     initials: dict[str, dict[str, Any]]
-    cells: tuple[Cell, ...]
+    cells: tuple[FinishedCell, ...]
     unfinished_cells: int
     published: str = ""  # the paper whose figures are shown next to the study's own
     # Of what models of the study wrote for themselves, the name -> directory.
@@ -103,7 +103,7 @@ class Study:
         """Tasks that some cell was trained on and tested on with the same rows."""
         return tuple(sorted({task for cell in self.cells for task in cell.leaked_tasks}))
 
-    def cells_of(self, arm: str, budget: str) -> list[Cell]:
+    def cells_of(self, arm: str, budget: str) -> list[FinishedCell]:
         """The finished cells of an arm on a budget."""
         return [cell for cell in self.cells if (cell.arm, cell.budget) == (arm, budget)]
 
@@ -229,7 +229,7 @@ def _planned(grid: Fields) -> set[str] | None:
     return set(names)
 
 
-def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[Cell], int]:
+def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[FinishedCell], int]:
     cells = []
     unfinished = 0
     names = files.names_in(directory) if planned is None else sorted(planned)
@@ -241,7 +241,7 @@ def _read_cells(directory: epath.Path, planned: set[str] | None) -> tuple[list[C
     return cells, unfinished
 
 
-def _cell(directory: epath.Path) -> Cell:
+def _cell(directory: epath.Path) -> FinishedCell:
     fields = Fields(directory / "result.json")
     by_task = fields.inner("scores").inner("by_task")
     scores = {}
@@ -252,7 +252,7 @@ def _cell(directory: epath.Path) -> Cell:
         scores[printable(task)] = {"n": row.integer("n", low=1), **metrics}
     truncated = fields.inner("truncated_by_task", {})
     stopped = fields.inner("stopped_by_task", {})
-    return Cell(
+    return FinishedCell(
         key=directory.name,
         directory=directory,
         arm=fields.text("arm"),
@@ -289,17 +289,19 @@ def _pair(fields: Fields, task: str) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _restrict(cell: Cell, arms: tuple[Arm, ...], tasks: tuple[Task, ...], seeds: tuple) -> Cell:
+def _restrict(
+    cell: FinishedCell, arms: tuple[Arm, ...], tasks: tuple[Task, ...], seeds: tuple
+) -> FinishedCell:
     """The cell with the scores that belong to the grid (none if its arm or seed left the grid)."""
     budgets = {arm.name: arm.budgets for arm in arms}
     names = {task.name for task in tasks}
     if cell.budget not in budgets.get(cell.arm, ()) or cell.seed not in seeds:
         names = set()
     scores = {task: score for task, score in cell.scores.items() if task in names}
-    return Cell(**{**vars(cell), "scores": scores})
+    return FinishedCell(**{**vars(cell), "scores": scores})
 
 
-def _refuse_duplicates(cells: tuple[Cell, ...]) -> None:
+def _refuse_duplicates(cells: tuple[FinishedCell, ...]) -> None:
     owner: dict[tuple[str, str, int, str], str] = {}
     for cell in cells:
         for task in cell.scores:

@@ -7,7 +7,7 @@ from t5x_ext.reports.dataset_scores import DatasetScores
 from t5x_ext.reports.dataset_tables import rows_used
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.note_tables import duration
-from t5x_ext.reports.study_files import Cell, Study
+from t5x_ext.reports.study_files import FinishedCell, Study
 from t5x_ext.reports.tables import ABSENT, percent
 
 _FLOAT32 = 4  # bytes
@@ -78,7 +78,7 @@ def tuning_table(study: Study, scores: DatasetScores) -> Table:
     )
 
 
-def _memory(cell: Cell) -> str:
+def _memory(cell: FinishedCell) -> str:
     """Bytes that tuning keeps, "0.51 GiB"; "" where nothing was tuned or recorded."""
     if not cell.trainable_parameters:
         return ""
