@@ -14,9 +14,9 @@ from t5x_ext import files
 from t5x_ext.generation.audit import SyntheticRow, most_frequent, read_rows
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.yields import KEPT, MADE, Yields, tasks_key, yields_of
+from t5x_ext.json_fields import Fields
 from t5x_ext.reports.dataset_scores import RowId
 from t5x_ext.reports.document import Block, Paragraph, Table
-from t5x_ext.json_fields import Fields
 from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT, percent

@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 
 from t5x_ext.generation.scores import OVER_SHOTS
+from t5x_ext.json_fields import Fields
 from t5x_ext.reports.dataset_scores import DatasetScores, Row
 from t5x_ext.reports.dataset_tables import metric_title
 from t5x_ext.reports.document import Table
-from t5x_ext.json_fields import Fields
 from t5x_ext.reports.shots import SET_BY_SET, Shots, count_text, find_shots
 from t5x_ext.reports.tables import ABSENT
 

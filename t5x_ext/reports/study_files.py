@@ -23,9 +23,9 @@ from mixtures.task_metrics import metrics_of
 from t5x_ext import files
 from t5x_ext.errors import ConfigError, printable
 from t5x_ext.grids import SETTINGS, ZERO_SHOT, Arm
+from t5x_ext.json_fields import Fields, refuse_repeated
 from t5x_ext.metrics.catalogue import NAMES
 from t5x_ext.metrics.scoring import METRICS
-from t5x_ext.json_fields import Fields, refuse_repeated
 
 SETTING_TITLES = {"STL": "Single task (STL)", "MTL": "Multi task (MTL)"}
 _BUDGET = r"n[0-9]{1,9}|p[0-9]{1,3}|all"

@@ -6,8 +6,8 @@ google-cloud-storage are installed, both of which it imports. A file is a sequen
 
     length: uint64 | masked CRC32C of length: uint32 | Event protobuf | masked CRC32C of it: uint32
 
-all little endian. Field numbers are those of event.proto, summary.proto, tensor.proto and types.proto
-in tensorflow/core.
+all little endian. Field numbers are those of event.proto, summary.proto, tensor.proto and
+types.proto in tensorflow/core.
 """
 
 from __future__ import annotations
