@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import MAX_OUTPUTS, OutputIds, RestrictedMethod
+from t5x_ext.decoding.methods import MAX_OUTPUTS, OutputIds, RestrictedMethod, limits_of
 
 STYLES = ("t5x", "hf")
 
@@ -41,6 +41,7 @@ class Beams(NamedTuple):
       scores: float32 [B, K], of finished rows, with length penalty.
       filled: bool [B, K], whether there is a finished row.
       done: bool [B], prompts that no longer change.
+      limits: int32 [B], see `Method.start`.
     """
 
     first: jax.Array
@@ -50,6 +51,7 @@ class Beams(NamedTuple):
     scores: jax.Array
     filled: jax.Array
     done: jax.Array
+    limits: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ class Beam(RestrictedMethod):
         first: jax.Array,
         max_length: int,
         num_stops: int = 0,
+        limits: jax.Array | None = None,
     ) -> Beams:
         shape = (len(numbers), self.num_beams)
         none = jnp.zeros((*shape, max_length), jnp.int32)
@@ -106,6 +109,7 @@ class Beam(RestrictedMethod):
             scores=jnp.full(shape, self._worst),
             filled=jnp.zeros(shape, bool),
             done=filler,
+            limits=limits,
         )
 
     def last_tokens(self, state: Beams, index: jax.Array) -> jax.Array:
@@ -116,8 +120,8 @@ class Beam(RestrictedMethod):
     def advance(
         self, state: Beams, logits: jax.Array, index: jax.Array, ids: OutputIds
     ) -> tuple[Beams, jax.Array]:
-        max_length = state.tokens.shape[-1]
-        scores = self.restrict(jax.nn.log_softmax(logits), index, max_length, ids)
+        limits = limits_of(state)
+        scores = self.restrict(jax.nn.log_softmax(logits), index, limits, ids)
         scores = scores + state.live_scores[..., None]
         # [B, K, V] -> [B, 2K], best first
         best, places = jax.lax.top_k(scores.reshape(len(scores), -1), 2 * self.num_beams)
@@ -126,7 +130,7 @@ class Beam(RestrictedMethod):
         continued = jax.lax.dynamic_update_slice_in_dim(continued, tokens[..., None], index, axis=2)
         ended = ids.ends(tokens)
         if self.style == "hf":
-            ended = ended | (index == max_length - 1)
+            ended = ended | (index == limits - 1)[:, None]
 
         live_scores, kept = jax.lax.top_k(jnp.where(ended, self._worst, best), self.num_beams)
         finished = Beams(
@@ -134,9 +138,10 @@ class Beam(RestrictedMethod):
             live_tokens=_take(continued, kept),
             live_scores=live_scores,
             done=state.done,
+            limits=state.limits,
             **self._merge_finished(state, continued, best, ended, index + 1),
         )
-        done = self._no_better(finished, index + 1, max_length)
+        done = self._no_better(finished, index + 1, limits) | (index + 1 >= limits)
         advanced = finished._replace(done=state.done | done)
         # A done prompt stays as it is, so that its result does not depend on its batch.
         frozen = jax.tree.map(lambda old, new: _where_rows(state.done, old, new), state, advanced)
@@ -176,16 +181,16 @@ class Beam(RestrictedMethod):
             "filled": _take(jnp.concatenate([state.filled, counts], axis=1), kept),
         }
 
-    def _no_better(self, state: Beams, length: jax.Array, max_length: int) -> jax.Array:
+    def _no_better(self, state: Beams, length: jax.Array, limits: jax.Array) -> jax.Array:
         """Prompts whose finished rows the live ones are not expected to beat: bool [B]."""
         full = jnp.all(state.filled, axis=1)
         best_live, worst_finished = state.live_scores[:, 0], state.scores[:, -1]
         if self.style == "t5x":
-            return full & (worst_finished > self._penalise(best_live, max_length + 1))
+            return full & (worst_finished > self._penalise(best_live, limits + 1))
         if self.early_stopping is True:
             return full
         at_limit = self.early_stopping == "never" and self.length_penalty > 0.0
-        possible = self._penalise(best_live, max_length if at_limit else length)
+        possible = self._penalise(best_live, limits if at_limit else length)
         return full & (possible <= worst_finished)
 
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import Method, OutputIds
+from t5x_ext.decoding.methods import Method, OutputIds, limits_of
 from t5x_ext.decoding.sampling import Greedy
 
 MODES = ("log_ratio", "beta", "difference")
@@ -91,8 +91,9 @@ class Contrastive(Method):
         first: jax.Array,
         max_length: int,
         num_stops: int = 0,
+        limits: jax.Array | None = None,
     ) -> Any:
-        return self.method.start(numbers, filler, first, max_length, num_stops)
+        return self.method.start(numbers, filler, first, max_length, num_stops, limits)
 
     def last_tokens(self, state: Any, index: jax.Array) -> jax.Array:
         return self.method.last_tokens(state, index)
@@ -102,7 +103,7 @@ class Contrastive(Method):
     ) -> tuple[Any, jax.Array | None]:
         expert = jax.nn.log_softmax(logits[:, 0])
         # A token that is not allowed must not decide which others are plausible.
-        expert = self.method.restrict(expert, index, state.tokens.shape[-1], ids)
+        expert = self.method.restrict(expert, index, limits_of(state), ids)
         scores = break_ties(self.contrast(expert, logits[:, 1]), expert)
         return self.method.advance(state, scores, index, ids)
 

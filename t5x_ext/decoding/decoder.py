@@ -16,7 +16,12 @@ from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
-from t5x_ext.decoding.requests import Request, RequestBatch, batches_side_by_side
+from t5x_ext.decoding.requests import (
+    OutputLimit,
+    Request,
+    RequestBatch,
+    batches_side_by_side,
+)
 from t5x_ext.decoding.side_by_side import SideBySideGenerator
 from t5x_ext.decoding.stages import Finished, Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
@@ -52,6 +57,7 @@ class Decoder:
       amateur: the model that a contrast is drawn with, where it has its own weights; parameters
         are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
       keep_log_probs: whether `decode_requests` gives log-probabilities.
+      output_limit: a limit by the source of each example that has one, below `max_decode_length`.
     """
 
     model: BaseTransformerModel
@@ -66,6 +72,7 @@ class Decoder:
     num_contexts: int = 1
     amateur: BaseTransformerModel | None = None
     keep_log_probs: bool = False
+    output_limit: OutputLimit | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
@@ -159,11 +166,23 @@ class Decoder:
           tokens: int32 [n, S, max_decode_length], the method's outputs of each, best first; a row
             ends with EOS where one was produced.
         """
+        for finished in self._decode_examples(params, examples, numbers):
+            yield finished.numbers, finished.outputs
+
+    def _decode_examples(
+        self, params: Params, examples: Sequence[Example], numbers: Sequence[int] | None
+    ) -> Iterator[Finished]:
         known = range(len(examples)) if numbers is None else numbers
         pairs = zip(examples, known, strict=True)
-        requests = [Request.of(example, int(number)) for example, number in pairs]
-        for finished in self.decode_requests(params, requests):
-            yield finished.numbers, finished.outputs
+        return self.decode_requests(params, [self._ask(one, int(n)) for one, n in pairs])
+
+    def _ask(self, example: Example, number: int) -> Request:
+        """The request to answer an example's prompt."""
+        limit = None
+        if self.output_limit is not None and example.source is not None:
+            source = self.model.output_vocabulary.encode(example.source)
+            limit = self.output_limit.of(len(source))
+        return Request.of(example, number, limit)
 
     def decode_requests(self, params: Params, requests: Sequence[Request]) -> Iterator[Finished]:
         """Decodes batch by batch, from one prompt each or from several that share an output.
@@ -194,8 +213,8 @@ class Decoder:
         numbers: Sequence[int] | None = None,
     ) -> Iterator[list[tuple[int, Output]]]:
         """Like `decode_tokens`, with (place in `examples`, output with its text) pairs."""
-        for indices, tokens in self.decode_tokens(params, examples, numbers):
-            yield self._to_texts(indices, tokens)
+        for finished in self._decode_examples(params, examples, numbers):
+            yield self._to_texts(finished)
 
     def decode_texts_together(
         self, stacked_params: Params, sets: Sequence[Sequence[Example]]
@@ -213,11 +232,11 @@ class Decoder:
         Yields:
           (place in all sets one after the other, output with its text) pairs.
         """
-        requests = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in sets]
+        requests = [[self._ask(one, n) for n, one in enumerate(examples)] for examples in sets]
         programs = self.programs_together
         requests += [[]] * (programs.num_models(stacked_params) - len(sets))
         for finished in self._decode(programs, stacked_params, requests):
-            yield self._to_texts(finished.numbers, finished.outputs[:, 0])
+            yield self._to_texts(finished)
 
     def decode_texts_by_adapter(
         self, params: Params, sets: Sequence[Sequence[Example]]
@@ -240,43 +259,59 @@ class Decoder:
         for index, examples in enumerate(sets):
             slot, adapter = divmod(index, module.num_adapters)
             requests[slot] += [
-                Request.of(one, number)._replace(adapters=(adapter,))
+                self._ask(one, number)._replace(adapters=(adapter,))
                 for number, one in enumerate(examples)
             ]
         programs = self.programs_together if slots > 1 else self.programs
         for finished in self._decode(programs, params, requests):
-            yield self._to_texts(finished.numbers, finished.outputs[:, 0])
+            yield self._to_texts(finished)
 
     def _decode(
         self, programs: Programs, params: Params, sets: Sequence[Sequence[Request]]
     ) -> Iterator[Finished]:
         """Decodes a set of requests a model; places go through all sets in turn."""
+        asked = [one for requests in sets for one in requests]
+        longest = self.max_decode_length
+        limits = np.array([min(one.limit or longest, longest) for one in asked], np.int32)
+        numbers = np.array([one.number for one in asked])
+        for finished in self._run(programs, params, sets, numbers, limits):
+            yield finished._replace(limits=limits[finished.numbers])
+
+    def _run(
+        self,
+        programs: Programs,
+        params: Params,
+        sets: Sequence[Sequence[Request]],
+        numbers: np.ndarray,
+        limits: np.ndarray,
+    ) -> Iterator[Finished]:
         weights = programs.prepare(params)
         small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
         queue = Queue(programs, weights, small_batch)
-        numbers = np.array([one.number for requests in sets for one in requests])
         batches = batches_side_by_side(
             sets, self.batch_size, self.buckets, self.num_contexts, self._num_sides
         )
         for batch in batches:
             places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
-            reached = programs.begin(
-                params, weights, batch.prompts, batch.lengths, of_rows, self._shared(batch)
-            )
+            shared = self._shared(batch, limits)
+            reached = programs.begin(params, weights, batch.prompts, batch.lengths, of_rows, shared)
             yield from queue.admit(places, reached)
         yield from queue.finish()
 
-    def _shared(self, batch: RequestBatch) -> Shared:
+    def _shared(self, batch: RequestBatch, limits: np.ndarray) -> Shared:
         chooses = getattr(self.model.module, "num_adapters", None) is not None
         return Shared(
             batch.log_weights if self.num_contexts > 1 else None,
             batch.adapters if chooses else None,
+            np.where(batch.places < 0, 1, limits[batch.places]) if self.output_limit else None,
         )
 
     def to_text(self, tokens: np.ndarray) -> Output:
         """The output that a row of `decode_tokens` stands for, with its text."""
         return make_output(tokens, None, self.output_ids, self.model.output_vocabulary)
 
-    def _to_texts(self, places: np.ndarray, tokens: np.ndarray) -> list[tuple[int, Output]]:
-        return [(int(place), self.to_text(row)) for place, row in zip(places, tokens, strict=True)]
+    def _to_texts(self, finished: Finished) -> list[tuple[int, Output]]:
+        assert finished.limits is not None  # `_decode` has set them
+        rows = zip(finished.numbers, finished.outputs[:, 0], finished.limits, strict=True)
+        return [(int(place), self.to_text(row[:limit])) for place, row, limit in rows]

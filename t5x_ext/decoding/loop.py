@@ -47,10 +47,12 @@ class Shared(NamedTuple):
       log_weights: float32 [B, C], natural logarithms of the contexts' weights; None if each
         output has one context.
       adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
+      limits: int32 [B], most tokens of each output.
     """
 
     log_weights: jax.Array | np.ndarray | None = None
     adapters: jax.Array | np.ndarray | None = None
+    limits: jax.Array | np.ndarray | None = None
 
 
 class Rows(NamedTuple):
@@ -165,7 +167,8 @@ def start_rows(
     cache = generator.empty_cache(len(prompts) * method.num_rows)
     filler = jnp.all((lengths == 0).reshape(num_outputs, of_each), axis=1)
     # Where prompts share an output, the rows' own first tokens count, see `advance_rows`.
-    state = method.start(numbers, filler, first[::of_each], max_length, num_stops)
+    limits = None if shared.limits is None else jnp.asarray(shared.limits)
+    state = method.start(numbers, filler, first[::of_each], max_length, num_stops, limits)
     log_probs = None
     if keep_log_probs:
         log_probs = jnp.zeros((num_outputs, method.num_rows, max_length))

@@ -89,6 +89,7 @@ class Method(abc.ABC):
         first: jax.Array,
         max_length: int,
         num_stops: int = 0,
+        limits: jax.Array | None = None,
     ) -> Any:
         """The state before the first position.
 
@@ -98,6 +99,8 @@ class Method(abc.ABC):
           first: int32 [B], the decoder's first input.
           max_length: T, EOS included.
           num_stops: of `OutputIds.stops`.
+          limits: int32 [B], the most tokens of each prompt's outputs, EOS included, T at most; None
+            is T for all.
         """
 
     @abc.abstractmethod
@@ -161,21 +164,22 @@ class RestrictedMethod(Method):
             bounds.check_int(f"{type(self).__name__}.forced_prefix", token, 0, 2**31 - 1)
 
     def restrict(
-        self, scores: jax.Array, index: jax.Array, max_length: int, ids: OutputIds
+        self, scores: jax.Array, index: jax.Array, limits: jax.Array, ids: OutputIds
     ) -> jax.Array:
         """Sets the scores of tokens that are not allowed at `index` to -inf. [B, K, V] -> same.
 
-        A forced token scores 0, as in transformers.
+        A forced token scores 0, as in transformers. `limits` is int32 [B], see `limits_of`.
         """
         tokens = jnp.arange(scores.shape[-1])
         allowed = (tokens < ids.num_valid) & (~ids.ends(tokens) | (index >= self.min_length))
         scores = jnp.where(allowed, scores, -jnp.inf)
-        if not self.forced_prefix and not self.forced_eos:
-            return scores
-        last = ids.eos[0] if self.forced_eos else -1
-        plan = jnp.full(max_length, -1).at[-1].set(last)
-        plan = plan.at[: len(self.forced_prefix)].set(jnp.array(self.forced_prefix, jnp.int32))
-        forced = plan[index]
+        forced = jnp.full((len(scores), 1, 1), -1)
+        if self.forced_eos:
+            forced = jnp.where(index == limits[:, None, None] - 1, ids.eos[0], forced)
+        if self.forced_prefix:
+            prefix = jnp.array(self.forced_prefix, jnp.int32)
+            here = prefix[jnp.minimum(index, len(prefix) - 1)]
+            forced = jnp.where(index < len(prefix), here, forced)
         return jnp.where(forced < 0, scores, jnp.where(tokens == forced, 0.0, -jnp.inf))
 
     def check_length(self, max_length: int) -> None:
@@ -184,6 +188,13 @@ class RestrictedMethod(Method):
             raise self.error("forced_prefix", f"fewer than {max_length} tokens, the limit")
         if self.min_length >= max_length:
             raise self.error("min_length", f"less than {max_length}, the limit")
+
+
+def limits_of(state: Any) -> jax.Array:
+    """Most tokens of each prompt's outputs: int32 [B], of a state with `tokens` and `limits`."""
+    if state.limits is None:
+        return jnp.full(len(state.tokens), state.tokens.shape[-1])
+    return state.limits
 
 
 def ids_before_eos(row: np.ndarray, eos_ids: Sequence[int]) -> list[int]:

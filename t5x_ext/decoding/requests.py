@@ -16,6 +16,39 @@ from t5x_ext.errors import ConfigError
 WEIGHTS_TOLERANCE = 1e-3  # by which the sum of a request's weights may differ from 1
 
 
+class OutputLimit(NamedTuple):
+    """Most tokens of an output that rewrites a text: max(least, times * its tokens + plus).
+
+    An edit is about as long as its source. Where a model repeats itself without end, this is where
+    it is cut off.
+    """
+
+    least: int
+    times: float
+    plus: int
+
+    def of(self, num_tokens: int) -> int:
+        """Most tokens, EOS included, for a source of `num_tokens`."""
+        return max(self.least, int(self.times * num_tokens) + self.plus)
+
+
+def make_limit(numbers: Sequence[float]) -> OutputLimit:
+    """An output limit from its three numbers.
+
+    Raises:
+      ConfigError: they are none.
+    """
+    if len(numbers) != 3:
+        raise ConfigError(
+            f"output_limit: {tuple(numbers)!r}; allowed: three numbers, such as (64, 2, 32)"
+        )
+    least, times, plus = numbers
+    bounds.check_int("output_limit: least", least, 1, bounds.MAX_TOKENS)
+    bounds.check_real("output_limit: times", times, 0, bounds.MAX_TOKENS)
+    bounds.check_int("output_limit: plus", plus, 0, bounds.MAX_TOKENS)
+    return OutputLimit(int(least), times, int(plus))
+
+
 class Request(NamedTuple):
     """One output to make.
 
@@ -25,17 +58,19 @@ class Request(NamedTuple):
       log_weights: natural logarithms of the contexts' weights, see `marginal`.
       adapters: index of the adapter that its prompts are read with: one, or the expert's and the
         amateur's; () where the model has none to choose from.
+      limit: most tokens of the output, EOS included; None is as many as decoding allows at all.
     """
 
     prompts: tuple[np.ndarray, ...]
     number: int
     log_weights: tuple[float, ...] = (0.0,)
     adapters: tuple[int, ...] = ()
+    limit: int | None = None
 
     @classmethod
-    def of(cls, example: Example, number: int) -> Request:
+    def of(cls, example: Example, number: int, limit: int | None = None) -> Request:
         """A request to answer an example's prompt."""
-        return cls((example.inputs,), number)
+        return cls((example.inputs,), number, limit=limit)
 
 
 class RequestBatch(NamedTuple):

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from t5x_ext import bounds
-from t5x_ext.decoding.methods import FILL, MAX_OUTPUTS, OutputIds, RestrictedMethod, first_argmax
+from t5x_ext.decoding.methods import (
+    FILL,
+    MAX_OUTPUTS,
+    OutputIds,
+    RestrictedMethod,
+    first_argmax,
+    limits_of,
+)
 
 
 class Samples(NamedTuple):
@@ -21,6 +28,7 @@ class Samples(NamedTuple):
       last: int32 [B, K], the decoder's next input.
       ended: bool [B, K], rows that have produced EOS or a stop (or are filler).
       stops: int32 [B, K, N], how much of each stop a row ends with, see `stops`.
+      limits: int32 [B], see `Method.start`.
     """
 
     numbers: jax.Array
@@ -28,6 +36,7 @@ class Samples(NamedTuple):
     last: jax.Array
     ended: jax.Array
     stops: jax.Array
+    limits: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,7 @@ class Greedy(RestrictedMethod):
         first: jax.Array,
         max_length: int,
         num_stops: int = 0,
+        limits: jax.Array | None = None,
     ) -> Samples:
         shape = (len(numbers), self.num_rows)
         return Samples(
@@ -57,6 +67,7 @@ class Greedy(RestrictedMethod):
             last=jnp.broadcast_to(first[:, None], shape),
             ended=jnp.broadcast_to(filler[:, None], shape),
             stops=jnp.zeros((*shape, num_stops), jnp.int32),
+            limits=limits,
         )
 
     def last_tokens(self, state: Samples, index: jax.Array) -> jax.Array:
@@ -65,14 +76,16 @@ class Greedy(RestrictedMethod):
     def advance(
         self, state: Samples, logits: jax.Array, index: jax.Array, ids: OutputIds
     ) -> tuple[Samples, None]:
-        scores = self.restrict(logits, index, state.tokens.shape[-1], ids)
+        scores = self.restrict(logits, index, limits_of(state), ids)
         chosen = jnp.where(state.ended, FILL, self.choose(scores, state.numbers, index))
         tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, chosen[..., None], index, axis=2)
         ended, stops = state.ended | ids.ends(chosen), state.stops
         if ids.stops is not None:
             stops, complete = ids.stops.step(stops, chosen)
             ended = ended | complete
-        return Samples(state.numbers, tokens, chosen, ended, stops), None
+        if state.limits is not None:
+            ended = ended | (index + 1 >= state.limits)[:, None]
+        return Samples(state.numbers, tokens, chosen, ended, stops, state.limits), None
 
     def choose(self, scores: jax.Array, numbers: jax.Array, index: jax.Array) -> jax.Array:
         """Tokens from restricted scores. [B, K, V] -> int32 [B, K]."""

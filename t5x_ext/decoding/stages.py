@@ -71,11 +71,13 @@ class Finished(NamedTuple):
       numbers: int32 [n], the prompts' places in the input.
       outputs: int32 [n, S, T].
       log_probs: float32 [n, S, T], where they are kept.
+      limits: int32 [n], most tokens of each; the decoder knows them.
     """
 
     numbers: np.ndarray
     outputs: np.ndarray
     log_probs: np.ndarray | None
+    limits: np.ndarray | None = None
 
 
 class Queue:

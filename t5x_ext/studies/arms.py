@@ -9,12 +9,14 @@ from typing import Any
 
 from t5x_ext import grids
 from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.requests import OutputLimit
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.grids import SETTINGS, ZERO_SHOT
 from t5x_ext.studies.recipes import InitialModel, Recipe
 
 TUNINGS = ("", "full")
-_OWN = ("data", "tuning", "recipe", "decoding", "stop")
+DECODED = ("decoding", "stop", "output_limit")  # how a tuned model answers
+_OWN = ("data", "tuning", "recipe", *DECODED)
 GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
@@ -35,6 +37,8 @@ class Arm(grids.Arm):
       decoding: how test examples are decoded; None is greedy. Arms that differ in nothing else
         share one tuned model.
       stop: texts before which an answer ends.
+      output_limit: most tokens of an answer by those of the text that it rewrites; None is
+        TASK_FEATURE_LENGTHS alone.
     """
 
     data: str = ""
@@ -42,6 +46,7 @@ class Arm(grids.Arm):
     recipe: Recipe | None = None
     decoding: Method | None = None
     stop: Sequence[str] = ()
+    output_limit: OutputLimit | None = None
 
     def __post_init__(self) -> None:
         if self.tuning not in TUNINGS:
@@ -63,7 +68,7 @@ class Arm(grids.Arm):
         object.__setattr__(self, "stop", tuple(self.stop))
 
     def describe(self) -> dict[str, Any]:
-        """The fields as JSON; the last five only where they are set, as older studies have them."""
+        """The fields as JSON; the last six only where they are set, as older studies have them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in _OWN:
             if fields[name] in ("", None, ()):

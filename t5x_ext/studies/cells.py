@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
-from t5x_ext.studies.arms import ZERO_SHOT, Arm
+from t5x_ext.studies.arms import DECODED, ZERO_SHOT, Arm
 from t5x_ext.training.optimizers import Optax
 
 # Raise it when a change of the code changes results; finished cells then no longer count.
@@ -154,7 +154,7 @@ def make_cells(
         own_tasks = {name: tasks[name] for name in names}
         found = determinants.of(arm, budget, seed, own_tasks)
         own = arm.describe()
-        found |= {name: own[name] for name in ("decoding", "stop") if name in own}
+        found |= {name: own[name] for name in DECODED if name in own}
         tuned_key = determinants.tuned_key(arm, budget, seed, own_tasks)
         return Cell(digest(found), arm, budget, seed, names, tuned_key)
 

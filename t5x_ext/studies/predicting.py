@@ -69,6 +69,7 @@ class Predictor:
                 lengths["targets"],
                 way.decoding or Greedy(),
                 ids=dataclasses.replace(OutputIds.of(vocabulary), stops=stops),
+                output_limit=way.output_limit,
             )
 
         return functools.cache(make)

@@ -17,6 +17,7 @@ from t5x_ext.data.features import Features
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.methods import Method
+from t5x_ext.decoding.requests import OutputLimit
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -29,10 +30,11 @@ from t5x_ext.training.trainer import Program, Trainer, train_loop
 
 
 class Way(NamedTuple):
-    """How an arm decodes: None is greedy; an answer ends before a stop."""
+    """How an arm decodes: the fields of `Arm` that say so."""
 
     decoding: Method | None
     stop: tuple[str, ...]
+    output_limit: OutputLimit | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +63,8 @@ class Job:
     @property
     def decodings(self) -> tuple[Way, ...]:
         """How each of the cells decodes."""
-        return tuple(Way(cell.arm.decoding, tuple(cell.arm.stop)) for cell in self.cells)
+        arms = [cell.arm for cell in self.cells]
+        return tuple(Way(arm.decoding, tuple(arm.stop), arm.output_limit) for arm in arms)
 
 
 class Tuned(NamedTuple):

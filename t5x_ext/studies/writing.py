@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mixtures.writing.sets import GENERIC, TRAINED
 from t5x_ext.decoding import Beam, Sampling
+from t5x_ext.decoding.requests import make_limit
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.studies.recipes import Recipe
@@ -34,6 +35,7 @@ def writing_arms(
     gec_rows: int | None = None,
     gec_set: str = "clang8",
     specialists: bool = False,
+    output_limit: Sequence[float] | None = (64, 2, 32),
     only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms, and the proposed one at several numbers of writing rows.
@@ -53,18 +55,23 @@ def writing_arms(
       gec_set: pairs of a text and its correction.
       specialists: whether to tune a model for each writing task alone ("writing_stl_fluency"),
         to see what mixing tasks costs. With adapters EXPERTS tunes them side by side.
+      output_limit: most tokens of an answer, the numbers of an `OutputLimit`: 64, or twice those of
+        its source and 32, whichever is more; None is TASK_FEATURE_LENGTHS alone.
       only: names of the arms to run; None runs all.
 
     Raises:
-      ConfigError: an arm's name is unknown.
+      ConfigError: an arm's name is unknown, or `output_limit` is none.
     """
     most = tuple(budgets)[-1:]
     writing = ".".join(f"{task}_{{count}}" for task in TRAINED)
     generic_rows = f"{_MIXED}.{generic_set}_{generic}"
     mixed = f"{generic_rows}.{writing}"
 
+    limit = None if output_limit is None else make_limit(output_limit)
+
     def arm(name: str, label: str, data: str, own_budgets: Sequence[str] = most, **more) -> Arm:
-        return Arm(name, "MTL", base, PROMPT, own_budgets, label=label, data=data, **more)
+        of_arm = {"label": label, "data": data, "output_limit": limit}
+        return Arm(name, "MTL", base, PROMPT, own_budgets, **of_arm, **more)
 
     arms = [
         arm("base", "not tuned", mixed, (ZERO_SHOT,), baseline=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import Greedy, loop
+from t5x_ext.decoding import Beam, Greedy, Sampling, loop
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds, ids_before_eos
 from t5x_ext.decoding.predict import predict
+from t5x_ext.decoding.requests import OutputLimit, make_limit
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import (
     BaseTransformerModel,
     DecoderOnlyModel,
@@ -49,6 +52,10 @@ class Vocabulary:
     @staticmethod
     def decode(ids) -> str:
         return " ".join(map(str, ids))
+
+    @staticmethod
+    def encode(text) -> list[int]:
+        return [int(word) for word in text.split()]
 
 
 def make_model(family: str) -> BaseTransformerModel:
@@ -240,3 +247,60 @@ def test_predictions_are_in_input_order_and_resume(family, weights, examples, tm
     assert calls == [37, 37 - done]
     assert rows == whole
     assert path.read_text().count("\n") == 37
+
+
+METHODS = {
+    "greedy": Greedy(),
+    "forced_eos": Greedy(forced_eos=True, forced_prefix=(5, 6)),
+    "sampling": Sampling(temperature=0.7, top_p=0.9, seed=3),
+    "t5x_beams": Beam(num_beams=3),
+    "hf_beams": Beam(num_beams=3, style="hf", length_penalty=1.0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_output_under_a_limit_is_that_of_a_decoder_with_this_limit(
+    family, weights, examples, name
+) -> None:
+    """Rows of many limits in one batch; each as if no row might be longer than it."""
+    sources = [" ".join(["3"] * (1 + index % 4)) for index in range(len(examples))]
+    asked = [
+        dataclasses.replace(one, source=source)
+        for one, source in zip(examples, sources, strict=True)
+    ]
+    rule = OutputLimit(least=3, times=2, plus=1)  # 3, 5, 7 and 9 tokens
+    make = functools.partial(
+        Decoder, make_model(family), PjitPartitioner(devices=jax.devices()[:1]), 8, 128
+    )
+    limited = make(MAX_LENGTH, METHODS[name], output_limit=rule)
+    found = dict(pair for pairs in limited.decode_texts(weights, asked) for pair in pairs)
+    assert len(found) == len(asked)
+    lengths = {index: rule.of(len(source.split())) for index, source in enumerate(sources)}
+    assert set(lengths.values()) == {3, 5, 7, 9}
+    for limit in (3, 5, 7, 9):
+        alone = make(limit, METHODS[name])
+        for pairs in alone.decode_texts(weights, examples):
+            for index, output in pairs:
+                if lengths[index] == limit:
+                    assert found[index] == output, (index, limit)
+    at_limit = [index for index, one in found.items() if one.finish == "length"]
+    assert (name == "forced_eos") == (not at_limit)
+    assert all(len(found[index].tokens) == lengths[index] for index in at_limit)
+
+
+def test_no_limit_is_below_the_least_or_above_the_longest(weights, family, examples) -> None:
+    asked = [dataclasses.replace(one, source="3 " * 50) for one in examples[:4]]
+    rule = OutputLimit(least=3, times=2, plus=1)
+    partitioner = PjitPartitioner(devices=jax.devices()[:1])
+    with_rule = Decoder(make_model(family), partitioner, 4, 128, MAX_LENGTH, output_limit=rule)
+    plain = Decoder(make_model(family), partitioner, 4, 128, MAX_LENGTH)
+    long = [list(d.decode_texts(weights, asked)) for d in (with_rule, plain)]
+    assert long[0] == long[1]
+    without_source = list(with_rule.decode_texts(weights, examples[:4]))
+    assert without_source == list(plain.decode_texts(weights, examples[:4]))
+
+
+@pytest.mark.parametrize("numbers", [(64, 2), (0, 2, 32), (64, -1, 32), (64, 2, float("nan"))])
+def test_an_output_limit_that_is_none_is_one_line(numbers) -> None:
+    with pytest.raises(ConfigError, match="output_limit"):
+        make_limit(numbers)
