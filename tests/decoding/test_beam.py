@@ -139,8 +139,9 @@ def test_a_prompt_does_not_depend_on_its_batch(style) -> None:
     together: Beams = search(tables, method)
     for number in range(len(tables)):
         alone: Beams = search(tables[number : number + 1], method)
-        for name, left, right in zip(Beams._fields, alone, together, strict=True):
-            assert (left[0] == right[number]).all(), name
+        for name, left in alone._asdict().items():
+            if left is not None:  # limits, which no prompt has here
+                assert (left[0] == getattr(together, name)[number]).all(), name
 
 
 def test_early_stopping_takes_the_first_finished_rows() -> None:
