@@ -70,8 +70,17 @@ def writing_arms(
     limit = None if output_limit is None else make_limit(output_limit)
 
     def arm(name: str, label: str, data: str, own_budgets: Sequence[str] = most, **more) -> Arm:
-        of_arm = {"label": label, "data": data, "output_limit": limit}
-        return Arm(name, "MTL", base, PROMPT, own_budgets, **of_arm, **more)
+        return Arm(
+            name,
+            "MTL",
+            base,
+            PROMPT,
+            own_budgets,
+            label=label,
+            data=data,
+            output_limit=limit,
+            **more,
+        )
 
     arms = [
         arm("base", "not tuned", mixed, (ZERO_SHOT,), baseline=True),
