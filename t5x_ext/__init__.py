@@ -1,4 +1,4 @@
-"""Partitioned training, decoding and data-efficiency studies for T5 models, driven by gin.
+"""Partitioned training, decoding and studies of language models, driven by gin.
 
 from t5x_ext import Model       # weights of any layout; see t5x_ext.text_model
 """

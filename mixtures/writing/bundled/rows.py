@@ -1,6 +1,6 @@
 """The rows of the writing suite by task and split.
 
-python -m mixtures.writing.bundled.rows --out DIR        writes them as <task>.<split>.jsonl
+python -m mixtures.writing --out=DIR        writes them as <task>.<split>.jsonl
 """
 
 from __future__ import annotations
