@@ -6,6 +6,7 @@ Only `inspect` has another module: see `module_of`.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -57,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: the command's, or 2 on wrong usage.
     """
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if argv is None and not sys.flags.safe_path:
+        # Gin files import users' modules from the working directory, as `python -m` finds them;
+        # last, so that no file there stands in for a package.
+        sys.path.append(os.getcwd())
     if name in COMMANDS:
         check_early(module_of(name), rest)
         return importlib.import_module(module_of(name)).main(rest)

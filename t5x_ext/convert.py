@@ -282,7 +282,7 @@ def _read_config(gin_file: str) -> ModelConfig:
 
     from t5x_ext import gin_utils
 
-    gin_utils.parse([gin_file])
+    gin_utils.parse([gin_file], not_needed=gin_utils.NO_VOCABULARY)
     bound = [family for family in FAMILIES.values() if _is_bound(family)]
     if len(bound) != 1:
         names = ", ".join(family.__name__ for family in FAMILIES.values())

@@ -24,6 +24,8 @@ from t5x_ext.gin_strict import binding, checks
 from t5x_ext.gin_strict.source import GinFile, Macro, read_bindings, read_file, symbols
 
 CONFIG_FILE = "config.gin"
+# `not_needed` of commands that want a model's sizes, for which no vocabulary is read.
+NO_VOCABULARY = {"VOCABULARY_PATH": ("VOCABULARY_PATH = ''", "VOCABULARY = None")}
 
 _PACKAGES = Path(__file__).resolve().parents[1]
 _SHIPPED = _PACKAGES / "gin_configs"

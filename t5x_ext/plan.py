@@ -38,8 +38,6 @@ from t5x_ext.training.trainer import Trainer
 
 _PROPOSALS = 3
 _MAX_COMPILES = 8
-# Sizes are the model's config: no vocabulary is read, so none has to be named.
-_NOT_NEEDED = {"VOCABULARY_PATH": ("VOCABULARY_PATH = ''", "VOCABULARY = None")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +186,9 @@ def _setup(flags: gin_utils.GinFlags, decoding: Decoding = Decoding()) -> Setup 
     """Reads the gin files of a run or of a study."""
     # Only some of the arguments matter here, so that none has to be given.
     arguments = tuple(inspect.signature(train).parameters)
-    gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments, _NOT_NEEDED)
+    gin_utils.parse(
+        flags.files, flags.bindings, flags.search_paths, train, arguments, gin_utils.NO_VOCABULARY
+    )
     if "t5x_ext.study" in sys.modules:  # a gin file imports it
         bound = _bound_to(sys.modules["t5x_ext.study"].study)
         if bound:

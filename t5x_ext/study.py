@@ -70,8 +70,9 @@ def study(
       published: whose figures the report shows next to ours: a name of `reports/papers`, or the
         path of a JSON file (macro PUBLISHED).
       shard: 'I/N' runs the I-th of N parts of the cells (flag --shard).
-      wait_minutes: that a shard which has done all else waits for an adapter that another shard
-        tunes and that writes data for its cells (flag --wait_minutes).
+      wait_minutes: that a shard waits for another one (flag --wait_minutes): in a bucket for the
+        initial models of shard 1, since it last saved a part of one; with all else done, for an
+        adapter that writes data for its cells.
 
     Raises:
       ConfigError: something in the configuration does not fit together.
@@ -307,8 +308,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--wait_minutes",
         type=bounds.int_flag(0),
         metavar="MINUTES",
-        help="how long a shard that has done all else waits for an adapter of another shard that "
-        "writes its data, before it ends with status 75 (default: 60)",
+        help="how long a shard waits for another one before it ends with status 75: for initial "
+        "models in a bucket while shard 1 saves nothing new, and, with all else done, for an "
+        "adapter that writes its data (default: 60)",
     )
 
 

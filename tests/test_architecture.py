@@ -26,6 +26,7 @@ LEAVES = {
     "bounds",
     "grids",
     "json_fields",
+    "progress",
 }
 # In the order in which data flows; `evaluation` and `runs` put stages together for the commands
 # and for studies.

@@ -160,6 +160,7 @@ def keep(ours: Path) -> str:
         (keep, ["--from", "hf"], "is of kind t5x_ext, not hf"),
         (keep, ["--scan_layers"], "--scan_layers: only T5X's layout has scanned layers"),
         (keep, ["--gin_file", "models/t5_1_1_small.gin"], "tensors do not match the model"),
+        (keep, ["--gin_file", "models/llama_2_7b.gin"], "tensors do not match the model"),
     ],
 )
 def test_failures_are_one_line_and_leave_nothing(tmp_path, capsys, damage, flags, message):

@@ -4,6 +4,9 @@
 # Directory on every worker, under the home directory: venv/, setup/ and jobs/.
 readonly remote_dir=t5x_ext
 
+# Status of a command on a worker whose job has not ended (EX_TEMPFAIL).
+readonly still_running=75
+
 # Values of flags, set by parse_flags. Scripts may take more than these.
 names=()   # --name, may be repeated
 zone=      # --zone
@@ -116,7 +119,7 @@ on_workers() {
 #
 # The job is a separate session, so it survives the end of the connection. jobs/JOB holds its log,
 # its process number and, once it has ended, its exit status. A job that ran before is kept under
-# another name; one that still runs is an error.
+# another name; one that still runs is an error of status $still_running.
 start_job() {
     local job=jobs/$1 command
     shift
@@ -129,7 +132,7 @@ mkdir -p jobs
 if [ -e $job ]; then
   if [ ! -e $job/status ] && kill -0 "\$(cat $job/pid)" 2>/dev/null; then
     echo "error: $job is still running on \$(hostname)" >&2
-    exit 1
+    exit $still_running
   fi
   mv $job "$job.\$(date +%Y%m%dT%H%M%S)"
 fi

@@ -8,7 +8,8 @@
 # workers, 1/8 to 8/8. A worker computes on its own chips alone. It keeps its results on its own
 # disk, from where fetch.sh brings them together, unless MODEL_DIR lies in a bucket (gs://...) or in
 # a file system that all of them mount.
-# Give the same command again to go on with a study that was stopped.
+# Give the same command again to go on with a study that was stopped, or with the shards of a machine
+# that was lost: workers that still run are left alone and named, and the status is then 1.
 #
 #   --name=NAME         the slice; repeat it for several, all of one type
 #   --zone=ZONE
@@ -39,10 +40,19 @@ if ((workers == 1)); then
 fi
 shards=$((${#names[@]} * workers))
 shard=0
+running=()
 for name in "${names[@]}"; do
     for ((worker = 0; worker < workers; worker++)); do
         shard=$((shard + 1))
         command=(${alone[@]+"${alone[@]}"} python -m t5x_ext.study "${rest[@]}")
-        on_workers "$name" "$worker" "$(start_job "$job" "${command[@]}" "--shard=$shard/$shards")"
+        status=0
+        on_workers "$name" "$worker" "$(start_job "$job" "${command[@]}" "--shard=$shard/$shards")" ||
+            status=$?
+        case $status in
+            0) ;;
+            "$still_running") running+=("$shard/$shards") ;;
+            *) exit "$status" ;;
+        esac
     done
 done
+((${#running[@]} == 0)) || die "left alone, as they still run: shards ${running[*]}"

@@ -40,7 +40,7 @@ _TRAINING = {
     "simplification": (("turkcorpus", "wikilarge"), ("turkcorpus",), ("wikilarge",)),
     "neutralization": (("wnc",), ("wnc_sample",)),
     "paraphrasing": (("stsb",),),
-    GENERIC: (("alpaca",), ("alpaca_seed", "superni")),
+    GENERIC: (("alpaca",), ("alpaca_seed", "superni"), ("superni",)),
 }
 _FIRST_SHARE = 5
 SUPERNI = "superni"

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 
 from t5x_ext import multihost
@@ -15,6 +16,7 @@ from t5x_ext.decoding.outputs import Output
 from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
 from t5x_ext.metrics.predictions import Answer, Prediction, PredictionLog
 from t5x_ext.models.parameters import Params
+from t5x_ext.progress import MinuteNotes
 
 
 def to_rows(examples: Sequence[Example]) -> list[Prediction]:
@@ -57,7 +59,7 @@ def predict(
       path: predictions file to write; a killed run leaves `<path>.partial` and resumes from it.
         None writes nothing.
       signature: identifies weights, data and settings; leftovers with another one are dropped.
-      show_progress: show rows done and rows a second.
+      show_progress: show a bar on a terminal; elsewhere a line every minute says how far it is.
       log_period: batches between writes to the partial file; a killed run decodes these again.
 
     Returns:
@@ -118,7 +120,8 @@ def _in_sets(
     batches: Iterator[list[tuple[int, Output]]], sets: Sequence[Sequence[Example]]
 ) -> list[list[Prediction]]:
     """Puts outputs, by their place in all sets one after the other, into the rows of their sets."""
-    outputs = dict(itertools.chain.from_iterable(batches))
+    noted = _noted(batches, sum(map(len, sets)))
+    outputs = dict(itertools.chain.from_iterable(noted))
     place = itertools.count()
     return [
         [row.with_answer(to_answer(outputs[next(place)])) for row in to_rows(examples)]
@@ -133,14 +136,28 @@ def _progress(
     left: Sequence[int],
     show: bool,
 ) -> Iterator[list[tuple[int, Output]]]:
-    """(place in `left`, output) pairs batch by batch, with a progress bar on a terminal."""
+    """(place in `left`, output) pairs batch by batch; on a terminal, a bar if it is wanted."""
+    # Numbered by their places in the whole, so that a resumed run draws the same samples.
+    batches = decoder.decode_texts(params, [examples[i] for i in left], left)
+    if not (show and multihost.is_primary() and sys.stderr.isatty()):
+        yield from _noted(batches, len(left))
+        return
     from tqdm import tqdm
 
-    shown = show and multihost.is_primary()
-    bar = tqdm(total=len(left), unit="row", desc="decoding", disable=None if shown else True)
-    with bar:
-        # Numbered by their places in the whole, so that a resumed run draws the same samples.
-        for pairs in decoder.decode_texts(params, [examples[i] for i in left], left):
+    with tqdm(total=len(left), unit="row", desc="decoding") as bar:
+        for pairs in batches:
             yield pairs
             bar.set_postfix(compiled=len(decoder.programs.shapes), refresh=False)
             bar.update(len(pairs))
+
+
+def _noted(
+    batches: Iterator[list[tuple[int, Output]]], total: int
+) -> Iterator[list[tuple[int, Output]]]:
+    """The same batches, and a line every minute."""
+    progress = MinuteNotes("decoding", total, "rows", silent=not multihost.is_primary())
+    done = 0
+    for pairs in batches:
+        yield pairs
+        done += len(pairs)
+        progress.count(done)

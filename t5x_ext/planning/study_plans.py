@@ -157,6 +157,10 @@ def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
     return [Kind(tuple(kinds[key])) for key in sorted(kinds)]
 
 
+# Where to tune the models of a kind: in groups, or in a process each, on a slot's devices or on all.
+PLACES = ("in_groups", "alone_on_a_slot", "alone_on_the_machine")
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
     """What came out for a study on a machine.
@@ -234,6 +238,28 @@ class StudyPlan:
         devices = self.together.machine.count if devices is None else devices
         return None if hours is None else hours * devices * self.together.price_per_chip_hour
 
+    def costs(self, kind: Kind) -> dict[str, float | None]:
+        """Dollars for one kind by place (see `PLACES`); None is not known."""
+        of_slot = self.together.machine.count // self.slots
+        groups, slot, machine = PLACES
+        return {
+            groups: self.dollars(self.hours(kind)),
+            slot: self.dollars(self.alone_hours(kind, self.slot), of_slot),
+            machine: self.dollars(self.alone_hours(kind, self.whole)),
+        }
+
+    def cheapest(self, kind: Kind) -> str | None:
+        """The place where one kind costs least; None where no cost is known."""
+        known = {place: cost for place, cost in self.costs(kind).items() if cost is not None}
+        return min(known, key=known.__getitem__) if known else None
+
+    @property
+    def least_dollars(self) -> float | None:
+        """For all kinds, each where it costs least; None where one's is not known."""
+        places = [(kind, self.cheapest(kind)) for kind in self.kinds]
+        costs = [place and self.costs(kind)[place] for kind, place in places]
+        return None if None in costs else sum(costs)
+
     def as_record(self) -> dict[str, Any]:
         """What `--json` prints of it: models by kind, each with hours and dollars."""
         size = self.study.size
@@ -247,6 +273,8 @@ class StudyPlan:
                 "hours": self.hours(kind),
                 "hours_alone_on_a_slot": self.alone_hours(kind, self.slot),
                 "hours_alone_on_the_machine": self.alone_hours(kind, self.whole),
+                "dollars": self.costs(kind),
+                "cheapest": self.cheapest(kind),
             }
             for kind in self.kinds
         ]
@@ -270,6 +298,7 @@ class StudyPlan:
             "slots": self.slots,
             "hours": hours,
             "dollars": self.dollars(hours),
+            "dollars_where_cheapest": self.least_dollars,
             "kinds": kinds,
             "texts": texts,
             "left_out": self.study.left_out,

@@ -9,7 +9,7 @@ from typing import Any
 from t5x_ext.planning import tables
 from t5x_ext.planning.devices import PRICE_SOURCE
 from t5x_ext.planning.proposals import Proposal
-from t5x_ext.planning.study_plans import Kind, StudyPlan
+from t5x_ext.planning.study_plans import PLACES, Kind, StudyPlan
 
 _NOTES = (
     "A row holds models of one start whose numbers of steps are within a factor of two. A group "
@@ -84,16 +84,18 @@ def _kinds(study: StudyPlan) -> str:
             "",
         ),
     ]
-    values = [_values(study, kind, slot) for kind in study.kinds]
+    values = [_values(study, kind) for kind in study.kinds]
     totals = [_sum(column) for column in zip(*(row[2:] for row in values), strict=True)]
-    cheapest = [min((cost for cost in row[5:] if cost is not None), default=None) for row in values]
-    places = ("in groups", f"on {slot} devices", f"on all {count}")
+    places = dict(zip(PLACES, ("in groups", f"on {slot} devices", f"on all {count}"), strict=True))
     lines = [
-        *((*row, _place(row[5:], places)) for row in values),
+        *(
+            (*row, places.get(study.cheapest(kind) or ""))
+            for row, kind in zip(values, study.kinds, strict=True)
+        ),
         ("whole study", "", *totals, ""),
     ]
     step, decoding = study.together.step_secs, study.together.decoding_secs
-    times = [("each row where it costs least", f"{_text(_sum(cheapest))} dollars")]
+    times = [("each row where it costs least", f"{_text(study.least_dollars)} dollars")]
     times.append(("a step", tables.ms(step)))
     if decoding is not None:
         rows = study.together.setup.decoding.rows
@@ -123,26 +125,17 @@ def _texts(study: StudyPlan) -> str:
     return f"{table}\n\nAssumed: texts reach their maximum length, and half of the tasks are kept."
 
 
-def _values(study: StudyPlan, kind: Kind, slot: int) -> tuple[str | int | float | None, ...]:
+def _values(study: StudyPlan, kind: Kind) -> tuple[str | int | float | None, ...]:
     first = kind.models[0]
     fewest, most = kind.steps_range
-    hours = study.hours(kind)
     return (
         f"{first.start} (initial model)" if first.is_initial else first.start,
         f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
         len(kind.models),
         len(kind.groups),
-        hours,
-        study.dollars(hours),
-        study.dollars(study.alone_hours(kind, study.slot), slot),
-        study.dollars(study.alone_hours(kind, study.whole)),
+        study.hours(kind),
+        *study.costs(kind).values(),
     )
-
-
-def _place(costs: Sequence[Any], places: Sequence[str]) -> str | None:
-    """The place of the least of the costs that are known."""
-    known = [(cost, place) for cost, place in zip(costs, places, strict=True) if cost is not None]
-    return min(known)[1] if known else None
 
 
 def _start(study: StudyPlan) -> str:

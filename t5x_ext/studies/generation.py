@@ -24,7 +24,7 @@ from t5x_ext.checkpoints.meta import NOT_QUANTIZED
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError, TryAgain
+from t5x_ext.errors import ConfigError
 from t5x_ext.generation import refill, rounds
 from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.journal import read_records
@@ -37,6 +37,7 @@ from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.tuning import Tuner, copy_to
+from t5x_ext.studies.waiting import Patience
 from t5x_ext.terminal import note, show
 from t5x_ext.text_model import Model
 from t5x_ext.training.state import abstract_params
@@ -106,20 +107,15 @@ class Generation:
         return None
 
     def _wait_for_writer(self, name: str) -> None:
-        began, told = time.monotonic(), -1
+        patience = Patience(
+            self.wait_minutes,
+            "all else of this shard is done: give the same command again once that shard ran",
+        )
         while (data := self._missing_writer(name)) is not None:
             shard = self.elsewhere.get(self.keys.writer(data.name), "another")
-            what = f"generated data {name}: its writer, {data.writer}, is tuned by shard {shard}"
-            minutes = (time.monotonic() - began) / 60
-            if minutes >= self.wait_minutes:
-                raise TryAgain(
-                    f"{what}, and not there after {minutes:.0f} minutes (--wait_minutes); all "
-                    "else of this shard is done: give the same command again once that shard ran"
-                )
-            if int(minutes) > told:
-                told = int(minutes)
-                note(f"waiting for {what}; {told} of {self.wait_minutes:g} minutes")
-            time.sleep(_WAIT_SECS)
+            patience.wait(
+                f"generated data {name}: its writer, {data.writer}, is tuned by shard {shard}"
+            )
 
     def _is_made(self, name: str) -> bool:
         directory = store.generated_dir(self.study_dir, self.keys.rows(name))

@@ -12,6 +12,7 @@ from etils import epath
 
 from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
+from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from t5x_ext.errors import ConfigError, TryAgain
@@ -23,6 +24,7 @@ from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
+from t5x_ext.studies.waiting import Patience
 from t5x_ext.terminal import note, show
 from t5x_ext.training.trainer import Program
 
@@ -41,6 +43,7 @@ class InitialModels:
       data: the study's examples.
       study_dir: where those that are made are kept.
       waits: leave it to another process to make them.
+      wait_minutes: for that process, at most, since it last saved something.
     """
 
     by_name: Mapping[str, InitialModel]
@@ -49,6 +52,7 @@ class InitialModels:
     data: TaskData
     study_dir: epath.Path
     waits: bool = False
+    wait_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         self._resident: tuple[tuple[str, int, bool], Params] | None = None
@@ -57,31 +61,45 @@ class InitialModels:
         """Tunes an initial model unless it is given, random, or made before.
 
         Where another process is making it, this one waits.
+
+        Raises:
+          TryAgain: the process that should make it shows no sign of doing so.
         """
         initial = self.by_name[name]
         if initial.base:
             self.make(initial.base)
         if not initial.is_tuned:
             return
-        key = self.keys[name]
-        directory = store.initial_dir(self.study_dir, key)
+        directory = store.initial_dir(self.study_dir, self.keys[name])
+        if self.waits:
+            self._await(name, directory)
         waiting = False
-        while not store.is_made(self.study_dir, key):
+        while not self._is_made(name):
             try:
-                if self.waits:
-                    raise DirectoryInUse("the first shard makes it")
                 lock = DirectoryLock(directory)
-            except DirectoryInUse as error:
+            except DirectoryInUse as error:  # the lock of a process that ends is free
                 if not waiting:
                     note(f"waiting for initial model {name}: {error}")
                 waiting = True
                 time.sleep(_WAIT_SECS)
                 continue
             try:
-                if not store.is_made(self.study_dir, key):
+                if not self._is_made(name):
                     self._tune(initial, directory)
             finally:
                 lock.release()
+
+    def _is_made(self, name: str) -> bool:
+        return store.is_made(self.study_dir, self.keys[name])
+
+    def _await(self, name: str, directory: epath.Path) -> None:
+        """Waits until shard 1 has made an initial model."""
+        patience = Patience(self.wait_minutes, "start shard 1, then give the same command again")
+        while not self._is_made(name):
+            # A run saves every so many steps; which steps these are is the sign of it.
+            patience.wait(
+                f"initial model {name}, which shard 1 makes", saved_steps(directory / "train")
+            )
 
     def start_of(self, cell: Cell) -> tuple[str, int]:
         """What `params` takes for the parameters that a cell starts from."""

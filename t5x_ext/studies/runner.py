@@ -77,7 +77,7 @@ class Runner:
       experts: models that may be tuned together in one program.
       waits: leave it to another process to make the initial models.
       elsewhere: shards that tune the adapters of other cells, "2/3", by the adapter's key.
-      wait_minutes: for an adapter that writes for this shard's cells, at most.
+      wait_minutes: for another shard's initial model, or its adapter that writes for these cells.
     """
 
     model: BaseTransformerModel
@@ -104,7 +104,13 @@ class Runner:
             self.recipe.task_feature_lengths,
         )
         self._initials = InitialModels(
-            self.initials, self.initial_keys, own, self.data, self.study_dir, self.waits
+            self.initials,
+            self.initial_keys,
+            own,
+            self.data,
+            self.study_dir,
+            self.waits,
+            self.wait_minutes,
         )
         self._generation: Generation | None = None
         if self.generated is not None:

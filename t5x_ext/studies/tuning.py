@@ -23,6 +23,7 @@ from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -197,10 +198,12 @@ class Tuner:
         else:
             state = program.state_from_params(copy_to(initial, "device"))
         ends: dict[int, jax.Array] = {}
+        progress = MinuteNotes(f"tuning {job.cell}", job.num_steps, "steps")
 
         def keep_loss(event: Any) -> None:
             if event.step in (1, job.num_steps):
                 ends[event.step] = event.metrics["loss"]
+            progress.count(event.step, event.metrics["loss"])
 
         key = jax.random.key(job.cell.seed)
         assert job.batches is not None  # `tune` trains nothing without
@@ -221,14 +224,17 @@ class Tuner:
         else:
             state = experts.start(copy_to(initial, "device"))
         batches = [job.batches for job in group if job.batches is not None]  # zero-shot: alone
+        num_steps = [job.num_steps for job in group]
+        what = f"tuning {group[0].cell} and {len(group) - 1} more"
         with contextlib.ExitStack() as closing:
             return train_experts(
                 experts,
                 state,
                 [closing.enter_context(contextlib.closing(each)) for each in batches],
-                [job.num_steps for job in group],
+                num_steps,
                 [jax.random.key(job.cell.seed) for job in group],
                 frozen,
+                MinuteNotes(what, max(num_steps), "steps"),
             )
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:

@@ -18,6 +18,7 @@ import numpy as np
 
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import EXPERT_AXIS
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.training import state as states
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.step import Metrics
@@ -94,6 +95,7 @@ def train_experts(
     num_steps: Sequence[int],
     keys: Sequence[jax.Array],
     frozen: Params | None = None,
+    progress: MinuteNotes | None = None,
 ) -> tuple[Params, list[list[float]]]:
     """Trains from the same parameters on other data each; equals `train_loop` on each alone.
 
@@ -105,6 +107,7 @@ def train_experts(
       num_steps: steps of each expert, 1 or more.
       keys: dropout key of each expert.
       frozen: the parameters under all their adapters; None without.
+      progress: counts the steps.
 
     Returns:
       Parameters with a leading axis E, and [first loss, last loss] of each given expert.
@@ -129,6 +132,8 @@ def train_experts(
         state, metrics = experts.train_step(state, placed, all_keys, step <= ends, frozen)
         if step == 1 or step in num_steps:
             losses[step] = metrics["loss"]
+        if progress is not None:
+            progress.count(step, metrics["loss"])
     read = {step: np.asarray(values) for step, values in losses.items()}
     return state.params, [
         [float(read[1][index]), float(read[end][index])] for index, end in enumerate(num_steps)

@@ -15,12 +15,12 @@ from typing import TextIO
 
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
+from t5x_ext.progress import QUIET_SECS, duration
 from t5x_ext.terminal import note
 from t5x_ext.training.events import EventFile
 from t5x_ext.training.wandb_runs import WandbRun
 
 METRICS_FILE = "metrics.jsonl"
-_QUIET_SECS = 60
 
 
 class MetricLog:
@@ -170,7 +170,7 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update(step - self._step)
         self._step = step
-        if self._bar is None and now - self._said > _QUIET_SECS:
+        if self._bar is None and now - self._said > QUIET_SECS:
             self._say(self._eta(now) or ["compiled"], now)
 
     def _secs_per_step(self, now: float) -> float | None:
@@ -180,7 +180,7 @@ class ProgressLine:
 
     def _eta(self, now: float) -> list[str]:
         secs = self._secs_per_step(now)
-        return [f"ETA {_duration((self._total - self._step) * secs)}"] if secs else []
+        return [f"ETA {duration((self._total - self._step) * secs)}"] if secs else []
 
     def _say(self, parts: Sequence[str], now: float) -> None:
         note("  ".join([f"step {self._step}/{self._total}", *parts]), stream=self._stream)
@@ -254,11 +254,3 @@ def _thousands(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
-
-
-def _duration(secs: float) -> str:
-    minutes, seconds = divmod(round(secs), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

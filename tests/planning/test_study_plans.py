@@ -171,6 +171,10 @@ def test_the_table_has_every_kind_and_the_whole(study):
     assert [kind["models"] for kind in record["kinds"]] == [1, 3, 1, 1]
     assert record["hours"] == pytest.approx(sum(map(study.hours, study.kinds)))
     assert record["dollars"] == pytest.approx(4 * record["hours"])
+    least = [min(filter(None, kind["dollars"].values())) for kind in record["kinds"]]
+    assert [kind["dollars"][kind["cheapest"]] for kind in record["kinds"]] == least
+    assert record["dollars_where_cheapest"] == pytest.approx(sum(least))
+    assert f"{sum(least):,.2f} dollars" in text
 
 
 @pytest.mark.long

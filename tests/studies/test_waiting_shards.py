@@ -12,14 +12,16 @@ from etils import epath
 from t5x_ext.errors import TryAgain
 from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.studies import (
-    generation,
     self_specialization_arms,
     self_specialization_data,
     store,
+    waiting,
 )
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
 from t5x_ext.studies.generation import Generation
+from t5x_ext.studies.initial_models import InitialModels
+from t5x_ext.studies.recipes import InitialModel
 
 WRITER = "ss_r1_docs5 10 0"  # key of the adapter that writes round 2
 ROUND_2 = {"ss_r2", "ss_r2_same", "ss_r2_greedy"}
@@ -75,7 +77,7 @@ def test_it_does_all_else_first_and_then_says_what_to_run_again(shard: Any) -> N
 
 def test_it_goes_on_when_the_adapter_comes(shard: Any, monkeypatch, capsys) -> None:
     settings, cells = shard
-    monkeypatch.setattr(generation, "_WAIT_SECS", 0.01)
+    monkeypatch.setattr(waiting, "_WAIT_SECS", 0.01)
     adapter = store.adapter_dir(settings[4], WRITER)
     other = threading.Timer(0.5, lambda: adapter.mkdir(parents=True))
     other.start()
@@ -84,3 +86,36 @@ def test_it_goes_on_when_the_adapter_comes(shard: Any, monkeypatch, capsys) -> N
     assert {cell.arm.name for some in waves[2:] for cell in some} == ROUND_2
     (line,) = capsys.readouterr().err.splitlines()  # one a minute
     assert line.endswith("is tuned by shard 2/3; 0 of 1 minutes")
+
+
+def test_a_wait_ends_that_many_minutes_after_the_last_sign(monkeypatch, capsys) -> None:
+    clock = [0.0]
+
+    def sleep(secs: float) -> None:
+        clock[0] += 60.0
+
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(waiting.time, "sleep", sleep)
+    patience = waiting.Patience(3, "start it")
+    signs = iter([[], [], [500], [500], [500], [500]])
+    with pytest.raises(
+        TryAgain, match=r"^initial x, and not there after 3 minutes \(.*\); start it$"
+    ):
+        while True:
+            patience.wait("initial x", next(signs))
+    assert clock[0] == 5 * 60.0  # a sign came after two minutes
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("; ")[2] for line in lines] == [
+        f"{minute} of 3 minutes" for minute in (0, 1, 0, 1, 2)
+    ]
+
+
+def test_a_shard_in_a_bucket_does_not_wait_for_ever_for_initial_models(tmp_path) -> None:
+    initial = InitialModel("base", scope="pretune")
+    models = InitialModels(
+        {"base": initial}, {"base": "key"}, None, None, epath.Path(tmp_path), waits=True
+    )
+    with pytest.raises(
+        TryAgain, match=r"^initial model base, which shard 1 makes, .*start shard 1"
+    ):
+        models.make("base")

@@ -40,7 +40,9 @@ if "command" in flags:
         home = here / "homes" / f"{arguments[4]}-{worker}"
         (home / "t5x_ext").mkdir(parents=True, exist_ok=True)
         env = os.environ | {"HOME": str(home)}
-        subprocess.run(["sh", "-c", flags["command"]], cwd=home, env=env, check=True)
+        ended = subprocess.run(["sh", "-c", flags["command"]], cwd=home, env=env)
+        if ended.returncode:
+            sys.exit(ended.returncode)
 """
 
 
@@ -283,6 +285,26 @@ def test_study_gives_every_worker_of_every_slice_a_shard_of_its_own(cloud) -> No
         f"1,1,1 2,2,1 -m t5x_ext.study {' '.join(given)} --shard={shard}/4\n"
         for shard in (1, 2, 3, 4)
     ]
+
+
+def test_study_given_again_starts_what_does_not_run_and_names_the_rest(cloud) -> None:
+    release = cloud.root / "release"
+    for worker in (0, 1, 2):
+        python = cloud.home("a", worker) / "venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\nwhile [ ! -e {release} ]; do sleep 0.05; done\n")
+        python.chmod(0o755)
+    given = [*AT, "--name=a", "--workers=3", "--job=s", "--", "--gin_file=x"]
+    cloud.ok("study", *given)
+    lost = cloud.home("a", 1) / "jobs" / "s"
+    (lost / "status").write_text("1\n")
+    again = cloud.run("study", *given)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1] == ("error: left alone, as they still run: shards 1/3 3/3")
+    assert len(list(lost.parent.glob("s.*/log"))) == 1  # the new job stands in the old one's place
+    release.touch()
+    for worker in (0, 1, 2):
+        assert wait_for(cloud.home("a", worker) / "jobs" / "s" / "status") == "0\n"
 
 
 def test_study_on_machines_of_one_worker_leaves_the_chips_alone(cloud) -> None:

@@ -91,6 +91,13 @@ def test_a_mixture_has_the_numbers_of_rows_that_it_says(real: None) -> None:
     assert len(ids) == 750
 
 
+def test_generic_rows_need_no_file_of_alpaca(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WRITING_DIR", str(tmp_path))
+    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+    parts = read_parts("writing.mixed.generic_30", "train")
+    assert Counter(row.task for row in parts["generic"]) == {"superni": 30}
+
+
 def test_smaller_mixtures_are_parts_of_larger_ones() -> None:
     def ids(count: int) -> set[str]:
         parts = read_parts(f"writing.train.{count}", "train")

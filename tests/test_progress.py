@@ -1,0 +1,58 @@
+"""Lines about work that takes minutes."""
+
+from __future__ import annotations
+
+from t5x_ext import progress
+
+
+def test_a_line_every_minute_says_how_far_the_work_is(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    notes = progress.MinuteNotes("tuning a", 1000, "steps")
+    for done in range(1, 8):
+        clock[0] += 25.0
+        notes.count(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "tuning a: 3/1,000 steps  ETA 6h55m",
+        "tuning a: 6/1,000 steps  ETA 6h54m",
+    ]
+
+
+class Result:
+    """An array that a device computes."""
+
+    ready = False
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+
+def test_what_a_device_has_yet_to_compute_does_not_count(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    notes = progress.MinuteNotes("tuning a", 10, "steps")
+    results = [Result() for _ in range(4)]
+    for done, result in enumerate(results, start=1):
+        clock[0] += 60.0
+        notes.count(done, result)
+        if done == 2:
+            results[0].ready = True
+    assert capsys.readouterr().err.splitlines() == [
+        "tuning a: 0/10 steps",
+        "tuning a: 0/10 steps",
+        "tuning a: 1/10 steps  ETA 27m00s",
+        "tuning a: 1/10 steps  ETA 36m00s",
+    ]
+
+
+def test_nothing_is_said_where_another_process_speaks(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    notes = progress.MinuteNotes("decoding", 10, "rows", silent=True)
+    clock[0] = 100.0
+    notes.count(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_durations_are_short() -> None:
+    assert [progress.duration(secs) for secs in (9.4, 250, 7500)] == ["9s", "4m10s", "2h05m"]
