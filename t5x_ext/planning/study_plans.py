@@ -157,7 +157,7 @@ def make_kinds(models: Sequence[ModelSize], experts: int) -> list[Kind]:
     return [Kind(tuple(kinds[key])) for key in sorted(kinds)]
 
 
-# Where to tune the models of a kind: in groups, or in a process each, on a slot's devices or on all.
+# Where to tune models of a kind: in groups, or in a process each, on a slot's devices or on all.
 PLACES = ("in_groups", "alone_on_a_slot", "alone_on_the_machine")
 
 
