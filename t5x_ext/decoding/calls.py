@@ -262,7 +262,8 @@ class Calls(abc.ABC):
         """Scores of every next token, teacher-forced; the ids are the whole input.
 
         Args:
-          rows: token ids; nothing is added to them.
+          rows: token ids; nothing is added to them, and each sees those before it, in a prefix
+            language model too.
           batch_size: rows at a time; a result does not depend on it.
           adapter: see `Calls`.
 
