@@ -74,7 +74,8 @@ class Scorer:
         batch_size = self.partitioner.round_up_batch(self.batch_size)
         longest = max((len(e.targets[0]) for e in examples if e.targets), default=1)
         lengths = {"inputs": self.max_input_length, "targets": -(-longest // 32) * 32}
-        for indices, batch in eval_batches(self.model.features, examples, batch_size, lengths):
+        features = self.model.features.of_targets
+        for indices, batch in eval_batches(features, examples, batch_size, lengths):
             places = indices[indices >= 0]
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
             of_rows = take_filled(adapters, places, batch_size)
