@@ -20,6 +20,7 @@ from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
+from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import over_tasks
 from t5x_ext.metrics.scoring import Measured, measure
@@ -210,6 +211,8 @@ def restore_each(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
+    if model.features.joined:
+        check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
     model.check_context(dataset_cfg.task_feature_lengths)
     decoder = make_decoder(model, partitioner, dataset_cfg)

@@ -16,6 +16,7 @@ from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
+from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.decoding.requests import (
     OutputLimit,
     Request,
@@ -178,6 +179,7 @@ class Decoder:
 
     def _ask(self, example: Example, number: int) -> Request:
         """The request to answer an example's prompt."""
+        check_examples([example])
         limit = None
         if self.output_limit is not None and example.source is not None:
             source = self.model.output_vocabulary.encode(example.source)

@@ -10,6 +10,7 @@ from test_decoder import LLAMA, Vocabulary
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import DecoderOnlyModel
 from t5x_ext.models.network import Transformer
 from t5x_ext.partitioning import PjitPartitioner
@@ -50,3 +51,12 @@ def test_a_score_leaves_the_prompt_out_though_the_loss_counts_it() -> None:
         assert ours.score["log_likelihood"] == pytest.approx(
             theirs.score["log_likelihood"], abs=1e-5
         )
+
+
+def test_a_row_with_an_empty_prompt_is_named() -> None:
+    device = PjitPartitioner(devices=jax.devices()[:1])
+    rows = [*EXAMPLES, example(17, [], [4, 1])]
+    with pytest.raises(ConfigError, match="^task: the prompt of row 17 has no token, .*allowed: 1"):
+        Scorer(MODEL, device, 2, 24).log_likelihoods({}, rows)
+    with pytest.raises(ConfigError, match="^task: the prompt of row 17 has no token"):
+        list(Decoder(MODEL, device, 2, 24, 6).decode_texts({}, rows))
