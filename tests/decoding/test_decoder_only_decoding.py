@@ -116,6 +116,17 @@ def test_a_text_without_a_token_is_one_line_that_numbers_it() -> None:
         assert "\n" not in str(raised.value)
 
 
+def test_a_score_is_held_to_the_context() -> None:
+    config = CONFIGS["llama"].replace(vocab_size=bundled_vocabulary().vocab_size, max_length=8)
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    model = Model(config, {}, bundled_vocabulary(), one)
+    with pytest.raises(
+        ConfigError,
+        match=r"^Model: a prompt of \d+ tokens and \d+ of its answer; allowed: 8 in all",
+    ):
+        model.score(["Is it a cat?"], ["It is a red box, and no cat."])
+
+
 def test_calls_with_text_need_a_vocabulary_and_token_logits_a_decoder_alone() -> None:
     with pytest.raises(ConfigError, match="has no vocabulary"):
         make("llama").generate(["x"])
