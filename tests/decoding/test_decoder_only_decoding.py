@@ -8,7 +8,7 @@ import pytest
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model
-from t5x_ext.decoding import Beam, Sampling
+from t5x_ext.decoding import Beam, Greedy, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
@@ -125,6 +125,14 @@ def test_a_score_is_held_to_the_context() -> None:
         match=r"^Model: a prompt of \d+ tokens and \d+ of its answer; allowed: 8 in all",
     ):
         model.score(["Is it a cat?"], ["It is a red box, and no cat."])
+
+
+def test_a_forced_end_needs_an_id_that_is_one() -> None:
+    for method in (Greedy(forced_eos=True), Beam(num_beams=2, style="hf", forced_eos=True)):
+        with pytest.raises(ConfigError, match=r"forced_eos: True; allowed: False where no id ends"):
+            make("llama").generate_tokens(PROMPTS, 4, method)
+    ends = make("llama").generate_outputs(PROMPTS, 4, Greedy(forced_eos=True), EOS)
+    assert {output.finish for output in ends} == {"eos"}
 
 
 def test_calls_with_text_need_a_vocabulary_and_token_logits_a_decoder_alone() -> None:
