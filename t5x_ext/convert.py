@@ -181,6 +181,7 @@ def _write_peft(source: Source, destination: str) -> None:
         raise ConfigError(
             f"{source.path}: holds a whole model; --to {PEFT} takes a run with LORA_RANK"
         )
+    source.check_causal("PEFT")
     params = trees.nest({name: tensor.whole() for name, tensor in source.tensors.items()})
     base = source.meta[ADAPTER]["base"]
     peft.write(
@@ -193,6 +194,7 @@ def _write_peft(source: Source, destination: str) -> None:
         source.step,
         source.meta.get(PROMPT),
         base["quantization"] or NOT_QUANTIZED,
+        source.bidirectional,
     )
 
 

@@ -20,6 +20,7 @@ from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
+from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import over_tasks
 from t5x_ext.metrics.scoring import Measured, measure
@@ -145,6 +146,10 @@ def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]
     return kept
 
 
+def _is_bidirectional(model: BaseTransformerModel) -> bool:
+    return getattr(model, "inputs_bidirectional_attention", False)
+
+
 def restore_each(
     model: BaseTransformerModel,
     dataset_cfg: DatasetConfig,
@@ -164,7 +169,8 @@ def restore_each(
       num_examples: examples of each task; None takes all.
 
     Raises:
-      ConfigError: no checkpoint is named, it does not fit the model, or the batch not the mesh.
+      ConfigError: no checkpoint is named, it does not fit the model, it was trained with another
+        mask of prompts, or the batch does not fit the mesh.
     """
     if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
@@ -173,12 +179,19 @@ def restore_each(
     if jax.process_count() > 1:
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from t5x_ext.checkpoints import adapters, selection
+    from t5x_ext.checkpoints import adapters, open_source, selection
 
     # A wrong path is refused before the data, whose imports take long.
     paths = [
         adapters.split_path(path, restore_cfg.adapter) for path in selection.select(restore_cfg)
     ]
+    for path, adapter_path in paths:
+        stated = adapters.bidirectional_in(open_source(path), adapter_path)
+        if stated not in (None, _is_bidirectional(model)):
+            raise ConfigError(
+                f"DecoderOnlyModel.inputs_bidirectional_attention: {not stated}; allowed: {stated},"
+                f" with which {adapter_path or path} was trained"
+            )
 
     @functools.lru_cache(maxsize=1)  # the first one is asked for twice
     def open_adapter(path: str | None) -> adapters.Adapter | None:
@@ -198,6 +211,8 @@ def restore_each(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
+    if model.features.joined:
+        check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
     model.check_context(dataset_cfg.task_feature_lengths)
     decoder = make_decoder(model, partitioner, dataset_cfg)
@@ -224,6 +239,7 @@ def restore_each(
                 "dtype": restore_cfg.dtype,
                 "lengths": dict(dataset_cfg.task_feature_lengths or {}),
                 "decoding": repr(decoder.method),
+                "bidirectional": _is_bidirectional(model),
             }
         )
         multihost.check_same({"weights, prompts and settings": signature})

@@ -18,9 +18,10 @@ import jax
 from t5x_ext import adapter_runs, multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, adapters, load, selection
 from t5x_ext.checkpoints.meta import ADAPTER, CONFIG
+from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.configs import CheckpointConfig
 from t5x_ext.data.batching import TrainBatches
-from t5x_ext.models import parameters
+from t5x_ext.models import DecoderOnlyModel, parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.run_hooks import Evaluation, Evaluator, Log, Saver, evaluation_line
 from t5x_ext.terminal import note
@@ -177,5 +178,7 @@ def _described(program: Program, base: adapter_runs.Base | None) -> dict[str, An
     """What a checkpoint says of its model."""
     config = program.model.config
     # What the code of a user builds, no checkpoint can describe.
-    found = {CONFIG: config_to_json(config)} if config.family in FAMILIES else {}
+    found: dict[str, Any] = {CONFIG: config_to_json(config)} if config.family in FAMILIES else {}
+    if isinstance(program.model, DecoderOnlyModel):
+        found[BIDIRECTIONAL] = program.model.inputs_bidirectional_attention
     return found | ({ADAPTER: base.describe()} if base is not None else {})

@@ -20,10 +20,16 @@ import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
-from t5x_ext.checkpoints.adapters import open_adapter, place, split_path, stack
+from t5x_ext.checkpoints.adapters import (
+    bidirectional_in,
+    open_adapter,
+    place,
+    split_path,
+    stack,
+)
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.params import hash_params, load, open_source
-from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.checkpoints.sources import BIDIRECTIONAL, Index, LazyTensor, Source
 from t5x_ext.decoding.calls import Calls
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel, DecoderOnlyModel, EncoderDecoderModel, network
@@ -53,6 +59,8 @@ class Model(Calls):
         a name, is none.
       lora: which layers they are on; None without.
       quantization: of the kernels of layers, 'nf4' or None.
+      inputs_bidirectional_attention: see `DecoderOnlyModel`. What the checkpoint was trained with,
+        if it says so; with adapters what they were, for rows of the base alone too.
     """
 
     config: ModelConfig
@@ -65,6 +73,7 @@ class Model(Calls):
     adapters: Sequence[str] = ()
     lora: LoRA | None = None
     quantization: str | None = None
+    inputs_bidirectional_attention: bool = False
 
     @classmethod
     def load(
@@ -117,6 +126,7 @@ class Model(Calls):
         _described(config, vocabulary).check_vocabulary()
         loaded = {name: open_adapter(where, config) for name, where in named.items()}
         lora, stacked = stack([*loaded.values()], config) if loaded else (None, {})
+        bidirectional = _is_bidirectional(source, named)
         described = _described(config, vocabulary, lora, len(loaded) + 1, quantization)
         wanted = abstract_params(described, partitioner)
         base = without(stacked, wanted)
@@ -137,6 +147,7 @@ class Model(Calls):
             tuple(loaded),
             lora,
             quantization,
+            bidirectional,
         )
 
     def save(self, path: str, layout: str = "t5x_ext") -> None:
@@ -170,6 +181,9 @@ class Model(Calls):
     def _as_source(self, tokenizer_dir: str | None) -> Source:
         """This model as the writers see a checkpoint: arrays leave the devices one by one."""
         leaves = trees.named_leaves(self.params)
+        meta = dict(self.meta)
+        if self.inputs_bidirectional_attention or BIDIRECTIONAL in meta:
+            meta[BIDIRECTIONAL] = self.inputs_bidirectional_attention
         return Source(
             kind="t5x_ext",
             path=self.path,
@@ -180,14 +194,18 @@ class Model(Calls):
             config=self.config,
             step=self.step,
             digest_fn=lambda: hash_params(leaves),
-            meta=self.meta,
+            meta=meta,
             tokenizer_dir=tokenizer_dir,
         )
 
     @functools.cached_property
     def _described(self) -> BaseTransformerModel:
         count = len(self.adapters) + 1
-        return _described(self.config, self.vocabulary, self.lora, count, self.quantization)
+        model = _described(self.config, self.vocabulary, self.lora, count, self.quantization)
+        if not isinstance(model, DecoderOnlyModel):
+            return model
+        bidirectional = self.inputs_bidirectional_attention
+        return model.replace(inputs_bidirectional_attention=bidirectional)
 
 
 def _described(
@@ -201,6 +219,22 @@ def _described(
     if config.has_encoder:
         return EncoderDecoderModel(module, vocabulary, vocabulary)
     return DecoderOnlyModel(module, vocabulary)
+
+
+def _is_bidirectional(source: Source, adapters: Mapping[str, str]) -> bool:
+    """What a checkpoint says of its prompts, or the adapters over it.
+
+    Raises:
+      ConfigError: they say different things.
+    """
+    places: list[str | None] = [*adapters.values()] or [None]
+    stated = {bool(bidirectional_in(source, adapter)) for adapter in places}
+    if len(stated) > 1:
+        raise ConfigError(
+            f"Model.load: adapters {', '.join(adapters)} were tuned with and without "
+            f"{BIDIRECTIONAL}; allowed: those of one kind"
+        )
+    return stated.pop()
 
 
 def _reader(leaf: jax.Array) -> Any:

@@ -130,6 +130,7 @@ def train(
     # Slow imports (Orbax among them), after everything that can be checked without them.
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
+    from t5x_ext.decoding.prompts import check_examples
     from t5x_ext.run_hooks import Evaluation
     from t5x_ext.runs import run_training
 
@@ -151,6 +152,7 @@ def train(
     _tell_sources(batches, last_step(0))
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
+    check_examples(infer_examples)
     for cfg in (loss_cfg, infer_cfg):  # now with the lengths of their examples
         if cfg is not None:
             model.check_context(cfg.task_feature_lengths)

@@ -222,6 +222,21 @@ def base_of(path: str) -> str | None:
     return facts[ADAPTER]["base"]["path"] if ADAPTER in facts else None
 
 
+def bidirectional_in(source: Source, adapter: str | None) -> bool | None:
+    """The `inputs_bidirectional_attention` that a run was trained with; None if nothing says it.
+
+    Args:
+      source: a checkpoint.
+      adapter: over it, or None. Where it says nothing, it was tuned as its base was.
+    """
+    if adapter is None:
+        return source.bidirectional
+    from t5x_ext.checkpoints import peft
+
+    own = (peft.open_source if is_peft(adapter) else open_source)(adapter).bidirectional
+    return source.bidirectional if own is None else own
+
+
 def open_adapter(path: str, config: ModelConfig) -> Adapter:
     """Reads an adapter.
 

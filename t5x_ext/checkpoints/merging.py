@@ -15,11 +15,11 @@ import jax
 import numpy as np
 
 from t5x_ext.checkpoints import trees
-from t5x_ext.checkpoints.adapters import Adapter
+from t5x_ext.checkpoints.adapters import Adapter, bidirectional_in
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.hugging_face.placements import specs_by_name
 from t5x_ext.checkpoints.params import hash_params
-from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.checkpoints.sources import BIDIRECTIONAL, Index, LazyTensor, Source
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, nf4, parameters
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.merging import Product, find_products
@@ -65,12 +65,16 @@ def merge_source(source: Source, adapter: Adapter, base: str, dtype: str | None 
     leaves = hash_params(trees.named_leaves(adapter.params))
     digest = f"{source.digest} {base} {adapter.lora.describe()} {leaves}"
     origin = {"adapter": adapter.path, "base": base, "base_sha256": source.digest}
+    meta = {**source.meta, "merged": origin}
+    bidirectional = bidirectional_in(source, adapter.path)
+    if bidirectional is not None:
+        meta[BIDIRECTIONAL] = bidirectional
     return dataclasses.replace(
         source,
         tensors={name: merged(name, tensor) for name, tensor in source.tensors.items()},
         step=adapter.step or source.step,
         digest_fn=lambda: hashlib.sha256(digest.encode()).hexdigest(),
-        meta={**source.meta, "merged": origin},
+        meta=meta,
     )
 
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 
 Index = tuple[slice, ...]
+
+BIDIRECTIONAL = "inputs_bidirectional_attention"  # in `Source.meta`, see `DecoderOnlyModel`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,3 +69,20 @@ class Source:
     def digest(self) -> str:
         """A hash that names the weights, see `params.fingerprint`."""
         return self.digest_fn()
+
+    @property
+    def bidirectional(self) -> bool | None:
+        """The `inputs_bidirectional_attention` of its training; None if the files do not say."""
+        return self.meta.get(BIDIRECTIONAL)
+
+    def check_causal(self, reader: str) -> None:
+        """Refuses a prefix language model for `reader`, which would take it for a causal one.
+
+        Raises:
+          ConfigError: the tokens of its prompts see each other whatever their order.
+        """
+        if self.bidirectional:
+            raise ConfigError(
+                f"{self.path}: trained with {BIDIRECTIONAL}, and {reader} reads prompts from left "
+                "to right; allowed: t5x_ext as the layout"
+            )

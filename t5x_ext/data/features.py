@@ -98,6 +98,11 @@ class Features(abc.ABC):
         """Positions of a row, all sides together."""
         return sum(row_lengths.values())
 
+    @property
+    def of_targets(self) -> Features:
+        """The same with loss weights on targets alone, whatever the loss counts."""
+        return self
+
 
 class EncoderDecoderFeatures(Features):
     """T5X's `EncDecFeatureConverter`: decoder inputs are the targets behind a token 0."""
@@ -209,6 +214,10 @@ class DecoderOnlyFeatures(Features):
 
     def num_positions(self, row_lengths: Lengths) -> int:
         return row_lengths["targets"]
+
+    @property
+    def of_targets(self) -> Features:
+        return dataclasses.replace(self, loss_on_prompt=False)
 
 
 class _Side:

@@ -185,8 +185,8 @@ class Calls(abc.ABC):
           tokens and the end of sequence.
 
         Raises:
-          ConfigError: not as many targets as prompts, or an argument of another type, or out of
-            range.
+          ConfigError: not as many targets as prompts, an argument of another type or out of range,
+            or a prompt and its target longer than the model's context.
         """
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
         prompts = texts.check_prompts(self.vocabulary, "prompts", prompts)
@@ -202,6 +202,8 @@ class Calls(abc.ABC):
             to_example(tokens, to_tokens(target, prompt))
             for tokens, target, prompt in zip(inputs, targets, prompts, strict=True)
         ]
+        for example in examples:
+            self._check_context(len(example.inputs), len(example.targets[0]))
         index = adapter_index(self.adapters, adapter, len(examples))
         scorer = self._scorer(batch_size, max_input_tokens)
         return scorer.log_likelihoods(self.params, examples, index)
@@ -262,7 +264,8 @@ class Calls(abc.ABC):
         """Scores of every next token, teacher-forced; the ids are the whole input.
 
         Args:
-          rows: token ids; nothing is added to them.
+          rows: token ids; nothing is added to them, and each sees those before it, in a prefix
+            language model too.
           batch_size: rows at a time; a result does not depend on it.
           adapter: see `Calls`.
 

@@ -84,6 +84,9 @@ class Contrastive(Method):
     def check_length(self, max_length: int) -> None:
         self.method.check_length(max_length)
 
+    def check_ids(self, ids: OutputIds) -> None:
+        self.method.check_ids(ids)
+
     def start(
         self,
         numbers: jax.Array,

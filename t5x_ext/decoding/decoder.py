@@ -16,6 +16,7 @@ from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
+from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.decoding.requests import (
     OutputLimit,
     Request,
@@ -81,6 +82,8 @@ class Decoder:
         longest = min(self.max_decode_length, method.max_length or self.max_decode_length)
         object.__setattr__(self, "max_decode_length", longest)
         method.check_length(self.max_decode_length)
+        if self.ids is not None:  # a vocabulary has an EOS
+            method.check_ids(self.ids)
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"
@@ -178,6 +181,7 @@ class Decoder:
 
     def _ask(self, example: Example, number: int) -> Request:
         """The request to answer an example's prompt."""
+        check_examples([example])
         limit = None
         if self.output_limit is not None and example.source is not None:
             source = self.model.output_vocabulary.encode(example.source)

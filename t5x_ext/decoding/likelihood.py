@@ -15,6 +15,7 @@ from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import to_answer, to_rows
+from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.decoding.token_calls import take_filled
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
@@ -74,7 +75,10 @@ class Scorer:
         batch_size = self.partitioner.round_up_batch(self.batch_size)
         longest = max((len(e.targets[0]) for e in examples if e.targets), default=1)
         lengths = {"inputs": self.max_input_length, "targets": -(-longest // 32) * 32}
-        for indices, batch in eval_batches(self.model.features, examples, batch_size, lengths):
+        features = self.model.features.of_targets
+        if features.joined:  # an encoder reads an empty prompt as one token of padding
+            check_examples(examples)
+        for indices, batch in eval_batches(features, examples, batch_size, lengths):
             places = indices[indices >= 0]
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
             of_rows = take_filled(adapters, places, batch_size)

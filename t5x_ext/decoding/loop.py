@@ -274,6 +274,7 @@ def decode_batch(
     """
     method = method or Greedy()
     method.check_length(max_length)
+    method.check_ids(ids)
     weights = generator.prepare(params, whole_weights)
     numbers = jnp.arange(len(prompts))
     of_rows = prompts, lengths, numbers

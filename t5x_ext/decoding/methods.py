@@ -82,6 +82,10 @@ class Method(abc.ABC):
         """Raises ConfigError where the method needs more than `max_length` tokens."""
 
     @abc.abstractmethod
+    def check_ids(self, ids: OutputIds) -> None:
+        """Raises ConfigError where the method needs an end that `ids` have not."""
+
+    @abc.abstractmethod
     def start(
         self,
         numbers: jax.Array,
@@ -188,6 +192,11 @@ class RestrictedMethod(Method):
             raise self.error("forced_prefix", f"fewer than {max_length} tokens, the limit")
         if self.min_length >= max_length:
             raise self.error("min_length", f"less than {max_length}, the limit")
+
+    def check_ids(self, ids: OutputIds) -> None:
+        """Raises ConfigError where an end is forced and no id is one."""
+        if self.forced_eos and not ids.eos:
+            raise self.error("forced_eos", "False where no id ends an answer (eos_ids)")
 
 
 def limits_of(state: Any) -> jax.Array:

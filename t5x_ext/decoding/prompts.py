@@ -11,8 +11,14 @@ import numpy as np
 
 from mixtures.chat_templates import template_of
 from t5x_ext import bounds
+from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
+
+_EMPTY = (
+    "has no token, and the tokenizer adds none (a BOS or an end of sequence), so that the model "
+    "has nothing to start from; allowed: 1 token or more"
+)
 
 
 def check_texts(name: str, given: Any) -> list[str]:
@@ -74,7 +80,7 @@ def prompt_tokens(
       path: of the checkpoint, for the message.
 
     Raises:
-      ConfigError: the model has no vocabulary.
+      ConfigError: the model has no vocabulary, or a prompt no token.
     """
     if model.input_vocabulary is None:
         raise ConfigError(
@@ -84,6 +90,8 @@ def prompt_tokens(
     bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
     tokens = [model.features.prompt_tokens(model.input_vocabulary, text) for text in texts]
     lengths = [len(ids) for ids in tokens]
+    if 0 in lengths:
+        raise ConfigError(f"Model: prompt {lengths.index(0)} {_EMPTY}")
     too_long = sum(length > max_input_tokens for length in lengths)
     if too_long:
         warnings.warn(
@@ -92,6 +100,17 @@ def prompt_tokens(
             stacklevel=_level_of_caller(),
         )
     return [_cut(ids, max_input_tokens, model.config.has_encoder) for ids in tokens]
+
+
+def check_examples(examples: Iterable[Example]) -> None:
+    """Refuses rows whose prompts have no token: nothing would be decoded, and nobody told.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    for example in examples:
+        if not len(example.inputs):
+            raise ConfigError(f"{example.task}: the prompt of row {example.id} {_EMPTY}")
 
 
 def _cut(ids: np.ndarray, limit: int, has_end: bool) -> np.ndarray:

@@ -111,7 +111,12 @@ def train_arguments(
     source, config, vocabulary = weights.describe()
     config = config.replace(dtype=weights.dtype, remat_policy=settings.remat_policy)
     module = network.Transformer(config, settings.lora, quantization=weights.quantization)
-    model = DecoderOnlyModel(module, vocabulary, settings.optimizer)
+    model = DecoderOnlyModel(
+        module,
+        vocabulary,
+        settings.optimizer,
+        inputs_bidirectional_attention=bool(source.bidirectional),
+    )
     steps = settings.num_steps(len(read_records(rows)))
     rate = create_learning_rate_scheduler(
         "constant * linear_warmup",
@@ -221,6 +226,7 @@ def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
         source.step,
         PROMPT,
         base["quantization"] or NOT_QUANTIZED,
+        source.bidirectional,
     )
 
 

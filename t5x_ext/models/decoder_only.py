@@ -20,7 +20,8 @@ class DecoderOnlyModel(BaseTransformerModel):
     Attributes:
       vocabulary: of prompts and responses (`mixtures.vocabularies`).
       inputs_bidirectional_attention: whether the tokens of a prompt see each other whatever their
-        order, as in a prefix language model.
+        order, as in a prefix language model: all of them, a BOS and the last token included, as in
+        T5X, in training as in decoding. ALiBi then lowers keys on both sides by their distance.
       loss_on_prompt: whether the prompt's tokens count in the loss as the response's do.
     """
 
@@ -56,7 +57,7 @@ class DecoderOnlyModel(BaseTransformerModel):
     @property
     def generator(self) -> Generator:
         if self.module.has_cache:
-            return DecoderOnlyGenerator(self.module)
+            return DecoderOnlyGenerator(self.module, self.inputs_bidirectional_attention)
         from t5x_ext.models.recomputing import RecomputingDecoderOnlyGenerator
 
         return RecomputingDecoderOnlyGenerator(self.module, self.inputs_bidirectional_attention)

@@ -184,11 +184,26 @@ class DecoderOnly(nnx.Module):
         kernel = self.decoder.logits_dense.kernel[...].astype(self.cfg.dtype)
         return gather(kernel, ("embed", "vocab")), 1.0
 
-    def start(self, prompts: jax.Array, mask: jax.Array) -> PromptCache:
-        """Reads prompts, int32 [B, L] with bool [B, L], for `step`."""
-        segments = mask.astype(jnp.int32)
-        angles = self._angles(None, prompts.shape)
-        pattern = Pattern(segments, segments, causal=True, bias=self.shape.bias, angles=angles)
+    def start(
+        self, prompts: jax.Array, mask: jax.Array, prefix: jax.Array | None = None
+    ) -> PromptCache:
+        """Reads prompts for `step`.
+
+        Args:
+          prompts: int32 [B, L].
+          mask: bool [B, L], the positions to keep: all of a prompt but its last.
+          prefix: bool [B, L], positions that see each other whatever their order: all of a prompt.
+            None: each position sees those before it.
+        """
+        segments = (mask if prefix is None else prefix).astype(jnp.int32)
+        pattern = Pattern(
+            segments,
+            segments,
+            causal=True,
+            prefix=prefix,
+            bias=self.shape.bias,
+            angles=self._angles(None, prompts.shape),
+        )
         _, (keys, values) = self._run(prompts, pattern, None, collect=True)
         return prompt_cache(tuple(keys), tuple(values), mask)
 

@@ -210,17 +210,29 @@ class EncoderDecoderGenerator(Generator):
         return module.start(self._layers(module, weights), prompts, mask), first
 
 
+@dataclasses.dataclass(frozen=True)
 class DecoderOnlyGenerator(Generator):
-    """Reads prompts but for their last tokens, from which the decoder starts."""
+    """Reads prompts but for their last tokens, from which the decoder starts.
+
+    Attributes:
+      bidirectional_prompt: see `data.features.DecoderOnlyFeatures`. The last token is then read
+        with the others, which see it; what it sees itself is the same either way.
+    """
+
+    bidirectional_prompt: bool = False
 
     def start(
         self, params: Params, weights: DecodingWeights, prompts: jax.Array, lengths: jax.Array
     ) -> tuple[PromptCache, jax.Array]:
         del weights  # the whole stack is scanned
-        mask = jnp.arange(prompts.shape[1]) < lengths[:, None] - 1
+        places = jnp.arange(prompts.shape[1])
+        mask = places < lengths[:, None] - 1
         last = jnp.maximum(lengths - 1, 0)
         first = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
-        return self.network.bind(params).start(prompts, mask), first
+        module = self.network.bind(params)
+        if self.bidirectional_prompt:
+            return module.start(prompts, mask, places < lengths[:, None]), first
+        return module.start(prompts, mask), first
 
 
 def scores(module: Any, hidden: jax.Array) -> jax.Array:

@@ -14,7 +14,9 @@ A module has
 
 and, to be decoded with cached keys and values (see `generation`; `recomputing` does without),
 
-    start(layers, prompts, mask)        what is kept of the prompts
+    start(layers, prompts, mask)        what is kept of the prompts; without an encoder,
+                                        start(prompts, mask), and start(prompts, mask, prefix)
+                                        where prompts see themselves whole
     step(layers, prompt, cache, tokens, index)   the activations after one more position
 """
 

@@ -250,6 +250,9 @@ class Generation:
             adapters=adapters,
             lora=lora,
             quantization=quantization,
+            inputs_bidirectional_attention=getattr(
+                described, "inputs_bidirectional_attention", False
+            ),
         )
 
     @contextlib.contextmanager

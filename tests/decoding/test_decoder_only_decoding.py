@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model
-from t5x_ext.decoding import Beam, Sampling
+from t5x_ext.decoding import Beam, Greedy, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
@@ -95,6 +96,43 @@ def test_wrong_ids_are_one_line(rows, message: str) -> None:
     for call in (model.token_logits, model.generate_tokens):
         with pytest.raises(ConfigError, match=message):
             call(rows)
+
+
+def test_a_text_without_a_token_is_one_line_that_numbers_it() -> None:
+    """As without a BOS; such a row would pass for filler of its batch."""
+    config = CONFIGS["llama"].replace(vocab_size=bundled_vocabulary().vocab_size)
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    model = Model(config, {}, bundled_vocabulary(), one)
+    assert len(model._described.features.prompt_tokens(model.vocabulary, "")) == 0
+    for call in (
+        lambda prompts: model.generate(prompts),
+        lambda prompts: model.generate_outputs(prompts, 4),
+        lambda prompts: model.score(prompts, ["yes"] * 3),
+    ):
+        with pytest.raises(
+            ConfigError, match="^Model: prompt 1 has no token, .*allowed: 1"
+        ) as raised:
+            call(["a", "", "b"])
+        assert "\n" not in str(raised.value)
+
+
+def test_a_score_is_held_to_the_context() -> None:
+    config = CONFIGS["llama"].replace(vocab_size=bundled_vocabulary().vocab_size, max_length=8)
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    model = Model(config, {}, bundled_vocabulary(), one)
+    with pytest.raises(
+        ConfigError,
+        match=r"^Model: a prompt of \d+ tokens and \d+ of its answer; allowed: 8 in all",
+    ):
+        model.score(["Is it a cat?"], ["It is a red box, and no cat."])
+
+
+def test_a_forced_end_needs_an_id_that_is_one() -> None:
+    for method in (Greedy(forced_eos=True), Beam(num_beams=2, style="hf", forced_eos=True)):
+        with pytest.raises(ConfigError, match=r"forced_eos: True; allowed: False where no id ends"):
+            make("llama").generate_tokens(PROMPTS, 4, method)
+    ends = make("llama").generate_outputs(PROMPTS, 4, Greedy(forced_eos=True), EOS)
+    assert {output.finish for output in ends} == {"eos"}
 
 
 def test_calls_with_text_need_a_vocabulary_and_token_logits_a_decoder_alone() -> None:

@@ -272,6 +272,15 @@ def test_kernel_is_taken_only_where_it_fits() -> None:
     assert not by_distance_kernel.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
 
 
+def test_alibi_of_a_prefix_lowers_keys_on_both_sides() -> None:
+    """MPT's code with `prefix_lm`: -slope times the distance, in whichever direction."""
+    alibi, distance = ALiBi(6), np.arange(5)[None, :] - np.arange(5)[:, None]
+    bias = alibi.by_distance(distance)
+    np.testing.assert_array_equal(bias, -alibi.slopes[:, None, None] * np.abs(distance))
+    back = jnp.asarray(np.minimum(distance, 0))
+    np.testing.assert_array_equal(alibi.of_distance(back, 4), alibi.by_distance(np.asarray(back)))
+
+
 def test_each_platform_takes_the_first_kernel_that_can(monkeypatch, capsys) -> None:
     """On a mesh that is only described: nothing is tried on it."""
     alibi, segments = ALiBi(8), jnp.ones((1, 256), jnp.int32)

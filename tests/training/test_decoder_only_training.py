@@ -104,6 +104,17 @@ def test_a_bidirectional_prompt_changes_the_prompt_alone() -> None:
     np.testing.assert_allclose(again, without, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "mpt"])
+def test_a_bidirectional_prompt_sees_itself_alone_in_a_packed_row(family: str) -> None:
+    model = make_model(family).replace(inputs_bidirectional_attention=True)
+    params = model.init_params(jax.random.key(0))
+    packed, _ = make_batches(model, 16, pack=True).make(0, 0)
+    unpacked, _ = make_batches(model, 24, pack=False).make(0, 0)
+    assert packed["decoder_segment_ids"].max() > 1
+    loss = jax.jit(lambda batch: model.loss_sums(params, batch, None))
+    assert_close(loss(packed), loss(unpacked))
+
+
 MESHES = {
     "data": dict(data=8),
     "fsdp": dict(data=1, fsdp=8),

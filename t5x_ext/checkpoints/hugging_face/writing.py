@@ -48,6 +48,7 @@ def write_hf(
         raise ConfigError(
             f"{source.path}: does not state the model's config, which transformers needs"
         )
+    source.check_causal("transformers")
     family = family_of(source.config)
     model_type = source.meta.get("hugging_face", {}).get("model_type")
     config = family.write(source.config, model_type if model_type in family.model_types else None)

@@ -23,7 +23,7 @@ from t5x_ext.checkpoints.peft.modules import (
     modules_of,
     tensor_names,
 )
-from t5x_ext.checkpoints.sources import LazyTensor, Source
+from t5x_ext.checkpoints.sources import BIDIRECTIONAL, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import ALL, LoRA
@@ -125,6 +125,7 @@ def open_source(directory: files.StrPath) -> Source:
                 },
             },
             PROMPT: own.get(PROMPT),
+            BIDIRECTIONAL: own.get(BIDIRECTIONAL),
         },
     )
 

@@ -21,6 +21,7 @@ from t5x_ext.checkpoints.peft.modules import (
     modules_of,
     tensor_names,
 )
+from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
@@ -37,6 +38,7 @@ def write(
     step: int = 0,
     prompt: Any = None,
     base_quantization: str | None = None,
+    bidirectional: bool | None = None,
 ) -> None:
     """Writes a directory that PEFT loads; complete or absent.
 
@@ -51,6 +53,7 @@ def write(
         step: Updates that the adapter has seen.
         prompt: The name of the prompt it was tuned with.
         base_quantization: Of the base's kernels, "nf4" or "none"; None if it is not known.
+        bidirectional: Of its prompts, see `Source`.
 
     Raises:
         ConfigError: If the directory exists, or the arrays are not those of `lora`.
@@ -76,6 +79,7 @@ def write(
                 },
                 "step": step,
                 PROMPT: prompt,
+                BIDIRECTIONAL: bidirectional,
             },
         }
         for name, fields in written.items():

@@ -88,10 +88,12 @@ def relative_position_buckets(
 
 @dataclasses.dataclass(frozen=True)
 class ALiBi:
-    """A fixed penalty for each step back, steeper for some heads than for others.
+    """A fixed penalty for each step away, steeper for some heads than for others.
 
     Source: Press et al. 2022. The slopes are 2 ** (-max_bias * i / n), i = 1..n, for n heads; where
-    n is not a power of two, those of the next one, every second first (1, 3, ..., 0, 2, ...).
+    n is not a power of two, those of the next one, every second first (1, 3, ..., 0, 2, ...). Keys
+    ahead, which a bidirectional prompt has, get the penalty of keys as far back, as in MPT's own
+    code with `prefix_lm` (llm-foundry, `build_alibi_bias(full=True)`).
 
     Attributes:
       num_heads: H.
@@ -111,7 +113,7 @@ class ALiBi:
         return slopes.astype(np.float32)
 
     def by_distance(self, distance: np.ndarray) -> jax.Array:
-        return jnp.asarray(np.multiply.outer(self.slopes, distance.astype(np.float32)))
+        return jnp.asarray(np.multiply.outer(self.slopes, (-np.abs(distance)).astype(np.float32)))
 
     def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
         del farthest
