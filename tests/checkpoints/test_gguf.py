@@ -14,6 +14,7 @@ from etils import epath
 from flax import traverse_util
 from hf_checkpoints import random_source
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import pre_tokenizers
 
 from mixtures.vocabularies import open_vocabulary
 from t5x_ext.checkpoints import open_source
@@ -227,6 +228,46 @@ def test_other_stretched_rotations_are_refused_in_one_line(stretch, tmp_path: Pa
         ConfigError, match=r"rope_freqs.weight is not .* of 32 freq.*; allowed: low"
     ):
         open_source(str(tmp_path))
+
+
+def byte_level_metadata(split: str, **changes: Any) -> dict[str, Any]:
+    """A tokenizer with the piece 'hello', which no merges lead to."""
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "hello", "<bos>", "<eos>"]
+    metadata = {
+        "model": "gpt2",
+        "pre": split,
+        "tokens": pieces,
+        "token_type": [1] * (len(pieces) - 2) + [3, 3],
+        "merges": ["h e"],
+        "bos_token_id": len(pieces) - 2,
+        "eos_token_id": len(pieces) - 1,
+        **changes,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in metadata.items()}
+
+
+@pytest.mark.parametrize(
+    ("split", "changes", "whole_words", "begins"),
+    [
+        ("llama-bpe", {}, True, True),
+        ("llama3", {"add_bos_token": True}, True, True),
+        ("llama-v3", {"add_bos_token": False}, True, False),
+        ("gpt-2", {}, False, False),
+        ("smollm", {"add_bos_token": True}, False, True),
+    ],
+)
+def test_words_and_bos_of_a_byte_level_tokenizer_are_llama_cpps(
+    split, changes, whole_words, begins, tmp_path: Path
+) -> None:
+    """llama.cpp looks words of LLaMA 3 up before it merges, and begins its texts with BOS."""
+    write_gguf(tmp_path / "model.gguf", **byte_level_metadata(split, **changes))
+    found = open_vocabulary(open_source(str(tmp_path)).tokenizer_dir)
+    pieces = byte_level_metadata(split)["tokenizer.ggml.tokens"]
+    words = [pieces[i] for i in found.encode("hello hellos")]
+    rest = ["Ġ", "he", "l", "l", "o", "s"]
+    assert words == (["hello"] if whole_words else ["he", "l", "l", "o"]) + rest
+    assert found.prefix_ids == ((len(pieces) - 2,) if begins else ())
+    assert found.decode(found.encode("hello hellos")) == "hello hellos"
 
 
 @pytest.fixture(scope="module")
