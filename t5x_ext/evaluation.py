@@ -150,6 +150,43 @@ def _is_bidirectional(model: BaseTransformerModel) -> bool:
     return getattr(model, "inputs_bidirectional_attention", False)
 
 
+def _sign(
+    decoder: Decoder,
+    dataset_cfg: DatasetConfig,
+    weights: str,
+    prompts: str,
+    restore_cfg: RestoreCheckpointConfig,
+) -> str:
+    """What determines predictions, as JSON.
+
+    What does not stand in every signature counts only where it is set.
+
+    Args:
+      decoder: how to decode, with its model.
+      dataset_cfg: gives lengths.
+      weights: digest of the values read.
+      prompts: digest of all tokens.
+      restore_cfg: gives the dtype that the values were read in.
+    """
+    model = decoder.model
+    lora = getattr(model.module, "lora", None)
+    may_be_set = {
+        "lora": lora and lora.describe(),
+        "quantization": getattr(model.module, "quantization", None),
+        "inputs_bidirectional_attention": _is_bidirectional(model),
+    }
+    known = {
+        "weights": weights,
+        "prompts": prompts,
+        "model": model.config.describe(),
+        "vocabulary": model.output_vocabulary.fingerprint,
+        "dtype": restore_cfg.dtype,
+        "lengths": dict(dataset_cfg.task_feature_lengths or {}),
+        "decoding": repr(decoder.method),
+    }
+    return json.dumps(known | {name: value for name, value in may_be_set.items() if value})
+
+
 def restore_each(
     model: BaseTransformerModel,
     dataset_cfg: DatasetConfig,
@@ -230,18 +267,7 @@ def restore_each(
             adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
             adapter.warn_of_prompt(datasets.prompt_of(dataset_cfg))
         weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
-        signature = json.dumps(
-            {
-                "weights": weights.digest,
-                "prompts": prompts.hexdigest(),
-                "model": model.config.describe(),
-                "vocabulary": model.output_vocabulary.fingerprint,
-                "dtype": restore_cfg.dtype,
-                "lengths": dict(dataset_cfg.task_feature_lengths or {}),
-                "decoding": repr(decoder.method),
-                "bidirectional": _is_bidirectional(model),
-            }
-        )
+        signature = _sign(decoder, dataset_cfg, weights.digest, prompts.hexdigest(), restore_cfg)
         multihost.check_same({"weights, prompts and settings": signature})
         yield Session(
             program, decoder, weights.params, weights.step, examples, dataset_cfg, signature

@@ -1,15 +1,23 @@
-"""Held-out loss: what a limited number of batches is a sample of."""
+"""Held-out loss on a sample of the examples, and what tells the runs of eval and infer apart."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from t5x_ext.configs import DatasetConfig
+from mixtures.vocabularies import ByteVocabulary
+from t5x_ext.checkpoints import peft, save_params
+from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
+from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
-from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks
-from t5x_ext.models import EncoderDecoderModel, network, parameters
+from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks, restore_each
+from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network, parameters
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -55,3 +63,65 @@ def test_a_sample_of_several_tasks_holds_each_in_proportion() -> None:
     ids = [example.id for example in first_of_all_tasks(examples, 10)]
     assert ids == ["a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "c0", "c1"]
     assert first_of_all_tasks(examples, 100) == first_of_all_tasks(examples, 500) == examples
+
+
+LLAMA = LlamaConfig(
+    vocab_size=300,
+    emb_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+)
+
+
+@pytest.fixture
+def sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Signature of a run of `infer` over one base: `sign(adapter directory, quantization, ...)`."""
+    base = str(tmp_path / "base")
+    specs = network.Transformer(LLAMA).specs
+    save_params(base, parameters.init_params(specs, jax.random.key(0)), {})
+    monkeypatch.setattr(datasets, "set_context", lambda *_: None)
+    monkeypatch.setattr(datasets, "load_flat", lambda _: make_examples("task", 3, (2, 9)))
+    monkeypatch.setattr(datasets, "prompt_of", lambda _: None)
+
+    def sign(adapter: Path | None = None, quantization: str | None = None, **settings) -> str:
+        model = DecoderOnlyModel(
+            network.Transformer(LLAMA, quantization=quantization), ByteVocabulary(), **settings
+        )
+        (session,) = restore_each(
+            model,
+            DatasetConfig("task", {"inputs": 16, "targets": 8}, "test", batch_size=2),
+            RestoreCheckpointConfig(base, adapter=adapter and str(adapter)),
+            SuperNIConfig(),
+            PjitPartitioner(devices=jax.devices()[:1]),
+        )
+        return session.signature
+
+    return sign
+
+
+def test_runs_are_told_apart_by_all_that_changes_predictions(sign, tmp_path: Path) -> None:
+    plain = sign()
+    known = {"weights", "prompts", "model", "vocabulary", "dtype", "lengths", "decoding"}
+    assert json.loads(plain).keys() == known  # a run that an older version began goes on
+    assert sign(loss_on_prompt=True) == plain  # decodes as without
+    found = {plain, sign(quantization="nf4"), sign(inputs_bidirectional_attention=True)}
+
+    lora = LoRA(2, alpha=4.0, targets=["query"])
+    drawn = parameters.init_params(network.Transformer(LLAMA, lora).trainable, jax.random.key(1))
+    peft.write(str(tmp_path / "adapter"), LLAMA, lora, drawn, None)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    fields = json.loads(config.read_text())
+    for changes in (
+        {},
+        {"lora_alpha": 8.0},
+        {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 9}},
+    ):
+        config.write_text(json.dumps(fields | changes))
+        found.add(sign(config.parent))
+    found.add(sign(config.parent, quantization="nf4"))
+    assert len(found) == 3 + 5
+    assert sign(config.parent) in found and sign() == plain

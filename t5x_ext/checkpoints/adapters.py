@@ -194,20 +194,27 @@ def stack(adapters: Sequence[Adapter], config: ModelConfig) -> tuple[LoRA, Param
       The adapters' common `LoRA`, and NumPy arrays in the tree of a network with N + 1 adapters.
       Adapter 0 is none: all its numbers are zeros.
     """
+
+    def place_of(name: str) -> str:
+        """That of an A which parts of a fused tensor share says nothing of which part holds it."""
+        module, _, part = name.rpartition("/lora/")
+        return f"{config.fused_group(module) or module}/lora/a" if part == "a" else name
+
     named = [trees.named_leaves(adapter.params) for adapter in adapters]
     targets = sorted({name.rsplit("/lora/", 1)[0] for leaves in named for name in leaves})
     rank = max(leaf.shape[-1] for each in named for n, leaf in each.items() if n.endswith("/a"))
     common = LoRA(rank, float(rank), targets=targets)  # a scale of 1
     specs = Transformer(config, common, len(adapters) + 1).trainable
+    placed = [{place_of(name): leaf for name, leaf in leaves.items()} for leaves in named]
 
     def fill(path: Any, spec: ParamSpec) -> np.ndarray:
         name = path_name(path)
         module, _, part = name.rpartition("/lora/")
         together = np.zeros(spec.shape, np.float32)
-        for index, (adapter, leaves) in enumerate(zip(adapters, named, strict=True), 1):
-            if name in leaves:
+        for index, (adapter, leaves) in enumerate(zip(adapters, placed, strict=True), 1):
+            if place_of(name) in leaves:
                 scale = adapter.lora.scale_of(config.module_names(module)) if part == "b" else 1.0
-                values = scale * np.asarray(leaves[name], np.float32)
+                values = scale * np.asarray(leaves[place_of(name)], np.float32)
                 layers, rows, columns = values.shape
                 together[:layers, index, :rows, :columns] = values
         return together

@@ -64,6 +64,14 @@ class LoRA:
             object.__setattr__(self, "targets", tuple(self.targets))
         if not self.targets:
             raise ConfigError(f"LoRA.targets: {self.targets!r}; allowed: 'all', names, or a regex")
+        regexes = {
+            "targets": [self.targets] if isinstance(self.targets, str) else [],
+            "rank_pattern": self.rank_pattern,
+            "alpha_pattern": self.alpha_pattern,
+        }
+        for field, patterns in regexes.items():
+            for pattern in patterns:
+                _check_regex(f"LoRA.{field}", pattern)
 
     def __hash__(self) -> int:
         return hash(tuple(sorted((key, str(value)) for key, value in self.describe().items())))
@@ -82,24 +90,50 @@ class LoRA:
         return any(_matches(target, name) for target in self._patterns() for name in names)
 
     def check_targets(self, modules: Mapping[str, Iterable[str]]) -> None:
-        """Refuses targets that match none of a network's modules.
+        """Refuses targets and patterns that match none of a network's modules.
 
         Args:
           modules: every module that can have an adapter, with all its names.
 
         Raises:
-          ConfigError: a target matches nothing.
+          ConfigError: a target or a pattern matches nothing.
         """
+        every = [name for names in modules.values() for name in names]
         for field in ("targets", "rank_pattern", "alpha_pattern"):
-            patterns = self._patterns() if field == "targets" else tuple(getattr(self, field))
-            for pattern in patterns:
-                found = any(_matches(pattern, n) for names in modules.values() for n in names)
-                if pattern != ALL and not found:
+            for pattern in self._patterns() if field == "targets" else getattr(self, field):
+                if field == "targets":
+                    found = pattern == ALL or any(_matches(pattern, name) for name in every)
+                else:
+                    found = _find([pattern], every) is not None
+                if not found:
                     known = sorted({name.rsplit("/", 1)[-1] for name in modules})
                     raise ConfigError(
                         f"LoRA.{field}: {_plain(pattern)!r} matches no linear layer of this model;"
                         f" allowed: 'all', or names such as {', '.join(known)}"
                     )
+
+    def check_fused(self, first: Sequence[str], other: Sequence[str]) -> None:
+        """Refuses patterns that tell parts of one tensor apart; PEFT has one rank and alpha for it.
+
+        Args:
+          first: all names of a part, its own first.
+          other: those of another part.
+
+        Raises:
+          ConfigError: their ranks or alphas differ.
+        """
+        for field in ("rank", "alpha"):
+            patterns, default = getattr(self, f"{field}_pattern"), getattr(self, field)
+            values = [_pick(patterns, names, default) for names in (other, first)]
+            if values[0] != values[1]:
+                pattern = _find(patterns, other) or _find(patterns, first)
+                parts = [names[0].rpartition("/")[2] for names in (other, first)]
+                fused = first[-1].rpartition("/")[2]
+                raise ConfigError(
+                    f"LoRA.{field}_pattern: {pattern!r} gives {parts[0]} {values[0]} and "
+                    f"{parts[1]} {values[1]}, but they are one tensor, {fused}, and share A; "
+                    f"allowed: one {field} for all of it, as with the pattern {fused!r}"
+                )
 
     def rank_of(self, names: Sequence[str]) -> int:
         """Rank of a module, given all its names."""
@@ -187,12 +221,27 @@ def _matches(pattern: str | re.Pattern[str], name: str) -> bool:
 
 
 def _pick(patterns: Mapping[str, Any], names: Sequence[str], default: Any) -> Any:
-    """The value of the first pattern that fits; as in PEFT a pattern is a regex for a suffix."""
-    for pattern, value in patterns.items():
+    """The value of the first pattern that fits."""
+    found = _find(patterns, names)
+    return default if found is None else patterns[found]
+
+
+def _find(patterns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The first pattern that fits; as in PEFT a pattern is a regex for a suffix."""
+    for pattern in patterns:
         regex = re.compile(rf"(.*/)?({_slashed(pattern)})")
         if any(regex.fullmatch(name) for name in names):
-            return value
-    return default
+            return pattern
+    return None
+
+
+def _check_regex(field: str, regex: str) -> None:
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise ConfigError(
+            f"{field}: {regex!r}; allowed: names, or a regular expression ({error})"
+        ) from None
 
 
 def _slashed(regex: str) -> str:

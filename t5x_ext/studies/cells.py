@@ -57,12 +57,21 @@ def _as_json(value: Any) -> Any:
 
 
 def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
-    """What of a model determines results; how it is computed does not."""
+    """What of a model determines results; how it is computed does not.
+
+    What belongs to decoder-only models, and quantised kernels without adapters, count only where
+    they are set: the keys of stored results stay what they were.
+    """
     optimizer = model.optimizer_def
     lora = getattr(model.module, "lora", None)
     quantization = getattr(model.module, "quantization", None)
     adapters = {"lora": lora.describe(), "quantization": quantization} if lora else {}
-    return adapters | {
+    may_be_set = {
+        "quantization": quantization,
+        "loss_on_prompt": getattr(model, "loss_on_prompt", False),
+        "inputs_bidirectional_attention": getattr(model, "inputs_bidirectional_attention", False),
+    }
+    described = {
         "config": model.config.describe(),
         "vocabulary": model.output_vocabulary.fingerprint,
         "optimizer": type(optimizer).__name__,
@@ -73,6 +82,7 @@ def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
         "label_smoothing": model.label_smoothing,
         "loss_normalizing_factor": model.loss_normalizing_factor,
     }
+    return described | {name: value for name, value in may_be_set.items() if value} | adapters
 
 
 @dataclasses.dataclass(frozen=True)

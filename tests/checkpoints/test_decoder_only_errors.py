@@ -18,7 +18,7 @@ from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.mpt import MptConfig
 
-SIZES: dict[str, Any] = dict(vocab_size=50, emb_dim=24, num_layers=2, num_heads=6, mlp_dim=48)
+SIZES: dict[str, Any] = dict(vocab_size=50, emb_dim=24, num_layers=2, num_heads=6, mlp_dim=96)
 FAMILIES: dict[str, ModelConfig] = {
     "llama": LlamaConfig(**SIZES, num_kv_heads=2, head_dim=4),
     "mpt": MptConfig(**SIZES, num_kv_heads=6, head_dim=4),
@@ -129,3 +129,13 @@ def test_the_head_follows_the_tensors(family: str, tmp_path: Path) -> None:
         source = open_source(str(directory))
         assert source.config.logits_via_embedding is tied
         assert ("decoder/logits_dense/kernel" in source.tensors) is not tied
+
+
+def test_an_mpt_that_transformers_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    """Its feed-forward block has 4 times the width, whatever `expansion_ratio` says."""
+    directory = make_checkpoint(tmp_path / "mpt", FAMILIES["mpt"])
+    assert json.loads((directory / "config.json").read_text())["expansion_ratio"] == 4
+    message = "^MptConfig.mlp_dim: 48; allowed: 4 times emb_dim, 96, as transformers has it"
+    with pytest.raises(ConfigError, match=message):
+        make_checkpoint(tmp_path / "narrow", FAMILIES["mpt"].replace(mlp_dim=48))
+    assert not (tmp_path / "narrow").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import sentencepiece
 from etils import epath
+from flax import traverse_util
 from hf_checkpoints import random_source
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import pre_tokenizers
 
 from mixtures.vocabularies import open_vocabulary
 from t5x_ext.checkpoints import open_source
@@ -19,7 +22,9 @@ from t5x_ext.checkpoints.gguf.opening import TYPES
 from t5x_ext.checkpoints.gguf.tokenizers import write_tokenizer
 from t5x_ext.convert import main
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.decoder_only import DecoderOnlyModel
 from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.network import Transformer
 
 CONFIG = LlamaConfig(
     vocab_size=40,
@@ -33,6 +38,7 @@ CONFIG = LlamaConfig(
     rope_theta=5e5,
     norm_epsilon=1e-5,
 )
+STRETCH = "rope_freqs.weight"
 NAMES = {
     "pre_self_attention_layer_norm/scale": "attn_norm",
     "self_attention/query/kernel": "attn_q",
@@ -55,7 +61,10 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
 def write_gguf(
     path: Path, kind: str = "F32", cfg: LlamaConfig = CONFIG, **metadata: Any
 ) -> dict[str, np.ndarray]:
-    """Writes a random model; returns its tensors under our names, as exact as `kind` keeps them."""
+    """Writes a random model; returns its tensors under our names, as exact as `kind` keeps them.
+
+    `metadata` may hold further tensors.
+    """
     quantization = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(str(path), metadata.pop("architecture", "llama"))
     writer.add_context_length(cfg.max_length)
@@ -66,8 +75,17 @@ def write_gguf(
     writer.add_head_count_kv(metadata.pop("kv_heads", cfg.num_kv_heads))
     writer.add_layer_norm_rms_eps(cfg.norm_epsilon)
     writer.add_rope_freq_base(cfg.rope_theta)
+    add = {
+        str: writer.add_string,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        list: writer.add_array,
+    }
     for name, value in metadata.items():
-        writer.add_string(name, value) if isinstance(value, str) else writer.add_uint32(name, value)
+        if isinstance(value, np.ndarray):
+            writer.add_tensor(name, value)
+        else:
+            add[type(value)](name, value)
     kept = {}
 
     def store(name: str, weight: np.ndarray, heads: int = 0) -> np.ndarray:
@@ -150,6 +168,106 @@ def test_convert_writes_what_transformers_reads(tmp_path: Path) -> None:
     assert (back.kind, back.config) == ("hf", source.config)
     for name, tensor in source.tensors.items():
         np.testing.assert_array_equal(back.tensors[name].whole(), tensor.whole())
+
+
+def stretch_of(
+    cfg: LlamaConfig, factor: float, low: float = 1.0, high: float = 4.0, context: int = 8192
+) -> np.ndarray:
+    """What llama.cpp's converter stores of LLaMA 3.1's `rope_scaling`, computed as it does."""
+    exponents = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / np.float32(cfg.head_dim)
+    found = []
+    for frequency in 1.0 / np.float32(cfg.rope_theta) ** exponents:
+        wavelength = 2 * math.pi / frequency
+        if wavelength < context / high:
+            found.append(1.0)
+        elif wavelength > context / low:
+            found.append(factor)
+        else:
+            smooth = (context / wavelength - low) / (high - low)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, np.float32)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_stretched_rotations_of_llama_3_1_are_read(head_dim, factor, tmp_path: Path) -> None:
+    cfg = CONFIG.replace(head_dim=head_dim, num_heads=256 // head_dim, num_kv_heads=2)
+    write_gguf(tmp_path / "model.gguf", cfg=cfg, **{STRETCH: stretch_of(cfg, factor)})
+    source = open_source(str(tmp_path))
+    scaled = cfg.replace(rope_scaling_factor=factor)
+    assert source.config == scaled
+    assert source.tensors.keys() == random_source(cfg).tensors.keys()
+    if head_dim == 64:
+        found = logits(source.config, {n: t.whole() for n, t in source.tensors.items()})
+        original = {name: tensor.whole() for name, tensor in random_source(cfg).tensors.items()}
+        np.testing.assert_array_equal(found, logits(scaled, original))
+        assert np.abs(found - logits(cfg, original)).max() > 1e-2
+
+
+def logits(cfg: LlamaConfig, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """Of a row as long as the context."""
+    row = np.arange(cfg.max_length, dtype=np.int32)[None] % cfg.vocab_size
+    batch = {"decoder_input_tokens": row, "decoder_segment_ids": np.ones_like(row)}
+    params = traverse_util.unflatten_dict(tensors, sep="/")
+    return np.asarray(DecoderOnlyModel(Transformer(cfg)).logits(params, batch))
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        stretch_of(CONFIG, 8.0, context=16384),
+        stretch_of(CONFIG, 8.0, low=2.0),
+        stretch_of(CONFIG, 8.0)[:-1],
+        np.linspace(1, 8, 32, dtype=np.float32),
+        np.full(32, np.nan, np.float32),
+    ],
+)
+def test_other_stretched_rotations_are_refused_in_one_line(stretch, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", **{STRETCH: stretch})
+    with pytest.raises(
+        ConfigError, match=r"rope_freqs.weight is not .* of 32 freq.*; allowed: low"
+    ):
+        open_source(str(tmp_path))
+
+
+def byte_level_metadata(split: str, **changes: Any) -> dict[str, Any]:
+    """A tokenizer with the piece 'hello', which no merges lead to."""
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "hello", "<bos>", "<eos>"]
+    metadata = {
+        "model": "gpt2",
+        "pre": split,
+        "tokens": pieces,
+        "token_type": [1] * (len(pieces) - 2) + [3, 3],
+        "merges": ["h e"],
+        "bos_token_id": len(pieces) - 2,
+        "eos_token_id": len(pieces) - 1,
+        **changes,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in metadata.items()}
+
+
+@pytest.mark.parametrize(
+    ("split", "changes", "whole_words", "begins"),
+    [
+        ("llama-bpe", {}, True, True),
+        ("llama3", {"add_bos_token": True}, True, True),
+        ("llama-v3", {"add_bos_token": False}, True, False),
+        ("gpt-2", {}, False, False),
+        ("smollm", {"add_bos_token": True}, False, True),
+    ],
+)
+def test_words_and_bos_of_a_byte_level_tokenizer_are_llama_cpps(
+    split, changes, whole_words, begins, tmp_path: Path
+) -> None:
+    """llama.cpp looks words of LLaMA 3 up before it merges, and begins its texts with BOS."""
+    write_gguf(tmp_path / "model.gguf", **byte_level_metadata(split, **changes))
+    found = open_vocabulary(open_source(str(tmp_path)).tokenizer_dir)
+    pieces = byte_level_metadata(split)["tokenizer.ggml.tokens"]
+    words = [pieces[i] for i in found.encode("hello hellos")]
+    rest = ["Ġ", "he", "l", "l", "o", "s"]
+    assert words == (["hello"] if whole_words else ["he", "l", "l", "o"]) + rest
+    assert found.prefix_ids == ((len(pieces) - 2,) if begins else ())
+    assert found.decode(found.encode("hello hellos")) == "hello hellos"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from t5x_ext.checkpoints import load_params, open_source, peft, trees
-from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.checkpoints.adapters import Adapter, open_adapter, stack
 from t5x_ext.checkpoints.hugging_face import safetensors_files
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo
 from t5x_ext.errors import ConfigError
@@ -22,6 +22,7 @@ from t5x_ext.models.decoder_only import DecoderOnlyModel
 from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
+from t5x_ext.models.merging import find_products
 from t5x_ext.models.mpt import MptConfig
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import Params, count_params, join, map_specs
@@ -187,6 +188,21 @@ def test_a_target_of_one_fused_part_leaves_the_others_without_effect(tmp_path) -
     written = random_adapter(config, lora)["decoder"]["layers"]["self_attention"]["query"]["lora"]
     np.testing.assert_array_equal(attention["query"]["lora"]["b"], written["b"])
     np.testing.assert_array_equal(attention["key"]["lora"]["a"], written["a"])
+
+
+def test_adapters_of_several_parts_of_a_fused_projection_keep_their_products_together() -> None:
+    config = MODELS["mpt"]
+    loras = [LoRA(2, targets=["query"]), LoRA(3), LoRA(4, targets=["value", "mlp/wi"])]
+    alone = [random_adapter(config, lora, seed) for seed, lora in enumerate(loras)]
+    adapters = [Adapter("memory", *each) for each in zip(loras, alone, strict=True)]
+    common, together = stack(adapters, config)
+    for index, (lora, adapter) in enumerate(zip(loras, alone, strict=True), 1):
+        own = jax.tree.map(lambda leaf, index=index: leaf[:, index], together)
+        found = find_products(config, common, own)
+        for name, wanted in find_products(config, lora, adapter).items():
+            a, b = found.pop(name)
+            np.testing.assert_allclose(a @ b, wanted.a @ wanted.b, rtol=1e-5, atol=1e-5)
+        assert not any(product.b.any() for product in found.values())
 
 
 def test_layers_may_lack_an_adapter_or_have_another_rank_and_scale(tmp_path) -> None:

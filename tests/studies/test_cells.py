@@ -7,8 +7,10 @@ import dataclasses
 import optax
 import pytest
 
+from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network
+from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.studies import Arm, InitialModel, Recipe, paper_arms, store
 from t5x_ext.studies.cells import Determinants, describe_model, digest, make_cells
 from t5x_ext.training import optimizers
@@ -71,6 +73,36 @@ def test_key_does_not_change_with_the_rest_of_the_grid() -> None:
     renamed = [dataclasses.replace(arm, label="another label") for arm in ARMS]
     assert {c.key for c in few} <= keys
     assert {c.key for c in cells_of(arms=renamed)} == keys
+
+
+def test_keys_tell_decoder_only_models_by_what_is_set() -> None:
+    """Models without the two flags keep the description, and so the keys, that they had."""
+    config = LlamaConfig(
+        vocab_size=64,
+        emb_dim=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_dim=32,
+    )
+
+    def described(quantization: str | None = None, **flags: bool) -> dict:
+        module = network.Transformer(config, quantization=quantization)
+        optimizer = optimizers.AdamW()
+        return describe_model(DecoderOnlyModel(module, ByteVocabulary(), optimizer, **flags))
+
+    known = {"config", "vocabulary", "optimizer", "optimizer_settings"}
+    known |= {"z_loss", "label_smoothing", "loss_normalizing_factor"}
+    off = described(loss_on_prompt=False, inputs_bidirectional_attention=False)
+    assert described() == off and off.keys() == known
+    others = [
+        described(loss_on_prompt=True),
+        described(inputs_bidirectional_attention=True),
+        described(loss_on_prompt=True, inputs_bidirectional_attention=True),
+        described(quantization="nf4"),
+    ]
+    assert len({digest(each) for each in (off, *others)}) == 5
 
 
 def test_digest_ignores_the_order_of_mappings() -> None:

@@ -140,6 +140,30 @@ def test_fused_projections_share_one_a(family: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "fused"),
+    [("mpt", "Wqkv"), ("falcon_7b", "query_key_value"), ("falcon_40b", "query_key_value")],
+)
+@pytest.mark.parametrize(("field", "default", "value"), [("rank", 8, 4), ("alpha", 16.0, 32.0)])
+def test_a_fused_projection_has_one_rank_and_one_alpha(family, fused, field, default, value):
+    def trainable(pattern: str, targets="all"):
+        lora = LoRA(8, targets=targets, **{f"{field}_pattern": {pattern: value}})
+        return Transformer(CONFIGS[family], lora).trainable
+
+    with pytest.raises(ConfigError) as raised:
+        trainable("query")
+    assert str(raised.value) == (
+        f"LoRA.{field}_pattern: 'query' gives query {value} and key {default}, but they are one "
+        f"tensor, {fused}, and share A; allowed: one {field} for all of it, as with the pattern "
+        f"'{fused}'"
+    )
+    with pytest.raises(ConfigError, match=f"'.*/key' gives query {default} and key {value}, but"):
+        trainable(".*/key")
+    trainable(fused)
+    trainable("query|key|value")
+    trainable("query", targets=["query", "mlp/wi"])  # the other parts have no adapter
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: LoRA(0), "LoRA.rank: 0; allowed"),
@@ -154,6 +178,11 @@ def test_fused_projections_share_one_a(family: str) -> None:
             lambda: Transformer(CONFIGS["llama"], LoRA(4, rank_pattern={"Wqkv": 2})).specs,
             "LoRA.rank_pattern: 'Wqkv' matches no linear layer",
         ),
+        (
+            lambda: LoRA(4, alpha_pattern={"(": 2.0}),
+            r"LoRA.alpha_pattern: '\('; allowed: names, or a regular expression",
+        ),
+        (lambda: LoRA(4, targets="("), r"LoRA.targets: '\('; allowed: names, or a regular"),
         (lambda: row_indices(("bio",), "bip", 2), "adapter: 'bip'; allowed: 'bio', None"),
         (lambda: row_indices(("bio",), ["bio"], 2), "adapter: 1 names; allowed: one, or 2"),
     ],

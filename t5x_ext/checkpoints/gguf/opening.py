@@ -2,6 +2,7 @@
 
 llama.cpp stores query and key rows of a head in pairs that are turned together, transformers the
 first halves of all pairs and then the second; everything else has the same place under other names.
+Of LLaMA 3.1's stretched rotations it stores no settings but a tensor that they follow from.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+
+_STRETCH = "rope_freqs.weight"  # [C / 2], by what LLaMA 3.1 divides the frequency of each pair
 
 
 def find_gguf(path: epath.Path) -> epath.Path | None:
@@ -157,6 +160,44 @@ def _config(reader: Any, metadata: Mapping[str, Any], file: epath.Path) -> dict[
         "hidden_act": "silu",
         "vocab_size": None if table is None else int(table.shape[-1]),
         "tie_word_embeddings": not has_head,
+        "rope_scaling": _rope_scaling(reader, raw, file),
+    }
+
+
+def _rope_scaling(reader: Any, raw: Mapping[str, Any], file: epath.Path) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json; None without.
+
+    llama.cpp's converter (`generate_extra_tensors` in convert_hf_to_gguf.py) computes the tensor
+    from four numbers. All published models have three of them in common; the fourth is the largest
+    of the tensor.
+    """
+    from t5x_ext.models.blocks.positions import Llama3Scaling
+
+    stored = next((tensor for tensor in reader.tensors if tensor.name == _STRETCH), None)
+    if stored is None:
+        return None
+    stretch = np.array(stored.data, np.float32).ravel()
+    largest = float(str(stretch.max(initial=1.0)))
+    scaling = Llama3Scaling(
+        largest, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192
+    )
+    exponents = np.arange(0, raw["head_dim"], 2) / raw["head_dim"]
+    plain = (raw["rope_theta"] or 10_000.0) ** -exponents
+    wanted = plain / scaling(plain)
+    # float32 in the converter: where a pair is nearly at full stretch, 1e-6 in its frequency is
+    # 3e-5 in its stretch by 32.
+    if stretch.shape != wanted.shape or not np.allclose(stretch, wanted, rtol=1e-4, atol=0):
+        raise ConfigError(
+            f"{file}: {_STRETCH} is not LLaMA 3.1's stretch of {len(wanted)} frequencies, which"
+            " alone is supported; allowed: low_freq_factor 1, high_freq_factor 4,"
+            " original_max_position_embeddings 8192, and any factor"
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": largest,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_length,
     }
 
 
@@ -168,6 +209,8 @@ def _tensors(reader: Any, raw: Mapping[str, Any], file: epath.Path) -> dict[str,
     }
     tensors = {}
     for tensor in reader.tensors:
+        if tensor.name == _STRETCH:
+            continue  # part of the config
         kind = tensor.tensor_type.name
         if kind not in TYPES:
             raise ConfigError(

@@ -2,7 +2,9 @@
 
 A SentencePiece model's metadata are its pieces, their types and scores: together tokenizer.model. A
 byte-level BPE's are its pieces, their types and merges: tokenizer.json. How text is split before
-merging is told by name only (`tokenizer.ggml.pre`); the expressions are those of llama.cpp.
+merging is told by name only (`tokenizer.ggml.pre`); the expressions are those of llama.cpp. So are
+two rules that it has for LLaMA 3's name alone: a word that is a piece is not split, whatever the
+merges say, and a text begins with BOS unless `tokenizer.ggml.add_bos_token` is false.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPLITS = ("gpt-2", "default", "smollm", "llama-bpe", "llama3", "llama-v3")
+_LLAMA_3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+SPLITS = ("gpt-2", "default", "smollm", *_LLAMA_3_NAMES)
 _ROLES = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -117,9 +120,14 @@ def _write_byte_level(
 
     pieces = value("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
-    model = models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    split = value("tokenizer.ggml.pre") or "default"
+    is_llama_3 = split in _LLAMA_3_NAMES
+    if value("tokenizer.ggml.add_bos_token") is None:
+        config["add_bos_token"] = is_llama_3
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    model = models.BPE(vocab=vocab, merges=merges, ignore_merges=is_llama_3)
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = _splitter(value("tokenizer.ggml.pre") or "default", where)
+    tokenizer.pre_tokenizer = _splitter(split, where)
     tokenizer.decoder = decoders.ByteLevel()
     types = value("tokenizer.ggml.token_type") or [1] * len(pieces)
     for piece, piece_type in zip(pieces, types, strict=True):

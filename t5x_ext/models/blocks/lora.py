@@ -59,7 +59,8 @@ def attach(
     """Gives the linear layers of a network's stacks, built without arrays, their adapters.
 
     Projections that the family's own checkpoints hold as one share A, as PEFT has it: otherwise the
-    adapter could not be written for them. It then is the first of them by name that A belongs to.
+    adapter could not be written for them. It then is the first of them by name that A belongs to,
+    and their ranks and alphas are equal.
 
     Args:
       network: changed in place.
@@ -68,7 +69,7 @@ def attach(
       num_adapters: N, for a network that holds several adapters; None for one.
 
     Raises:
-      ConfigError: a target matches nothing.
+      ConfigError: a target matches nothing, or a pattern a part of what shares A.
     """
     linears = {
         "/".join(map(str, path)): node
@@ -77,14 +78,15 @@ def attach(
     }
     modules = {path: config.module_names(path) for path in sorted(linears)}
     lora.check_targets(modules)
-    shared: dict[str, tuple[nnx.Param, int]] = {}
+    shared: dict[str, tuple[nnx.Param, int, tuple[str, ...]]] = {}
     for site, (path, names) in enumerate(modules.items(), _FIRST_SITE):
         if lora.matches(names):
             rank, linear = lora.rank_of(names), linears[path]
             group = config.fused_group(path) or path
             if group not in shared:
-                shared[group] = _make_a(linear, rank, num_adapters), site
-            a, first_site = shared[group]
+                shared[group] = _make_a(linear, rank, num_adapters), site, names
+            a, first_site, first_names = shared[group]
+            lora.check_fused(first_names, names)
             b = _make_b(linear, rank, num_adapters)
             linear.lora = LoRA(a, b, lora.scale_of(names), lora.dropout, first_site)
 

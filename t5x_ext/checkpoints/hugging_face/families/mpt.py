@@ -123,8 +123,9 @@ class Mpt(Family):
             raise cfg.error("mlp_activations", f"{_ACTIVATIONS}, as transformers has it")
         if cfg.num_kv_heads != cfg.num_heads or cfg.num_heads * cfg.head_dim != cfg.emb_dim:
             raise cfg.error("num_kv_heads", "num_heads, and heads that add up to emb_dim")
-        if cfg.mlp_dim % cfg.emb_dim:
-            raise cfg.error("mlp_dim", f"a multiple of emb_dim, {cfg.emb_dim}")
+        if cfg.mlp_dim != 4 * cfg.emb_dim:  # transformers does not read expansion_ratio
+            allowed = f"4 times emb_dim, {4 * cfg.emb_dim}, as transformers has it in every MPT"
+            raise cfg.error("mlp_dim", allowed)
         if cfg.alibi_bias_max != int(cfg.alibi_bias_max):
             raise cfg.error("alibi_bias_max", "a whole number, as transformers has it")
         return {
@@ -134,7 +135,7 @@ class Mpt(Family):
             "d_model": cfg.emb_dim,
             "n_layers": cfg.num_layers,
             "n_heads": cfg.num_heads,
-            "expansion_ratio": cfg.mlp_dim // cfg.emb_dim,
+            "expansion_ratio": 4,
             "max_seq_len": cfg.max_length,
             "layer_norm_epsilon": cfg.norm_epsilon,
             "attn_config": {
