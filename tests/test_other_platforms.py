@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
+from t5x_ext.decoding import Beam, Sampling
+from t5x_ext.decoding.likelihood import Scorer
+from t5x_ext.decoding.loop import decode_batch
+from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel
 from t5x_ext.models.blocks import attend
 from t5x_ext.models.config import ModelConfig
@@ -79,6 +85,46 @@ def test_a_step_and_decoding_with_adapters_lower(family: str, quantization: str 
     check(*decoding_call(program, WORKLOAD, 1))
 
 
+@pytest.mark.slow(but="llama-nf4")
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_many_adapters_over_one_base_lower(family: str, quantization: str | None) -> None:
+    program = make_program(CONFIGS[family], LoRA(4), quantization)
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    arguments = train_arguments(program, WORKLOAD.rows, lengths, 3)
+    check(ExpertProgram(program, 3).train_step, *arguments)
+    decode, params, prompts, adapters = decoding_call(program, WORKLOAD, 3)
+    assert adapters.shape == (WORKLOAD.rows,)  # rows of any adapter in a batch
+    check(decode, params, prompts, adapters)
+
+
+@pytest.mark.slow(but="llama")
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_scores_of_targets_lower(family: str) -> None:
+    program = make_program(CONFIGS[family])
+    lengths = program.model.features.limits({"inputs": 32, "targets": 16})
+    _, batch, *_ = train_arguments(program, WORKLOAD.rows, lengths, 1)
+    scorer = Scorer(program.model, program.partitioner, WORKLOAD.rows, 32)
+    check(scorer._score, program.abstract_params(), batch, None)
+
+
+@pytest.mark.slow(but="llama-Sampling")
+@pytest.mark.parametrize("method", [Beam(num_beams=2), Sampling()], ids=["Beam", "Sampling"])
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_beams_and_samples_lower(family: str, method: Method) -> None:
+    program = make_program(CONFIGS[family])
+    _, params, prompts, _ = decoding_call(program, WORKLOAD, 1)
+
+    def decode(params: Any, prompts: jax.Array) -> jax.Array:
+        lengths = jnp.full(len(prompts), WORKLOAD.input_length)
+        limit, ids = WORKLOAD.target_length, OutputIds(eos=(1,), num_valid=128)
+        with program.partitioner.activate():
+            generator = program.model.generator
+            return decode_batch(generator, params, prompts, lengths, limit, ids, method)
+
+    check(jax.jit(decode), params, prompts)
+
+
 @pytest.fixture
 def mesh_of_gpus(monkeypatch) -> None:
     """The mesh passes for GPUs. Until it compiles, JAX wants nothing of cuDNN but its version."""
@@ -106,6 +152,14 @@ def test_a_train_step_for_gpus_calls_cudnn(capsys, remat_policy: str, experts: i
     query, key = (f"tensor<{experts}x48x{heads}x16xbf16>" for heads in (2, 1))
     assert re.search(rf"cudnn\$fmha.*{query}, {key}, {key}", text)
     assert "attention: cuDNN's attention" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("mesh_of_gpus")
+def test_adapters_that_train_together_call_cudnn_once_for_all() -> None:
+    text = train_step_for_cuda(make_program(CONFIGS["llama"], LoRA(4), "nf4"), experts=3)
+    calls = re.findall(r"custom_call @__cudnn\$fmha(\w+)", text)
+    assert sorted(calls) == [*["ScaleBiasSoftmax"] * 2, "ScaleBiasSoftmaxBackward"], calls
+    assert re.search(r"cudnn\$fmha.*tensor<3x48x2x16xbf16>", text)
 
 
 @pytest.mark.usefixtures("mesh_of_gpus")

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -287,12 +287,19 @@ def test_study_gives_every_worker_of_every_slice_a_shard_of_its_own(cloud) -> No
     ]
 
 
-def test_study_given_again_starts_what_does_not_run_and_names_the_rest(cloud) -> None:
-    release = cloud.root / "release"
+@pytest.fixture
+def release(tmp_path: Path) -> Iterator[Path]:
+    """A file that jobs wait for; it is there when the test ends."""
+    path = tmp_path / "release"
+    yield path
+    path.touch()
+
+
+def test_study_given_again_starts_what_does_not_run_and_names_the_rest(cloud, release) -> None:
     for worker in (0, 1, 2):
         python = cloud.home("a", worker) / "venv" / "bin" / "python"
         python.parent.mkdir(parents=True)
-        python.write_text(f"#!/bin/sh\nwhile [ ! -e {release} ]; do sleep 0.05; done\n")
+        python.write_text(f"#!/bin/sh\nwhile [ ! -e '{release}' ]; do sleep 0.05; done\n")
         python.chmod(0o755)
     given = [*AT, "--name=a", "--workers=3", "--job=s", "--", "--gin_file=x"]
     cloud.ok("study", *given)
@@ -300,7 +307,8 @@ def test_study_given_again_starts_what_does_not_run_and_names_the_rest(cloud) ->
     (lost / "status").write_text("1\n")
     again = cloud.run("study", *given)
     assert again.returncode == 1
-    assert again.stderr.splitlines()[-1] == ("error: left alone, as they still run: shards 1/3 3/3")
+    last = again.stderr.splitlines()[-1]
+    assert last == "error: left alone, as they still run: shards 1/3 3/3"
     assert len(list(lost.parent.glob("s.*/log"))) == 1  # the new job stands in the old one's place
     release.touch()
     for worker in (0, 1, 2):
