@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import time
-
-import jax
+from typing import TYPE_CHECKING
 
 from t5x_ext.terminal import note
+
+if TYPE_CHECKING:
+    import jax
 
 QUIET_SECS = 60  # longest time without a line
 
