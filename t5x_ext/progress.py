@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import collections
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from t5x_ext.terminal import note
-
-if TYPE_CHECKING:
-    import jax
 
 QUIET_SECS = 60  # longest time without a line
 
@@ -39,15 +36,15 @@ class MinuteNotes:
         self._what, self._total, self._unit = what, total, unit
         self._silent = silent
         self._began = self._said = time.monotonic()
-        self._asked: collections.deque[tuple[int, jax.Array]] = collections.deque()
+        self._asked: collections.deque[tuple[int, Any]] = collections.deque()
         self._done = 0
 
-    def count(self, done: int, result: jax.Array | None = None) -> None:
+    def count(self, done: int, result: Any = None) -> None:
         """Counts finished units, all so far.
 
         Args:
             done: their number.
-            result: something that the last of them computes. Devices run behind what they are
+            result: a jax.Array that the last of them computes. Devices run behind what they are
                 asked for, by minutes on a slow one: units count once their result is there.
         """
         if self._silent:

@@ -256,9 +256,13 @@ class StudyPlan:
     @property
     def least_dollars(self) -> float | None:
         """For all kinds, each where it costs least; None where one's is not known."""
-        places = [(kind, self.cheapest(kind)) for kind in self.kinds]
-        costs = [place and self.costs(kind)[place] for kind, place in places]
-        return None if None in costs else sum(costs)
+        total = 0.0
+        for kind in self.kinds:
+            place = self.cheapest(kind)
+            if place is None:
+                return None
+            total += self.costs(kind)[place] or 0.0
+        return total
 
     def as_record(self) -> dict[str, Any]:
         """What `--json` prints of it: models by kind, each with hours and dollars."""
