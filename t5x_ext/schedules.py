@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,17 @@ FACTORS = (
     "decay_every",
     "cosine_decay",
 )
+
+
+def rate_twice(factors: str) -> str | None:
+    """What to say of factors that count the learning rate, or its warm-up, twice; None if none do.
+
+    T5X's `linear_decay` holds both: "constant * linear_decay" is the square of the learning rate.
+    """
+    names = [name.strip() for name in factors.split("*")]
+    if "linear_decay" in names and {"constant", "linear_warmup"} & set(names):
+        return f"{factors!r}: linear_decay alone holds the learning rate and its warm-up"
+    return None
 
 
 def create_learning_rate_scheduler(
@@ -84,6 +96,8 @@ def create_learning_rate_scheduler(
                 f"allowed: {', '.join(FACTORS)}"
             )
 
+    if twice := rate_twice(factors):
+        warnings.warn(f"create_learning_rate_scheduler.factors: {twice}", stacklevel=2)
     if "rsqrt_normalized_decay" in names and not warmup_steps:
         raise ConfigError(
             "create_learning_rate_scheduler.warmup_steps: 0 makes rsqrt_normalized_decay zero; "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
-from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
+from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler, rate_twice
 from t5x_ext.training.trainer import Trainer
 
 
@@ -24,8 +24,8 @@ class Recipe:
       min_steps: at least this many steps, however few the examples (then in more passes).
       steps: exactly this many steps instead.
       learning_rate: peak.
-      factors: schedule, see `create_learning_rate_scheduler`; after warm-up, `linear_decay` and
-        `cosine_decay` reach zero at the last step.
+      factors: schedule, see `create_learning_rate_scheduler`; after warm-up, `linear_decay` (which
+        needs no other factor) and `cosine_decay` reach zero at the last step.
       warmup_steps: for `linear_warmup`.
       pack: put several examples into one row. "batch" joins those of each batch in as few rows as
         hold them: steps see the same examples as without packing, in less time.
@@ -55,6 +55,8 @@ class Recipe:
             bounds.check_int("Recipe.steps", self.steps, 1)
         bounds.check_pack("Recipe.pack", self.pack)
         bounds.check_real("Recipe.learning_rate", self.learning_rate, 0)
+        if twice := rate_twice(self.factors):
+            raise ConfigError(f"Recipe.factors: {twice}")
 
     def check_context(self, model: BaseTransformerModel, owner: str) -> None:
         """Raises ConfigError for rows that are longer than the model was made for."""

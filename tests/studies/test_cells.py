@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import optax
 import pytest
 
+import gin_configs
 from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network
 from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.schedules import create_learning_rate_scheduler
 from t5x_ext.studies import Arm, InitialModel, Recipe, paper_arms, store
 from t5x_ext.studies.cells import Determinants, describe_model, digest, make_cells
 from t5x_ext.training import optimizers
@@ -154,6 +158,30 @@ def test_recipe_shares_a_trainer_unless_the_schedule_decays() -> None:
     assert float(rate(10)) < 1e-7
     with pytest.raises(ConfigError, match="Recipe.epochs: 0; allowed: 1 and more"):
         Recipe(epochs=0)
+
+
+SHIPPED = sorted(
+    {
+        factors
+        for path in (Path(gin_configs.__file__).parent / "studies").glob("*.gin")
+        for factors in re.findall(r'^ +factors = "(.*)"', path.read_text(), re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("factors", SHIPPED)
+def test_the_peak_of_a_shipped_schedule_is_the_learning_rate(factors: str) -> None:
+    recipe = Recipe(steps=50, learning_rate=1e-3, factors=factors, warmup_steps=5)
+    rate = recipe.trainer(50).learning_rate_fn
+    assert max(float(rate(step)) for step in range(1, 51)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("factor", ["constant", "linear_warmup"])
+def test_a_learning_rate_that_counts_twice_is_refused(factor: str) -> None:
+    with pytest.raises(ConfigError, match="linear_decay alone holds the learning rate"):
+        Recipe(factors=f"{factor} * linear_decay")
+    with pytest.warns(UserWarning, match="linear_decay alone holds the learning rate"):
+        create_learning_rate_scheduler(f"{factor} * linear_decay", 1e-3)  # T5X's product
 
 
 def described(optimizer) -> str:
