@@ -43,7 +43,7 @@ $(STAMP): setup.py constraints.txt
 	@touch $@
 
 quickstart: $(STAMP)
-	@echo "[quickstart 1/2] running the study (about 8 minutes on 2 cores; interrupt and repeat to continue)"
+	@echo "[quickstart 1/2] running the study (about 10 minutes on 2 cores; interrupt and repeat to continue)"
 	@$(VENV)/bin/python -m t5x_ext.study --gin_file=gin_configs/studies/quickstart.gin --gin.MODEL_DIR="'$(RUN_DIR)'" $(FLAGS)
 	@echo "[quickstart 2/2] writing the report"
 	@$(VENV)/bin/python -m t5x_ext.report $(RUN_DIR)
