@@ -9,6 +9,7 @@ from typing import Any
 from t5x_ext.terminal import note
 
 QUIET_SECS = 60  # longest time without a line
+_AHEAD = 4  # units that a device may be asked for before it has them: it never idles, none piles up
 
 
 def duration(secs: float) -> str:
@@ -44,8 +45,9 @@ class MinuteNotes:
 
         Args:
             done: their number.
-            result: a jax.Array that the last of them computes. Devices run behind what they are
-                asked for, by minutes on a slow one: units count once their result is there.
+            result: a jax.Array that the last of them computes. A device takes in dozens of units
+                before it has computed one, half an hour of them on a CPU: units count once their
+                result is there, and more than a few that are not are waited for.
         """
         if self._silent:
             return
@@ -53,8 +55,9 @@ class MinuteNotes:
             self._done = done
         else:
             self._asked.append((done, result))
-            while self._asked and self._asked[0][1].is_ready():
-                self._done, _ = self._asked.popleft()
+            while self._asked and (len(self._asked) > _AHEAD or self._asked[0][1].is_ready()):
+                self._done, oldest = self._asked.popleft()
+                oldest.block_until_ready()
         now = time.monotonic()
         if now - self._said < QUIET_SECS:
             return

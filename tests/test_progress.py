@@ -26,6 +26,9 @@ class Result:
     def is_ready(self) -> bool:
         return self.ready
 
+    def block_until_ready(self) -> None:
+        self.ready = True
+
 
 def test_what_a_device_has_yet_to_compute_does_not_count(monkeypatch, capsys) -> None:
     clock = [0.0]
@@ -43,6 +46,14 @@ def test_what_a_device_has_yet_to_compute_does_not_count(monkeypatch, capsys) ->
         "tuning a: 1/10 steps  ETA 27m00s",
         "tuning a: 1/10 steps  ETA 36m00s",
     ]
+
+
+def test_a_device_is_not_asked_for_more_than_a_few_units_ahead() -> None:
+    notes = progress.MinuteNotes("tuning a", 10, "steps")
+    results = [Result() for _ in range(7)]
+    for done, result in enumerate(results, start=1):
+        notes.count(done, result)
+    assert [result.ready for result in results] == [True] * 3 + [False] * 4
 
 
 def test_nothing_is_said_where_another_process_speaks(monkeypatch, capsys) -> None:

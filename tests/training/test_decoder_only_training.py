@@ -56,9 +56,14 @@ def sums(model: DecoderOnlyModel, params, batch, num_microbatches: int = 1):
     return step(params, batch)
 
 
-def assert_close(ours, expected, atol: float = 2e-5) -> None:
+def assert_close(ours, expected) -> None:
+    """To 1e-5 of each array's largest value: float32 sums depend on the order of a processor."""
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4), ours, expected
+        lambda a, b: np.testing.assert_allclose(
+            a, b, atol=1e-5 * max(1.0, np.abs(b).max()), rtol=1e-4
+        ),
+        ours,
+        expected,
     )
 
 
