@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import re
@@ -221,3 +222,15 @@ def test_steps_on_the_cpu_find_their_memory_again() -> None:
 def test_settings_of_the_allocator_in_the_environment_stay() -> None:
     asked = page_faults("startup.keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="100000")
     assert asked > 10_000
+
+
+def test_a_tpu_is_not_looked_for_where_there_is_none() -> None:
+    pytest.importorskip("libtpu")
+    if startup._has_device(startup._ACCELERATORS) or importlib.util.find_spec("jax_plugins"):
+        pytest.skip("there are accelerators or plugins for them")
+    program = "from t5x_ext import startup; startup.skip_absent_tpu(); import jax; jax.devices()"
+    # Otherwise libtpu stays silent beside another process that has it.
+    environment = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
