@@ -174,6 +174,7 @@ def _sign(
         "lora": lora and lora.describe(),
         "quantization": getattr(model.module, "quantization", None),
         "inputs_bidirectional_attention": _is_bidirectional(model),
+        "network": model.module.fingerprint,
     }
     known = {
         "weights": weights,

@@ -18,7 +18,7 @@ from flax import linen as nn
 from flax.core import meta, unfreeze
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import Network
+from t5x_ext.models.network import Network, fingerprint_of
 from t5x_ext.models.network_config import NetworkConfig
 from t5x_ext.models.parameters import Params, ParamSpec, drawn_by_network
 
@@ -53,6 +53,10 @@ class LinenNetwork(Network):
     @property
     def has_cache(self) -> bool:
         return False
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.module)
 
     @functools.cached_property
     def specs(self) -> Params:

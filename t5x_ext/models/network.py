@@ -25,6 +25,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import hashlib
+import re
 from typing import Any
 
 import jax
@@ -37,6 +39,7 @@ from t5x_ext.models.parameters import Params
 from t5x_ext.models.t5_config import T5Config
 
 QUANTIZATIONS = (None, "nf4")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 __all__ = ["Network", "T5Config", "Transformer"]
 
@@ -73,6 +76,11 @@ class Network(abc.ABC):
         """Whether training draws any."""
         return self.config.dropout_rate > 0
 
+    @property
+    def fingerprint(self) -> str:
+        """What determines outputs beside `config` and parameters, such as heads; '' for nothing."""
+        return ""
+
     @functools.cached_property
     def trainable(self) -> Params:
         """The part of `specs` that training changes: the adapters, or all without any."""
@@ -100,6 +108,11 @@ class Network(abc.ABC):
     def init_trainable(self, key: jax.Array) -> Params:
         """Random values of `trainable`, those that `init` gives them."""
         return parameters.init_params(self.trainable, key) if self.frozen else self.init(key)
+
+
+def fingerprint_of(module: object) -> str:
+    """A hash of what `repr` tells of a module; the addresses of its functions are left out."""
+    return hashlib.sha256(_ADDRESS.sub("", repr(module)).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.network import Network
+from t5x_ext.models.network import Network, fingerprint_of
 from t5x_ext.models.network_config import NetworkConfig
 from t5x_ext.models.parameters import Params, ParamSpec, drawn_by_network
 
@@ -40,6 +40,10 @@ class NNXNetwork(Network):
 
     def replace(self, config: Any) -> NNXNetwork:
         return NNXNetwork(self.build, config)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._module)
 
     @functools.cached_property
     def specs(self) -> Params:

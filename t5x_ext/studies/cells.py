@@ -70,6 +70,7 @@ def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
         "quantization": quantization,
         "loss_on_prompt": getattr(model, "loss_on_prompt", False),
         "inputs_bidirectional_attention": getattr(model, "inputs_bidirectional_attention", False),
+        "network": model.module.fingerprint,
     }
     described = {
         "config": model.config.describe(),

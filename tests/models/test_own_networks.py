@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from mixtures.vocabularies import ByteVocabulary
 from t5x_ext import eval as eval_script
 from t5x_ext import infer, train
 from t5x_ext.checkpoints import load_params
@@ -30,6 +32,8 @@ from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.network import Transformer
 from t5x_ext.models.network_config import NetworkConfig
 from t5x_ext.models.nnx_network import NNXNetwork
+from t5x_ext.studies.cells import describe_model
+from t5x_ext.training.optimizers import AdamW
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "your_own_model.md"
 KINDS = ("my_nnx", "my_linen")
@@ -110,6 +114,44 @@ def own_model(kind: str, bidirectional: bool = False) -> Any:
     import my_linen
 
     return EncoderDecoderModel(LinenNetwork(my_linen.MyNetwork(CONFIG.vocab_size), CONFIG))
+
+
+def test_a_module_s_own_settings_determine_results() -> None:
+    """They change no shape: stored cells and half-written answers have to tell them apart."""
+
+    class Stated(nnx.Module):
+        def __init__(self, config, *, rngs, scale=1.0, activation=nnx.gelu):
+            self.table = nnx.Embed(config.vocab_size, 4, rngs=rngs)
+            self.scale, self.activation = scale, activation
+
+        def hidden_states(self, batch, dropout_key): ...
+
+        def output(self): ...
+
+    class Scaled(nn.Module):
+        scale: float = 1.0
+        activation: Any = nn.gelu
+
+        @nn.compact
+        def __call__(self, decoder_input_tokens):
+            return self.scale * self.activation(nn.Embed(24, 24)(decoder_input_tokens))
+
+    def nnx_network(**settings: Any) -> Any:
+        return NNXNetwork(functools.partial(Stated, **settings), CONFIG)
+
+    def linen_network(**settings: Any) -> Any:
+        return LinenNetwork(Scaled(**settings), CONFIG)
+
+    def described(network: Any) -> Any:
+        return describe_model(DecoderOnlyModel(network, ByteVocabulary(), AdamW()))
+
+    for make in (nnx_network, linen_network):
+        assert make().fingerprint == make(scale=1.0).fingerprint
+        plain, *others = make(), make(scale=2.0), make(activation=nnx.relu)
+        for other in others:
+            assert parameters.param_axes(other.specs) == parameters.param_axes(plain.specs)
+            assert described(plain) != described(other)
+            assert described(plain) | {"network": other.fingerprint} == described(other)
 
 
 def random_prompts(key: int) -> tuple[np.ndarray, np.ndarray]:
