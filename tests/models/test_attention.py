@@ -203,10 +203,15 @@ def test_kernels_of_several_models_on_a_mesh_equal_xla(monkeypatch, path, kv_hea
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.slow(but="lengths1-v6e:2x2")
+@pytest.mark.slow(but="lengths1-64-v6e:2x2")
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize("lengths", [(1024, 1024), (128, 1024), (2048, 2048)])
-def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "head_dim"),
+    [((1024, 1024), 64), ((128, 1024), 64), ((2048, 2048), 64), ((2048, 2048), 112)],
+)
+def test_kernel_compiles_for_every_tpu(
+    topology: str, lengths: tuple[int, int], head_dim: int
+) -> None:
     """Generations differ in memory and in what their vector units can do."""
     compilers.load_libtpu()
     devices = describe_devices(parse_topology(topology))
@@ -215,14 +220,14 @@ def test_kernel_compiles_for_every_tpu(topology: str, lengths: tuple[int, int]) 
 
     def loss(table, query, key, value, *segments):
         bias = bias_of(table, bidirectional=False) if is_self else None
-        attend = make_attend(Pattern(*segments, causal=is_self, bias=bias), Heads(8, HEAD_DIM))
+        attend = make_attend(Pattern(*segments, causal=is_self, bias=bias), Heads(8, head_dim))
         return jnp.sum(attend(query, key, value, None).astype(jnp.float32))
 
     def shape(*sizes: int, dtype=jnp.bfloat16, axes=("batch", None, "joined_kv")):
         sharding = partitioner.sharding(axes[: len(sizes)])
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
-    query, key = (shape(4, length, 8 * HEAD_DIM) for length in lengths)
+    query, key = (shape(4, length, 8 * head_dim) for length in lengths)
     segments = [shape(4, length, dtype=jnp.int32) for length in lengths]
     table = shape(8, BUCKETS, dtype=jnp.float32, axes=("heads", None))
     with partitioner.activate():
@@ -265,11 +270,37 @@ def test_splash_compiles_for_every_tpu(topology: str, heads: Heads, saves_heads:
 
 
 def test_kernel_is_taken_only_where_it_fits() -> None:
-    assert by_distance_kernel.suits(1024, 1024, 32, 64)
-    assert by_distance_kernel.suits(128, 1024, 32, 64)
-    assert not by_distance_kernel.suits(100, 128, 32, 64)
-    assert not by_distance_kernel.suits(128, 128, 3, 64)  # half a group of lanes would be left
-    assert not by_distance_kernel.suits(128, 4096, 32, 64)  # one block of logits exceeds the memory
+    assert by_distance_kernel.suits(1024, 1024)
+    assert by_distance_kernel.suits(128, 1024)
+    assert not by_distance_kernel.suits(100, 128)
+    assert not by_distance_kernel.suits(128, 4096)  # one block of logits exceeds the memory
+    sizes = {(32, 64): 64, (64, 112): 128, (8, 24): 32, (3, 64): 128, (8, 16): 16, (8, 256): None}
+    for heads, size in sizes.items():
+        assert by_distance_kernel.padded_head_dim(*heads) == size
+
+
+@pytest.mark.parametrize(
+    "heads", [Heads(4, 112, scale=112**-0.5), Heads(3, 64, scale=0.125)], ids=str
+)
+def test_heads_that_leave_lanes_free_are_padded(heads: Heads) -> None:
+    rng = np.random.default_rng(2)
+    width = heads.num_heads * heads.head_dim
+    *rows, grad = jnp.asarray(rng.normal(size=(4, 2, 128, width)), jnp.float32)
+    segments = packed_segments(rng, 2, 128)
+    real = (segments > 0)[..., None]
+    pattern = Pattern(segments, segments, causal=True, bias=ALiBi(heads.num_heads))
+    assert by_distance.obstacle(pattern, heads, jnp.float32) is None
+
+    def run(path, *rows):
+        def loss(*rows):
+            out = path.build(pattern, heads)(*rows)
+            return jnp.sum(out * grad * real), out * real
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*rows)
+
+    ours, expected = run(by_distance, *rows), run(xla_attention, *rows)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_alibi_of_a_prefix_lowers_keys_on_both_sides() -> None:
@@ -292,6 +323,7 @@ def test_each_platform_takes_the_first_kernel_that_can(monkeypatch, capsys) -> N
         "tpu": [
             (rotary, Heads(8, 64), "the kernel by distance"),
             (rotary._replace(bias=alibi), Heads(8, 64), "the kernel by distance"),
+            (rotary._replace(bias=alibi), Heads(8, 112), "the kernel by distance"),
             (rotary, Heads(8, 64, 2), "splash attention"),
             (long, Heads(8, 128), "splash attention"),
             (rotary, Heads(71, 64, 1), "splash attention"),
@@ -309,7 +341,7 @@ def test_each_platform_takes_the_first_kernel_that_can(monkeypatch, capsys) -> N
                 assert (taken and taken.name) == name, (platform, heads)
                 assert attend._choose(pattern, heads, "xla", jnp.bfloat16) is None
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(set(lines)) == 7  # one for each shape of heads and path, none for CPUs
+    assert len(lines) == len(set(lines)) == 8  # one for each shape of heads and path, none for CPUs
     assert any("splash attention for 71 heads of 64 that share 1 key head (not" in x for x in lines)
     assert (
         "attention: plain XLA for 4 heads of 16 that share 2 key heads (the kernel by distance "
@@ -334,7 +366,7 @@ def test_rows_of_a_gpu_without_cudnn_say_so(monkeypatch) -> None:
     [
         ((100, 128), Heads(4, 64), "100 x 128 positions"),
         ((128, 4096), Heads(4, 64), "up to 2,048 keys"),
-        ((128, 128), Heads(3, 64), "3 heads of 64"),
+        ((128, 128), Heads(4, 256), "4 heads of 256"),
         ((128, 128), Heads(4, 64, num_kv_heads=2), "4 heads of 64 that share 2 key heads"),
         ((128, 128), Heads(4, 64, num_kv_heads=2), "rows that are not causal"),
     ],

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from t5x_ext.models.blocks import by_distance_kernel
-from t5x_ext.models.blocks.pattern import Heads, Pattern
+from t5x_ext.models.blocks.pattern import Heads, Pattern, split_heads
 from t5x_ext.models.blocks.per_device import model_shards, uneven
 from t5x_ext.models.blocks.positions import PositionBias
 from t5x_ext.partitioning import active_partitioner
@@ -28,11 +29,14 @@ def obstacle(pattern: Pattern, heads: Heads, dtype: Any) -> str | None:
     if parted is not None:
         return parted
     lengths = pattern.query_segments.shape[1], pattern.key_segments.shape[1]
-    own_heads = heads.num_heads // model_shards()
-    if not by_distance_kernel.suits(*lengths, own_heads, heads.head_dim):
-        shape = f"{lengths[0]} x {lengths[1]} positions, {own_heads} heads of {heads.head_dim}"
+    if not by_distance_kernel.suits(*lengths) or _head_dim(heads) is None:
+        shape = f"{lengths[0]} x {lengths[1]} positions, {heads}"
         return f"{shape} ({by_distance_kernel.SUITABLE})"
     return None
+
+
+def _head_dim(heads: Heads) -> int | None:
+    return by_distance_kernel.padded_head_dim(heads.num_heads // model_shards(), heads.head_dim)
 
 
 def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
@@ -48,16 +52,29 @@ def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
         mesh = partitioner.mesh
         row_spec = partitioner.spec(("batch", "length", "joined_kv"))
         head_spec = partitioner.spec(("heads", None))
-    layout = by_distance_kernel.Layout(heads.head_dim, pattern.causal, mesh, row_spec, head_spec)
+    head_dim = _head_dim(heads)
+    assert head_dim is not None  # `obstacle` was asked
+    layout = by_distance_kernel.Layout(head_dim, pattern.causal, mesh, row_spec, head_spec)
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         if heads.scale != 1.0:
             query = query * heads.scale  # the kernel does not scale
+        padded = (_resize(x, heads.num_heads, head_dim) for x in (query, key, value))
         segments = pattern.query_segments, pattern.key_segments
-        out = by_distance_kernel.flash_attention(layout, query, key, value, by_distance, *segments)
-        return checkpoint_name(out, "heads")
+        out = by_distance_kernel.flash_attention(layout, *padded, by_distance, *segments)
+        return checkpoint_name(_resize(out, heads.num_heads, heads.head_dim), "heads")
 
     return attend
+
+
+def _resize(x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
+    """Heads of [B, L, H*C] made longer, with zeros at the end, or shorter."""
+    rows = split_heads(x, num_heads)
+    more = head_dim - rows.shape[-1]
+    if more == 0:
+        return x
+    rows = jnp.pad(rows, ((0, 0),) * 3 + ((0, more),)) if more > 0 else rows[..., :head_dim]
+    return rows.reshape(*x.shape[:-1], -1)
 
 
 def bias_by_distance(bias: PositionBias, query_length: int, key_length: int) -> jax.Array:

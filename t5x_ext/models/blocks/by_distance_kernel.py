@@ -33,7 +33,7 @@ _VMEM_BYTES = 15 << 20  # of 16 MiB on the smallest TPU (v4)
 
 SUITABLE = (
     f"it takes lengths that are multiples of {_LANES}, up to {_LOGITS_PER_BLOCK // _LANES:,} keys, "
-    f"and heads that fill {_LANES} lanes together"
+    f"and heads of at most {_LANES}"
 )
 
 
@@ -56,11 +56,21 @@ class Layout:
     heads: PartitionSpec = PartitionSpec()
 
 
-def suits(query_length: int, key_length: int, num_heads: int, head_dim: int) -> bool:
-    """Whether the kernel takes these shapes (of one device)."""
+def suits(query_length: int, key_length: int) -> bool:
+    """Whether the kernel takes rows of these lengths."""
     aligned = query_length % _LANES == 0 and key_length % _LANES == 0
-    whole_groups = _LANES % head_dim == 0 and num_heads * head_dim % _LANES == 0
-    return aligned and whole_groups and _LANES * key_length <= _LOGITS_PER_BLOCK
+    return aligned and _LANES * key_length <= _LOGITS_PER_BLOCK
+
+
+def padded_head_dim(num_heads: int, head_dim: int) -> int | None:
+    """The least size of a device's heads, `head_dim` or more, at which they fill whole lanes.
+
+    Zeros at the end of each head change no product: MPT 30B's heads of 112 become 128 long. None:
+    the heads are longer than a core has lanes.
+    """
+    sizes = (1 << power for power in range(_LANES.bit_length()))
+    fits = (size for size in sizes if size >= head_dim and num_heads * size % _LANES == 0)
+    return next(fits, None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
