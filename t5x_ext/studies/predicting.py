@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t5x_ext.decoding import Greedy
@@ -35,7 +35,7 @@ class Predictor:
     batch_size: int
     task_feature_lengths: Mapping[str, int]
 
-    def predict(self, tuned: Tuned) -> list[list[list[Prediction]]]:
+    def predict(self, tuned: Tuned) -> Iterator[list[list[Prediction]]]:
         """For each way of decoding, the predictions of each tuned model for its test examples.
 
         What a model predicts does not depend on the group that it is in.
@@ -47,11 +47,15 @@ class Predictor:
             stacked = gather_by_slot(tuned.params, self.partitioner)
             params = parameters.join(tuned.frozen, stacked)
             in_slot = tuned.num_models // self.partitioner.num_expert_slots
-            return [predict_by_adapter(decoder_of(d, in_slot), params, sets) for d in decodings]
-        if len(sets) > 1:
-            return [predict_together(decoder_of(d), tuned.params, sets) for d in decodings]
-        params = parameters.join(tuned.frozen, tuned.params)
-        return [[predict(decoder_of(d), params, sets[0])] for d in decodings]
+            for way in decodings:
+                yield predict_by_adapter(decoder_of(way, in_slot), params, sets)
+        elif len(sets) > 1:
+            for way in decodings:
+                yield predict_together(decoder_of(way), tuned.params, sets)
+        else:
+            params = parameters.join(tuned.frozen, tuned.params)
+            for way in decodings:
+                yield [predict(decoder_of(way), params, sets[0])]
 
     @functools.cached_property
     def _decoder(self) -> Any:

@@ -151,15 +151,17 @@ class Runner:
                 tuned = tuner.tune(initial, jobs)
                 del initial  # the next group may start from another: two may not fit
                 self._keep_adapters(tuned)
+                costs = {"train_secs": tuned.train_secs, **_parameter_counts(tuned)}
                 clock = time.monotonic()
-                predicted = self._predictor.predict(tuned)
-                decode_secs = (time.monotonic() - clock) / sum(len(job.cells) for job in jobs)
-                costs = {"decode_secs": decode_secs, **_parameter_counts(tuned)}
-                # The next group needs the devices' memory.
-                tuned = tuned._replace(params={}, frozen={})
-                if written is not None:
-                    written.result()  # raises what went wrong
-                written = writer.submit(self._finish, tuned, predicted, costs, progress)
+                for number, predicted in enumerate(self._predictor.predict(tuned)):
+                    costs["decode_secs"] = (time.monotonic() - clock) / len(jobs)
+                    if written is not None:
+                        written.result()  # raises what went wrong
+                    cells = [job.cells[number] for job in jobs]
+                    models = list(zip(cells, jobs, predicted, tuned.losses, strict=True))
+                    written = writer.submit(self._finish, models, dict(costs), progress)
+                    clock = time.monotonic()
+                del tuned  # the next group needs the devices' memory
             if written is not None:
                 written.result()
 
@@ -211,23 +213,20 @@ class Runner:
 
     def _finish(
         self,
-        tuned: Tuned,
-        predicted: Sequence[Sequence[Sequence[Prediction]]],
+        models: Sequence[tuple[Cell, Job, Sequence[Prediction], Sequence[float]]],
         costs: Mapping[str, float],
         progress: _Progress,
     ) -> None:
-        """Scores and writes the cells of a group; a cell's result file comes last."""
-        costs = {"train_secs": tuned.train_secs, **costs}
-        for number, of_models in enumerate(predicted):
-            for job, rows, losses in zip(tuned.jobs, of_models, tuned.losses, strict=True):
-                cell = job.cells[number]
-                rows, cleaned = self.data.clean_answers(_strip(rows) if cell.arm.stop else rows)
-                measured = measure(rows, always=METRICS)
-                result = self._result(cell, job, measured, losses, costs) | cleaned
-                directory = store.cell_dir(self.study_dir, cell)
-                write_predictions(directory / "predictions.jsonl", measured.rows)
-                store.write_json(directory / "result.json", result)
-                progress.add(result)
+        """Scores and writes what each model of a group answered; the result file comes last."""
+        for cell, job, predicted, losses in models:
+            stripped = _strip(predicted) if cell.arm.stop else predicted
+            rows, cleaned = self.data.clean_answers(stripped)
+            measured = measure(rows, always=METRICS)
+            result = self._result(cell, job, measured, losses, costs) | cleaned
+            directory = store.cell_dir(self.study_dir, cell)
+            write_predictions(directory / "predictions.jsonl", measured.rows)
+            store.write_json(directory / "result.json", result)
+            progress.add(result)
 
     def _result(
         self,

@@ -11,8 +11,10 @@ from mixtures.writing.names import parse_name
 from mixtures.writing.sets import TRAINED
 from t5x_ext import study
 from t5x_ext.checkpoints import load_params, trees
+from t5x_ext.decoding import Sampling
+from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.errors import ConfigError
-from t5x_ext.studies import Arm, Recipe, writing_arms
+from t5x_ext.studies import Arm, Recipe, predicting, writing_arms
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +97,28 @@ def test_ways_of_decoding_share_one_tuned_model(results: dict[str, dict]) -> Non
     assert len({(r["train_secs"], *r["train_loss"]) for r in map(results.get, arms)}) == 1
     greedy, beam, _ = (results[arm]["predictions"] for arm in arms)
     assert greedy != beam
+    assert len({results[arm]["decode_secs"] for arm in arms}) == 3
+
+
+def test_answers_are_kept_while_the_model_still_gives_others(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "small.gin").write_text(SMALL)
+    arms = ("writing_alpaca_beam4", "writing_alpaca_top_p")
+    flags = [
+        f"--gin_file={tmp_path / 'small.gin'}",
+        f"--gin.MODEL_DIR='{tmp_path}'",
+        f"--gin.studies.writing_arms.only={arms}",
+    ]
+    predict = predicting.predict
+
+    def stop_before_sampling(decoder: Decoder, *rest):
+        if isinstance(decoder.method, Sampling):
+            raise KeyboardInterrupt
+        return predict(decoder, *rest)
+
+    monkeypatch.setattr(predicting, "predict", stop_before_sampling)
+    assert study.main(flags) == 130
+    kept = [json.loads(path.read_text())["arm"] for path in tmp_path.glob("cells/*/result.json")]
+    assert kept == ["writing_alpaca_beam4"]
 
 
 def test_full_tuning_is_another_model_of_the_same_base(results: dict[str, dict]) -> None:
