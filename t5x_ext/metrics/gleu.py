@@ -127,13 +127,16 @@ def _count(rows: Sequence[Prediction]) -> list[np.ndarray]:
     """Counts of each row against each reference, [references, 10]."""
     outputs = tokenize_outputs(rows)
     return [
-        _count_row(row.source or "", tuple(output), row.references)
+        _count_row(row.source, tuple(output), row.references)
         for row, output in zip(rows, outputs, strict=True)
     ]
 
 
 @functools.lru_cache(maxsize=1 << 14)  # The three ways to draw count the same.
-def _count_row(source_text: str, output: tuple[str, ...], references: Sequence[str]) -> np.ndarray:
+def _count_row(
+    source_text: str | None, output: tuple[str, ...], references: tuple[str, ...]
+) -> np.ndarray:
+    assert source_text is not None  # `needs` was checked
     source = source_text.split()
     grams = [(Counter(ngrams(output, n)), Counter(ngrams(source, n))) for n in _SIZES]
     unchanged = [_overlap(out, src) for out, src in grams]

@@ -69,10 +69,10 @@ def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
 
 def _resize(x: jax.Array, num_heads: int, head_dim: int) -> jax.Array:
     """Heads of [B, L, H*C] made longer, with zeros at the end, or shorter."""
-    rows = split_heads(x, num_heads)
-    more = head_dim - rows.shape[-1]
+    more = head_dim - x.shape[-1] // num_heads
     if more == 0:
         return x
+    rows = split_heads(x, num_heads)
     rows = jnp.pad(rows, ((0, 0),) * 3 + ((0, more),)) if more > 0 else rows[..., :head_dim]
     return rows.reshape(*x.shape[:-1], -1)
 
