@@ -31,6 +31,19 @@ Shards = list[tuple[tuple[slice, ...], np.ndarray]]
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
+def _not_orbax_s(record: logging.LogRecord) -> bool:
+    """Of the directories that Orbax makes at once, it raises the first failure; asyncio traces the
+    rest as never retrieved.
+    """
+    trace = record.exc_info[2] if record.exc_info else None
+    while trace and "orbax" not in trace.tb_frame.f_code.co_filename:
+        trace = trace.tb_next
+    return trace is None
+
+
+logging.getLogger("asyncio").addFilter(_not_orbax_s)
+
+
 def open_manager(
     directory: epath.Path,
     keep: int | None,
@@ -61,7 +74,7 @@ def open_manager(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
             cleanup_tmp_directories=not is_remote,
-            async_options=ocp.AsyncOptions(post_finalization_callback=on_written),
+            async_options=_async_options(on_written),
         ),
     )
 
@@ -98,11 +111,21 @@ def save_once(
 ) -> None:
     """Saves a separate checkpoint and waits for it; arguments as of `open_manager`."""
     jsons = [name for name in contents.keys() if name != STATE]  # noqa: SIM118
-    handler = ocp.CompositeCheckpointHandler(**_handlers(True, jsons))
     # Asynchronous, although it is waited for: only these savers have a last step to hook into.
-    options = ocp.AsyncOptions(post_finalization_callback=on_written)
+    options = _async_options(on_written)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(async_options=options), **_handlers(True, jsons)
+    )
     with ocp.AsyncCheckpointer(handler, async_options=options) as writer:
         writer.save(directory, args=contents)
+
+
+def _async_options(on_written: Callable[[], None]) -> ocp.AsyncOptions:
+    # Directories are made before the writers start: writers that wait for one that cannot be made
+    # keep a failed run alive until they time out.
+    return ocp.AsyncOptions(
+        post_finalization_callback=on_written, create_directories_asynchronously=False
+    )
 
 
 def _handlers(checksums: bool, json_items: Sequence[str]) -> dict[str, ocp.CheckpointHandler]:

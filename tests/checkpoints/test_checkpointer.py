@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -16,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard
@@ -315,6 +319,50 @@ def test_dtypes_of_parameters_on_save_and_restore(tmp_path):
         restored = checkpointer.restore(abstract(state)).state
     assert restored.params["embed"].dtype == jnp.bfloat16
     assert_same(restored.opt_state, state.opt_state)
+
+
+UNWRITABLE_ITEMS = """
+import errno, os, sys
+import jax.numpy as jnp
+from t5x_ext.checkpoints import Checkpointer
+
+made = os.makedirs
+
+
+def makedirs(path, *args, **kwargs):
+    if "checkpoint_1" in os.path.dirname(path):  # the directory of each item of the step
+        raise OSError(errno.EROFS, "Read-only file system", path)
+    made(path, *args, **kwargs)
+
+
+os.makedirs = makedirs
+with Checkpointer(sys.argv[1]) as checkpointer:
+    checkpointer.save(1, {"params": {"a": jnp.ones(3)}}, {}, {}, force=True)
+"""
+
+
+def test_directories_that_cannot_be_made_end_the_process_with_one_error(tmp_path):
+    command = [sys.executable, "-c", UNWRITABLE_ITEMS, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "step 1 cannot be saved (Read-only file system)" in ended.stderr
+
+
+def test_failures_that_orbax_leaves_to_asyncio_are_not_traced(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    path = ocp.path.atomicity.AtomicRenameTemporaryPath.from_final(epath.Path(tmp_path / "file/s"))
+
+    async def fail_unseen(attempt):
+        await asyncio.wait([asyncio.ensure_future(attempt)])
+
+    async def another_s():
+        raise OSError("another_s")
+
+    for attempt in (path.create(), another_s()):
+        asyncio.run(fail_unseen(attempt))
+        gc.collect()
+    (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert "another_s" in str(record.exc_info)
 
 
 @pytest.mark.parametrize(
