@@ -71,14 +71,17 @@ def align(source: Sequence[Word], output: Sequence[Word], plain: bool = False) -
     """
     costs = [[float(j) for j in range(len(output) + 1)]]
     kinds = [["I"] * (len(output) + 1)]
-    targets = [(word, word.text, word.lower) for word in output]
+    targets = [(j, word, word.text, word.lower) for j, word in enumerate(output)]
+    low, high = _band(source, output, plain)
     last_in_source: dict[str, int] = {}  # word -> where it stood last, above this row
     for i, old in enumerate(source):
         text, lower = old.text, old.lower
-        above, left = costs[-1], i + 1.0
-        row, kind_row = [left], ["D"]
-        last = -1  # where the row's word stood last in the output, left of this cell
-        for j, (new, new_text, new_lower) in enumerate(targets):
+        start, stop = max(0, i + low), min(len(output), i + high + 1)
+        above, left = costs[-1], _NEVER if start else i + 1.0
+        row, kind_row = [_NEVER] * start + [left], ["D"] * (start + 1)
+        # Where the row's word stood last in the output, left of this cell.
+        last = max((j for j in range(start) if targets[j][3] == lower), default=-1)
+        for j, new, new_text, new_lower in targets[start:stop]:
             diagonal = above[j]
             if text == new_text:
                 row.append(diagonal)
@@ -112,9 +115,22 @@ def align(source: Sequence[Word], output: Sequence[Word], plain: bool = False) -
             kind_row.append(kind)
             left = best
         last_in_source[lower] = i
-        costs.append(row)
+        costs.append(row + [_NEVER] * (len(output) - stop))
         kinds.append(kind_row)
     return _walk_back(kinds)
+
+
+def _band(source: Sequence[Word], output: Sequence[Word], plain: bool) -> tuple[int, int]:
+    """The least and the greatest j - i of cells (i, j) that a cheapest path may visit.
+
+    Keeping a longest common subsequence is one path; its price is the budget. To be a cell off the
+    diagonals between both corners costs two insertions and deletions a step.
+    """
+    first, second = ([word.text if plain else word.lower for word in w] for w in (source, output))
+    longer = len(output) - len(source)
+    budget = len(source) + len(output) - 2 * longest_common_subsequence(first, second)
+    spare = (budget - abs(longer)) // 2
+    return min(0, longer) - spare, max(0, longer) + spare
 
 
 def _transposition(

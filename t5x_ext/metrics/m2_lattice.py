@@ -25,9 +25,10 @@ MAX_KEPT = 2
 
 Vertex = tuple[int, int]
 
-# Weights of the three aims; each outweighs all of the next together.
-_GOLD, _STEP, _EDIT = 1 << 60, 1 << 30, 1
-_NEVER = 1 << 80
+# Weights of the three aims; each outweighs all of the next together, as long as source and output
+# have fewer than 2^16 tokens. Sums are whole numbers that a float holds exactly, and adds sooner.
+_GOLD, _STEP, _EDIT = 2.0**35, 2.0**18, 1.0
+_NEVER = float("inf")
 
 # States of a path: outside of an edit; in one after a single step (which kept or changed a token);
 # in one that has only kept two tokens; in one that has changed something and kept 0, 1 or 2.
