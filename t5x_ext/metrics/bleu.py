@@ -1,4 +1,4 @@
-"""BLEU, by sacrebleu."""
+"""BLEU, by sacrebleu; answers are tokenised like their sources first (`metrics.tokens`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from t5x_ext.metrics.metric import Metric
 from t5x_ext.metrics.ngrams import ORDERS
 from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.metrics.tokens import texts_like_sources
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU
@@ -31,8 +32,8 @@ class Bleu(Metric):
         """Lengths of output and closest reference, then matches and n-grams of each order."""
         scorer = _scorer(self._tokenizer)
         counts = []
-        for row in rows:
-            found = scorer.sentence_score(row.prediction, row.references)
+        for row, output in zip(rows, texts_like_sources(rows), strict=True):
+            found = scorer.sentence_score(output, row.references)
             counts.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
         return np.array(counts, float)
 

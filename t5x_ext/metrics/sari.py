@@ -9,19 +9,21 @@ Three programs give three different numbers under this name, so the variant is p
                     precision of deletions, keep recall over counts
 
 For r references, source and output count r times and the references' counts are summed. Rows may
-have different numbers of references.
+have different numbers of references. Answers to prompts in natural text are tokenised like their
+sources first (`metrics.tokens`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from t5x_ext.metrics.metric import Metric, f_score, mean_of, with_ones
 from t5x_ext.metrics.ngrams import ORDERS, ngrams, tokenize_13a
 from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.metrics.tokens import texts_like_sources
 
 Texts = tuple[list[str], list[str], list[list[str]]]  # source, output, references, as tokens
 
@@ -35,7 +37,7 @@ class CorpusSari(Metric):
 
     def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
         """[rows, 36] counts."""
-        return np.array([_counts(*_tokenize(row, _words_13a)) for row in rows], float)
+        return np.array([_counts(*texts) for texts in _tokenize(rows, _words_13a)], float)
 
     def finish(self, totals: np.ndarray) -> np.ndarray:
         """Mean of the three operations' F1, each the mean over four orders."""
@@ -67,7 +69,7 @@ class SentenceSari(Metric):
     def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
         """(value, 1) of each row."""
         split = _split_at_spaces if self._original else _words_13a_at_spaces
-        values = [self.operations(_tokenize(row, split)).mean() for row in rows]
+        values = [self.operations(texts).mean() for texts in _tokenize(rows, split)]
         return with_ones(np.array(values))
 
     def finish(self, totals: np.ndarray) -> np.ndarray:
@@ -104,9 +106,10 @@ class SentenceSari(Metric):
         return f"SARI of {who}, mean of sentence scores, {split}, lower case"
 
 
-def _tokenize(row: Prediction, split) -> Texts:
-    assert row.source is not None  # `needs` was checked
-    return split(row.source), split(row.prediction), [split(text) for text in row.references]
+def _tokenize(rows: Sequence[Prediction], split: Callable[[str], list[str]]) -> Iterator[Texts]:
+    for row, output in zip(rows, texts_like_sources(rows), strict=True):
+        assert row.source is not None  # `needs` was checked
+        yield split(row.source), split(output), [split(text) for text in row.references]
 
 
 def _words_13a(text: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 A model that was given natural text answers in natural text. Where its source is tokenised, the
 answer is tokenised with the source's own tokens wherever it repeats the source, so that copying
-proposes no edit. Answers that are tokenised already are split at white space as they are; which of
-the two they are is decided once for all answers of a task.
+proposes no edit. Answers that are tokenised already are split at white space as they are. Which of
+the two the answers of a task are is told by its prompts, or else by a vote of all answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mixtures.writing.tokens import retokenize, tokenize
+from mixtures.writing.tokens import detokenize, retokenize, tokenize
 from t5x_ext.metrics.predictions import Prediction
 
 
@@ -33,7 +33,30 @@ _ATTACHED = re.compile(r"\S*\w\w(?:[.,;:!?]+[\"')]*|(?<=\w)'\w\w?)(?=\s|$)")
 
 def tokenize_outputs(rows: Sequence[Prediction]) -> list[list[str]]:
     """Tokens of the predictions of one task, comparable with those of sources and references."""
-    return _tokenize(tuple(row.prediction for row in rows), tuple(row.source or "" for row in rows))
+    texts, sources = (row.prediction for row in rows), (row.source or "" for row in rows)
+    return _tokenize(tuple(texts), tuple(sources), were_natural(rows))
+
+
+def texts_like_sources(rows: Sequence[Prediction]) -> list[str]:
+    """The predictions of one task, for metrics with a tokeniser of their own.
+
+    Where the prompts held the sources in natural text, answers get the tokens of the sources: no
+    tokeniser undoes that difference, and an unchanged source has to score what a copy scores.
+    Other texts stay as they are.
+    """
+    if not were_natural(rows):
+        return [row.prediction for row in rows]
+    return list(map(" ".join, tokenize_outputs(rows)))
+
+
+def were_natural(rows: Sequence[Prediction]) -> bool:
+    """Whether the prompts of one task are known to show tokenised sources in natural text."""
+    for row in rows:
+        if row.inputs and row.source and row.source not in row.inputs:
+            natural = detokenize(row.source)
+            if natural != row.source and natural in row.inputs:
+                return True
+    return False
 
 
 def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
@@ -45,7 +68,8 @@ def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
     with_edits = any(row.edits is not None for row in rows)
     if not with_edits and natural_signs(sources) > 0:
         sources = [tokenize(source) for source in sources]
-    outputs = _tokenize(tuple(row.prediction for row in rows), tuple(sources))
+    texts = tuple(row.prediction for row in rows)
+    outputs = _tokenize(texts, tuple(sources), were_natural(rows))
     pairs = [(text, i) for i, row in enumerate(rows) for text in row.references]
     references: list[list[list[str]]] = [[] for _ in rows]
     found = _tokenize(tuple(text for text, _ in pairs), tuple(sources[i] for _, i in pairs))
@@ -56,14 +80,14 @@ def tokenize_rows(rows: Sequence[Prediction]) -> list[Tokenized]:
 
 
 def mixed_tokens(rows: Sequence[Prediction]) -> dict[str, str]:
-    """Tasks whose predictions are natural text while sources or references are tokenised, or the
-    other way round: {task: what is seen}."""
+    """Tasks whose predictions stay natural text (`texts_like_sources`) while sources or references
+    are tokenised, or the other way round: {task: what is seen}."""
     by_task: dict[str, list[Prediction]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
     found = {}
     for task, own in by_task.items():
-        output = natural_signs(row.prediction for row in own)
+        output = natural_signs(texts_like_sources(own))
         others = {
             "sources": natural_signs(row.source or "" for row in own),
             "references": natural_signs(text for row in own for text in row.references),
@@ -76,10 +100,11 @@ def mixed_tokens(rows: Sequence[Prediction]) -> dict[str, str]:
 
 
 def natural_signs(texts: Iterable[str], sources: Iterable[str] = itertools.repeat("")) -> int:
-    """How much more often punctuation is attached to words, `a cat, a dog.`, than set apart.
+    """How many more texts attach punctuation to words, `a cat, a dog.`, than set it apart.
 
     Args:
-        texts: any texts; they are judged together, since a single one may hold no punctuation.
+        texts: any texts; they are judged together, since a single one may hold no punctuation, or
+            be an answer that repeats a full stop without end.
         sources: a source for each, whose own tokens, such as `etc.`, say nothing.
 
     Returns:
@@ -88,8 +113,9 @@ def natural_signs(texts: Iterable[str], sources: Iterable[str] = itertools.repea
     found = 0
     for text, source in zip(texts, sources, strict=False):
         known = set(source.split())
-        found += sum(word not in known for word in _ATTACHED.findall(text))
-        found -= len(_SPACED.findall(text))
+        attached = sum(word not in known for word in _ATTACHED.findall(text))
+        apart = len(_SPACED.findall(text))
+        found += (attached > apart) - (attached < apart)
     return found
 
 
@@ -99,9 +125,13 @@ def letters(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # six metrics compare the same tokens, which none changes
-def _tokenize(texts: tuple[str, ...], sources: tuple[str, ...]) -> list[list[str]]:
+def _tokenize(
+    texts: tuple[str, ...], sources: tuple[str, ...], known_natural: bool = False
+) -> list[list[str]]:
     """Tokens of texts that answer these sources; natural ones are tokenised like the sources."""
-    natural = natural_signs(texts, sources) if natural_signs(sources) <= 0 else -1
+    natural = 1
+    if not known_natural:
+        natural = natural_signs(texts, sources) if natural_signs(sources) <= 0 else -1
     found = []
     for text, source in zip(texts, sources, strict=True):
         words = text.split()

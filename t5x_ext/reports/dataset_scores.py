@@ -330,8 +330,8 @@ def _bounds(
         found: _Found = {}
         for task in study.tasks:
             asked = instances.get(task.name, ())
-            said = [
-                row.with_answer(Answer(text))
+            said = [  # in the set's own tokens, whatever prompts show
+                replace(row.with_answer(Answer(text)), inputs="")
                 for row, text in zip(asked, texts_of(asked), strict=False)
             ]
             if said and all(row.prediction for row in said):
