@@ -73,6 +73,7 @@ def _without_quotes(text: str, source: str) -> str:
     closing = _QUOTES.get(text[:1])
     if closing is None or len(text) < 2 or text[-1] != closing:
         return text
+    source = source.replace("``", '"').replace("''", '"')  # in tokens
     inside = text[1:-1]
     marks = {text[0], closing}
     if text[0] == "'":  # an apostrophe too: either text may hold some

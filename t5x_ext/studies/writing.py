@@ -6,6 +6,7 @@ in what is tuned, and in how they decode.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from mixtures.writing.sets import GENERIC, TRAINED
@@ -17,10 +18,8 @@ from t5x_ext.studies.recipes import Recipe
 
 PROMPT = "alpaca_lora"
 _MIXED = "writing.mixed"
-_DECODINGS = (
-    ("beam4", "beam search", Beam(num_beams=4, length_penalty=1.0, style="hf")),
-    ("top_p", "sampling", Sampling(temperature=0.2, top_p=0.7)),
-)
+_BEAM = Beam(num_beams=4, length_penalty=1.0, style="hf")
+_TOP_P = Sampling(temperature=0.2, top_p=0.7)
 
 
 def writing_arms(
@@ -29,6 +28,7 @@ def writing_arms(
     base: str = "base",
     full: Recipe | None = None,
     decodings: bool = True,
+    sampling_seeds: Sequence[int] = (0, 1, 2),
     generic_set: str = GENERIC,
     writing_only_budgets: Sequence[str] | None = None,
     other_generic_sets: Sequence[str] = (),
@@ -46,6 +46,8 @@ def writing_arms(
       base: name of the initial model.
       full: how all parameters are tuned; None leaves that arm out.
       decodings: whether the proposed model decodes by beam search and by sampling as well.
+      sampling_seeds: the seeds to sample with, an arm each, to see how far samples differ:
+        "writing_alpaca_top_p" has the first, "writing_alpaca_top_p_1" seed 1.
       generic_set: the set that generic rows come from.
       writing_only_budgets: of the arm without generic rows, to see how many writing rows these
         save; None is the last of `budgets`.
@@ -102,9 +104,13 @@ def writing_arms(
         label = "generic and writing data, all parameters"
         arms.append(arm("writing_alpaca_full", label, mixed, tuning="full", recipe=full))
     if decodings:
-        for name, manner, decoding in _DECODINGS:
-            label = f"generic and writing data, by {manner}"
-            arms.append(arm(f"writing_alpaca_{name}", label, mixed, decoding=decoding))
+        label = "generic and writing data, by beam search"
+        arms.append(arm("writing_alpaca_beam4", label, mixed, decoding=_BEAM))
+        for place, seed in enumerate(sampling_seeds):
+            name = "writing_alpaca_top_p" + (f"_{seed}" if place else "")
+            label = "generic and writing data, by sampling" + (f" (seed {seed})" if place else "")
+            decoding = dataclasses.replace(_TOP_P, seed=seed)
+            arms.append(arm(name, label, mixed, decoding=decoding))
     if gec_rows is not None:
         data = f"{_MIXED}.{gec_set}_{gec_rows}"
         arms.append(arm("gec_lora", f"corrections of {gec_set} alone", data))

@@ -69,6 +69,8 @@ def test_every_arm_is_scored_on_every_set(results: dict[str, dict]) -> None:
         "writing_alpaca_full n4",
         "writing_alpaca_beam4 n4",
         "writing_alpaca_top_p n4",
+        "writing_alpaca_top_p_1 n4",
+        "writing_alpaca_top_p_2 n4",
     }
     for name, result in results.items():
         if name:
@@ -136,7 +138,7 @@ def test_full_tuning_is_another_model_of_the_same_base(results: dict[str, dict])
 
 def test_a_finished_study_runs_nothing_again(results: dict[str, dict], capsys) -> None:
     assert study.main(results[""]["flags"]) == 0
-    assert "8 cells, 8 finished before, 0 to run" in capsys.readouterr().out
+    assert "10 cells, 10 finished before, 0 to run" in capsys.readouterr().out
     grid = json.loads((results[""]["path"] / "study.json").read_text())
     assert [task["train_instances"] for task in grid["tasks"]] == [4, 4]
     assert (results[""]["path"] / "report" / "index.html").is_file()

@@ -18,6 +18,7 @@ from mixtures.writing.postprocessing import clean_answer, clean_answers
         ("A cat.\r\nA dog.\u2028So.", "A cats.", "A cat. A dog. So.", ("lines",)),
         ('"A cat."', "A cats.", "A cat.", ("quotes",)),
         ("“A cat.”", "A cats.", "A cat.", ("quotes",)),
+        ('"Go home."', "`` Go home ''", '"Go home."', ()),
         ("'It's a cat.'", "It's a cats.", "It's a cat.", ("quotes",)),
         # Quotes of the input stay, and so do two pairs.
         ('"A cat."', '"A cats."', '"A cat."', ()),
