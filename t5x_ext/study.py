@@ -19,7 +19,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.studies.arms import Arm, recipes_of
-from t5x_ext.studies.generated_data import GeneratedData, check_names
+from t5x_ext.studies.generated_data import GeneratedData, check_generated
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.terminal import show
 from t5x_ext.training.trainer import Program
@@ -111,7 +111,7 @@ def study(
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     data = make_task_data(tasks, recipe.task_feature_lengths, test_examples)
-    check_names(tasks, generated)
+    check_generated(generated, arms, recipe, tasks)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data, generated)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
@@ -215,7 +215,7 @@ def _plan(
     initial_keys = key_initials(initials, described, policies, data)
     # A seed draws its own subset, so the SeqIO names' budget_seed plays no part in the cells.
     del policies["budget_seed"]
-    common = {"model": described, "recipe": dataclasses.asdict(recipe), "data": policies}
+    common = {"model": described, "recipe": recipe.describe(), "data": policies}
     if data.test_examples is not None:  # a study of all of them keeps the keys it always had
         common["test_examples"] = data.test_examples
 

@@ -74,9 +74,9 @@ class Arm(grids.Arm):
             if fields[name] in ("", None, ()):
                 del fields[name]
             elif not isinstance(fields[name], str | tuple):
-                fields[name] = {"type": type(fields[name]).__name__} | dataclasses.asdict(
-                    fields[name]
-                )
+                value = fields[name]
+                own = value.describe() if name == "recipe" else dataclasses.asdict(value)
+                fields[name] = {"type": type(value).__name__} | own
         return fields
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -163,7 +164,9 @@ def _lists(data: GeneratedData, count: int, max_tokens: int) -> TextSize:
     template = round(len(INSTRUCTIONS_TEMPLATE) / _CHARACTERS_A_TOKEN)
     read = _round_up(template + shown * _TASK_TOKENS)
     written = max(_STEP, min(data.asking.max_new_tokens, max_tokens - read))
-    requests = -(-count // int((_LISTED_TASKS - shown) * KEPT_TASKS))
+    # A list ends where its tokens do, on average in the middle of a task.
+    listed = min(_LISTED_TASKS - shown, max(0.5, written / _TASK_TOKENS - 0.5))
+    requests = min(math.ceil(count / (listed * KEPT_TASKS)), data.asking.max_requests)
     load = Workload(data.batch_size, read, written)
     return TextSize(f"tasks of {data.name}", load, -(-requests // data.batch_size))
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mixtures
+from mixtures.budgets import select
 from mixtures.specialization import rows as domains
-from mixtures.specialization.names import PREFIX, SelfName
+from mixtures.specialization.names import PREFIX, SEEDS, SelfName
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError
@@ -18,6 +19,7 @@ from t5x_ext.generation.records import read_seeds
 from t5x_ext.retrieval import BM25, Corpus, open_index
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.studies.cells import RESULT_VERSION, digest
+from t5x_ext.studies.recipes import Recipe
 
 if TYPE_CHECKING:
     from t5x_ext.generation.rounds import Round
@@ -38,7 +40,8 @@ class GeneratedData:
       answering: how they are answered, and which answers are dropped.
       tasks_of: other generated data whose tasks are answered again; '' has the writer write some.
       contrast: sets the writer, an arm, against the initial model that it was tuned from.
-      num_seeds: of the domain's seeds, the first; None takes all.
+      num_seeds: of the domain's seeds, the sample that `self.<domain>.seeds.n20` is of 20; None
+        takes all.
       bm25: how passages are found.
       batch_size: texts written at a time; does not change them.
     """
@@ -67,7 +70,7 @@ class GeneratedData:
 
         domain = Domain(self.domain)
         return Round(
-            seeds=domain.seeds[: self.num_seeds],
+            seeds=domain.seeds(self.num_seeds),
             asking=self.asking,
             answering=self.answering,
             evaluation=domain.evaluation,
@@ -90,10 +93,13 @@ class Domain:
     def _directory(self) -> Any:
         return domains.find_directory(mixtures.current_context().data_dir)
 
-    @property
-    def seeds(self) -> list[Seed]:
-        """Tasks with answers, in the order of the file."""
-        return read_seeds(domains.domain_file("seeds", self.name, self._directory))
+    def seeds(self, count: int | None = None) -> list[Seed]:
+        """Tasks with answers, in the order of the file: all, or a sample of them."""
+        found = read_seeds(domains.domain_file("seeds", self.name, self._directory))
+        if count is None:
+            return found
+        chosen = select(SEEDS, [seed.id for seed in found], min(count, len(found)))
+        return [found[i] for i in chosen]
 
     @property
     def corpus(self) -> Corpus:
@@ -192,7 +198,7 @@ class GeneratedKeys:
                 "version": RESULT_VERSION,
                 "model": self.model,
                 "writer": self.writer(name),
-                "seeds": [dataclasses.asdict(seed) for seed in domain.seeds[: data.num_seeds]],
+                "seeds": [dataclasses.asdict(seed) for seed in domain.seeds(data.num_seeds)],
                 "evaluation": [(row.task, row.input, row.references) for row in domain.evaluation],
                 "asking": dataclasses.asdict(data.asking),
                 "decoding": dataclasses.asdict(data.instruction_decoding),
@@ -231,7 +237,27 @@ def wanted_rows(arms: Sequence[Arm]) -> dict[str, int]:
     return wanted
 
 
-def check_names(tasks: Sequence[str] | None, generated: Sequence[GeneratedData]) -> None:
-    """Raises ConfigError where generated data is stated for a study of other sets."""
+def check_generated(
+    generated: Sequence[GeneratedData],
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    tasks: Sequence[str] | None,
+) -> None:
+    """Checks generated data against the study that tunes on it.
+
+    Raises:
+      ConfigError: the study is of other sets, or tunes on less than what its models may answer: an
+        answer that is cut, and closed by EOS, teaches to stop in the middle.
+    """
     if generated and not all(name.startswith(PREFIX) for name in tasks or ("",)):
         raise ConfigError(f"TASKS: with generated data allowed: {PREFIX}<domain>.<set>")
+    by_name = {data.name: data for data in generated}
+    for arm in arms:
+        data = by_name.get(arm.generated)
+        targets = (arm.recipe or recipe).task_feature_lengths["targets"]
+        if data and data.answering.max_new_tokens > targets:
+            raise ConfigError(
+                f"Arm {arm.name}: tuned on answers of up to {data.answering.max_new_tokens} tokens "
+                f"(ResponseSettings.max_new_tokens); allowed: up to {targets}, which is its "
+                "recipe's task_feature_lengths['targets']"
+            )

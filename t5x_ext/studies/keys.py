@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ def key_initials(
             made |= {
                 "data": data.fingerprint_named(initial.data),
                 "prompt": initial.prompt and get_prompt(initial.prompt).versioned_name,
-                "recipe": dataclasses.asdict(initial.recipe),
+                "recipe": initial.recipe.describe(),
                 "seed": initial.seed,
             }
         elif initial.scope:
@@ -66,7 +65,7 @@ def key_initials(
                 "data": data.fingerprint(find_scope(initial.scope, store).tasks),
                 "prompt": get_prompt(initial.prompt or "").versioned_name,
                 "budget": parse_budget(initial.budget).name,
-                "recipe": dataclasses.asdict(initial.recipe),
+                "recipe": initial.recipe.describe(),
                 "seed": initial.seed,
                 "policies": policies,
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
@@ -27,6 +28,8 @@ class Recipe:
       factors: schedule, see `create_learning_rate_scheduler`; after warm-up, `linear_decay` (which
         needs no other factor) and `cosine_decay` reach zero at the last step.
       warmup_steps: for `linear_warmup`.
+      warmup_share: share of a run's steps to warm up in instead, for arms whose runs differ in
+        length.
       pack: put several examples into one row. "batch" joins those of each batch in as few rows as
         hold them: steps see the same examples as without packing, in less time.
       num_microbatches: parts of a batch processed one after the other.
@@ -42,6 +45,7 @@ class Recipe:
     learning_rate: float = 5e-5
     factors: str = "constant"
     warmup_steps: int = 0
+    warmup_share: float = 0.0
     pack: bool | str = False
     num_microbatches: int = 1
 
@@ -51,12 +55,25 @@ class Recipe:
         for field, low in (("epochs", 1), ("num_microbatches", 1), ("min_steps", 0)):
             bounds.check_int(f"Recipe.{field}", getattr(self, field), low)
         bounds.check_int("Recipe.warmup_steps", self.warmup_steps, 0)
+        bounds.check_real("Recipe.warmup_share", self.warmup_share, 0, 1)
+        if self.warmup_share and self.warmup_steps:
+            raise ConfigError(
+                f"Recipe: warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share}; "
+                "allowed: one of them"
+            )
         if self.steps is not None:
             bounds.check_int("Recipe.steps", self.steps, 1)
         bounds.check_pack("Recipe.pack", self.pack)
         bounds.check_real("Recipe.learning_rate", self.learning_rate, 0)
         if twice := rate_twice(self.factors):
             raise ConfigError(f"Recipe.factors: {twice}")
+
+    def describe(self) -> dict[str, Any]:
+        """The fields as JSON; `warmup_share` only where it is set, as older studies have them."""
+        fields = dataclasses.asdict(self)
+        if not self.warmup_share:
+            del fields["warmup_share"]
+        return fields
 
     def check_context(self, model: BaseTransformerModel, owner: str) -> None:
         """Raises ConfigError for rows that are longer than the model was made for."""
@@ -71,10 +88,11 @@ class Recipe:
         """The train step's settings for a run of that many steps.
 
         Equal arguments give equal trainers, which share one compiled step: only a decaying
-        schedule depends on the length of the run.
+        schedule, and a warm-up by share, depend on the length of the run.
         """
-        decay_steps = max(num_steps - self.warmup_steps, 1) if "decay" in self.factors else 1
-        schedule = _schedule(self.factors, self.learning_rate, self.warmup_steps, decay_steps)
+        warmup_steps = self.warmup_steps or round(self.warmup_share * num_steps)
+        decay_steps = max(num_steps - warmup_steps, 1) if "decay" in self.factors else 1
+        schedule = _schedule(self.factors, self.learning_rate, warmup_steps, decay_steps)
         return Trainer(self.num_microbatches, schedule)
 
 

@@ -61,8 +61,8 @@ def test_lists_of_tasks_count_once_and_rows_of_a_batch_are_contexts_and_sides() 
     assert (
         texts["answers of r2"].batches == 13 and texts["answers of r2"].workload.target_length == 64
     )
-    # 17 tasks asked for in a list, of which 8 are taken to be kept: 13 lists.
-    assert texts["tasks of r2"].batches == 2 and texts["tasks of r2"].workload.target_length == 512
+    # 512 tokens hold 3.8 whole tasks, half of which are taken to be kept: 54 lists.
+    assert texts["tasks of r2"].batches == 7 and texts["tasks of r2"].workload.target_length == 512
 
 
 def test_a_plan_needs_no_data() -> None:
