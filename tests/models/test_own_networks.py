@@ -175,7 +175,7 @@ def test_greedy_tokens_are_the_best_under_teacher_forcing(kind: str, bidirection
     for prompt, length, output in zip(prompts, lengths, tokens, strict=True):
         end = int(np.argmax(output == 1)) + 1 if (output == 1).any() else len(output)
         batch, first = forced(model, prompt[:length], output[:end])
-        scores = np.asarray(model.logits(params, batch))[0, first : first + end]
+        scores = np.asarray(jax.jit(model.logits)(params, batch))[0, first : first + end]
         np.testing.assert_array_equal(scores.argmax(-1), output[:end])
     assert len(np.unique(tokens)) > 2
 
