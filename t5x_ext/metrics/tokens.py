@@ -52,9 +52,10 @@ def texts_like_sources(rows: Sequence[Prediction]) -> list[str]:
 def were_natural(rows: Sequence[Prediction]) -> bool:
     """Whether the prompts of one task are known to show tokenised sources in natural text."""
     for row in rows:
-        if row.inputs and row.source and row.source not in row.inputs:
-            natural = detokenize(row.source)
-            if natural != row.source and natural in row.inputs:
+        source = (row.source or "").strip()
+        if row.inputs and source and source not in row.inputs:
+            natural = detokenize(source)
+            if natural != source and natural in row.inputs:
                 return True
     return False
 

@@ -13,6 +13,7 @@ from mixtures.writing.sets import SETS
 from mixtures.writing.tokens import detokenize
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.scoring import measure
+from t5x_ext.metrics.tokens import were_natural
 
 # Percent: JFLEG's by GLEU, the others' by SARI. EditEval's own table of copies has the same to one
 # digit.
@@ -68,6 +69,15 @@ def test_an_answer_without_end_does_not_change_how_others_are_read(
         rows = [replace(row, inputs="") for row in rows]
     broken = [replace(rows[0], prediction=f"The cat . {'. ' * 150}"), *rows[1:]]
     assert _row_scores(broken, metric)[1:] == _row_scores(rows, metric)[1:]
+
+
+def test_natural_sources_are_not_taken_for_tokens() -> None:
+    """White space around a source, which prompts do not show, tells nothing."""
+    source = " We can't go , he said. \n"
+    row = Prediction("t", "", "1", f"Input: {source.strip()}", ("We can not.",), "We can't.")
+    assert not were_natural([replace(row, source=source)])
+    tokens = "We ca n't go , he said ."
+    assert were_natural([replace(row, inputs="Input: We can't go, he said.", source=tokens)])
 
 
 def _row_scores(rows: list[Prediction], metric: str) -> list[float]:
