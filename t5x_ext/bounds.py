@@ -18,6 +18,7 @@ from t5x_ext.errors import ConfigError
 INT64 = 2**63 - 1
 MAX_ROWS = 1 << 20  # examples, or rows, of one batch
 MAX_TOKENS = 1 << 20  # of one example
+MAX_SIZE = 2**31 - 1  # of an axis of an array
 PER_BATCH = "batch"  # as PACK: the examples of each batch are joined
 
 
@@ -65,13 +66,40 @@ def check_real(field: str, value: Any, low: float, high: float = math.inf, hint:
     Raises:
         ConfigError: It is none.
     """
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_real or not math.isfinite(value) or not low <= value <= high:
+    if not _is_finite(value) or not low <= value <= high:
         if high < math.inf:
             allowed = f"{low:g} to {high:g}"
         else:
             allowed = f"finite, {low:g} and more" if low > -math.inf else "finite numbers"
         raise ConfigError(f"{field}: {_shown(value)}; allowed: {allowed}{hint}")
+
+
+def check_positive(field: str, value: Any) -> None:
+    """Refuses what is not a finite number above 0 once it is a float32.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not _is_finite(value) or not 2.0**-126 <= value < 2.0**128:
+        raise ConfigError(f"{field}: {_shown(value)}; allowed: numbers above 0 that float32 holds")
+
+
+def check_share(field: str, value: Any) -> None:
+    """Refuses what is not a number of at least 0 and, once it is a float32, below 1.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not _is_finite(value) or not 0 <= value <= 1 - 2.0**-24:
+        raise ConfigError(f"{field}: {_shown(value)}; allowed: [0, 1)")
+
+
+def _is_finite(value: Any) -> bool:
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    try:
+        return is_real and math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _shown(value: Any) -> str:

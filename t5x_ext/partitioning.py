@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from t5x_ext import meshes
+from t5x_ext import bounds, meshes
 from t5x_ext.errors import ConfigError
 
 MESH_AXES = ("expert", "data", "fsdp", "model")
@@ -99,6 +99,13 @@ class PjitPartitioner:
     expert: int = 1
     devices: Sequence[Any] | None = dataclasses.field(default=None, compare=False)
     device_bytes: int | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        lowest = {"num_partitions": 1, "fsdp": 1, "model": 1, "device_bytes": 0}
+        for field, low in (lowest | {"data": -1, "expert": -1}).items():
+            value = getattr(self, field)
+            if value is not None:
+                bounds.check_int(f"PjitPartitioner.{field}", value, low)
 
     @functools.cached_property
     def mesh(self) -> Mesh:

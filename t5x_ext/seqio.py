@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_ext import files
+from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -46,6 +46,10 @@ class Evaluator:
 
     logger_cls: Sequence[Callable[[str], Logger]] = ()
     num_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_examples is not None:
+            bounds.check_int("Evaluator.num_examples", self.num_examples, 1)
 
     def loggers(self, output_dir: str) -> list[Logger]:
         """Makes the loggers."""
@@ -105,7 +109,12 @@ class JSONLogger:
         Args:
           output_dir: created if absent.
           write_n_results: predictions written per evaluation, from the first; None writes all.
+
+        Raises:
+          ConfigError: a directory or a number that cannot be.
         """
+        if write_n_results is not None:
+            bounds.check_int("JSONLogger.write_n_results", write_n_results, 0)
         self._directory = files.path(output_dir)
         self._write_n_results = write_n_results
 

@@ -80,6 +80,11 @@ class TuningSettings:
         bounds.check_int("TuningSettings.epochs", self.epochs, 1)
         if self.steps is not None:
             bounds.check_int("TuningSettings.steps", self.steps, 1)
+        bounds.check_real("TuningSettings.learning_rate", self.learning_rate, 0)
+        bounds.check_int("TuningSettings.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        bounds.check_lengths("TuningSettings.lengths", self.lengths)
+        bounds.check_int("TuningSettings.save_period", self.save_period, 1)
+        bounds.check_seed("TuningSettings.seed", self.seed)
 
     def num_steps(self, rows: int) -> int:
         """Steps of a run over that many rows."""

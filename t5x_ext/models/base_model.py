@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 import jax
 import jax.numpy as jnp
 
+from t5x_ext import bounds
 from t5x_ext.data.features import Features, Lengths
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import losses
@@ -45,8 +46,8 @@ class BaseTransformerModel(abc.ABC):
 
     def __post_init__(self) -> None:
         losses.check_normalizing_factor(self.loss_normalizing_factor)
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing: {self.label_smoothing}; allowed: [0, 1)")
+        bounds.check_share("label_smoothing", self.label_smoothing)
+        bounds.check_real("z_loss", self.z_loss, 0.0)
 
     def replace(self, **changes: Any) -> Self:
         """The model with other values of some fields."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import jax.numpy as jnp
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -145,8 +146,17 @@ class ModelConfig(abc.ABC):
         ):
             if getattr(self, field) not in choices:
                 raise self.error(field, ", ".join(choices))
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise self.error("dropout_rate", "[0, 1)")
+        bounds.check_share(self._name("dropout_rate"), self.dropout_rate)
+
+    def check_sizes(self, *fields: str, low: int = 1) -> None:
+        """Raises ConfigError for fields that are not `low` to 2^31 - 1, as an axis may be long."""
+        for field in fields:
+            bounds.check_int(self._name(field), getattr(self, field), low, bounds.MAX_SIZE)
+
+    def check_reals(self, low: float, *fields: str) -> None:
+        """Raises ConfigError for fields that are not finite numbers of at least `low`."""
+        for field in fields:
+            bounds.check_real(self._name(field), getattr(self, field), low)
 
     def check_activations(self, field: str) -> None:
         """Freezes a field of activation names; raises ConfigError for one that is unknown."""
@@ -158,8 +168,10 @@ class ModelConfig(abc.ABC):
 
     def error(self, field: str, allowed: str) -> ConfigError:
         """The error for a field's value."""
-        name = f"{type(self).__name__}.{field}"
-        return ConfigError(f"{name}: {getattr(self, field)!r}; allowed: {allowed}")
+        return ConfigError(f"{self._name(field)}: {getattr(self, field)!r}; allowed: {allowed}")
+
+    def _name(self, field: str) -> str:
+        return f"{type(self).__name__}.{field}"
 
 
 def _last_two(path: str) -> str:

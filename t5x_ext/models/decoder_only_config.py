@@ -49,10 +49,10 @@ class DecoderOnlyConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_activations("mlp_activations")
-        for field in ("vocab_size", "emb_dim", "num_layers", "num_heads", "head_dim", "mlp_dim"):
-            if getattr(self, field) < 1:
-                raise self.error(field, "at least 1")
-        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+        self.check_sizes("vocab_size", "emb_dim", "num_layers", "num_heads", "num_kv_heads")
+        self.check_sizes("head_dim", "mlp_dim", "max_length")
+        self.check_reals(0.0, "norm_epsilon", "embedding_stddev")
+        if self.num_heads % self.num_kv_heads:
             raise self.error("num_kv_heads", f"a divisor of num_heads, {self.num_heads}")
 
     @property

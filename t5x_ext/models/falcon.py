@@ -41,6 +41,10 @@ class FalconConfig(DecoderOnlyConfig):
     shared_norm: bool = True
     rope_theta: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_reals(1.0, "rope_theta")
+
     def build(self) -> Any:
         from t5x_ext.models.blocks.norms import LayerNorm
         from t5x_ext.models.blocks.pattern import Heads

@@ -49,9 +49,11 @@ class LlamaConfig(DecoderOnlyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("rope_theta", "rope_scaling_factor"):
-            if not getattr(self, field) >= 1:
-                raise self.error(field, "at least 1")
+        self.check_reals(1.0, "rope_theta", "rope_scaling_factor")
+        self.check_reals(0.0, "rope_low_freq_factor", "rope_high_freq_factor")
+        self.check_sizes("rope_original_length")
+        if self.rope_high_freq_factor <= self.rope_low_freq_factor:
+            raise self.error("rope_high_freq_factor", "more than rope_low_freq_factor")
 
     def build(self) -> Any:
         from t5x_ext.models.blocks.norms import RMSNorm

@@ -56,10 +56,8 @@ class LoRA:
         for pattern, rank in self.rank_pattern.items():
             bounds.check_int(f"LoRA.rank_pattern[{pattern!r}]", rank, 1, bounds.MAX_TOKENS)
         for name, alpha in (("alpha", self.alpha), *self.alpha_pattern.items()):
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
-                raise ConfigError(f"LoRA.{name}: {alpha!r}; allowed: numbers above 0")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"LoRA.dropout: {self.dropout!r}; allowed: [0, 1)")
+            bounds.check_positive(f"LoRA.{name}", alpha)
+        bounds.check_share("LoRA.dropout", self.dropout)
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))
         if not self.targets:

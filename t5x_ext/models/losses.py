@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
 LossNormalizingFactor = float | int | str | None
@@ -114,8 +115,8 @@ def check_normalizing_factor(factor: LossNormalizingFactor) -> None:
             f"LOSS_NORMALIZING_FACTOR: unknown {factor!r}; allowed: a number, None, "
             f"{', '.join(SPECIAL_FACTORS)}"
         )
-    if isinstance(factor, int | float) and factor <= 0:
-        raise ConfigError(f"LOSS_NORMALIZING_FACTOR: {factor}; allowed: > 0")
+    if factor is not None and not isinstance(factor, str):
+        bounds.check_positive("LOSS_NORMALIZING_FACTOR", factor)
 
 
 def apply_weighting_rule(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from t5x_ext import bounds
 from t5x_ext.models.decoder_only_config import DecoderOnlyConfig
 
 
@@ -39,8 +40,9 @@ class MptConfig(DecoderOnlyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.clip_qkv is not None and not self.clip_qkv > 0:
-            raise self.error("clip_qkv", "more than 0, or None")
+        self.check_reals(0.0, "alibi_bias_max")
+        if self.clip_qkv is not None:
+            bounds.check_positive("MptConfig.clip_qkv", self.clip_qkv)
 
     def build(self) -> Any:
         from t5x_ext.models.blocks.norms import LayerNorm

@@ -31,6 +31,7 @@ from typing import Any
 
 import jax
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import parameters
 from t5x_ext.models.config import ModelConfig
@@ -136,6 +137,8 @@ class Transformer(Network):
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
             raise ConfigError(f"QUANTIZATION: {self.quantization!r}; allowed: 'nf4', None")
+        if self.num_adapters is not None:
+            bounds.check_int("Transformer.num_adapters", self.num_adapters, 1, bounds.MAX_SIZE)
 
     def build(self) -> Any:
         """The `flax.nnx.Module`, with an abstract value in every parameter."""

@@ -35,8 +35,7 @@ class NetworkConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vocab_size < 1:
-            raise self.error("vocab_size", ">= 1")
+        self.check_sizes("vocab_size")
 
     def build(self) -> NoReturn:
         raise ConfigError(

@@ -74,6 +74,13 @@ class T5Config(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_activations("mlp_activations")
+        self.check_sizes("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
+        self.check_sizes("num_encoder_layers", "num_decoder_layers")
+        # Half of a table's buckets are for one distance each, the others for ranges that grow up to
+        # the largest distance; an encoder has such a table for either direction.
+        self.check_sizes("relative_attention_buckets", low=4)
+        nearest_range = self.relative_attention_buckets // 2
+        self.check_sizes("relative_attention_max_distance", low=nearest_range + 1)
 
     def build(self) -> Any:
         from t5x_ext.models.t5 import T5

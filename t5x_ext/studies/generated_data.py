@@ -12,6 +12,7 @@ from mixtures.budgets import select
 from mixtures.specialization import rows as domains
 from mixtures.specialization.names import PREFIX, SEEDS, SelfName
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
+from t5x_ext import bounds
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import EvaluationRow, InstructionSettings, ResponseSettings, Seed
@@ -58,6 +59,11 @@ class GeneratedData:
     instruction_decoding: Sampling = Sampling(temperature=1.0, top_p=0.98)
     response_decoding: Greedy = Greedy()
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        bounds.check_int("GeneratedData.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
+        if self.num_seeds is not None:
+            bounds.check_int("GeneratedData.num_seeds", self.num_seeds, 1)
 
     @property
     def has_passages(self) -> bool:

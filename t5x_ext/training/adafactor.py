@@ -9,7 +9,7 @@ entries; a layer with more than two axes is factored by the rules for its logica
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import optax
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.parameters import Params, path_name
-from t5x_ext.training.hparam_map import HParamMap, value_for
+from t5x_ext.training.hparam_map import HParamMap, given_values, value_for
 
 __all__ = ["Adafactor", "AdafactorState", "HParamMap", "Slot", "standard_logical_factor_rules"]
 
@@ -82,6 +82,20 @@ class _Settings(NamedTuple):
     weight_decay_rate: float | None
 
 
+def _check_from_zero(field: str, value: Any) -> None:
+    bounds.check_real(field, value, 0.0)
+
+
+_CHECKS_UNLESS_NONE: dict[str, Callable[[str, Any], None]] = {
+    "beta1": bounds.check_share,  # at 1, momentum would take nothing from an update
+    "clipping_threshold": bounds.check_positive,  # at 0, as at 0 of the next, nothing would move
+    "max_parameter_scale": bounds.check_positive,
+    "global_norm_clip_threshold": _check_from_zero,  # 0 is none, as in T5X
+    "weight_decay_rate": _check_from_zero,
+    "weight_decay_rate_lr_exponent": _check_from_zero,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
     """Optimizer definition with T5X's names and defaults.
@@ -105,7 +119,8 @@ class Adafactor:
       epsilon2: lower bound of the parameter scale.
       logical_factor_rules: see `standard_logical_factor_rules`; None applies them.
       dtype_momentum: dtype in which momentum is kept.
-      global_norm_clip_threshold: gradients are scaled down to this global norm first; None for not.
+      global_norm_clip_threshold: gradients are scaled down to this global norm first; None and 0
+        for not.
       max_parameter_scale: upper bound of the parameter scale; None for none.
       skip_nan_updates: numbers of a parameter or of its moments that would become NaN stay as they
         are.
@@ -140,10 +155,13 @@ class Adafactor:
         if name not in ("float32", "bfloat16"):
             raise ConfigError(f"Adafactor.dtype_momentum: {name}; allowed: float32, bfloat16")
         object.__setattr__(self, "dtype_momentum", name)
-        bounds.check_int("Adafactor.step_offset", self.step_offset, 0)
-        for field in ("global_norm_clip_threshold", "max_parameter_scale"):
-            if getattr(self, field) is not None:
-                bounds.check_real(f"Adafactor.{field}", getattr(self, field), 0.0)
+        for field in ("step_offset", "min_dim_size_to_factor"):
+            bounds.check_int(f"Adafactor.{field}", getattr(self, field), 0)
+        for field in ("decay_rate", "epsilon1", "epsilon2"):
+            bounds.check_real(f"Adafactor.{field}", getattr(self, field), 0.0)
+        for field, check in _CHECKS_UNLESS_NONE.items():
+            for value in given_values(getattr(self, field)):
+                check(f"Adafactor.{field}", value)
 
     def build(self, axes: Params) -> optax.GradientTransformationExtraArgs:
         """The transformation; `update` takes `learning_rate` (float32 scalar) by keyword.

@@ -59,6 +59,12 @@ class HParamMap:
         raise ConfigError(f"HParamMap.rules: none matches {name}; add ('.*', VALUE) at the end")
 
 
+def given_values(setting: Any) -> list[Any]:
+    """Every value that a setting gives some parameter, but for None."""
+    values = [value for _, value in setting.rules] if isinstance(setting, HParamMap) else [setting]
+    return [value for value in values if value is not None]
+
+
 def value_for(setting: Any, name: str, num_layers: int) -> Any:
     """A setting's value for one parameter: of an `HParamMap`, or the same for all."""
     return setting.value_of(name, num_layers) if isinstance(setting, HParamMap) else setting

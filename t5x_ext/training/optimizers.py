@@ -74,14 +74,13 @@ class AdamW:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        # At 1 a moment would forget nothing, and its correction would divide by zero.
-        below_one = 1.0 - 2.0**-53
         for field in ("beta1", "beta2"):
-            bounds.check_real(f"AdamW.{field}", getattr(self, field), 0.0, below_one)
+            # At 1 a moment would forget nothing, and its correction would divide by zero.
+            bounds.check_share(f"AdamW.{field}", getattr(self, field))
         for field in ("eps", "weight_decay"):
             bounds.check_real(f"AdamW.{field}", getattr(self, field), 0.0)
         if self.max_grad_norm is not None:
-            bounds.check_real("AdamW.max_grad_norm", self.max_grad_norm, 0.0)
+            bounds.check_positive("AdamW.max_grad_norm", self.max_grad_norm)
 
     def build(self, axes: Params) -> Optimizer:
         """The transformation; `update` takes `learning_rate` (float32 scalar) by keyword."""
