@@ -252,14 +252,39 @@ def test_a_link_to_nothing_is_no_destination(tmp_path, capsys):
     assert (tmp_path / "made").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "meta", "checkpoint"])
+PIPES = ["config.json", "model.safetensors", "meta", "checkpoint", "manifest.json"]
+PIPES += ["state/_METADATA", "meta/metadata", "fingerprint/metadata", "state/d/more"]
+
+
+@pytest.mark.parametrize("name", PIPES)
 def test_a_pipe_among_the_files_is_refused_rather_than_waited_for(tmp_path, capsys, name):
     make(tmp_path / "ours")
-    shutil.rmtree(tmp_path / "ours" / name, ignore_errors=True)
-    os.mkfifo(tmp_path / "ours" / name)
+    pipe = tmp_path / "ours" / name
+    shutil.rmtree(pipe, ignore_errors=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
     status, _, err = run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")
     assert status == 1
     assert f"{name}: neither a file nor a directory" in err
+
+
+def test_a_link_that_leads_back_is_refused_rather_than_followed(tmp_path, capsys):
+    make(tmp_path / "ours")
+    (tmp_path / "ours" / "state" / "again").symlink_to(tmp_path / "ours")
+    status, _, err = run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")
+    assert (status, "state/again: a link to a directory" in err) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../other", "state/../../other", ""])
+@pytest.mark.parametrize("part", ["bytes", "sha256"])
+def test_a_manifest_lists_files_of_its_own_checkpoint_only(tmp_path, capsys, name, part):
+    make(tmp_path / "ours")
+    (tmp_path.parent / "other").write_text("not to be looked at")
+    manifest = {"bytes": {}, "sha256": {}, part: {name: 0}}
+    (tmp_path / "ours" / "manifest.json").write_text(json.dumps(manifest))
+    status, _, err = run(capsys, "--to", "hf", tmp_path / "ours", tmp_path / "made")
+    assert status == 1
+    assert f"manifest.json: lists {name!r}, which is not in the checkpoint" in err
 
 
 def test_a_gin_file_gives_the_config_that_a_checkpoint_lacks(tmp_path, capsys):

@@ -20,6 +20,7 @@ from t5x_ext.checkpoints.directories import (
     checkpoint_dir,
     in_agreement,
     read_newest,
+    refuse_pipes,
     saved_steps,
 )
 from t5x_ext.checkpoints.locks import DirectoryLock
@@ -254,6 +255,7 @@ class Checkpointer:
 def _read(path: epath.Path, wanted: PyTree) -> Restored:
     """Reads one checkpoint directory whole; see `Checkpointer.restore`."""
     with reading(path):
+        refuse_pipes(path, below=True)
         check_manifest(path)
         state = path / STATE
         tensors = orbax_trees.open_arrays(state, orbax_trees.names_in(state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,6 +33,32 @@ def saved_steps(model_dir: epath.Path) -> list[int]:
     names = files.names_in(model_dir) if files.is_dir(model_dir) else []
     matches = (re.fullmatch(rf"{PREFIX}_(\d+)", name) for name in names)
     return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+
+def refuse_pipes(directory: epath.Path, below: bool) -> None:
+    """Refuses pipes, devices and the like, which would be waited for or read for ever.
+
+    Args:
+        directory: A checkpoint or a MODEL_DIR. A bucket, which has no such things, passes.
+        below: Whether to look into the directories in it as well, as is to be done for a
+            checkpoint. Links to directories are refused in these: they may lead back.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if not os.path.isdir(directory):
+        return
+    left = [os.fspath(directory)]
+    while left:
+        here = left.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if entry.is_symlink() and here != os.fspath(directory):
+                        raise ConfigError(f"{entry.path}: a link to a directory")
+                    left += [entry.path] if below else []
+                elif os.path.exists(entry.path) and not entry.is_file():
+                    raise ConfigError(f"{entry.path}: neither a file nor a directory")
 
 
 def read_newest(

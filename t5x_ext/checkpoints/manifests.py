@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from t5x_ext.checkpoints.damage import Damage, decoding
+from t5x_ext.files import refuse_endless
 
 MANIFEST = "manifest.json"
 
@@ -57,7 +58,9 @@ def check_manifest(checkpoint: epath.Path) -> None:
     none.
 
     Raises:
-        Damage: If a file is missing, of another size or changed, or the manifest is damaged.
+        Damage: If a file is missing, of another size or changed, or the manifest is damaged or
+            lists what does not lie in the checkpoint.
+        ConfigError: If it lists a pipe or a device.
     """
     path = checkpoint / MANIFEST
     if not path.exists():
@@ -65,13 +68,22 @@ def check_manifest(checkpoint: epath.Path) -> None:
     with decoding(MANIFEST):
         manifest = json.loads(path.read_text())
         for name, size in manifest["bytes"].items():
-            file = checkpoint / name
+            file = _listed(checkpoint, name)
             found = f"{file.stat().length} bytes" if file.exists() else "missing"
             if found != f"{size} bytes":
                 raise Damage(f"{name}: {found}, saved with {size} bytes")
         for name, digest in manifest.get("sha256", {}).items():
-            if _hash(checkpoint / name) != digest:
+            file = _listed(checkpoint, name)
+            refuse_endless(file)
+            if _hash(file) != digest:
                 raise Damage(f"{name}: its content has changed since it was saved")
+
+
+def _listed(checkpoint: epath.Path, name: str) -> epath.Path:
+    """A file by its name in a manifest, which whoever made the checkpoint has written."""
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise Damage(f"{MANIFEST}: lists {name!r}, which is not in the checkpoint")
+    return checkpoint / name
 
 
 def has_checksums(checkpoint: epath.Path) -> bool:

@@ -8,7 +8,6 @@ checkpoint has both new. To continue a run, see `Checkpointer.restore`.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from t5x_ext.checkpoints.directories import (
     STATE,
     in_agreement,
     read_newest,
+    refuse_pipes,
     saved_steps,
 )
 from t5x_ext.checkpoints.gguf import find_gguf, open_gguf
@@ -190,9 +190,10 @@ def hash_params(leaves: Mapping[str, Any]) -> str:
 
 
 def _open_checkpoint(checkpoint: epath.Path) -> Source:
-    _check_kinds(checkpoint)
-    check_manifest(checkpoint)
     layout = _layout(checkpoint)
+    # Directories of Hugging Face's files may hold others, such as Git's, which are not read.
+    refuse_pipes(checkpoint, below=layout not in (open_hf, open_gguf))
+    check_manifest(checkpoint)
     if layout is None:
         raise Damage("its files are missing")
     with decoding(""):
@@ -226,7 +227,7 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
             return read(_open_checkpoint(checkpoint))
 
     directory = files.absolute(path)
-    _check_kinds(directory)
+    refuse_pipes(directory, below=False)
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
     if not directory.is_dir() and not find_gguf(directory):
@@ -246,16 +247,6 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
         raise
     except ValueError as error:
         raise ConfigError(f"{directory} cannot be read: {first_line(error)}") from error
-
-
-def _check_kinds(directory: epath.Path) -> None:
-    """Refuses pipes and the like among the files of a checkpoint: opening one waits for ever."""
-    if not os.path.isdir(directory):  # a file, or a bucket, which has no such things
-        return
-    for name in os.listdir(directory):
-        path = os.path.join(directory, name)
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            raise ConfigError(f"{path}: neither a file nor a directory")
 
 
 def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:

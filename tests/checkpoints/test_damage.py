@@ -163,6 +163,15 @@ def test_an_unreadable_file_is_no_damage_and_nothing_is_renamed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
+def test_a_run_does_not_wait_for_a_pipe_in_its_checkpoint(tmp_path):
+    newest = save_two(tmp_path)
+    (newest / "data" / "metadata").unlink()
+    os.mkfifo(newest / "data" / "metadata")
+    with Checkpointer(str(tmp_path)) as checkpointer:
+        with pytest.raises(ConfigError, match="data/metadata: neither a file nor a directory"):
+            checkpointer.restore(abstract())
+
+
 def test_a_host_without_memory_says_nothing_of_the_checkpoint(tmp_path, monkeypatch):
     save_two(tmp_path / "run")
 
