@@ -140,3 +140,15 @@ def test_what_is_not_here_is_not_here() -> None:
     for name in ("assignment_map", "fallback_to_scratch", "state_transformation_fns"):
         assert f"`{name}`" in text
         assert name not in inspect.signature(place("RestoreCheckpointConfig")).parameters
+
+
+def test_what_was_not_compared_names_tests_that_exist() -> None:
+    section = PAGE.partition("was not run side by side")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!---|Not )(.+?) \| (.+) \|$", section, re.MULTILINE)
+    assert len(rows) > 5
+    for what, instead in rows:
+        files = re.findall(r"`(tests/\S+\.py)`", instead)
+        assert files or "benchmarks.md" in instead, what
+        code = "".join((REPO / file).read_text() for file in files)
+        for name in re.findall(r"`(test_\w+)`", instead):
+            assert f"def {name}(" in code, name
