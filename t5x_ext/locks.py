@@ -1,4 +1,4 @@
-"""One writer per MODEL_DIR, and one way of dividing a study among its processes.
+"""One writer per directory, one way of dividing a study among its processes, one maker of a cache.
 
 The operating system drops a lock with its holder, even after `kill -9`, so a stale lock file never
 blocks a restart. Object stores (`gs://...`) have no locks, nor have some file systems (Lustre
@@ -27,22 +27,23 @@ class DirectoryInUse(ConfigError):
 class DirectoryLock:
     """Holds a directory for this process until `release`, or until the process dies."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], name: str = "MODEL_DIR") -> None:
         """Takes the lock.
 
         Args:
             directory: Created if absent.
+            name: What messages call it.
 
         Raises:
             DirectoryInUse: If another process holds it.
             ConfigError: If nothing can be written there.
         """
-        self._file = _open(directory)
+        self._file = _open(directory, name)
         if self._file and not _lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             holder = _read(self._file)
             self.release()
             raise DirectoryInUse(
-                f"MODEL_DIR {directory} is in use by another run ({holder or 'starting'});"
+                f"{name} {directory} is in use by another run ({holder or 'starting'});"
                 " wait for it, stop it, or choose another directory"
             )
         _write(self._file, f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -115,7 +116,18 @@ class ShardLock:
             self._common = None
 
 
-def _open(directory: str | os.PathLike[str]) -> TextIO | None:
+def hold(file: str | os.PathLike[str]) -> TextIO:
+    """Holds a file of any name until it is closed, after whoever holds it now.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    opened = open(file, "a", encoding="utf-8")
+    _lock(opened, fcntl.LOCK_EX)
+    return opened
+
+
+def _open(directory: str | os.PathLike[str], name: str = "MODEL_DIR") -> TextIO | None:
     """Opens the lock file of a directory; None in a bucket."""
     if "://" in str(directory):
         return None
@@ -125,7 +137,7 @@ def _open(directory: str | os.PathLike[str]) -> TextIO | None:
         return path.open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"MODEL_DIR {directory}: cannot be written to ({error.strerror}); allowed: a "
+            f"{name} {directory}: cannot be written to ({error.strerror}); allowed: a "
             "directory that is writable or can be created"
         ) from None
 

@@ -102,8 +102,8 @@ def study(
             "study.initials: two initial models have the same name; allowed: different names"
         )
     # Slow imports (Orbax among them), after everything that can be checked without them.
-    from t5x_ext.checkpoints.locks import ShardLock
     from t5x_ext.data import datasets
+    from t5x_ext.locks import ShardLock
     from t5x_ext.report import write_report
     from t5x_ext.studies import store
     from t5x_ext.studies.named_data import make_task_data

@@ -26,8 +26,9 @@ from t5x_ext.errors import ConfigError, TryAgain, nearest, printable
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit statuses as shells report them: 128 + SIGINT
 OUTPUT_CLOSED = 141  # 128 + SIGPIPE
-# What a disk may do to any command at any time.
+# What a disk may do to any command at any time, and what a path may turn out to be.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ESTALE}
+_DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 # Characters written at a time. With PYTHONUNBUFFERED, Python ignores how much of a longer text a
 # pipe took before it was closed; up to 4,096 bytes go as a whole, or fail.

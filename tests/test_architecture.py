@@ -24,7 +24,9 @@ LEAVES = {
     "retrieval",
     "terminal",
     "bounds",
+    "caches",
     "grids",
+    "locks",
     "json_fields",
     "progress",
 }

@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
-from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock, ShardLock
+from t5x_ext.generation.journal import only_run
+from t5x_ext.locks import DirectoryInUse, DirectoryLock, ShardLock
 
 HOLD = """
 import sys
-from t5x_ext.checkpoints.locks import ShardLock
+from t5x_ext.locks import ShardLock
 lock = ShardLock(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 print("held", flush=True)
 sys.stdin.read()
@@ -73,6 +75,8 @@ def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch, 
     ShardLock(tmp_path / "shards", 0, 2).release()
     assert lock.is_in_place()
     lock.release()
+    with only_run(epath.Path(tmp_path)):
+        pass
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == (
         f"{tmp_path}: its file system has no locks (no locks here), so nothing stops a second run"

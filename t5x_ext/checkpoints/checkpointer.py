@@ -23,10 +23,10 @@ from t5x_ext.checkpoints.directories import (
     refuse_pipes,
     saved_steps,
 )
-from t5x_ext.checkpoints.locks import DirectoryLock
 from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
 from t5x_ext.checkpoints.own_layout import read_json
 from t5x_ext.errors import ConfigError
+from t5x_ext.locks import DirectoryLock
 
 PyTree = Any
 

@@ -2,8 +2,7 @@
 
 A store is a directory in the local cache: one ArrayRecord file of examples, read by number through
 `array_record`; their lengths as NumPy files, mapped into memory; and `store.json`, which says what
-is in it. It is built next to its place and moved there when it is whole. Several processes that
-share the directory build it once.
+is in it. `caches` says how it is built once and whole.
 
 Training reads ids and tokens only, so texts are left out.
 """
@@ -12,23 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgpack
 import numpy as np
 
+from t5x_ext import caches
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import hash_example
-from t5x_ext.files import local_path
 from t5x_ext.terminal import note
 
 _RECORDS = "examples.array_record"
@@ -85,12 +80,6 @@ class StoredTable:
         digest.update(self._digest.encode())
 
 
-def cache_directory() -> Path:
-    """Where stores are kept: $T5X_EXT_CACHE/examples, else ~/.cache/t5x_ext/examples."""
-    root = os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
-    return Path(local_path(root, "T5X_EXT_CACHE")) / "examples"
-
-
 def store_path(name: str, settings: str, number: int, content: str) -> Path:
     """Where the store of a task's examples is.
 
@@ -101,8 +90,8 @@ def store_path(name: str, settings: str, number: int, content: str) -> Path:
         content: a digest of examples that the store must begin with.
     """
     whole = hashlib.sha256(f"{_VERSION}\0{name}\0{settings}".encode()).hexdigest()
-    folder = f"{name[:80]}-{whole[:16]}-{number}-{content[:16]}"
-    return cache_directory() / folder
+    begin = name.encode()[:80].decode(errors="ignore")  # a file's name has 255 bytes
+    return caches.directory("examples") / f"{begin}-{whole[:16]}-{number}-{content[:16]}"
 
 
 def draws_beside(path: Path) -> list[tuple[Path, int]]:
@@ -128,17 +117,11 @@ def build_store(path: Path, name: str, examples: Iterable[Example]) -> StoredTab
         path: see `store_path`.
         name: of the task, for the progress line.
         examples: at least one; taken one after the other, never all at once.
+
+    Raises:
+        ConfigError: the cache cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        if (found := open_store(path)) is not None:
-            return found
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{path.name}.unfinished-", dir=path.parent))
-        try:
-            _write(unfinished, _progress(examples, name))
-            unfinished.rename(path)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    caches.make_once(path, _ABOUT, lambda directory: _write(directory, _progress(examples, name)))
     return StoredTable(path)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-import filelock
 from etils import epath
 
 from mixtures.errors import DataError
 from mixtures.records import parse_json
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
+from t5x_ext.locks import DirectoryLock
 from t5x_ext.terminal import note
 
 Record = dict[str, Any]
@@ -29,18 +29,9 @@ def only_run(directory: epath.Path) -> Iterator[None]:
     """Keeps a directory on a local disk from a second run while its body runs.
 
     Raises:
-        ConfigError: another run has it.
+        ConfigError: another run has it, or it cannot be written.
     """
-    if files.is_remote(directory):
-        yield
-        return
-    with files.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(f"{directory}: another run writes here; allowed: one at a time") from None
+    lock = DirectoryLock(directory, "directory")
     try:
         yield
     finally:

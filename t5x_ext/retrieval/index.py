@@ -22,18 +22,14 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 
-from t5x_ext import bounds, files
+from t5x_ext import bounds, caches
 from t5x_ext.errors import ConfigError
 from t5x_ext.retrieval.bm25s_import import import_bm25s
 from t5x_ext.retrieval.corpus import Corpus, Passage
@@ -169,44 +165,26 @@ def open_index(corpus: Corpus, settings: BM25 = BM25()) -> Index:
         settings: of BM25; another value of any of them is another index.
 
     Raises:
-        ConfigError: the corpus cannot be used.
+        ConfigError: the corpus cannot be used, or the cache cannot be written.
     """
     shape = {k: v for k, v in dataclasses.asdict(settings).items() if k != "query_words"}
     key = json.dumps([_VERSION, import_bm25s().__version__, corpus.digest, shape])
-    directory = _cache_directory() / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if not (directory / _ABOUT).is_file():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{directory}.lock"):
-            if not (directory / _ABOUT).is_file():
-                _build(directory, corpus, settings)
+    directory = caches.directory("retrieval") / hashlib.sha256(key.encode()).hexdigest()[:32]
+    caches.make_once(directory, _ABOUT, lambda unfinished: _write(unfinished, corpus, settings))
     return Index(directory, corpus, settings)
 
 
-def _cache_directory() -> Path:
-    """$T5X_EXT_CACHE/retrieval, else ~/.cache/t5x_ext/retrieval."""
-    root = os.environ.get("T5X_EXT_CACHE") or "~/.cache/t5x_ext"
-    return Path(files.local_path(root, "T5X_EXT_CACHE")) / "retrieval"
-
-
-def _build(directory: Path, corpus: Corpus, settings: BM25) -> None:
-    """Writes the index next to its place and moves it there when it is whole."""
+def _write(directory: Path, corpus: Corpus, settings: BM25) -> None:
     whole = _count(corpus, settings)
-    unfinished = Path(
-        tempfile.mkdtemp(prefix=f"{directory.name}.unfinished-", dir=directory.parent)
-    )
     spans, names = [], []
-    try:
-        for number, shard in enumerate(_shards(corpus, settings)):
-            spans += [(start, end) for start, end, _ in shard]
-            names.append(f"shard-{number:05}")
-            _write_shard(unfinished / names[-1], [p for *_, p in shard], settings, whole)
-            if whole.num_passages > settings.shard_passages:
-                note(f"index of {corpus.path}: {len(spans):,}/{whole.num_passages:,} passages")
-        np.save(unfinished / "spans.npy", np.array(spans, np.int64))
-        (unfinished / _ABOUT).write_text(json.dumps({"shards": names}))
-        unfinished.rename(directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for number, shard in enumerate(_shards(corpus, settings)):
+        spans += [(start, end) for start, end, _ in shard]
+        names.append(f"shard-{number:05}")
+        _write_shard(directory / names[-1], [p for *_, p in shard], settings, whole)
+        if whole.num_passages > settings.shard_passages:
+            note(f"index of {corpus.path}: {len(spans):,}/{whole.num_passages:,} passages")
+    np.save(directory / "spans.npy", np.array(spans, np.int64))
+    (directory / _ABOUT).write_text(json.dumps({"shards": names}))
 
 
 def _shards(corpus: Corpus, settings: BM25) -> Iterator[list[tuple[int, int, Passage]]]:

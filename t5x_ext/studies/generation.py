@@ -19,7 +19,6 @@ from t5x_ext import files
 from t5x_ext.checkpoints import peft
 from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.checkpoints.meta import NOT_QUANTIZED
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
@@ -30,6 +29,7 @@ from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.text_models import Writer, token_counter
+from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models import network
 from t5x_ext.models.parameters import Params, join, select
 from t5x_ext.studies import store

@@ -13,9 +13,9 @@ from etils import epath
 from t5x_ext import files
 from t5x_ext.checkpoints import load_params, save_params
 from t5x_ext.checkpoints.directories import saved_steps
-from t5x_ext.checkpoints.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from t5x_ext.errors import ConfigError, TryAgain
+from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models.merging import merge
 from t5x_ext.models.parameters import Params
 from t5x_ext.runs import run_training

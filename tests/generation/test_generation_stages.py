@@ -238,7 +238,7 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
         return []
 
     generator = Generator(intrude, lambda text: 1, 1000, "m", "greedy")
-    with pytest.raises(ConfigError, match="another run writes here"):
+    with pytest.raises(ConfigError, match="is in use by another run"):
         write_instructions(tmp_path, seeds, generator, settings, 1)
 
 
