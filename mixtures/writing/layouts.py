@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
 from mixtures.records import parse_json
 from mixtures.writing.lines import read_lines
 from mixtures.writing.m2 import read_m2
+
+T = TypeVar("T")
 
 TURK_REFERENCES = 8
 _WNC_COLUMNS = 7  # id, source tokens, target tokens, source, target, POS tags, parse tags
@@ -65,7 +67,8 @@ def read_turk_table(path: StrPath) -> list[Item]:
     found = []
     for number, line in enumerate(read_lines(path), start=1):
         where = f"{path}: line {number}"
-        row = next(csv.reader([line], delimiter="\t"), [])
+        # By itself, since an unbalanced quote would take in the lines that follow.
+        row = next(_csv_rows([line], path, "\t", number), [])
         if len(row) != 2 + TURK_REFERENCES:
             raise _wrong_columns(
                 where, len(row), f"{2 + TURK_REFERENCES}: number, source, 8 turkers"
@@ -103,7 +106,8 @@ def read_stsb(path: StrPath) -> list[Item]:
     """The STS benchmark's CSV, its pairs of the highest similarity: 5."""
     found = []
     # A quoted sentence may hold a line break, so lines are the CSV reader's business.
-    for number, row in enumerate(csv.reader(line + "\n" for line in read_lines(path)), start=1):
+    lines = (line + "\n" for line in read_lines(path))
+    for number, row in enumerate(_csv_rows(lines, path), start=1):
         where = f"{path}: row {number}"
         if len(row) != 3:
             raise _wrong_columns(where, len(row), "3: sentence1, sentence2, score")
@@ -129,7 +133,7 @@ def read_iterater(path: StrPath) -> list[Item]:
 def read_alpaca(path: StrPath) -> list[Item]:
     """Alpaca's JSON list of instruction, input (may be empty) and output."""
     text = "\n".join(read_lines(path))
-    value = parse_json(text, str(path), "a JSON list of instruction, input, output")
+    value = _parse(text, str(path), "a JSON list of instruction, input, output")
     if not isinstance(value, list):
         raise DataError(f"{path}: {type(value).__name__}; allowed: a list of objects")
     found = []
@@ -168,7 +172,9 @@ def read_character_edits(path: StrPath) -> list[Item]:
 
 
 def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
-    """One object per line: dataset, instruction, input, references, and optionally id and meta.
+    """One object per line: input, references, and optionally dataset, instruction, id and meta.
+
+    What is optional may also be null.
 
     Args:
         path: the file.
@@ -176,23 +182,23 @@ def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
     """
     found = []
     for where, value in _objects(path, "instruction, input, references"):
-        named = value.get("dataset", dataset)
+        named = _optional(value, where, "dataset", str, "a text") or dataset
         if named != dataset:
-            raise _wrong(where, "dataset", str(named), f"{dataset!r}, the set of this file's name")
+            raise _wrong(where, "dataset", named, f"{dataset!r}, the set of this file's name")
         references = value.get("references")
         if not isinstance(references, list) or not references:
             raise _wrong(where, "references", str(references), "a list of one or more texts")
         for reference in references:
             if not isinstance(reference, str):
                 raise _wrong(where, "references", str(reference), "a list of texts")
-        meta = value.get("meta", {})
+        meta = _optional(value, where, "meta", dict, "an object") or {}
         item = Item(
             _string(value, where, "input"),
             tuple(references),
-            id=str(value.get("id", "")),
-            label=str(meta.get("label", "")),
-            instruction=str(value.get("instruction", "")),
-            tokenized=meta.get("tokenized"),
+            id=_id(value, where),
+            label=_optional(meta, where, "label", str, "a text") or "",
+            instruction=_optional(value, where, "instruction", str, "a text") or "",
+            tokenized=_optional(meta, where, "tokenized", bool, "true or false"),
         )
         found.append(item)
     return _some(found, path)
@@ -205,11 +211,42 @@ def _objects(path: StrPath, fields: str) -> list[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        value = parse_json(line, where, f"one object per line, with {fields}")
+        value = _parse(line, where, f"one object per line, with {fields}")
         if not isinstance(value, dict):
             raise DataError(f"{where}: not an object; allowed: one object per line, with {fields}")
         found.append((where, value))
     return found
+
+
+def _parse(text: str, where: str, allowed: str) -> Any:
+    """JSON whose texts can be written to a file: an escape may be half of a surrogate pair."""
+    value = parse_json(text, where, allowed)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise DataError(
+                f"{where}: {half} is half of a surrogate pair; allowed: text that UTF-8 can encode"
+            ) from None
+    return value
+
+
+def _csv_rows(
+    lines: Iterable[str], path: StrPath, delimiter: str = ",", first: int = 1
+) -> Iterator[list[str]]:
+    """The rows of CSV; `first` is the number of the first line, for messages."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        where = f"{path}: line {first + reader.line_num}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            allowed = "CSV whose quotes are closed, without a carriage return inside of a line"
+            raise DataError(f"{where}: not CSV ({error}); allowed: {allowed}") from None
+        if row is None:
+            return
+        yield row
 
 
 def _apply(text: str, edits: Sequence[tuple[int, int, str | None]]) -> str:
@@ -241,6 +278,23 @@ def _string(value: dict[str, Any], where: str, field: str) -> str:
         raise _wrong(where, field, shown, "a string")
     text: str = value[field]
     return text
+
+
+def _optional(
+    value: dict[str, Any], where: str, field: str, kind: type[T], allowed: str
+) -> T | None:
+    """A field that may be absent or null."""
+    found = value.get(field)
+    if found is not None and not isinstance(found, kind):
+        raise _wrong(where, field, json.dumps(found), allowed)
+    return found
+
+
+def _id(value: dict[str, Any], where: str) -> str:
+    """A text, or a whole number as one; "" where there is none."""
+    if type(value.get("id")) is int:
+        return str(value["id"])
+    return _optional(value, where, "id", str, "a text or a whole number") or ""
 
 
 def _text(text: str, where: str, field: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,7 @@ def test_files_of_common_names_count_only_in_the_folder_of_their_set(tmp_path: P
     assert splits_in(epath.Path(tmp_path), SETS["iterater_fluency"]) == ()
 
 
+PAIR = '{"input": "A b.", "references": ["B a."]}'
 ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
 
 
@@ -165,6 +167,21 @@ ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
             r"asset.test.jsonl: row 0: field 'references': 1; allowed: 10, as every row",
         ),
         ("asset.test.jsonl", "[]", "asset", "test", r"line 1: not an object"),
+        *(
+            ("stsb.test.jsonl", json.dumps(json.loads(PAIR) | fields), "stsb", "test", message)
+            for fields, message in (
+                ({"instruction": 3}, r"line 1: field 'instruction': '3'; allowed: a text"),
+                ({"id": ["a"]}, r"field 'id': .*; allowed: a text or a whole number"),
+                ({"dataset": {}}, r"field 'dataset': '{}'; allowed: a text"),
+                ({"meta": "a"}, r"field 'meta': .*; allowed: an object"),
+                ({"meta": {"label": 1}}, r"field 'label': '1'; allowed: a text"),
+                (
+                    {"meta": {"tokenized": "false"}},
+                    r"field 'tokenized': '\"false\"'; allowed: true or false",
+                ),
+                ({"input": "a \ud83d"}, r"line 1: '\\ud83d' is half of a surrogate pair; allowed"),
+            )
+        ),
         ("stsb.test.jsonl", '{"input": "A."}', "stsb", "test", r"field 'references': 'None'"),
         (
             "stsb-en-test.csv",
@@ -172,6 +189,20 @@ ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
             "stsb",
             "test",
             r"row 1: field 'score': 'high'; allowed: a",
+        ),
+        (
+            "stsb-en-test.csv",
+            'a,b,5\n"a,b,5\n' + "a sentence,another,3\n" * 7000,
+            "stsb",
+            "test",
+            r"stsb-en-test.csv: line 2: not CSV \(field larger .*; allowed: CSV whose quotes are",
+        ),
+        (
+            "test.8turkers.organized.tsv",
+            "\t".join(["1", *"abcdefghi"]) + "\n" + "\t".join(["2", "a\rb", *"bcdefghi"]),
+            "turkcorpus",
+            "test",
+            r"tsv: line 2: not CSV \(.*; allowed: .*without a carriage return inside of a line",
         ),
         (
             "biased.word.test",
@@ -225,6 +256,16 @@ def test_what_a_layout_does_not_have_is_named(
     with pytest.raises(DataError, match=message) as error:
         read_set(epath.Path(tmp_path), SETS[set_name], split)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_optional_in_a_row_may_be_null(tmp_path: Path) -> None:
+    absent = {"instruction": None, "id": None, "dataset": None, "meta": None}
+    unmarked = {"id": 7, "meta": {"label": None, "tokenized": None}}
+    rows = [json.loads(PAIR) | more for more in ({}, absent, unmarked)]
+    path = write(tmp_path / "stsb.test.jsonl", "\n".join(map(json.dumps, rows)))
+    plain, null, numbered = layouts.read_jsonl(path, "stsb")
+    assert plain == null == layouts.Item("A b.", ("B a.",))
+    assert numbered == layouts.Item("A b.", ("B a.",), id="7")
 
 
 def test_reference_files_of_another_length_are_refused(tmp_path: Path) -> None:
