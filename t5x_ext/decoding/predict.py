@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from mixtures.writing.gold_edits import GoldEdits, parse_gold_edits
 from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.outputs import Output
-from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
 from t5x_ext.metrics.predictions import Answer, Prediction, PredictionLog
 from t5x_ext.models.parameters import Params
 from t5x_ext.progress import MinuteNotes
@@ -38,7 +38,9 @@ def to_rows(examples: Sequence[Example]) -> list[Prediction]:
 
 
 def _gold_edits(example: Example) -> GoldEdits | None:
-    return parse_gold_edits(json.loads(example.edits), example.id) if example.edits else None
+    if not example.edits:
+        return None
+    return parse_gold_edits(json.loads(example.edits), example.id, example.source)
 
 
 def predict(

@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from mixtures.writing.gold_edits import GoldEdits
 from mixtures.writing.m2 import Edit
 from t5x_ext.metrics.edit_extraction import OwnExtractor
-from t5x_ext.metrics.edits import GoldEdits
 from t5x_ext.metrics.metric import Metric, f_score
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.tokens import Tokenized, tokenize_rows

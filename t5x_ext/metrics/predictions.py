@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 from mixtures.errors import DataError
 from mixtures.records import parse_json
+from mixtures.writing.gold_edits import GoldEdits, parse_gold_edits
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
-from t5x_ext.metrics.edits import GoldEdits, parse_gold_edits
 
 FINISHES = ("eos", "stop", "length")
 
@@ -85,7 +85,8 @@ def parse_prediction(line: str, where: str) -> Prediction:
         where: file and line number, for messages.
 
     Raises:
-        ConfigError: not JSON, a key is repeated, or a field is missing or of the wrong type.
+        ConfigError: not JSON, a key is repeated, a field is missing or of the wrong type, or an
+            edit lies outside of the source's tokens.
     """
     try:
         fields = parse_json(line, where, "a JSON object")
@@ -110,6 +111,9 @@ def parse_prediction(line: str, where: str) -> Prediction:
     _check(is_finish, where, "finish", _shorten(finish), ", ".join(FINISHES))
     named = [*((name, fields[name]) for name in _TEXT_FIELDS), ("inputs", inputs)]
     named += [("source", source)] if source is not None else []
+    gold = _gold_edits(edits, where, source)
+    written = (edit for made in (gold or {}).values() for edit in made)
+    named += [("edits", text) for edit in written for text in (*edit.corrections, edit.type)]
     for name, text in [*named, *(("references", text) for text in references)]:
         _check(_is_utf8(text), where, name, _shorten(text), "text that UTF-8 can encode")
     return Prediction(
@@ -122,7 +126,7 @@ def parse_prediction(line: str, where: str) -> Prediction:
         truncated=truncated,
         score=fields.get("score"),
         source=source,
-        edits=None if edits is None else parse_gold_edits(edits, where),
+        edits=gold,
         finish=finish,
     )
 
@@ -247,6 +251,13 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
 def _check(holds: bool, where: str, field: str, found: str, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"{where}: field '{field}': {found}; allowed: {allowed}")
+
+
+def _gold_edits(value: Any, where: str, source: str | None) -> GoldEdits | None:
+    try:
+        return None if value is None else parse_gold_edits(value, where, source)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _is_utf8(text: str) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mixtures.writing.gold_edits import parse_gold_edits
 from mixtures.writing.m2 import Edit, read_m2
 from t5x_ext.metrics import Prediction, get_metric
 from t5x_ext.metrics import errant as errant_module
 from t5x_ext.metrics import m2 as m2_module
 from t5x_ext.metrics.edit_extraction import align, extract_edits, merge
-from t5x_ext.metrics.edits import parse_gold_edits
 from t5x_ext.metrics.errant_library import LibraryExtractor, is_installed
 from t5x_ext.metrics.word_classes import classify
 
@@ -27,8 +27,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def m2_row(fields: dict[str, Any]) -> Prediction:
-    edits = parse_gold_edits(fields["gold"], "golden")
     prediction, source = fields["prediction"], fields["source"]
+    edits = parse_gold_edits(fields["gold"], "golden", source)
     return Prediction("t", "", "", "", ("",), prediction, source=source, edits=edits)
 
 

@@ -46,6 +46,24 @@ def test_round_trip_keeps_every_field(tmp_path):
         ({"references": ["a", 1]}, "field 'references': [\"a\", 1]; allowed: a list of strings"),
         ({"prediction": None}, "field 'prediction': null; allowed: a string"),
         ({"truncated": 1}, "field 'truncated': 1; allowed: true or false"),
+        (
+            {"source": "a b", "edits": {"0": [[1, 2, ["x"]], [5, 9, ["x"]]]}},
+            "field 'edits': '[5, 9, [\"x\"], \"\"]'; allowed: 0 <= start <= end <= 2, the tokens "
+            "of the source",
+        ),
+        (
+            {"source": "a b", "edits": {"0": [], "00": [[0, 1, ["x"]]]}},
+            "field 'edits': '[\"0\", \"00\"]'; allowed: each annotator once",
+        ),
+        (
+            {"source": "a b", "edits": {"0": [[0, 1, ["x \ud83d"]]]}},
+            "field 'edits': \"x \\ud83d\"; allowed: text that UTF-8 can encode",
+        ),
+        (
+            {"source": "a b", "edits": {"0": [[0, 1]]}},
+            "field 'edits': '{\"0\": [[0, 1]]}'; allowed: for each annotator a list of [start, "
+            'end, [correction, ...]], as in {"0": [[1, 2, ["a"]]]}',
+        ),
     ],
 )
 def test_malformed_field_is_one_line_with_its_place(change, message):
