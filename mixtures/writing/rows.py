@@ -13,7 +13,7 @@ import os
 from etils import epath
 
 from mixtures import files
-from mixtures.budgets import select
+from mixtures.budgets import parse_budget, select
 from mixtures.errors import DataError
 from mixtures.records import Row
 from mixtures.release import Release, data_dir
@@ -31,7 +31,7 @@ BUNDLED_COUNTS = {GENERIC: 5200, **{task: 1000 for task in TRAINED}}
 
 # Where each task's training rows come from: the first of these lists whose sets are all there. Of
 # several sets the first gives a fifth of the rows, as the paper takes 2,000 of TurkCorpus and 8,000
-# of WikiLarge.
+# of WikiLarge, as long as both have as many.
 _TRAINING = {
     "grammaticality": (("wi_locness",), ("jfleg_edits:validation",)),
     "fluency": (("iterater_fluency",),),
@@ -108,8 +108,9 @@ def splits_of(name: WritingName, directory: epath.Path | None) -> tuple[str, ...
         if name.part in (each.name, each.task)
         for split in splits_in(directory, each)
     }
-    if name.part not in SETS and not _sources(name.part, directory):
+    if name.part not in SETS:  # a task, whose training rows need not be of its sets' train splits
         found.discard("train")
+        found |= {"train"} if _sources(name.part, directory) else set()
     if not found and name.part in SETS:
         read_set(directory, SETS[name.part], next(iter(SETS[name.part].splits)))  # raises
     if not found:
@@ -191,8 +192,9 @@ def _train_rows(
     if len(pools) == 1 or budget == "all":
         found = [row for pool in pools for row in pool]
         return _within(found, name, budget, seed, order)
-    count = int(budget.removeprefix("n"))
-    first = min(len(pools[0]), -(-count // _FIRST_SHARE))
+    count = parse_budget(budget).count(sum(map(len, pools)))
+    share = -(-count // _FIRST_SHARE)
+    first = min(len(pools[0]), max(share, count - len(pools[1])))
     return [
         *_within(pools[0], sources[0], f"n{first}", seed, order),
         *(_within(pools[1], sources[1], f"n{count - first}", seed, order) if count > first else ()),

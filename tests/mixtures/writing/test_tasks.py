@@ -98,6 +98,39 @@ def test_generic_rows_need_no_file_of_alpaca(tmp_path, monkeypatch) -> None:
     assert Counter(row.task for row in parts["generic"]) == {"superni": 30}
 
 
+def test_a_task_by_itself_falls_back_as_in_a_mixture(real: None, monkeypatch, tmp_path) -> None:
+    train = read_parts("writing.grammaticality.n100", "train")["grammaticality"]
+    assert len(train) == 100
+    validation = read_parts("writing.grammaticality", "validation")["jfleg_edits"]
+    assert {row.id for row in train} < {row.id for row in validation}
+    assert list(read_parts("writing.grammaticality", "test")) == ["jfleg_edits"]
+    monkeypatch.setenv("WRITING_DIR", str(tmp_path))
+    monkeypatch.delenv("SUPERNI_DIR", raising=False)
+    (rows,) = read_parts("writing.generic.n30", "train").values()
+    assert Counter(row.task for row in rows) == {"superni": 30}
+    with pytest.raises(DataError, match=r"'grammaticality': no training set in .*; allowed: wi_"):
+        read_parts("writing.grammaticality.n100", "train")
+
+
+def test_a_share_of_a_task_of_two_sources_is_of_both(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WRITING_DIR", str(tmp_path))
+    for name, count, references in (("turkcorpus.tune", 20, 8), ("wikilarge.train", 30, 1)):
+        lines = [
+            json.dumps({"input": f"{name} {i}.", "references": ["A."] * references})
+            for i in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def counts(budget: str) -> dict[str, int]:
+        (rows,) = read_parts(f"writing.simplification.{budget}", "train").values()
+        return Counter(row.task for row in rows)
+
+    assert counts("p20") == counts("n10") == {"turkcorpus": 2, "wikilarge": 8}
+    # Beyond a fifth and four fifths the larger set makes up for the smaller.
+    assert counts("n45") == {"turkcorpus": 15, "wikilarge": 30}
+    assert counts("p100") == counts("all") == {"turkcorpus": 20, "wikilarge": 30}
+
+
 def test_smaller_mixtures_are_parts_of_larger_ones() -> None:
     def ids(count: int) -> set[str]:
         parts = read_parts(f"writing.train.{count}", "train")
@@ -219,7 +252,7 @@ def test_another_wording_changes_the_instruction_alone(real: None) -> None:
     restored = [dataclasses.replace(row, definition=own[0].definition) for row in worded]
     assert restored == own
     assert str(parse_name("writing.alpaca.jfleg.w2")) == "writing.alpaca.jfleg.w2"
-    assert task_metrics.metrics_of("writing.jfleg.w2") == ("gleu",)
+    assert task_metrics.metrics_of("writing.jfleg.w2") == ("gleu", "gleu_closed")
     assert fingerprint("writing.jfleg.w2", "test") != fingerprint("writing.jfleg", "test")
 
 
@@ -230,7 +263,7 @@ def test_every_task_has_other_wordings_and_none_is_the_trained_one() -> None:
 
 
 def test_every_task_names_its_metrics() -> None:
-    assert task_metrics.metrics_of("jfleg") == ("gleu",)
+    assert task_metrics.metrics_of("jfleg") == ("gleu", "gleu_closed")
     assert task_metrics.metrics_of("conll2014") == ("m2", "errant")
     assert task_metrics.metrics_of("asset") == ("sari",)
     own = task_metrics.metrics_of("task1344_glue_entailment")
