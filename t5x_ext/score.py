@@ -104,9 +104,11 @@ def _measure(path: str, metrics: Sequence[str] | None, m2: str | None) -> Measur
     if m2 is not None:
         rows = with_gold_edits(rows, m2)
     measured = measure(rows, metrics, processes=os.cpu_count() or 1)
-    if any(column.metric.name.startswith("sari") for column in measured.columns):
-        for task, what in mixed_tokens(rows).items():
-            note(f"{path}: task '{task}': {what}; SARI compares them as they are")
+    for name in ("sari", "bleu"):  # other metrics of rewriting tokenise answers like their sources
+        columns = [c for c in measured.columns if c.metric.name.startswith(name)]
+        compared = [rows[i] for i in sorted({i for c in columns for i in c.places.tolist()})]
+        for task, what in mixed_tokens(compared).items():
+            note(f"{path}: task '{task}': {what}; {name.upper()} compares them as they are")
     return measured
 
 

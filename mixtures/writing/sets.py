@@ -189,7 +189,7 @@ _EVERY = (
     WritingSet(
         "jfleg",
         "fluency",
-        ("gleu",),
+        ("gleu", "gleu_closed"),  # the one has a random part, the other none
         {
             "validation": _numbered("dev", "dev/{split}.src", "dev/{split}.ref", 4),
             "test": _numbered("test", "test/{split}.src", "test/{split}.ref", 4),

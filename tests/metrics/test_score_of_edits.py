@@ -124,19 +124,39 @@ def test_perfect_and_empty_answers_have_the_right_scores(tmp_path, capsys):
     )
 
 
-def test_the_table_names_each_variant_and_warns_of_mixed_tokens(corrected, capsys):
-    assert score.main([corrected, "--metrics", "sari"]) == 0
+@pytest.mark.parametrize(
+    ("metrics", "warned"),
+    [
+        ("sari", ["SARI"]),
+        ("bleu_intl", ["BLEU"]),
+        ("bleu,sari_hf,gleu", ["SARI", "BLEU"]),
+        ("gleu", []),
+    ],
+)
+def test_the_table_names_each_variant_and_warns_of_mixed_tokens(corrected, capsys, metrics, warned):
+    assert score.main([corrected, "--metrics", metrics]) == 0
     captured = capsys.readouterr()
-    assert "sari[easse,13a,lower]: SARI of easse and EditEval" in captured.out
-    assert (
-        "task 't': sources and references look like tokens, predictions like text" in captured.err
-    )
+    if metrics == "sari":
+        assert "sari[easse,13a,lower]: SARI of easse and EditEval" in captured.out
+    seen = "task 't': sources and references look like tokens, predictions like text"
+    lines = [line for line in captured.err.splitlines() if seen in line]
+    assert [line.partition(f"{seen}; ")[2].split()[0] for line in lines] == warned
+
+
+def test_only_tasks_that_are_scored_so_are_warned_of(tmp_path, capsys):
+    answers = ["He goes to school.", "I can't swim, but like it.", "All is well."]
+    both = [write(tmp_path / task, answers, task=task) for task in ("jfleg", "asset")]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(Path(each).read_text() for each in both))
+    assert score.main([str(path)]) == 0
+    errors = capsys.readouterr().err
+    assert "task 'asset': sources" in errors and "task 'jfleg'" not in errors
 
 
 def test_a_task_names_its_metrics_and_the_flag_overrides(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(task_metrics, "_NAMED", {})
     path = write(tmp_path / "p.jsonl", SOURCES, task="jfleg")
-    assert list(summary(capsys, path)["metrics"]) == ["gleu[gec,python3]"]
+    assert list(summary(capsys, path)["metrics"]) == ["gleu[gec,python3]", "gleu[gec,closed form]"]
     assert list(summary(capsys, path, "--metrics", "exact")["metrics"]) == ["exact"]
     task_metrics.name_metrics("my_*", ("f1",))
     assert task_metrics.metrics_of("my_task") == ("f1",)
