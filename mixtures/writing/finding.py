@@ -6,8 +6,8 @@ with:
     WRITING_DIR/jfleg/dev/dev.src, dev.ref0, ...       WRITING_DIR/jfleg/dev.src, ...
     WRITING_DIR/m2/ABCN.dev.gold.bea19.m2              WRITING_DIR/bea2019/ABCN.dev.gold.bea19.m2
 
-`<set>.<split>.jsonl` holds any set: one object per line with instruction, input, references and the
-optional dataset, id and meta (`label`, `tokenized`).
+`<set>.<split>.jsonl` holds any set: one object per line with input, references and the optional
+instruction, dataset, id, edits (as in a predictions file) and meta (`label`, `tokenized`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mixtures import files
 from mixtures.errors import DataError, warn_once
 from mixtures.writing import layouts
 from mixtures.writing.layouts import Item
-from mixtures.writing.sets import SplitFiles, WritingSet
+from mixtures.writing.sets import EDIT_METRICS, INSTRUCTIONS, SplitFiles, WritingSet
 
 
 def find_files(directory: epath.Path, wanted: WritingSet, split: str) -> SplitFiles:
@@ -50,7 +50,7 @@ def read_set(directory: epath.Path, wanted: WritingSet, split: str) -> list[Item
 
     Raises:
         DataError: the directory has no file of the split, a file is malformed, or a row has another
-            number of references than the set.
+            number of references than the set or lacks what the set is for.
     """
     read, paths = find_files(directory, wanted, split)
     if not paths:
@@ -63,11 +63,7 @@ def read_set(directory: epath.Path, wanted: WritingSet, split: str) -> list[Item
             f"{paths[0]}: no row of label '{wanted.label}' that is rewritten; allowed: one or more"
         )
     for number, item in enumerate(found):
-        if wanted.references and len(item.references) != wanted.references:
-            raise DataError(
-                f"{paths[0]}: row {number}: field 'references': {len(item.references)}; allowed: "
-                f"{wanted.references}, as every row of {wanted.name} has"
-            )
+        _check_item(item, wanted, split, f"{paths[0]}: row {number}")
     published = wanted.rows.get(split)
     if published and published != len(found):
         warn_once(f"{paths[0]}: {len(found):,} rows; {wanted.name} {split} has {published:,}")
@@ -76,6 +72,26 @@ def read_set(directory: epath.Path, wanted: WritingSet, split: str) -> list[Item
         item if item.id else dataclasses.replace(item, id=f"{wanted.name}-{named}-{number}")
         for number, item in enumerate(found)
     ]
+
+
+def _check_item(item: Item, wanted: WritingSet, split: str, where: str) -> None:
+    """Refuses a row that could not be scored, or asks nothing, before a model is made for it."""
+    if wanted.references and len(item.references) != wanted.references:
+        raise DataError(
+            f"{where}: field 'references': {len(item.references)}; allowed: "
+            f"{wanted.references}, as every row of {wanted.name} has"
+        )
+    lacking = sorted(EDIT_METRICS.intersection(wanted.metrics))
+    if split != "train" and lacking and not item.edits:
+        raise DataError(
+            f"{where}: field 'edits': missing; allowed: gold edits, without which {wanted.name} "
+            f"cannot be scored ({', '.join(lacking)})"
+        )
+    if wanted.task not in INSTRUCTIONS and not item.instruction.strip():
+        raise DataError(
+            f"{where}: field 'instruction': missing; allowed: a text that is not blank, as every "
+            f"row of {wanted.name} has"
+        )
 
 
 def _places(

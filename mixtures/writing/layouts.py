@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
 from mixtures.records import parse_json
+from mixtures.writing.gold_edits import parse_gold_edits
 from mixtures.writing.lines import read_lines
-from mixtures.writing.m2 import read_m2
+from mixtures.writing.m2 import Sentence, read_m2
 
 T = TypeVar("T")
 
@@ -172,9 +173,8 @@ def read_character_edits(path: StrPath) -> list[Item]:
 
 
 def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
-    """One object per line: input, references, and optionally dataset, instruction, id and meta.
-
-    What is optional may also be null.
+    """One object per line: input and references; dataset, instruction, id, edits and meta are
+    optional, and may be null.
 
     Args:
         path: the file.
@@ -191,13 +191,16 @@ def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
         for reference in references:
             if not isinstance(reference, str):
                 raise _wrong(where, "references", str(reference), "a list of texts")
+        source = _string(value, where, "input")
+        edits = value.get("edits")
         meta = _optional(value, where, "meta", dict, "an object") or {}
         item = Item(
-            _string(value, where, "input"),
+            source,
             tuple(references),
             id=_id(value, where),
             label=_optional(meta, where, "label", str, "a text") or "",
             instruction=_optional(value, where, "instruction", str, "a text") or "",
+            edits="" if edits is None else _edits(edits, where, source),
             tokenized=_optional(meta, where, "tokenized", bool, "true or false"),
         )
         found.append(item)
@@ -295,6 +298,10 @@ def _id(value: dict[str, Any], where: str) -> str:
     if type(value.get("id")) is int:
         return str(value["id"])
     return _optional(value, where, "id", str, "a text or a whole number") or ""
+
+
+def _edits(value: Any, where: str, source: str) -> str:
+    return Sentence(source, parse_gold_edits(value, where, source)).edits_as_json()
 
 
 def _text(text: str, where: str, field: str) -> str:

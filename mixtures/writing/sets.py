@@ -28,6 +28,7 @@ TASKS = tuple(INSTRUCTIONS)
 HELD_OUT = "paraphrasing"  # never trained on, to see what generic data is worth
 TRAINED = tuple(task for task in TASKS if task != HELD_OUT)
 GENERIC = "generic"
+EDIT_METRICS = frozenset({"m2"})  # those that cannot do without gold edits
 
 Read = Callable[..., list[Item]]
 
@@ -94,10 +95,11 @@ def _turkcorpus(split: str) -> tuple[str, tuple[SplitFiles, ...]]:
 
 
 def _iterater(label: str, test: int) -> WritingSet:
-    """Rows of one label; the small human set, or version 2 in a folder iterater_v2."""
+    """Rows of one label: of version 2 to train on, of the small human set to test on."""
     splits = {}
+    human, version_2 = ("human_sent_level/{}.json",), ("iterater_v2/{}.json", "iterater_v2.{}.json")
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        names = ("human_sent_level/{}.json", "iterater_v2/{}.json", "iterater_v2.{}.json")
+        names = (*human, *version_2) if split == "test" else (*version_2, *human)
         places = [pattern.format(name) for pattern in names]
         found = tuple(SplitFiles(layouts.read_iterater, (place,)) for place in places)
         splits[split] = (name, found)

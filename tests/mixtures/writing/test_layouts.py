@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etils import epath
@@ -11,7 +12,8 @@ from etils import epath
 from mixtures.errors import DataError
 from mixtures.writing import layouts
 from mixtures.writing.finding import read_set, splits_in
-from mixtures.writing.sets import SETS, TASKS
+from mixtures.writing.sets import EDIT_METRICS, SETS, TASKS
+from t5x_ext.metrics import NAMES, get_metric
 
 
 def write(path: Path, text: str) -> Path:
@@ -140,13 +142,34 @@ def test_numbered_references_are_found_in_either_folder(tmp_path: Path, place: s
     assert splits_in(epath.Path(tmp_path), SETS["jfleg"]) == ("validation",)
 
 
+def test_the_second_version_of_iterater_trains_and_the_first_tests(tmp_path: Path) -> None:
+    row = {"before_sent": "A b.", "labels": "clarity"}
+    for folder in ("human_sent_level", "iterater_v2"):
+        for name in ("train", "dev", "test"):
+            text = json.dumps(row | {"after_sent": f"{folder}."})
+            write(tmp_path / "iterater" / folder / f"{name}.json", text)
+
+    def folders() -> list[str]:
+        clarity = SETS["iterater_clarity"]
+        found = [read_set(epath.Path(tmp_path), clarity, split) for split in clarity.splits]
+        return [items[0].references[0].strip(".") for items in found]
+
+    assert folders() == ["iterater_v2", "iterater_v2", "human_sent_level"]
+    (tmp_path / "iterater" / "iterater_v2" / "train.json").unlink()
+    (tmp_path / "iterater" / "human_sent_level" / "test.json").unlink()
+    assert folders() == ["human_sent_level", "iterater_v2", "iterater_v2"]
+
+
 def test_files_of_common_names_count_only_in_the_folder_of_their_set(tmp_path: Path) -> None:
     write(tmp_path / "train.json", "{}")
     assert splits_in(epath.Path(tmp_path), SETS["iterater_fluency"]) == ()
 
 
-PAIR = '{"input": "A b.", "references": ["B a."]}'
 ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
+
+
+def with_fields(fields: dict[str, Any]) -> str:
+    return json.dumps({"input": "A b.", "references": ["B a."]} | fields)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +191,7 @@ ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
         ),
         ("asset.test.jsonl", "[]", "asset", "test", r"line 1: not an object"),
         *(
-            ("stsb.test.jsonl", json.dumps(json.loads(PAIR) | fields), "stsb", "test", message)
+            ("stsb.test.jsonl", with_fields(fields), "stsb", "test", message)
             for fields, message in (
                 ({"instruction": 3}, r"line 1: field 'instruction': '3'; allowed: a text"),
                 ({"id": ["a"]}, r"field 'id': .*; allowed: a text or a whole number"),
@@ -189,6 +212,27 @@ ROW = '{"dataset": "asset", "input": "A.", "references": ["B."]}'
             "stsb",
             "test",
             r"row 1: field 'score': 'high'; allowed: a",
+        ),
+        *(
+            (
+                "bea2019.test.jsonl",
+                with_fields(fields),
+                "bea2019",
+                "test",
+                message,
+            )
+            for fields, message in (
+                ({}, r"bea2019.test.jsonl: row 0: field 'edits': missing; allowed: gold edits, "),
+                ({"edits": {"0": [[2, 3, ["c"]]]}}, r"line 1: field 'edits': .* <= end <= 2, the"),
+                ({"edits": [[0, 1, ["c"]]]}, r"line 1: field 'edits': .*; allowed: for each annot"),
+            )
+        ),
+        (
+            "alpaca_gpt4.train.jsonl",
+            with_fields({"instruction": " "}),
+            "alpaca_gpt4",
+            "train",
+            r"row 0: field 'instruction': missing; allowed: a text that is not blank",
         ),
         (
             "stsb-en-test.csv",
@@ -261,11 +305,29 @@ def test_what_a_layout_does_not_have_is_named(
 def test_what_is_optional_in_a_row_may_be_null(tmp_path: Path) -> None:
     absent = {"instruction": None, "id": None, "dataset": None, "meta": None}
     unmarked = {"id": 7, "meta": {"label": None, "tokenized": None}}
-    rows = [json.loads(PAIR) | more for more in ({}, absent, unmarked)]
-    path = write(tmp_path / "stsb.test.jsonl", "\n".join(map(json.dumps, rows)))
+    rows = map(with_fields, ({}, absent, unmarked))
+    path = write(tmp_path / "stsb.test.jsonl", "\n".join(rows))
     plain, null, numbered = layouts.read_jsonl(path, "stsb")
     assert plain == null == layouts.Item("A b.", ("B a.",))
     assert numbered == layouts.Item("A b.", ("B a.",), id="7")
+
+
+def test_rows_with_edits_are_those_of_the_published_file(tmp_path: Path, writing_dir: Path) -> None:
+    published = read_set(epath.Path(writing_dir / "formats"), SETS["bea2019"], "test")
+    rows = [
+        {"input": item.source, "references": item.references, "edits": json.loads(item.edits)}
+        | {"meta": {"tokenized": True}}
+        for item in published
+    ]
+    write(tmp_path / "bea2019.test.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_set(epath.Path(tmp_path), SETS["bea2019"], "test") == published
+    write(tmp_path / "wi_locness.train.jsonl", with_fields({}))  # never scored
+    assert len(read_set(epath.Path(tmp_path), SETS["wi_locness"], "train")) == 1
+
+
+def test_metrics_that_need_edits_are_known_to_the_sets() -> None:
+    metrics = {name: get_metric(name) for name in NAMES if "spacy" not in name}
+    assert {name for name, each in metrics.items() if "edits" in each.needs} == EDIT_METRICS
 
 
 def test_reference_files_of_another_length_are_refused(tmp_path: Path) -> None:
