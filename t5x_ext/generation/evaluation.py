@@ -17,7 +17,7 @@ from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError, nearest
-from t5x_ext.generation.journal import Journal, Record
+from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Generator, Request, completions, single
 
@@ -177,7 +177,8 @@ def write_predictions(
             headers = {n: _header(rows[n], asked[n], settings, generator) for n in batch}
             for number in batch:
                 if number < len(journal.records):
-                    _check_same(journal, number, headers[number])
+                    where = f"{path}: line {number + 1}"
+                    check_same(where, journal.records[number], headers[number], BEGUN_WITH)
             new = [n for n in batch if n >= len(journal.records)]
             for record in _answered(new, rows, asked, headers, settings, generator):
                 journal.append(record)
@@ -204,6 +205,7 @@ def _header(
         "shots": question.shown,
         "lost": question.lost,
         "template": settings.template,
+        "max_new_tokens": settings.limit(row.kind),
         "model": generator.model,
         "method": generator.method,
     }
@@ -229,14 +231,3 @@ def _answered(
     ]
     for n, completion in zip(numbers, completions(generator, requests), strict=True):
         yield headers[n] | {"prediction": completion.text.strip(), "finish": completion.finish}
-
-
-def _check_same(journal: Journal, number: int, header: Record) -> None:
-    record = journal.records[number]
-    for field, value in header.items():
-        if record.get(field) != value:
-            raise ConfigError(
-                f"{journal.path}: line {number + 1}: field '{field}': {record.get(field)!r:.60}, "
-                f"but this run has {value!r:.60}; allowed: the questions and settings that the "
-                "file was begun with, or another file"
-            )

@@ -21,7 +21,14 @@ from mixtures.specialization_prompts import instructions_prompt
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.filters import FilterSettings, TaskFilter
-from t5x_ext.generation.journal import Journal, Record, Replayed, only_run
+from t5x_ext.generation.journal import (
+    BEGUN_WITH,
+    Journal,
+    Record,
+    Replayed,
+    check_same,
+    only_run,
+)
 from t5x_ext.generation.parsing import STOPS, parse_completion
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
@@ -175,6 +182,7 @@ def _header(
         "model": generator.model,
         "method": generator.method,
         "seed": settings.seed,
+        "max_new_tokens": request.max_new_tokens,
         "demos": [seed.id for seed in shown],
         "prompt": prompt_hash(request.contexts),
     }
@@ -213,17 +221,11 @@ def _judged(
 
 def _check_same(requests: Journal, place: int, header: Record) -> None:
     """Raises ConfigError where an earlier run asked something else."""
-    record = requests.records[place]
-    for field, value in header.items():
-        if record.get(field) != value:
-            raise ConfigError(
-                f"{requests.path}: line {place + 1}: field '{field}': {record.get(field)!r:.60}, "
-                f"but this run has {value!r:.60}; allowed: the settings that the file was begun "
-                "with, or another directory"
-            )
+    record, where = requests.records[place], f"{requests.path}: line {place + 1}"
+    check_same(where, record, header, BEGUN_WITH)
     for field in ("completion", "finish"):
         if not isinstance(record.get(field), str):
-            raise ConfigError(f"{requests.path}: line {place + 1}: field '{field}': not a text")
+            raise ConfigError(f"{where}: field '{field}': not a text")
 
 
 def prompt_hash(contexts: Sequence[str]) -> str:

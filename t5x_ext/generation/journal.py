@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,9 @@ from t5x_ext.locks import DirectoryLock
 from t5x_ext.terminal import note
 
 Record = dict[str, Any]
+
+# What a run may do whose settings differ from those of the run before; see `check_same`.
+BEGUN_WITH = "the weights, dtype and settings that the file was begun with, or another directory"
 
 
 @contextlib.contextmanager
@@ -149,6 +153,41 @@ def read_records(path: files.StrPath) -> list[Record]:
             out.
     """
     return _sound_part(files.read_bytes(files.path(path)), path)[0]
+
+
+def check_same(
+    where: str, record: Mapping[str, Any], expected: Mapping[str, Any], allowed: str
+) -> None:
+    """Refuses a record that an earlier run wrote under other settings.
+
+    Args:
+        where: the file and line, for the message.
+        record: what is there.
+        expected: fields that this run would give it; those of an inner object are compared singly.
+        allowed: what may be done about it.
+
+    Raises:
+        ConfigError: names the field that differs, and both values.
+    """
+    for field, value in expected.items():
+        old = record.get(field)
+        if isinstance(old, dict) and isinstance(value, dict):
+            inner = ({f"{field}.{name}": each for name, each in of.items()} for of in (old, value))
+            check_same(where, *inner, allowed)
+        elif old != value:
+            had, has = _apart(old, value)
+            raise ConfigError(
+                f"{where}: field '{field}': {had}, but this run has {has}; allowed: {allowed}"
+            )
+
+
+def _apart(*values: Any) -> list[str]:
+    """Values as a message has them: of long ones the part where they begin to differ."""
+    texts = list(map(repr, values))
+    first = max(0, len(os.path.commonprefix(texts)) - 20)
+    if max(map(len, texts)) <= 60:
+        return texts
+    return [f"{'...' * bool(first)}{text[first : first + 60]}" for text in texts]
 
 
 def _sound_part(content: bytes, path: files.StrPath) -> tuple[list[Record], bytes]:

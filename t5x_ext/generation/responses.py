@@ -24,7 +24,15 @@ from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.instructions import INSTRUCTIONS, prompt_hash
-from t5x_ext.generation.journal import Journal, Record, Replayed, only_run, read_records
+from t5x_ext.generation.journal import (
+    BEGUN_WITH,
+    Journal,
+    Record,
+    Replayed,
+    check_same,
+    only_run,
+    read_records,
+)
 from t5x_ext.generation.records import Seed
 from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
 from t5x_ext.retrieval import Hit, Index, log_weights
@@ -203,14 +211,16 @@ def write_responses(
     bounds.check_int("batch_size", batch_size, 1)
     place = files.path(directory)
     tasks = read_tasks(instructions or place / INSTRUCTIONS)
-    generator = dataclasses.replace(generator, method=_method(generator, settings, index))
+    index = index if settings.num_passages else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_run(place))
         responses = stack.enter_context(Journal(place / RESPONSES))
         measurements = stack.enter_context(Journal(place / MEASUREMENTS))
         train = Replayed(place / TRAIN, RESPONSES)
         stack.callback(train.close)
-        answered = _by_id(responses, generator, settings)
+        made_by = _made_by(generator, settings, index)
+        answered = _by_id(responses, made_by)
+        _check_prompt(responses, tasks, generator, settings, index)
         answers = AnswerFilter(settings.keep_cut)
         counts: Counter[str] = Counter()
         if settings.include_seeds:
@@ -218,14 +228,14 @@ def write_responses(
                 train.put(_row(seed.id, seed.instruction, seed.input, seed.output, settings, 0))
         for batch in _batches(tasks, batch_size):
             new = [(n, task) for n, task in batch if task["id"] not in answered]
-            made = _answers(generator, settings, new, index)
+            made = _answers(generator, settings, new, index, made_by)
             for _, task in batch:
                 record = answered.get(task["id"])
                 if record is None:
                     record, measured = next(made)
                     measurements.append(measured)
                     responses.append(record)
-                _check_same(responses, record, task)
+                _check_task(responses, record, task)
                 texts = (record["instruction"], record["input"], record["output"])
                 reason = answers.judge(*texts, record["finish"])
                 counts[reason or "kept"] += 1
@@ -257,15 +267,23 @@ def read_tasks(path: files.StrPath) -> list[Record]:
     return tasks
 
 
-def _method(generator: Generator, settings: ResponseSettings, index: Index | None) -> str:
-    """How answers come about, for the record: 'greedy; 5 passages of 3f2a9c01 (proportional)'."""
-    if index is None or not settings.num_passages:
-        return generator.method
-    weighting = settings.weighting
-    if weighting == "softmax":
-        weighting += f" at {settings.temperature:g}"
-    corpus = index.corpus.digest[:8]
-    return f"{generator.method}; {settings.num_passages} passages of {corpus} ({weighting})"
+def _made_by(generator: Generator, settings: ResponseSettings, index: Index | None) -> Record:
+    """What an answer depends on besides its task and prompt: fields of its record."""
+    method = generator.method
+    if index is not None:
+        weighting = settings.weighting
+        if weighting == "softmax":
+            weighting += f" at {settings.temperature:g}"
+        corpus = index.corpus.digest[:8]
+        method += f"; {settings.num_passages} passages of {corpus} ({weighting})"
+    return {
+        "model": generator.model,
+        "method": method,
+        "seed": settings.seed,
+        "max_new_tokens": settings.max_new_tokens,
+        "stops": list(settings.stops),
+        "bm25": None if index is None else index.found_by,
+    }
 
 
 def _answers(
@@ -273,16 +291,13 @@ def _answers(
     settings: ResponseSettings,
     tasks: Sequence[tuple[int, Record]],
     index: Index | None,
+    made_by: Record,
 ) -> Iterator[tuple[Record, Record]]:
     """Records of responses.jsonl and measurements.jsonl for tasks with their numbers.
 
     `seconds` count from when the batch was given to the model until the answer was there.
     """
-    found: list[list[Hit]] = []
-    for _, task in tasks:
-        query = f"{task['instruction']}\n{task['input']}"
-        use = index is not None and settings.num_passages > 0
-        found.append(index.search(query, settings.num_passages) if use and index else [])
+    found = [_passages(task, settings, index) for _, task in tasks]
     asked = [
         response_request(settings, generator, task, hits, number)
         for (number, task), hits in zip(tasks, found, strict=True)
@@ -290,21 +305,22 @@ def _answers(
     clock = time.monotonic()
     made = completions(generator, [request for request, _ in asked])
     for (_, task), hits, (request, cut), completion in zip(tasks, found, asked, made, strict=True):
-        record = _record(generator, settings, task, hits, request, completion, cut)
+        record = _record(task, hits, request, completion, cut) | made_by
         measured: Record = {"id": task["id"]}
         if completion.log_prob is not None:
             measured["log_prob"] = completion.log_prob
         yield record, measured | {"seconds": round(time.monotonic() - clock, 3)}
 
 
+def _passages(task: Record, settings: ResponseSettings, index: Index | None) -> list[Hit]:
+    """What a task is shown with."""
+    if index is None:
+        return []
+    return index.search(f"{task['instruction']}\n{task['input']}", settings.num_passages)
+
+
 def _record(
-    generator: Generator,
-    settings: ResponseSettings,
-    task: Record,
-    hits: Sequence[Hit],
-    request: Request,
-    completion: Completion,
-    cut: bool,
+    task: Record, hits: Sequence[Hit], request: Request, completion: Completion, cut: bool
 ) -> Record:
     return {
         "id": task["id"],
@@ -317,10 +333,7 @@ def _record(
         ],
         "finish": completion.finish,
         "truncated": cut,
-        "model": generator.model,
-        "method": generator.method,
         "prompt": prompt_hash(request.contexts),
-        "seed": settings.seed,
     }
 
 
@@ -337,21 +350,12 @@ def _row(
     }
 
 
-def _by_id(
-    responses: Journal, generator: Generator, settings: ResponseSettings
-) -> dict[str, Record]:
-    """The answers that an earlier run left, after checks that they are of this model."""
-    expected = {"model": generator.model, "method": generator.method, "seed": settings.seed}
+def _by_id(responses: Journal, made_by: Record) -> dict[str, Record]:
+    """The answers that an earlier run left, after checks that they came about as this run's do."""
     found = {}
     for number, record in enumerate(responses.records, start=1):
         where = f"{responses.path}: line {number}"
-        for field, value in expected.items():
-            if record.get(field) != value:
-                raise ConfigError(
-                    f"{where}: field '{field}': {record.get(field)!r:.60}, but this run has "
-                    f"{value!r:.60}; allowed: the settings that the file was begun with, or "
-                    "another directory"
-                )
+        check_same(where, record, made_by, BEGUN_WITH)
         for field in ("id", "instruction", "input", "output", "finish"):
             if not isinstance(record.get(field), str):
                 raise ConfigError(f"{where}: field '{field}': not a text")
@@ -359,7 +363,32 @@ def _by_id(
     return found
 
 
-def _check_same(responses: Journal, record: Record, task: Record) -> None:
+def _check_prompt(
+    responses: Journal,
+    tasks: Sequence[Record],
+    generator: Generator,
+    settings: ResponseSettings,
+    index: Index | None,
+) -> None:
+    """Refuses answers to other prompts than this run's, such as those of another domain.
+
+    Only the first answer's prompt is made again: its template is that of all, and a search in 30
+    million passages for each of thousands of answers would take minutes.
+    """
+    by_id = {task["id"]: (number, task) for number, task in enumerate(tasks)}
+    for place, record in enumerate(responses.records, start=1):
+        number, task = by_id.get(record["id"], (0, None))
+        if task is None:
+            continue
+        _check_task(responses, record, task)
+        hits = _passages(task, settings, index)
+        request, _ = response_request(settings, generator, task, hits, number)
+        prompt = {"prompt": prompt_hash(request.contexts)}
+        check_same(f"{responses.path}: line {place}", record, prompt, BEGUN_WITH)
+        return
+
+
+def _check_task(responses: Journal, record: Record, task: Record) -> None:
     for field in ("instruction", "input"):
         if record[field] != task[field]:
             raise ConfigError(

@@ -34,7 +34,7 @@ class Writer:
     """Who writes a text: a model, alone or with one of its adapters.
 
     Attributes:
-        identity: of its parameters, as a hash; files record it.
+        identity: of its parameters and how it computes, as a hash; files record it.
         count_tokens: of a prompt, whatever the model adds to it included.
         max_tokens: of a prompt and its answer together.
         load: gives the model. It is called when the first text is wanted: where all are written,
@@ -188,7 +188,7 @@ class Weights:
 
         def writer(adapter: str | None) -> Writer:
             parts = [base, _adapter_identity(named[adapter]) if adapter else None]
-            facts = repr([*parts, self.quantization])
+            facts = repr([*parts, self.quantization, self.dtype, vocabulary.fingerprint])
             identity = hashlib.sha256(facts.encode()).hexdigest()[:16]
             return Writer(identity, counter, limit, load, adapter)
 

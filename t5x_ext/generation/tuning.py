@@ -192,7 +192,9 @@ def begin(
     """
     facts = {
         "rows": hashlib.sha256(files.read_bytes(rows)).hexdigest()[:16],
-        "base": weights.open()[None].identity,
+        "quantization": weights.quantization,
+        "dtype": weights.dtype,
+        "base": weights.open()[None].identity,  # of these too, and so after them
         **settings.describe(),
     }
     facts = json.loads(json.dumps(facts))

@@ -127,6 +127,13 @@ class Index:
     def __len__(self) -> int:
         return len(self._spans)
 
+    @property
+    def found_by(self) -> dict[str, Any]:
+        """The settings that decide which passages are found; how they lie on disk is none."""
+        settings = dataclasses.asdict(self._settings)
+        del settings["shard_passages"]
+        return settings
+
     def search(self, query: str, k: int) -> list[Hit]:
         """The k passages with the highest scores, best first; of equals, those first in the corpus.
 

@@ -25,8 +25,10 @@ from t5x_ext.generation import (
     write_responses,
 )
 from t5x_ext.generation.instructions import draw_demonstrations
+from t5x_ext.generation.journal import check_same
 from t5x_ext.generation.responses import response_request
 from t5x_ext.generation.yields import yields_of
+from t5x_ext.retrieval import BM25, Corpus, open_index
 
 FILES = ("requests", "instructions", "rejected", "responses", "train")
 
@@ -180,6 +182,57 @@ def test_other_settings_do_not_continue_a_file(unbroken: Path, tmp_path: Path) -
         write_instructions(tmp_path, seeds, generator, InstructionSettings("harbour", seed=7), 9)
     with pytest.raises(ConfigError, match=r"responses.jsonl: line 1: field 'method'"):
         write_responses(tmp_path, generator, ResponseSettings("harbour"), 9)
+    assert contents(tmp_path) == contents(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_new_tokens": 48}, "field 'max_new_tokens': 512, but this run has 48; allowed: the"),
+        ({"stops": ("zzz",)}, r"field 'stops': \['\\n###', .*, but this run has \['zzz'\]"),
+        ({"domain": "railway"}, "field 'prompt': '[0-9a-f]{16}', but this run has '"),
+        ({"num_passages": 2}, r"field 'method': '.*; 3 passages of .*has '.*; 2 passages"),
+        ({"seed": 1}, "field 'seed': 0, but this run has 1"),
+    ],
+)
+def test_answers_are_not_continued_under_other_settings(
+    unbroken: Path, tmp_path: Path, changed: dict, message: str
+) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    index = open_index(Corpus(BUNDLED / "corpus.jsonl"))
+    settings = ResponseSettings(**({"domain": "harbour", "num_passages": 3} | changed))
+    with pytest.raises(ConfigError, match=f"responses.jsonl: line 1: {message}"):
+        write_responses(tmp_path, Sampler().generator(), settings, 40, index)
+    assert contents(tmp_path) == contents(unbroken)
+
+
+@pytest.mark.parametrize(("field", "value"), [("k1", 9.0), ("b", 0.1), ("query_words", 3)])
+def test_answers_are_not_continued_with_passages_found_otherwise(
+    unbroken: Path, tmp_path: Path, field: str, value: float
+) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    settings, was = ResponseSettings("harbour", num_passages=3), getattr(BM25(), field)
+    index = open_index(Corpus(BUNDLED / "corpus.jsonl"), BM25(**{field: value}))
+    with pytest.raises(ConfigError, match=f"'bm25.{field}': {was}, but this run has {value};"):
+        write_responses(tmp_path, Sampler().generator(), settings, 40, index)
+    same = open_index(Corpus(BUNDLED / "corpus.jsonl"), BM25(shard_passages=20))
+    write_responses(tmp_path, Sampler().generator(), settings, 30, same)
+    assert contents(tmp_path) == contents(unbroken)
+
+
+def test_long_values_are_shown_from_where_they_differ() -> None:
+    one, other = (f"Sampling({'x' * 70}, temperature={value}, top_k=0)" for value in (1.0, 0.7))
+    with pytest.raises(ConfigError, match=r"temperature=1.0, top_k=0\)', but .*=0.7, top_k=0\)';"):
+        check_same("f", {"method": one}, {"method": other}, "the same")
+
+
+def test_tasks_are_not_continued_at_another_length(unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    seeds, generator = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().generator()
+    asking = InstructionSettings("harbour", seed=7, max_new_tokens=64)
+    message = "requests.jsonl: line 1: field 'max_new_tokens': 2048, but this run has 64"
+    with pytest.raises(ConfigError, match=message):
+        write_instructions(tmp_path, seeds, generator, asking, 100)
     assert contents(tmp_path) == contents(unbroken)
 
 

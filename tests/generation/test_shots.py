@@ -76,6 +76,9 @@ def test_predictions_are_resumed_at_any_byte_and_can_be_scored(
     assert labels == ["container", "dry bulk", "liquid bulk", "passenger"]
     with pytest.raises(ConfigError, match="line 1: field 'inputs'"):
         write_predictions(path, ROWS, SEEDS, generator(), EvaluationSettings("ss.none"))
+    shorter = EvaluationSettings("ss.none", shots=1, max_new_tokens=8)
+    with pytest.raises(ConfigError, match="'max_new_tokens': 128, but this run has 8; allowed"):
+        write_predictions(path, ROWS, SEEDS, generator(), shorter)
 
 
 def test_the_given_seeds_and_evaluation_sets_are_read(specialization_dir: Path) -> None:

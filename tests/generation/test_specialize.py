@@ -329,6 +329,10 @@ def test_what_cannot_be_run_is_one_line(
     assert "tuning.json: 'base' was" in refused("--stage=train", where=finished, model=other)
     again = refused("--stage=train", "--gin.LEARNING_RATE=0.1", where=finished)
     assert "tuning.json: 'learning_rate' was 0.05" in again
+    dtype = "--gin.ACTIVATION_DTYPE='bfloat16'"
+    assert "tuning.json: 'dtype' was 'float32'" in refused(dtype, "--stage=train", where=finished)
+    answers = refused(dtype, "--stage=responses", *with_tasks(finished), where=finished)
+    assert "responses.jsonl: line 1: field 'model'" in answers and "dtype" in answers
 
 
 def test_a_half_written_line_is_written_again(
