@@ -43,10 +43,15 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": _LABELS,
     "qa_yesno": _LABELS,
     "relation": _LABELS,
-    # "A" is an article to token F1, which then finds nothing to compare.
-    "multiple_choice": ("label_accuracy", "label_validity", "f1"),
+    # No F1: "A" is an article to it, so that a right answer would score 0.
+    "multiple_choice": ("label_accuracy", "label_validity"),
 }
 _OTHER_METRICS = ("f1", "squad_em")
+# What stands beside a metric where scores are shown.
+COMPANIONS: Mapping[str, tuple[str, ...]] = {
+    "f1": ("rougeL",),
+    "pairs_f1": ("pairs_precision", "pairs_recall"),
+}
 
 
 def find_directory(data_dir: str | os.PathLike[str] | None) -> epath.Path | None:
@@ -114,7 +119,11 @@ def metrics_of(domain: str, part: str, directory: epath.Path | None) -> tuple[st
         DataError: there is no such set.
     """
     found = (_read_set(domain, part, split, directory) for split in SPLITS)
-    kind = next((rows[0].category for rows in found if rows), "")
+    return metrics_of_kind(next((rows[0].category for rows in found if rows), ""))
+
+
+def metrics_of_kind(kind: str) -> tuple[str, ...]:
+    """Names of the metrics for sets of a kind, such as 'ner', the one for tables first."""
     return METRICS.get(kind, _OTHER_METRICS)
 
 

@@ -1,16 +1,22 @@
 """Scores of predictions with k demonstrations: by task and on the mean, as JSON and as a table.
 
-    f1, f1_box, rougeL     see `metrics.squad` and `metrics.rouge`
+The kind of a task determines its metrics (`mixtures.specialization.rows.METRICS`), the first of
+which is its measure: F1, but accuracy of multiple choice.
+
+    f1, f1_box, squad_em, rougeL
+                           see `metrics.squad` and `metrics.rouge`
     pairs_precision, pairs_recall, pairs_f1
-                           of sets of (surface, type), of tasks whose answers are entities
+                           of sets of (surface, type), of tasks whose answers are lists
     label_accuracy         exact match, of tasks with a closed set of answers
-    label_validity         share of outputs that are one of these answers, right or wrong
-    majority_f1            f1 of the reference that is most frequent, whatever is asked
+    label_validity         share of outputs that are one of these answers, right or wrong; of lists
+                           of answers, the share of their items
+    majority_f1, majority_label_accuracy
+                           the measure of the reference that is most frequent, whatever is asked
     stopped                share of outputs that ended by themselves
     words                  of an output, mean
 
-All but `words` are percent. Intervals are bootstraps over the rows of each task; on a mean over
-tasks these are drawn independently.
+All but `words` are percent. Means of F1 leave out tasks that have none. Intervals are bootstraps
+over the rows of each task; on a mean over tasks these are drawn independently.
 """
 
 from __future__ import annotations
@@ -18,10 +24,12 @@ from __future__ import annotations
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixtures.specialization.rows import COMPANIONS, metrics_of_kind
 from t5x_ext import files
 from t5x_ext.generation.journal import Record, read_records
 from t5x_ext.metrics import resampling, squad
@@ -33,9 +41,7 @@ ZERO_SHOT = (
     "“0-shot” means that the prompt has no demonstration, not that the task is new: the seeds, and "
     "so the rows that models write after their example, come from the tasks that are evaluated."
 )
-_METRICS = ("f1", "f1_box", "rougeL")
-_PAIRS = ("pairs_precision", "pairs_recall", "pairs_f1")
-_ENTITY_KINDS = ("ner", "qa_list", "relation_extraction")
+F1 = "f1"
 OVER_SHOTS: Mapping[str, Callable[..., Any]] = {"worst": np.min, "mean": np.mean, "best": np.max}
 
 Scores = dict[str, Any]
@@ -46,11 +52,12 @@ class Scored(NamedTuple):
     """A predictions file.
 
     Attributes:
-        scores: {"rows", "tasks": {task: {"rows", metric: percent, "f1_interval": [low, high]}},
+        scores: {"rows", "tasks": {task: {"rows", "measure": name of its first metric, metric:
+            percent, "<measure>_interval": [low, high]}},
             "mean": {metric: mean over the tasks that have it, "f1_interval": ...},
-            "without_flagged": {"rows", "f1"}}.
-        draws: F1 of each task under each bootstrap draw, [samples] percent. A task's rows are
-            drawn alike in every file.
+            "without_flagged": {"rows", "f1"}}. Without F1 in any task there is none in the mean.
+        draws: F1 of each task that has it under each bootstrap draw, [samples] percent. A task's
+            rows are drawn alike in every file.
     """
 
     scores: Scores
@@ -68,23 +75,24 @@ def score_file(path: files.StrPath, flagged: Collection[RowId] = ()) -> Scored:
     by_task = defaultdict(list)
     for row, record in zip(rows, records, strict=True):
         by_task[row.task].append((row, record))
-    tasks, draws = {}, {}
-    for task, pairs in by_task.items():
-        tasks[task], draws[task] = _score_task(task, pairs)
+    found = {task: _score_task(task, pairs) for task, pairs in by_task.items()}
+    tasks = {task: scores for task, (scores, _) in found.items()}
+    draws = {task: of_f1 for task, (_, of_f1) in found.items() if tasks[task]["measure"] == F1}
     clean = {
         task: kept
-        for task, pairs in by_task.items()
-        if (kept := [row for row, _ in pairs if (row.task, row.id) not in flagged])
+        for task in draws
+        if (kept := [row for row, _ in by_task[task] if (row.task, row.id) not in flagged])
     }
     mean: Scores = _mean_over_tasks(tasks.values())
-    mean["f1_interval"] = _bounds(np.mean(list(draws.values()), axis=0))
+    if draws:
+        mean[f"{F1}_interval"] = _bounds(np.mean(list(draws.values()), axis=0))
     scores = {
         "rows": len(rows),
         "tasks": tasks,
         "mean": mean,
         "without_flagged": {
             "rows": sum(map(len, clean.values())),
-            **_mean_over_tasks({"f1": _mean_f1(kept)} for kept in clean.values()),
+            **_mean_over_tasks({F1: _mean_f1(kept)} for kept in clean.values()),
         },
     }
     return Scored(scores, draws)
@@ -97,9 +105,11 @@ def over_shots(by_shots: Mapping[int, Scored]) -> Scores:
         by_shots: one model's predictions of the same rows.
 
     Returns:
-        {"worst", "mean", "best": {"f1", "f1_interval"}}.
+        {"worst", "mean", "best": {"f1", "f1_interval"}}; {} where no task has F1.
     """
     tasks = list(next(iter(by_shots.values())).draws)
+    if not tasks:
+        return {}
     f1 = np.array([[each.scores["tasks"][t]["f1"] for t in tasks] for each in by_shots.values()])
     draws = np.array([[each.draws[t] for t in tasks] for each in by_shots.values()])
     return {
@@ -116,29 +126,48 @@ def _bounds(draws: np.ndarray) -> list[float]:
 
 
 def _score_task(task: str, pairs: Sequence[tuple[Prediction, Record]]) -> tuple[Scores, np.ndarray]:
+    """The scores of a task, and its measure under each draw."""
     rows, records = [row for row, _ in pairs], [record for _, record in pairs]
-    labels = {normalise(label) for record in records for label in record.get("labels", ())}
-    names = [*_METRICS]
-    names += _PAIRS if rows[0].category in _ENTITY_KINDS else []
-    names += ["label_accuracy"] if labels else []
+    kind = rows[0].category
+    given = {label for record in records for label in record.get("labels", ())}
+    head, *others = metrics_of_kind(kind)
+    lists = "pairs_f1" in others
+    if given:
+        others += ["label_validity"] if lists else ["label_accuracy", "label_validity"]
+    names = list(dict.fromkeys((head, *others)))
+    names += [each for name in names for each in COMPANIONS.get(name, ())]
     columns = {each.metric.name: each for each in measure(rows, [*names, "stopped"]).columns}
 
     def score(name: str) -> float:
         column = columns[name]
         return 100 * float(column.metric.finish(resampling.total(column.statistics)))
 
-    f1 = columns["f1"]
-    draws = 100 * resampling.resample(f1.statistics, f1.metric.finish, zlib.crc32(task.encode()))
-    found: Scores = {"rows": len(rows)} | {name: score(name) for name in names}
-    found["f1_interval"] = _bounds(draws)
-    if labels:
-        valid = [normalise(row.prediction) in labels for row in rows]
-        found["label_validity"] = 100 * _mean(valid)
+    found: Scores = {"rows": len(rows), "measure": head}
+    found |= {name: score(name) for name in names}
+    first = columns[head]
+    seed = zlib.crc32(task.encode())
+    draws = 100 * resampling.resample(first.statistics, first.metric.finish, seed)
+    found[f"{head}_interval"] = _bounds(draws)
+    if "label_validity" in names:
+        known = given or {text for row in rows for text in row.references}
+        found["label_validity"] = 100 * _mean(
+            _validity(row.prediction, known, lists) for row in rows
+        )
     majority, _ = Counter(row.references[0] for row in rows).most_common(1)[0]
-    found["majority_f1"] = 100 * _mean(squad.f1(majority, row.references) for row in rows)
+    [column] = measure([replace(row, prediction=majority) for row in rows], [head]).columns
+    total = resampling.total(column.statistics)
+    found[f"majority_{head}"] = 100 * float(column.metric.finish(total))
     found["stopped"] = score("stopped")
     found["words"] = _mean(len(row.prediction.split()) for row in rows)
     return found, draws
+
+
+def _validity(prediction: str, labels: Collection[str], lists: bool) -> float:
+    """Whether an output is a label; of an output that lists labels, the share of items that are."""
+    known = set(map(normalise, labels))
+    if normalise(prediction) in known or not lists:
+        return float(normalise(prediction) in known)
+    return _mean(normalise(item) in known for item in prediction.split(","))
 
 
 def _mean_over_tasks(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -168,11 +197,20 @@ def table(scores: Mapping[str, Mapping[int, Scores]], spread: Mapping[str, Score
     """
     columns = [(name, k) for name, by_shots in scores.items() for k in by_shots]
     head = [f"{name}, k={k}" for name, k in columns]
-    tasks = list(next(iter(next(iter(scores.values())).values()))["tasks"])
-    rows = [[t, *(_interval(scores[name][k]["tasks"][t]) for name, k in columns)] for t in tasks]
+    tasks = next(iter(next(iter(scores.values())).values()))["tasks"]
+    measures = {task: each["measure"] for task, each in tasks.items()}
+    rows = [
+        [
+            task if head == F1 else f"{task} ({head})",
+            *(_interval(scores[name][k]["tasks"][task], head) for name, k in columns),
+        ]
+        for task, head in measures.items()
+    ]
     rows.append(["**mean**", *(_interval(scores[name][k]["mean"]) for name, k in columns)])
     lines = [
-        f"k demonstrations before each question. {ZERO_SHOT}",
+        f"k demonstrations before each question. {ZERO_SHOT}"
+        + " Tasks that name another measure have no F1, and no part in its means."
+        * any(name != F1 for name in measures.values()),
         "",
         *_table(["F1", *head], rows),
     ]
@@ -181,7 +219,7 @@ def table(scores: Mapping[str, Mapping[int, Scores]], spread: Mapping[str, Score
         *_table(
             ["F1, each task's over k", *OVER_SHOTS],
             [
-                [name, *(_interval(over[each]) for each in OVER_SHOTS)]
+                [name, *(_interval(over.get(each, {})) for each in OVER_SHOTS)]
                 for name, over in spread.items()
             ],
         ),
@@ -202,6 +240,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ruler, *rows)]
 
 
-def _interval(scores: Scores) -> str:
-    low, high = scores["f1_interval"]
-    return f"{scores['f1']:.1f} [{low:.1f}, {high:.1f}]"
+def _interval(scores: Scores, name: str = F1) -> str:
+    if name not in scores:
+        return "-"
+    low, high = scores[f"{name}_interval"]
+    return f"{scores[name]:.1f} [{low:.1f}, {high:.1f}]"

@@ -18,6 +18,7 @@ import numpy as np
 
 from mixtures.errors import DataError
 from mixtures.specialization.names import PREFIX, parse_name
+from mixtures.specialization.rows import COMPANIONS
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import resampling
 from t5x_ext.metrics.catalogue import get_metric
@@ -31,8 +32,6 @@ from t5x_ext.reports.study_files import FinishedCell, Study, Task
 
 # What outputs look like, whatever their score, where rows carry what a trait needs.
 TRAITS = ("unchanged", "over_corrected", "empty", "run_away", "stopped", "words", "edit_distance")
-# What stands beside the metrics of questions after demonstrations, which are scored by F1.
-_COMPANIONS = {"f1": ("rougeL",), "pairs_f1": ("pairs_precision", "pairs_recall")}
 COPIED = "the source, copied"
 
 RowId = tuple[str, str]  # set of a `self.*` name, id
@@ -235,7 +234,7 @@ def _score(task: Task, rows: Sequence[Prediction]) -> _Found:
     carried = {name for name in ("source", "finish") if all(getattr(row, name) for row in rows)}
     traits = [name for name in TRAITS if carried.issuperset(get_metric(name).needs)]
     if place:
-        traits += [each for name in task.metrics for each in _COMPANIONS.get(name, ())]
+        traits += [each for name in task.metrics for each in COMPANIONS.get(name, ())]
     measured = measure(rows, tuple(dict.fromkeys((*task.metrics, *traits))))
     found = {}
     for column in measured.columns:
