@@ -148,7 +148,8 @@ def study(
         _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data, published)
     finally:
         lock.release()
-    left = store.unfinished(directory, plan.cells)
+    unfinished = store.unfinished(directory, plan.cells)
+    left = [cell for cell in unfinished if not runner.lacks_rows(cell)]
     if left:
         show(
             f"{len(left)} cells are left to other shards; when they are done: "

@@ -91,7 +91,7 @@ class Pipeline:
         found = rounds.write_instructions(
             self.round.numbered(number), writer, self.of_round(number)
         )
-        return _checked(found, "task")
+        return _checked(found)
 
     def write_responses(self, number: int) -> Written:
         """Answers the tasks of a round."""
@@ -100,7 +100,7 @@ class Pipeline:
         found = rounds.write_responses(
             self.round.numbered(number), expert, amateur, self.of_round(number), tasks
         )
-        return _checked(found, "row")
+        return _checked(found)
 
     def write_rows(self, number: int) -> Written:
         """Writes and answers tasks until there are enough rows."""
@@ -110,7 +110,7 @@ class Pipeline:
         found = rounds.write_rows(
             self.round.numbered(number), self.of_round(number), expert, expert, amateur
         )
-        return _checked(found, "row")
+        return _checked(found)
 
     def tune(self, number: int, train: Callable[..., None]) -> epath.Path:
         """Tunes the adapter of a round; returns its directory.
@@ -232,9 +232,10 @@ class Pipeline:
         return [each[field] for each in records for field in ("input", "output")]
 
 
-def _checked(written: Written, what: str) -> Written:
+def _checked(written: Written) -> Written:
     """Refuses a stage that kept nothing."""
     if written.counts["kept"]:
         return written
     reasons = ", ".join(f"{count} {name}" for name, count in written.counts.most_common())
+    what = "task" if written.path.name == INSTRUCTIONS else "row"
     raise ConfigError(f"{written.path}: no {what} was kept ({reasons or 'none was written'})")

@@ -162,6 +162,8 @@ def write_rows(
 ) -> Written:
     """Writes tasks and answers in turn, until there are `num_rows` rows or no more tasks come.
 
+    Where no task was kept, what was written are the tasks.
+
     Args:
         round_: what from.
         directory: as of `write_instructions`.
@@ -169,12 +171,13 @@ def write_rows(
         expert: as of `write_responses`.
         amateur: likewise.
     """
-    counts = refill(
+    tasks, rows = refill(
         lambda count: write_instructions(round_, writer, directory, count).counts,
         lambda: write_responses(round_, expert, amateur, directory).counts,
         round_.num_rows,
     )
-    return Written(files.path(directory) / TRAIN, counts)
+    place = files.path(directory)
+    return Written(place / TRAIN, rows) if tasks["kept"] else Written(place / INSTRUCTIONS, tasks)
 
 
 def _seeded(method: Greedy, seed: int) -> Greedy:

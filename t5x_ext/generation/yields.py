@@ -49,16 +49,18 @@ def yields_of(rows: files.StrPath) -> Yields | None:
     """Counts the files that a train.jsonl follows from, of a round or of a study's generated data.
 
     Args:
-        rows: the file's path; of another file, or where the answers are not there, None.
+        rows: the file's path; of another file, or where the answers are not there, None. A study
+            may have asked for rows and have had no task to answer: then there are no files.
 
     Raises:
         ConfigError: a file is malformed.
     """
     place = files.path(rows).parent
-    if files.path(rows).name != TRAIN or not files.is_file(place / RESPONSES):
+    is_answered = files.is_file(place / RESPONSES)
+    if files.path(rows).name != TRAIN or not (is_answered or files.is_file(place / MADE)):
         return None
-    responses = read_records(place / RESPONSES)
-    trained = {row.get("id") for row in read_records(rows)}
+    responses = read_records(place / RESPONSES) if is_answered else []
+    trained = {row.get("id") for row in read_records(rows)} if is_answered else set()
     answers: Counter[str] = Counter()
     judge = AnswerFilter().judge  # how strict it was set matters only to what was kept
     for each in responses:

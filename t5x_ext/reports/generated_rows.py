@@ -92,12 +92,21 @@ def flagged_rows(generated: Sequence[Generated]) -> frozenset[RowId] | None:
 
 
 def generated_blocks(study: Study, generated: Sequence[Generated]) -> list[Block]:
-    """The tables of tasks and of answers, and what became of leaks."""
+    """The tables of tasks and of answers, who has none, and what became of leaks."""
+    empty = [f"“{_label(study, each.name)}”" for each in generated if not each.rows]
     return [
+        *([Paragraph(_empty_text(empty))] if empty else []),
         _task_table(study, generated),
         _answer_table(study, generated),
         Paragraph(_leak_text(flagged_rows(generated))),
     ]
+
+
+def _empty_text(labels: Sequence[str]) -> str:
+    return (
+        f"No usable rows were written for {', '.join(labels)}: what would be tuned on them, or "
+        "written by a model that was, is left out."
+    )
 
 
 def _label(study: Study, name: str) -> str:

@@ -71,13 +71,13 @@ class Generation:
     def waves(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
         """The cells in parts: the models of one part write what the next is trained on.
 
-        Rows are written before the part that is trained on them. What waits for another shard's
-        adapter comes after everything else.
+        Rows are written before the part that is trained on them; cells for which none was kept are
+        left out. What waits for another shard's adapter comes after everything else.
 
         Raises:
           TryAgain: such an adapter has not come.
         """
-        left = list(cells)
+        left = self._with_rows(cells)
         while left:
             ready = [cell for cell in left if self._missing_writer(cell.arm.generated) is None]
             if ready:
@@ -88,10 +88,38 @@ class Generation:
                 self._wait_for_writer(one)
                 some = [cell for cell in left if cell.arm.generated == one]
             for name in dict.fromkeys(cell.arm.generated for cell in some if cell.arm.generated):
-                self.make(name)
-            yield some
+                if not self._is_empty(name):
+                    self.make(name)
             taken = {cell.key for cell in some}
             left = [cell for cell in left if cell.key not in taken]
+            if some := self._with_rows(some):
+                yield some
+            left = self._with_rows(left)
+
+    def _with_rows(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells without those that can never run, of which it tells."""
+        lost = [cell for cell in cells if self.lacks_rows(cell)]
+        for name in dict.fromkeys(cell.arm.generated for cell in lost):
+            of_it = ", ".join(str(cell) for cell in lost if cell.arm.generated == name)
+            note(f"generated data {name}: no row to train on was kept; left out: {of_it}")
+        return [cell for cell in cells if cell not in lost]
+
+    def lacks_rows(self, cell: Cell) -> bool:
+        """Whether a cell can never run: no row was kept for it, or for a model that writes them."""
+        return bool(cell.arm.generated) and self._is_empty(cell.arm.generated)
+
+    def _is_empty(self, name: str) -> bool:
+        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
+        is_made = store.rows_asked(directory) >= self.wanted.get(name, 0)
+        if is_made and store.kept_nothing(directory):
+            return True
+        data: GeneratedData | None = self.keys.get(name)
+        while data is not None:
+            arm = self.keys.arms.get(data.writer)
+            if arm is not None and arm.generated and self._is_empty(arm.generated):
+                return True
+            data = self.keys.get(data.tasks_of) if data.tasks_of else None
+        return False
 
     def _missing_writer(self, name: str) -> GeneratedData | None:
         """The data whose writer has to be tuned before `name` can be written; None: nothing."""
@@ -111,7 +139,7 @@ class Generation:
             self.wait_minutes,
             "all else of this shard is done: give the same command again once that shard ran",
         )
-        while (data := self._missing_writer(name)) is not None:
+        while (data := self._missing_writer(name)) is not None and not self._is_empty(name):
             shard = self.elsewhere.get(self.keys.writer(data.name), "another")
             patience.wait(
                 f"generated data {name}: its writer, {data.writer}, is tuned by shard {shard}"
@@ -179,7 +207,7 @@ class Generation:
             made = {
                 "name": name,
                 "asked": count,
-                "answers": dict(counts),
+                "answers": {"kept": 0} | counts,
                 "secs": round(time.monotonic() - clock, 1),  # of the process that finished it
                 "tasks": tasks_dir.name,
                 "flagged": _flagged(directory, data),
@@ -191,7 +219,11 @@ class Generation:
     def _write(
         self, data: GeneratedData, count: int, tasks_dir: epath.Path, directory: epath.Path
     ) -> collections.Counter[str]:
-        """Writes tasks and answers in turn; what other data has written already is read."""
+        """Writes tasks and answers in turn; what other data has written already is read.
+
+        Returns:
+          Counts of the answers.
+        """
         asked = data
         while asked.tasks_of:
             asked = self.keys.get(asked.tasks_of)
@@ -206,7 +238,7 @@ class Generation:
             tasks = tasks_dir / INSTRUCTIONS
             return rounds.write_responses(answering, expert, amateur, directory, tasks).counts
 
-        return refill(write_tasks, write_rows, count)
+        return refill(write_tasks, write_rows, count).rows
 
     def _writers(self, data: GeneratedData) -> tuple[Writer, Writer | None]:
         """The model that writes, and whom it is set against, over one copy of the base."""
@@ -275,6 +307,7 @@ class Generation:
 
 def _flagged(directory: epath.Path, data: GeneratedData) -> list[tuple[str, str]]:
     """Test rows that share words in a row with what was written; reports leave them out too."""
-    rows = read_records(directory / rounds.TRAIN)
+    path = directory / rounds.TRAIN
+    rows = read_records(path) if files.is_file(path) else []  # without a task there is none
     texts = (row[field] for row in rows for field in ("input", "output"))
     return sorted(rows_with(texts, Domain(data.domain).evaluation))

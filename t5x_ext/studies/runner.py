@@ -130,6 +130,10 @@ class Runner:
         for some in [todo] if self._generation is None else self._generation.waves(todo):
             self._run(some, progress)
 
+    def lacks_rows(self, cell: Cell) -> bool:
+        """Whether a cell can never run, as no row was kept that it would be trained on."""
+        return self._generation is not None and self._generation.lacks_rows(cell)
+
     def _lacks_adapter(self, cell: Cell) -> bool:
         """Whether a finished cell has to run again, for the adapter that it left."""
         generation = self._generation

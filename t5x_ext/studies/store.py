@@ -68,6 +68,14 @@ def rows_asked(directory: epath.Path) -> int:
     return Fields(path).integer("asked") if files.is_file(path) else 0
 
 
+def kept_nothing(directory: epath.Path) -> bool:
+    """Whether generated rows were asked for, and not one was kept."""
+    path = directory / MADE
+    if not files.is_file(path):
+        return False
+    return Fields(path).inner("answers", {}).values.get("kept") == 0
+
+
 def adapter_dir(study_dir: epath.Path, tuned_key: str) -> epath.Path:
     """Where a tuned adapter is."""
     return study_dir / "adapters" / tuned_key

@@ -258,12 +258,12 @@ def test_tasks_may_be_edited_before_they_are_answered(unbroken: Path, tmp_path: 
 def test_tasks_whose_answers_are_dropped_are_replaced(tmp_path: Path) -> None:
     seeds, generator = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().generator()
     asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
-    counts = refill(
+    tasks, counts = refill(
         lambda count: write_instructions(tmp_path, seeds, generator, asking, count),
         lambda: write_responses(tmp_path, generator, answering, 30),
         30,
     )
-    assert counts["kept"] == 30 < sum(counts.values())
+    assert counts["kept"] == 30 < sum(counts.values()) <= tasks["kept"]
     assert len(records(tmp_path, "train")) == 30
 
 
@@ -279,6 +279,12 @@ def test_a_model_that_writes_no_task_ends_at_the_limit(tmp_path: Path) -> None:
     settings = InstructionSettings("harbour", max_requests=5)
     counts = write_instructions(tmp_path, seeds, silent, settings, 1)
     assert counts == {"requests": 5, "unparsed": 5}
+    found = refill(
+        lambda count: write_instructions(tmp_path, seeds, silent, settings, count),
+        lambda: pytest.fail("there is nothing to answer"),
+        4,
+    )
+    assert found == (counts, {})
     with pytest.raises(ConfigError, match="holds no task"):
         write_responses(tmp_path, silent, ResponseSettings("harbour"), 1)
 

@@ -261,6 +261,25 @@ def test_tables_tell_what_models_wrote_and_why_it_was_dropped(findings) -> None:
     assert len(leaks) == 1 and leaks[0].startswith("2 test inputs share")
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_arm_without_usable_rows_is_named(tmp_path: Path, answered: bool) -> None:
+    root = write_study(tmp_path / "study", generated={"r1_docs0": ROWS_KEY})
+    write_generated(root)
+    directory = root / "generated" / ROWS_KEY
+    (directory / "train.jsonl").write_text("")
+    if not answered:  # no task was kept
+        (directory / "train.jsonl").unlink()
+        (directory / "responses.jsonl").unlink()
+    told = json.loads((directory / "made.json").read_text())
+    told |= {"answers": {"kept": 0}, "flagged": []}
+    (directory / "made.json").write_text(json.dumps(told))
+    document = build_document(find(read_study(root)))
+    section = next(s for s in document.sections if s.title.startswith("What models wrote"))
+    assert section.blocks[0].text.startswith("No usable rows were written for “arm ss_r1_docs0”")
+    (row,) = next(b for b in section.blocks if getattr(b, "caption", "") == "Their answers").rows
+    assert row[2:5] == ("4", "5" if answered else "0", "0")
+
+
 def test_labels_are_counted_over_all_sets(findings) -> None:
     caption = "Rows per task of “arm ss_supervised” that give the score of another arm"
     table = tables_of(findings)[caption]
