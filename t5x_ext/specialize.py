@@ -134,6 +134,12 @@ def specialize(
     )
     if stage in (None, "evaluate"):
         pipeline.check_shots()  # evaluation comes last, hours after this
+    only = None if stage is None else round or 1
+    pipeline.check_lengths(
+        writes=stage in (None, "instructions") and pipeline.writes_tasks(only),
+        answers=stage in (None, "responses"),
+        evaluates=stage in (None, "evaluate"),
+    )
     if stage in (None, "train"):
         tuning.check_context(tuning_cfg, pipeline.weights)
     if dry_run:

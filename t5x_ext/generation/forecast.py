@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 from mixtures.prompts import TEMPLATES
 from mixtures.specialization_prompts import NO_INPUT
 from t5x_ext import files
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.answering import response_request
 from t5x_ext.generation.evaluation import ask, demonstrations
 from t5x_ext.generation.instructions import INSTRUCTIONS, REQUESTS, instruction_request
 from t5x_ext.generation.journal import Record, read_records
 from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.requests import Generator, Request
-from t5x_ext.generation.responses import RESPONSES, TRAIN, response_request
+from t5x_ext.generation.responses import RESPONSES, TRAIN
 from t5x_ext.generation.rounds import Round
 
 # Self-Instruct and Alpaca report that about half of what is written survives the filters.
@@ -238,7 +240,13 @@ def _responses(
     for place, task in enumerate(tasks):
         query = f"{task['instruction']}\n{task['input']}"
         hits = this.index.search(query, answering.num_passages) if this.index else []
-        requests.append(response_request(answering, generator, task, hits, place)[0])
+        asked = response_request(answering, generator, task, hits, place)
+        requests += [asked[0]] if asked else []  # tasks that are too long are not asked
+    if not requests:
+        raise ConfigError(
+            f"round {number}: no task fits into the model's context of {generator.max_tokens} "
+            f"beside ResponseSettings.max_new_tokens={answering.max_new_tokens}; allowed: less"
+        )
     count = math.ceil(this.num_rows / answers.kept)
     if given and seen.tasks:  # there are no more to answer
         count = min(count, len(seen.tasks))

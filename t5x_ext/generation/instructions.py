@@ -6,6 +6,8 @@
 
 The last two follow from the first. A killed run resumes after the last whole line of
 requests.jsonl and ends with the same three files; so does one with another batch size.
+
+instructions.jsonl may be edited: it then holds the tasks that there are, and no more are written.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from t5x_ext.generation.journal import (
     Journal,
     Record,
     Replayed,
+    as_read,
     check_same,
     only_run,
 )
 from t5x_ext.generation.parsing import STOPS, parse_completion
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
+from t5x_ext.terminal import note
 
 _STEP = 64  # tokens
 REQUESTS, INSTRUCTIONS, REJECTED = "requests.jsonl", "instructions.jsonl", "rejected.jsonl"
@@ -89,23 +93,49 @@ def instruction_request(
     Raises:
         ConfigError: there are too few seeds, or the model's context is too short for the prompt.
     """
+    _check_number(seeds, settings)
+    shown = draw_demonstrations(seeds, settings, number)
+    prompt, limit = _prompt_and_limit(shown, settings, generator)
+    return Request(*single(prompt), settings.seed, number, limit, STOPS)
+
+
+def check_seeds(seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator) -> None:
+    """Refuses seeds of which a request could show too many tokens, before the first is asked.
+
+    Raises:
+        ConfigError: there are too few seeds, or the longest of them leave no room for tasks.
+    """
+    _check_number(seeds, settings)
+    tokens = [generator.count_tokens(f"{seed.instruction}\n{seed.input}") for seed in seeds]
+    by_length = sorted(zip(tokens, range(len(seeds)), strict=True), reverse=True)
+    longest = [seeds[place] for _, place in by_length[: settings.num_demonstrations]]
+    _prompt_and_limit(longest, settings, generator)
+
+
+def _check_number(seeds: Sequence[Seed], settings: InstructionSettings) -> None:
     if len(seeds) < settings.num_demonstrations:
         raise ConfigError(
             f"{len(seeds)} seeds; allowed: at least {settings.num_demonstrations}, as many as a "
             "request shows (num_demonstrations)"
         )
-    shown = draw_demonstrations(seeds, settings, number)
+
+
+def _prompt_and_limit(
+    shown: Sequence[Seed], settings: InstructionSettings, generator: Generator
+) -> tuple[str, int]:
+    """The prompt that shows some seeds, and the most tokens of its completion."""
     prompt = instructions_prompt(settings.domain, [(s.instruction, s.input) for s in shown])
-    room = generator.max_tokens - generator.count_tokens(prompt)
-    if room < 1:
+    tokens = generator.count_tokens(prompt)
+    room, least = generator.max_tokens - tokens, min(_STEP, settings.max_new_tokens)
+    if room < least:
         raise ConfigError(
-            f"request {number} (seeds {', '.join(s.id for s in shown)}) has "
-            f"{generator.max_tokens - room} tokens; allowed: fewer than {generator.max_tokens}, "
-            "the model's context"
+            f"a request that shows the seeds {', '.join(s.id for s in shown)} has {tokens} tokens; "
+            f"allowed: at most {generator.max_tokens - least}, the model's context of "
+            f"{generator.max_tokens} less {least} for tasks: shorter seeds, or fewer in a request "
+            "(num_demonstrations)"
         )
     # Requests of like lengths have one limit, so that they can be decoded in one batch.
-    limit = min(settings.max_new_tokens, max(room // _STEP * _STEP, 1))
-    return Request(*single(prompt), settings.seed, number, limit, STOPS)
+    return prompt, min(settings.max_new_tokens, max(room // _STEP * _STEP, least))
 
 
 def write_instructions(
@@ -118,6 +148,8 @@ def write_instructions(
     batch_size: int = 8,
 ) -> Counter[str]:
     """Writes tasks until at least `count` are kept; every request is filtered as a whole.
+
+    An instructions.jsonl that was edited is left as it is, and a line says so.
 
     Args:
         directory: where the three files are.
@@ -132,11 +164,12 @@ def write_instructions(
         How many tasks were 'kept', how many were dropped by reason, and 'requests'.
 
     Raises:
-        ConfigError: the files were begun under other settings or edited, or the prompt does not
-            fit.
+        ConfigError: the files were begun under other settings, requests.jsonl or rejected.jsonl
+            was edited, or a prompt does not fit.
     """
     bounds.check_int("count", count, 1)
     bounds.check_int("batch_size", batch_size, 1)
+    check_seeds(seeds, settings, generator)
     place = files.path(directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_run(place))
@@ -147,16 +180,23 @@ def write_instructions(
         task_filter = TaskFilter(settings.filters, seeds, evaluation)
         counts: Counter[str] = Counter()
 
-        def take(record: Record) -> None:
-            counts["requests"] += 1
-            for task in _judged(record, settings, task_filter):
-                counts[task.get("reason", "kept")] += 1
-                (dropped if "reason" in task else kept).put(task)
+        def put(task: Record) -> None:
+            counts[task.get("reason", "kept")] += 1
+            (dropped if "reason" in task else kept).put(task)
 
-        for number, record in enumerate(requests.records):
+        for number in range(len(requests.records)):
             wanted = instruction_request(seeds, settings, generator, number)
             _check_same(requests, number, _header(wanted, seeds, settings, generator))
-            take(record)
+        counts["requests"] = len(requests.records)
+        judged = [
+            task for each in requests.records for task in _judged(each, settings, task_filter)
+        ]
+        if _is_edited(kept, dropped, judged, counts["requests"]):
+            note(f"{place / INSTRUCTIONS}: was edited: it stays as it is, and no task is added")
+            reasons = Counter(task["reason"] for task in judged if "reason" in task)
+            return counts + reasons + Counter(kept=len(kept.old))
+        for task in judged:
+            put(task)
         while counts["kept"] < count and counts["requests"] < settings.max_requests:
             first = counts["requests"]
             numbers = range(first, min(first + batch_size, settings.max_requests))
@@ -164,7 +204,9 @@ def write_instructions(
             for request, completion in zip(batch, completions(generator, batch), strict=True):
                 header = _header(request, seeds, settings, generator)
                 requests.append(header | _written(completion))
-                take(requests.records[-1])
+                counts["requests"] += 1
+                for task in _judged(requests.records[-1], settings, task_filter):
+                    put(task)
                 if counts["kept"] >= count:
                     break
         kept.finish()
@@ -217,6 +259,30 @@ def _judged(
             "nearest": verdict.nearest,
         }
         yield task if verdict.reason is None else task | {"reason": verdict.reason}
+
+
+def _is_edited(kept: Replayed, dropped: Replayed, judged: Sequence[Record], requests: int) -> bool:
+    """Whether somebody has edited the tasks that were kept.
+
+    Other filters change both files, an editor this one alone. A file that was cut short by a kill
+    lacks its last lines, and one that is ahead of requests.jsonl (in a bucket, which is written
+    now and then) has lines of later requests.
+
+    Args:
+        kept: instructions.jsonl.
+        dropped: rejected.jsonl.
+        judged: what both should hold, by the requests that there are.
+        requests: their number.
+    """
+    tasks = [as_read(task) for task in judged]
+    if [task for task in tasks if "reason" in task] != list(dropped.old):
+        return False
+    expected = [task for task in tasks if "reason" not in task]
+    common = min(len(expected), len(kept.old))
+    later = (task.get("request") for task in kept.old[common:])
+    return list(kept.old[:common]) != expected[:common] or not all(
+        isinstance(request, int) and request >= requests for request in later
+    )
 
 
 def _check_same(requests: Journal, place: int, header: Record) -> None:

@@ -109,7 +109,7 @@ class Replayed:
         """
         self._journal = Journal(path)
         self._source = source
-        self._old = len(self._journal.records)
+        self.old = tuple(self._journal.records)  # those that it held when it was opened
         self.count = 0  # records that were put
 
     def put(self, record: Mapping[str, Any]) -> None:
@@ -119,9 +119,9 @@ class Replayed:
             ConfigError: the file has another one in its place.
         """
         self.count += 1
-        if self.count > self._old:
+        if self.count > len(self.old):
             self._journal.append(record)
-        elif json.loads(_line(record)) != self._journal.records[self.count - 1]:
+        elif as_read(record) != self.old[self.count - 1]:
             raise self._differs(self.count)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Replayed:
         Raises:
             ConfigError: the file has more records than were put.
         """
-        if self.count < self._old:
+        if self.count < len(self.old):
             raise self._differs(self.count + 1)
 
     def _differs(self, number: int) -> ConfigError:
@@ -207,6 +207,11 @@ def _sound_part(content: bytes, path: files.StrPath) -> tuple[list[Record], byte
     except ConfigError:
         note(f"{path}: line {len(whole) + 1} is incomplete and is written again")
         return records, kept
+
+
+def as_read(record: Mapping[str, Any]) -> Record:
+    """A record as it is read again once it is written."""
+    return json.loads(_line(record))
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

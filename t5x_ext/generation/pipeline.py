@@ -29,18 +29,21 @@ from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.decoding import Greedy
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import rounds, scores, tuning
+from t5x_ext.generation.answering import check_room
 from t5x_ext.generation.evaluation import (
     EvaluationSettings,
+    ask,
     demonstrations,
     write_predictions,
 )
-from t5x_ext.generation.instructions import INSTRUCTIONS
+from t5x_ext.generation.instructions import INSTRUCTIONS, check_seeds
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.rounds import Round, Written
 from t5x_ext.generation.text_models import Weights, Writer
 from t5x_ext.generation.tuning import TuningSettings
+from t5x_ext.terminal import note
 
 ADAPTER, RUN = "adapter", "run"
 
@@ -74,6 +77,10 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         bounds.check_int("ROUNDS", self.num_rounds, 1, 100)
+        if not self.shots:
+            raise ConfigError("SHOTS: (); allowed: numbers of demonstrations, such as (0, 1, 5)")
+        for shots in self.shots:
+            bounds.check_int("SHOTS", shots, 0, 1000)
 
     def of_round(self, number: int, *names: str) -> epath.Path:
         """A path in the directory of a round."""
@@ -125,9 +132,18 @@ class Pipeline:
         rows, adapter = self.of_round(number, TRAIN), self.of_round(number, ADAPTER)
         if not files.is_file(rows):
             raise ConfigError(f"{rows}: no such file; run the stage 'responses' first")
+        # Seeds among the rows are of round 0.
+        written = sum(record.get("round") != 0 for record in read_records(rows))
+        if not written:
+            raise ConfigError(f"{rows}: holds no row that was written; run the stage 'responses'")
         tuning.begin(self.tuning, self.weights, rows, self.of_round(number))
         if self.has_adapter(number):
             return adapter
+        if written < self.round.num_rows:
+            note(
+                f"round {number}: tuned on {written:,} rows of {self.round.num_rows:,}: the stage "
+                "'responses' writes more, if there are tasks left"
+            )
         model_dir = self.of_round(number, RUN)
         arguments = tuning.train_arguments(self.tuning, self.weights, rows, model_dir)
         train(**arguments)
@@ -183,13 +199,40 @@ class Pipeline:
             ConfigError: names the task.
         """
         for task in sorted({row.task for row in self.round.evaluation}):
-            demonstrations(task, self.round.seeds, max(self.shots, default=0))
+            demonstrations(task, self.round.seeds, max(self.shots))
+
+    def check_lengths(self, writes: bool, answers: bool, evaluates: bool) -> None:
+        """Refuses what does not fit into the model's context, hours before it would be asked.
+
+        Args:
+            writes: whether seeds are shown in requests for tasks.
+            answers: whether tasks are answered. One that turns out too long is dropped; tasks
+                like the seeds must fit.
+            evaluates: whether evaluation rows are asked.
+
+        Raises:
+            ConfigError: names the seeds, the setting or the row.
+        """
+        this, counter = self.round, self.weights.counter()
+        if writes:
+            check_seeds(this.seeds, this.asking, counter)
+        if answers:
+            check_room(this.answering, counter, this.seeds)
+        templates = {template for _, template in self.asked_models()} if evaluates else set()
+        for template in sorted(templates):
+            for row in this.evaluation:  # demonstrations give way where a prompt is too long
+                ask(row, (), self.evaluation_settings(template, 0), counter)
 
     def given_tasks(self, number: int) -> files.StrPath | None:
         """The file of tasks of a round that writes none."""
         if number > 1 and self.new_instructions:
             return None
         return self.instructions or (None if number == 1 else self.of_round(1, INSTRUCTIONS))
+
+    def writes_tasks(self, number: int | None = None) -> bool:
+        """Whether a round writes tasks; None is any of them."""
+        numbers = range(1, self.num_rounds + 1) if number is None else (number,)
+        return any(self.given_tasks(each) is None for each in numbers)
 
     def asked_models(self, tuned: Sequence[int] | None = None) -> list[tuple[str, str]]:
         """What is evaluated, with its template: the base without one and with it, the experts."""

@@ -12,17 +12,15 @@ the same at any batch size. A run that is killed may have measured an answer twi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from mixtures.specialization_prompts import response_prompt
-from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
+from t5x_ext.generation.answering import ResponseSettings, check_room, response_request
 from t5x_ext.generation.instructions import INSTRUCTIONS, prompt_hash
 from t5x_ext.generation.journal import (
     BEGUN_WITH,
@@ -34,117 +32,12 @@ from t5x_ext.generation.journal import (
     read_records,
 )
 from t5x_ext.generation.records import Seed
-from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
-from t5x_ext.retrieval import Hit, Index, log_weights
-from t5x_ext.retrieval.weights import check_weighting
+from t5x_ext.generation.requests import Generator, Request, completions
+from t5x_ext.retrieval import Hit, Index
 
+# Of a task whose instruction alone leaves no room for an answer in the model's context.
+TOO_LONG = "too_long"
 RESPONSES, TRAIN, MEASUREMENTS = "responses.jsonl", "train.jsonl", "measurements.jsonl"
-# Small models answer, write "Output:" and answer again, to the last token that they may.
-STOPS = ("\n###", "\nInstruction:", "\n\nInput:", "\nOutput:", "\nResponse:")
-
-
-@dataclasses.dataclass(frozen=True)
-class ResponseSettings:
-    """How tasks are answered, and which answers are trained on.
-
-    Attributes:
-        domain: as of `InstructionSettings`.
-        round: likewise.
-        seed: of the draws, where the method draws.
-        num_passages: the best passages of the corpus, each in its own prompt; 0 for none.
-        weighting: of the passages; see `retrieval.log_weights`.
-        temperature: of the weighting 'softmax'.
-        max_new_tokens: of an answer.
-        stops: texts before which an answer ends.
-        keep_cut: keep answers that ended for their length.
-        include_seeds: put the seeds before the rows.
-    """
-
-    domain: str
-    round: int = 1
-    seed: int = 0
-    num_passages: int = 5
-    weighting: str = "proportional"
-    temperature: float = 1.0
-    max_new_tokens: int = 512
-    stops: Sequence[str] = STOPS
-    keep_cut: bool = False
-    include_seeds: bool = False
-
-    def __post_init__(self) -> None:
-        name = "ResponseSettings"
-        bounds.check_int(f"{name}.round", self.round, 1)
-        bounds.check_seed(f"{name}.seed", self.seed)
-        bounds.check_int(f"{name}.num_passages", self.num_passages, 0, 1000)
-        bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
-        object.__setattr__(self, "stops", tuple(self.stops))
-        check_weighting(self.weighting, self.temperature)
-
-
-def fit_prompt(
-    settings: ResponseSettings, generator: Generator, task: Record, passage: str | None
-) -> tuple[str, bool]:
-    """The prompt of a task in what the answer leaves of the model's context.
-
-    A prompt that is too long loses words from the end of its passage, then the middle of its input;
-    never the instruction or the words that ask for the response.
-
-    Returns:
-        The prompt, and whether it lost anything.
-
-    Raises:
-        ConfigError: it does not even fit without both.
-    """
-    limit = generator.max_tokens - settings.max_new_tokens
-
-    def render(text: str, words: str | None) -> str:
-        return response_prompt(settings.domain, task["instruction"], text, words)
-
-    def fits(prompt: str) -> bool:
-        return generator.count_tokens(prompt) <= limit
-
-    text = task["input"]
-    whole = render(text, passage)
-    if fits(whole):
-        return whole, False
-    if passage is not None and fits(render(text, None)):
-        words = passage.split()
-        number = largest_fitting(len(words), lambda n: fits(render(text, " ".join(words[:n]))))
-        return render(text, " ".join(words[:number]) if number else None), True
-    number = largest_fitting(len(text), lambda n: fits(render(cut_middle(text, n), None)), lowest=1)
-    if number is None:
-        raise ConfigError(
-            f"task {task['id']}: its prompt has {generator.count_tokens(render('', None))} tokens "
-            f"without its input; allowed: {limit}, the model's context of {generator.max_tokens} "
-            f"less max_new_tokens={settings.max_new_tokens}"
-        )
-    return render(cut_middle(text, number), None), True
-
-
-def response_request(
-    settings: ResponseSettings, generator: Generator, task: Record, hits: Sequence[Hit], number: int
-) -> tuple[Request, bool]:
-    """What is asked for one task, and whether a prompt was cut to fit.
-
-    Args:
-        settings: how to ask.
-        generator: the model.
-        task: a record of instructions.jsonl.
-        hits: the passages found; without any there is one prompt without a passage.
-        number: of the request.
-    """
-    if hits:
-        fitted = [fit_prompt(settings, generator, task, hit.passage.whole) for hit in hits]
-        weights = log_weights(
-            [hit.score for hit in hits], settings.weighting, settings.temperature
-        ).tolist()
-        contexts, logs = tuple(prompt for prompt, _ in fitted), tuple(weights)
-    else:
-        fitted = [fit_prompt(settings, generator, task, None)]
-        contexts, logs = single(fitted[0][0])
-    limit, stops = settings.max_new_tokens, tuple(settings.stops)
-    request = Request(contexts, logs, settings.seed, number, limit, stops)
-    return request, any(cut for _, cut in fitted)
 
 
 class AnswerFilter:
@@ -161,8 +54,10 @@ class AnswerFilter:
             instruction: of the task.
             text: its input.
             output: the answer.
-            finish: 'eos', 'stop' or 'length'.
+            finish: 'eos', 'stop' or 'length'; `TOO_LONG` of a task that was not asked.
         """
+        if finish == TOO_LONG:
+            return TOO_LONG
         output = output.strip()
         if not output:
             return "empty"
@@ -196,7 +91,7 @@ def write_responses(
         settings: how to answer.
         count: rows wanted, seeds not counted.
         index: of the corpus; None answers without passages.
-        seeds: for `include_seeds`.
+        seeds: for `include_seeds`; and a task like each must fit.
         batch_size: tasks given to the model at a time; does not change the files.
         instructions: the tasks; None is the directory's own instructions.jsonl. A file may have
             been edited: tasks that are answered already must only be as they were.
@@ -205,10 +100,13 @@ def write_responses(
         How many answers were 'kept', and how many were dropped by reason.
 
     Raises:
-        ConfigError: a file was begun under other settings, or a task does not fit.
+        ConfigError: a file was begun under other settings, or `max_new_tokens` leaves no room for
+            tasks like the seeds.
     """
     bounds.check_int("count", count, 1)
     bounds.check_int("batch_size", batch_size, 1)
+    seeds = list(seeds)
+    check_room(settings, generator, seeds)
     place = files.path(directory)
     tasks = read_tasks(instructions or place / INSTRUCTIONS)
     index = index if settings.num_passages else None
@@ -303,13 +201,17 @@ def _answers(
         for (number, task), hits in zip(tasks, found, strict=True)
     ]
     clock = time.monotonic()
-    made = completions(generator, [request for request, _ in asked])
-    for (_, task), hits, (request, cut), completion in zip(tasks, found, asked, made, strict=True):
-        record = _record(task, hits, request, completion, cut) | made_by
+    made = completions(generator, [each[0] for each in asked if each is not None])
+    for (_, task), hits, each in zip(tasks, found, asked, strict=True):
         measured: Record = {"id": task["id"]}
-        if completion.log_prob is not None:
-            measured["log_prob"] = completion.log_prob
-        yield record, measured | {"seconds": round(time.monotonic() - clock, 3)}
+        if each is None:
+            record = _record(task, TOO_LONG)
+        else:
+            (request, cut), completion = each, next(made)
+            record = _record(task, completion.finish, completion.text, request, hits, cut)
+            if completion.log_prob is not None:
+                measured["log_prob"] = completion.log_prob
+        yield record | made_by, measured | {"seconds": round(time.monotonic() - clock, 3)}
 
 
 def _passages(task: Record, settings: ResponseSettings, index: Index | None) -> list[Hit]:
@@ -320,20 +222,27 @@ def _passages(task: Record, settings: ResponseSettings, index: Index | None) -> 
 
 
 def _record(
-    task: Record, hits: Sequence[Hit], request: Request, completion: Completion, cut: bool
+    task: Record,
+    finish: str,
+    output: str = "",
+    request: Request | None = None,
+    hits: Sequence[Hit] = (),
+    cut: bool = False,
 ) -> Record:
+    """An answer; without a request that of a task that does not fit."""
+    weights = request.log_weights if request else ()
     return {
         "id": task["id"],
         "instruction": task["instruction"],
         "input": task["input"],
-        "output": completion.text.strip(),
+        "output": output.strip(),
         "passages": [
             {"id": hit.passage.id, "score": hit.score, "weight": math.exp(log_weight)}
-            for hit, log_weight in zip(hits, request.log_weights, strict=False)
+            for hit, log_weight in zip(hits, weights, strict=False)
         ],
-        "finish": completion.finish,
+        "finish": finish,
         "truncated": cut,
-        "prompt": prompt_hash(request.contexts),
+        "prompt": prompt_hash(request.contexts) if request else None,
     }
 
 
@@ -382,8 +291,8 @@ def _check_prompt(
             continue
         _check_task(responses, record, task)
         hits = _passages(task, settings, index)
-        request, _ = response_request(settings, generator, task, hits, number)
-        prompt = {"prompt": prompt_hash(request.contexts)}
+        asked = response_request(settings, generator, task, hits, number)
+        prompt = {"prompt": prompt_hash(asked[0].contexts) if asked else None}
         check_same(f"{responses.path}: line {place}", record, prompt, BEGUN_WITH)
         return
 

@@ -21,10 +21,11 @@ from t5x_ext import bounds, files
 from t5x_ext.decoding import Contrastive, Greedy, Method, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import instructions, responses
+from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.instructions import INSTRUCTIONS, InstructionSettings
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.refill import refill
-from t5x_ext.generation.responses import TRAIN, ResponseSettings
+from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.text_models import Writer
 from t5x_ext.retrieval import Index
 

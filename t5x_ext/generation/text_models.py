@@ -158,6 +158,16 @@ class Weights:
             raise ConfigError(f"{self.path}: has no vocabulary; give VOCABULARY_PATH")
         return Described(source, source.config, open_vocabulary(place))
 
+    def counter(self) -> Generator:
+        """Counts the tokens of prompts as the model does, and writes nothing.
+
+        Raises:
+            ConfigError: see `describe`.
+        """
+        _, config, vocabulary = self.describe()
+        counter, limit = token_counter(vocabulary), _max_tokens(config)
+        return Generator(lambda requests: (), counter, limit, self.path, "none")
+
     def open(self, adapters: Mapping[str, str] | None = None) -> dict[str | None, Writer]:
         """Writers of the model alone, under None, and with each of its adapters, under its name.
 

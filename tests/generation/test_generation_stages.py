@@ -24,9 +24,9 @@ from t5x_ext.generation import (
     write_instructions,
     write_responses,
 )
+from t5x_ext.generation.answering import response_request
 from t5x_ext.generation.instructions import draw_demonstrations
 from t5x_ext.generation.journal import check_same
-from t5x_ext.generation.responses import response_request
 from t5x_ext.generation.yields import yields_of
 from t5x_ext.retrieval import BM25, Corpus, open_index
 
@@ -253,6 +253,43 @@ def test_tasks_may_be_edited_before_they_are_answered(unbroken: Path, tmp_path: 
     (tmp_path / "instructions.jsonl").write_text(changed)
     with pytest.raises(ConfigError, match="with another input than the tasks have now"):
         write_responses(tmp_path, generator, settings, 1000)
+
+
+def edited(lines: list[str], how: str) -> list[str]:
+    own = json.dumps({"id": "own", "instruction": "Say what it is for.", "input": "fog bell"})
+    changed = lines[4].replace('"input": "', '"input": "other ')
+    return {
+        "dropped": lines[:2] + lines[3:],
+        "changed": [*lines[:4], changed, *lines[5:]],
+        "added at the end": [*lines, own + "\n"],
+        "added": [own + "\n", *lines],
+        "own alone": [own + "\n"],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["dropped", "changed", "added at the end", "added", "own alone"])
+def test_both_stages_go_on_with_tasks_that_were_edited(
+    unbroken: Path, tmp_path: Path, capsys, how: str
+) -> None:
+    for name in FILES[:3]:
+        shutil.copy(unbroken / f"{name}.jsonl", tmp_path)
+    path = tmp_path / "instructions.jsonl"
+    path.write_text("".join(edited(path.read_text().splitlines(keepends=True), how)))
+    before = {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in FILES[:3]}
+    for _ in range(2):  # and again, once they are answered
+        made, kept, sampler = run(str(tmp_path), 0.0, 8, tasks=100, rows=1000)
+        assert capsys.readouterr().err.count(f"{path}: was edited: it stays as it is") == 1
+        assert made["kept"] == kept.total() == len(before["instructions"].splitlines())
+        assert {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in before} == before
+    assert sampler.answered == 0
+
+
+def test_tasks_of_ones_own_need_no_request(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "instructions.jsonl"
+    path.write_text("".join(edited([""] * 5, "own alone")))
+    made, kept, _ = run(str(tmp_path), 0.0, 8)
+    assert made == {"kept": 1} and kept.total() == 1
+    assert "was edited" in capsys.readouterr().err
 
 
 def test_tasks_whose_answers_are_dropped_are_replaced(tmp_path: Path) -> None:

@@ -323,7 +323,9 @@ def test_what_cannot_be_run_is_one_line(
     assert f"{corpus}: " in refused(f"--gin.CORPUS='{corpus}'")
     limit = "--gin.ResponseSettings.max_new_tokens=4090"
     too_long = refused("--stage=responses", limit, *with_tasks(tmp_path))
-    assert "task t0: its prompt has" in too_long
+    assert "ResponseSettings.max_new_tokens: 4090; allowed: at most" in too_long
+    assert "SHOTS: (); allowed:" in refused("--gin.SHOTS=()", where=tmp_path / "few")
+    assert not (tmp_path / "few").exists()
     other = save_model(tmp_path / "other", 1)
     assert "an adapter of another base" in refused("--stage=evaluate", where=finished, model=other)
     assert "tuning.json: 'base' was" in refused("--stage=train", where=finished, model=other)
