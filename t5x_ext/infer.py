@@ -89,25 +89,29 @@ def infer(
         step = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
         stem = "scores" if mode == "score" else "predictions"
         path = directory / f"{stem}{step}.{file_extension}{shard}"
-        rows = _rows(session, mode, path, checkpoint_period)
+        rows = _rows(session, mode, path, checkpoint_period, start)
         multihost.say(f"{len(rows)} {stem} -> {path}")
         del session  # frees its parameters before the next are read
 
 
 def _rows(
-    session: Session, mode: str, path: epath.Path, checkpoint_period: int
+    session: Session, mode: str, path: epath.Path, checkpoint_period: int, first: int
 ) -> list[Prediction]:
-    """Writes one checkpoint's file and returns its rows; see `infer`."""
+    """Writes one checkpoint's file and returns its rows; see `infer`.
+
+    `first` is the place of the session's first example in the whole split.
+    """
     decoder, weights, examples = session.decoder, session.params, session.examples
     if mode == "predict":
-        return predict(decoder, weights, examples, path, session.signature, True, checkpoint_period)
+        signature = session.signature
+        return predict(decoder, weights, examples, path, signature, True, checkpoint_period, first)
     scorer = Scorer(
         decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length
     )
     if mode == "score":
         rows = score_targets(scorer, weights, examples)
     else:
-        rows = predict_with_scores(decoder, scorer, weights, examples)
+        rows = predict_with_scores(decoder, scorer, weights, examples, first)
     if multihost.is_primary():
         write_predictions(path, rows)
     return rows

@@ -315,16 +315,41 @@ def run_infer(files: Path, checkpoint: Path, output: Path, *bindings: str) -> in
     return infer.main([*flags(files, "infer", "small_decoding", **macros), *bindings])
 
 
-def test_shards_of_infer_join_to_the_whole(files, finetuned: Path, tmp_path: Path) -> None:
+SAMPLING = """
+from __gin__ import dynamic_registration
+
+from t5x import decoding
+from t5x import models
+
+models.EncoderDecoderModel.decode_fn = @decoding.temperature_sample
+decoding.temperature_sample.topk = 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "extra"),
+    [("predict", ""), ("predict", SAMPLING), ("predict_with_aux", SAMPLING)],
+    ids=["greedy", "samples", "samples_with_likelihoods"],
+)
+def test_shards_of_infer_join_to_the_whole(
+    files: Path, finetuned: Path, tmp_path: Path, mode: str, extra: str
+) -> None:
     checkpoint = finetuned / "checkpoint_7"
-    assert run_infer(files, checkpoint, tmp_path / "whole") == 0
+    (tmp_path / "extra.gin").write_text(ported(extra))
+    bindings = [f"--gin_file={tmp_path / 'extra.gin'}", f"--gin.infer.mode='{mode}'"]
+    assert run_infer(files, checkpoint, tmp_path / "whole", *bindings) == 0
     for shard in range(3):
         shards = ["--gin.infer.num_shards=3", f"--shard_id={shard}"]
-        assert run_infer(files, checkpoint, tmp_path / "parts", *shards) == 0
+        assert run_infer(files, checkpoint, tmp_path / "parts", *shards, *bindings) == 0
     names = [f"predictions.jsonl-0000{shard}-of-00003" for shard in range(3)]
-    parts = [(tmp_path / "parts" / name).read_text() for name in names]
-    assert all(parts)
-    assert "".join(parts) == (tmp_path / "whole" / "predictions.jsonl").read_text()
+    parts = [read_predictions(tmp_path / "parts" / name) for name in names]
+    joined = [row for part in parts for row in part]
+    whole = read_predictions(tmp_path / "whole" / "predictions.jsonl")
+    assert len(joined) == len(whole)
+    for ours, theirs in zip(joined, whole, strict=True):
+        assert ours == dataclasses.replace(theirs, score=ours.score)
+        if mode == "predict_with_aux":
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
 
 
 def test_likelihoods_sum_to_the_loss_and_predictions_are_the_same(

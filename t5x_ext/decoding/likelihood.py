@@ -116,12 +116,16 @@ def score_targets(scorer: Scorer, params: Params, examples: Sequence[Example]) -
 
 
 def predict_with_scores(
-    decoder: Decoder, scorer: Scorer, params: Params, examples: Sequence[Example]
+    decoder: Decoder, scorer: Scorer, params: Params, examples: Sequence[Example], first: int = 0
 ) -> list[Prediction]:
-    """Rows with predictions and the score['log_likelihood'] of their tokens, EOS included."""
+    """Rows with predictions and the score['log_likelihood'] of their tokens, EOS included.
+
+    `first` is the number of the first example, see `predict.predict`.
+    """
     rows = to_rows(examples)
     predicted = list(examples)
-    for indices, tokens in decoder.decode_tokens(params, examples):
+    numbers = range(first, first + len(examples))
+    for indices, tokens in decoder.decode_tokens(params, examples, numbers):
         for index, ids in zip(indices, tokens, strict=True):
             output = decoder.to_text(ids)
             # With the EOS, where there is one.

@@ -51,6 +51,7 @@ def predict(
     signature: str = "",
     show_progress: bool = False,
     log_period: int = 1,
+    first: int = 0,
 ) -> list[Prediction]:
     """Decodes every example.
 
@@ -63,18 +64,22 @@ def predict(
       signature: identifies weights, data and settings; leftovers with another one are dropped.
       show_progress: show a bar on a terminal; elsewhere a line every minute says how far it is.
       log_period: batches between writes to the partial file; a killed run decodes these again.
+      first: the number of the first example, where `examples` is a part of a split; samples depend
+        on the numbers.
 
     Returns:
       One row per example, in the order given, without scores.
     """
     rows = to_rows(examples)
+    if first:
+        signature = f"{signature}, prompts from number {first}"
     # Process 0 alone has the file; all decode the same batches, and return the same rows.
     log = PredictionLog(path, rows, signature) if path and multihost.is_primary() else None
     with log or contextlib.nullcontext():
         known = multihost.gather(list(log.done.items()) if log else [])[0]
         answers = {index: Answer(*answer) for index, answer in known}
         left = [i for i in range(len(rows)) if i not in answers]
-        batches = _progress(decoder, params, examples, left, show_progress)
+        batches = _progress(decoder, params, examples, left, show_progress, first)
         pending: list[tuple[int, Answer]] = []
         for number, pairs in enumerate(batches, start=1):
             found = [(left[index], to_answer(output)) for index, output in pairs]
@@ -137,10 +142,13 @@ def _progress(
     examples: Sequence[Example],
     left: Sequence[int],
     show: bool,
+    first: int,
 ) -> Iterator[list[tuple[int, Output]]]:
     """(place in `left`, output) pairs batch by batch; on a terminal, a bar if it is wanted."""
-    # Numbered by their places in the whole, so that a resumed run draws the same samples.
-    batches = decoder.decode_texts(params, [examples[i] for i in left], left)
+    # Numbered by their places in the whole split, so that a resumed run draws the same samples,
+    # and the runs of a split's parts those of one run.
+    numbers = [first + i for i in left]
+    batches = decoder.decode_texts(params, [examples[i] for i in left], numbers)
     if not (show and multihost.is_primary() and sys.stderr.isatty()):
         yield from _noted(batches, len(left))
         return

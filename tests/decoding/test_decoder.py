@@ -14,9 +14,10 @@ from t5x_ext.data.records import Example
 from t5x_ext.decoding import Beam, Greedy, Sampling, loop
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds, ids_before_eos
-from t5x_ext.decoding.predict import predict
+from t5x_ext.decoding.predict import predict, to_rows
 from t5x_ext.decoding.requests import OutputLimit, make_limit
 from t5x_ext.errors import ConfigError
+from t5x_ext.metrics.predictions import Answer, PredictionLog
 from t5x_ext.models import (
     BaseTransformerModel,
     DecoderOnlyModel,
@@ -247,6 +248,19 @@ def test_predictions_are_in_input_order_and_resume(family, weights, examples, tm
     assert calls == [37, 37 - done]
     assert rows == whole
     assert path.read_text().count("\n") == 37
+
+
+def test_a_part_of_a_split_draws_the_samples_of_the_whole(
+    family, weights, examples, tmp_path
+) -> None:
+    decoder = dataclasses.replace(make_decoder(family, 8), method=Sampling(seed=3))
+    whole = predict(decoder, weights, examples)
+    path = tmp_path / "part.jsonl"
+    rows = to_rows(examples[20:])
+    with PredictionLog(path, rows, "signature") as log:  # left by a part that began elsewhere
+        log.append([(0, Answer("of another number", None))])
+    assert predict(decoder, weights, examples[20:], path, "signature", first=20) == whole[20:]
+    assert predict(decoder, weights, examples[20:]) != whole[20:]
 
 
 METHODS = {
