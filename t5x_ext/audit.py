@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import re
 import sys
@@ -75,8 +74,7 @@ def audit(settings: Settings) -> dict[str, Any]:
     import mixtures
     from t5x_ext.data import audit_flags, audit_records, audit_rows, audit_styles, audits, datasets
 
-    if settings.module:
-        importlib.import_module(settings.module)
+    datasets.import_tasks(settings.module)
     datasets.set_context(settings.superni, settings.vocabulary)
     context = mixtures.current_context()
     resolved = [
@@ -200,7 +198,9 @@ def _settings(flags: gin_utils.GinFlags, args: argparse.Namespace) -> Settings:
     else:
         gin_utils.parse(flags.files, flags.bindings, flags.search_paths)
         mixture, lengths = _macro("MIXTURE_OR_TASK_NAME"), _macro("TASK_FEATURE_LENGTHS")
-        limits = ((lengths["inputs"], lengths["targets"]),) if lengths else ()
+        if lengths is not None:
+            bounds.check_lengths("TASK_FEATURE_LENGTHS", lengths)
+        limits = () if lengths is None else ((lengths["inputs"], lengths["targets"]),)
         settings = Settings(
             mixtures=tuple(args.mixture or ([mixture] if mixture else [])),
             limits=tuple(dict.fromkeys(limits + _DEFAULT_LIMITS)),

@@ -10,7 +10,7 @@ import argparse
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from t5x_ext.errors import ConfigError
@@ -116,12 +116,13 @@ def check_seed(field: str, value: Any) -> None:
 
 def check_lengths(field: str, lengths: Any) -> None:
     """Refuses anything but {'inputs': tokens, 'targets': tokens}, two tokens and more each."""
-    good = set(lengths) == {"inputs", "targets"} and all(
-        type(length) is int and 2 <= length <= MAX_TOKENS for length in lengths.values()
-    )
-    if not good:
+    shown = dict(lengths) if isinstance(lengths, Mapping) else lengths
+    good = isinstance(shown, dict) and set(shown) == {"inputs", "targets"}
+    if not good or not all(
+        type(length) is int and 2 <= length <= MAX_TOKENS for length in shown.values()
+    ):
         raise ConfigError(
-            f"{field}: {dict(lengths)}; allowed: 'inputs' and 'targets', 2 to {MAX_TOKENS:,} "
+            f"{field}: {shown!r}; allowed: 'inputs' and 'targets', 2 to {MAX_TOKENS:,} "
             "tokens each (the last is EOS)"
         )
 

@@ -145,6 +145,8 @@ RUN = [
         "BATCH_SIZE=100000000",
         "EVAL_PERIOD=-1",
         f"RANDOM_SEED={1 << 64}",
+        "TASK_FEATURE_LENGTHS=5",
+        "TASK_FEATURE_LENGTHS='inputs'",
     ],
 )
 def test_train_refuses_before_it_reads_data(wrong: str, capsys) -> None:

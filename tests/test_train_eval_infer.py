@@ -163,6 +163,10 @@ def test_a_wrong_checkpoint_is_refused_before_tensorflow_is_loaded(
         (["--gin.TRAIN_STEPS=6", "--gin.MIXTURE_OR_TASK_NAME='held_inn'"], "held_in"),
         (["--gin.TRAIN_STEPS=6", "--gin.DATA_DIR='/nowhere'"], "/nowhere"),
         (
+            ["--gin.TRAIN_STEPS=6", "--gin.MIXTURE_OR_TASK_MODULE='my_taks'"],
+            "MIXTURE_OR_TASK_MODULE: 'my_taks': no such module; allowed: ",
+        ),
+        (
             [
                 "--gin.TRAIN_STEPS=6",
                 "--gin.VOCABULARY=@vocabularies.t5_vocabulary()",

@@ -76,10 +76,31 @@ def _splits_of(cfg: DatasetConfig) -> str:
     return f"allowed: {allowed}" + (f"; expected as {own}.{cfg.split}.jsonl" if is_own else "")
 
 
+def import_tasks(module: str | None) -> None:
+    """Imports the module that MIXTURE_OR_TASK_MODULE names, for what it registers; None is none.
+
+    Raises:
+      ConfigError: there is no such module. What it raises itself passes through.
+    """
+    if module is None:
+        return
+    allowed = "a module on Python's path (PYTHONPATH), such as my_project.my_tasks"
+    if not isinstance(module, str) or not all(module.split(".")):
+        raise ConfigError(f"MIXTURE_OR_TASK_MODULE: {module!r}; allowed: {allowed}")
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # The module may miss another one. Then the traceback says where it asks for it.
+        if not error.name or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"MIXTURE_OR_TASK_MODULE: {module!r}: no such module; allowed: {allowed}"
+        ) from None
+
+
 def resolve(cfg: DatasetConfig) -> str:
     """The registered SeqIO name of a config's data, its module imported."""
-    if cfg.module:
-        importlib.import_module(cfg.module)
+    import_tasks(cfg.module)
     return mixtures.resolve(cfg.mixture_or_task_name, prompt=cfg.prompt, budget=cfg.budget)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import pytest
 import sentencepiece
 
@@ -328,6 +329,19 @@ def test_command_on_a_file_of_ones_own(capsys, tmp_path):
     (found,) = json.loads(capsys.readouterr().out)["tasks"]
     assert (found["name"], found["train"], found["test"]) == ("french", 2, 1)
     assert found["duplicates"] == 1
+
+
+@pytest.mark.parametrize(
+    "lengths", ["{'input': 64, 'targets': 16}", "{'inputs': -5, 'targets': 16}", "5", "{}"]
+)
+def test_lengths_that_training_refuses_are_refused(lengths, capsys):
+    files = ["--gin_file=models/t5_1_1_tiny.gin", "--gin_file=runs/train.gin"]
+    run = ["--gin.MODEL_DIR='unused'", "--gin.TRAIN_STEPS=1", "--mixture=held_in"]
+    assert audit.main([*files, *run, f"--gin.TASK_FEATURE_LENGTHS={lengths}"]) == 1
+    gin.clear_config()
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: TASK_FEATURE_LENGTHS: {lengths}; allowed: 'inputs' and ")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
