@@ -109,6 +109,26 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
+def to_list(field: str, value: Any, allowed: str) -> list[Any]:
+    """The items of what a caller gives as a list: any iterable but a text or a mapping.
+
+    Args:
+        field: Name of the argument, for the message.
+        value: What was given.
+        allowed: What the list may hold, for the message.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        items = None if isinstance(value, str | bytes | Mapping) else iter(value)
+    except TypeError:
+        items = None
+    if items is None:
+        raise ConfigError(f"{field}: {_shown(value)}; allowed: {allowed}")
+    return list(items)
+
+
 def check_seed(field: str, value: Any) -> None:
     """Refuses a seed that is not an integer from 0 to 2^63 - 1."""
     check_int(field, value, 0)

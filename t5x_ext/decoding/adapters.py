@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.lora import DEFAULT
 from t5x_ext.models.parameters import Params
@@ -53,23 +54,24 @@ def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndar
     if adapter is None or isinstance(adapter, str):
         whole = DEFAULT if adapter is None and DEFAULT in names else adapter
         adapter = [whole] * count
+    adapter = bounds.to_list("adapter", adapter, "a name, or a list of one for each prompt")
     if len(adapter) != count:
         raise ConfigError(f"adapter: {len(adapter)} for {count} prompts; allowed: one for each")
     index = np.array([adapter_number(names, name) for name in adapter], np.int32)
     return index if names else None
 
 
-def adapter_number(names: Sequence[str], name: str | None) -> int:
-    """The place of an adapter, from 1; 0 for none.
+def adapter_number(names: Sequence[str], name: str | None, argument: str = "adapter") -> int:
+    """The place of an adapter, from 1; 0 for none. `argument` names it in messages.
 
     Raises:
       ConfigError: there is no such adapter.
     """
     if name is None:
         return 0
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         allowed = ", ".join(map(repr, names)) or "None: the model has no adapters"
-        raise ConfigError(f"adapter: {name!r}; allowed: {allowed}")
+        raise ConfigError(f"{argument}: {name!r}; allowed: {allowed}")
     return list(names).index(name) + 1
 
 
@@ -93,5 +95,5 @@ def contrasted(
             "amateur: the model has no adapters, so that expert and amateur are one; allowed: "
             "another model, or a model loaded with adapters"
         )
-    other = adapter_number(names, amateur)
+    other = adapter_number(names, amateur, "amateur")
     return [(int(one), other) for one in index]

@@ -21,6 +21,7 @@ from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.requests import make_requests, split_contexts
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.decoding.stops import Stop, check_stops
+from t5x_ext.decoding.token_ids import check_ids, check_rows
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.config import ModelConfig
@@ -34,7 +35,7 @@ class How(TypedDict, total=False):
     weights: Sequence[Sequence[float]] | None
     adapter: Adapter
     amateur: str | Calls | None
-    stop: Sequence[Stop]
+    stop: Sequence[Stop] | None
     numbers: Sequence[int] | None
 
 
@@ -90,7 +91,8 @@ class Calls(abc.ABC):
         if how.get("weights") is None:
             prompts = check("prompts", prompts)
         else:
-            prompts = [check(f"prompts[{i}]", group) for i, group in enumerate(prompts)]
+            groups = bounds.to_list("prompts", prompts, "a list of prompts")
+            prompts = [check(f"prompts[{i}]", group) for i, group in enumerate(groups)]
         outputs = self._outputs(
             prompts, max_new_tokens, decoding, None, batch_size, max_input_tokens, False, **how
         )
@@ -153,7 +155,7 @@ class Calls(abc.ABC):
             amateur: whom `Contrastive` is set against: an adapter's name, None for the base alone,
               or another model.
             stop: texts, or lists of ids, that end an answer wherever they appear in it, and are
-              left out.
+              left out; None is none.
             numbers: of the prompts, their places if left out. Samples depend on them and the seed.
 
         Raises:
@@ -233,15 +235,14 @@ class Calls(abc.ABC):
         """
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
         groups, log_weights = split_contexts(prompts, weights)
+        responses = bounds.to_list("responses", responses, "a list of rows of token ids")
         if len(responses) != len(groups):
             raise ConfigError(
                 f"score_tokens: {len(responses)} responses for {len(groups)} prompts; allowed: one "
                 "for each"
             )
         index = adapter_index(self.adapters, adapter, len(groups))
-        check = functools.partial(
-            token_calls.check_rows, "score_tokens", vocab_size=self.config.vocab_size
-        )
+        check = functools.partial(check_rows, "score_tokens", vocab_size=self.config.vocab_size)
         targets = check(responses, may_be_empty=True)
         inputs = check([prompt for group in groups for prompt in group])
         owners = [place for place, group in enumerate(groups) for _ in group]
@@ -277,7 +278,7 @@ class Calls(abc.ABC):
         """
         bounds.check_int("Model.token_logits: batch_size", batch_size, 1, bounds.MAX_ROWS)
         scorer = self._token_logits(batch_size)
-        checked = token_calls.check_rows("token_logits", rows, self.config.vocab_size)
+        checked = check_rows("token_logits", rows, self.config.vocab_size)
         for row in checked:
             self._check_context(len(row), 0)
         return scorer(self.params, checked, adapter_index(self.adapters, adapter, len(checked)))
@@ -295,13 +296,13 @@ class Calls(abc.ABC):
         weights: Sequence[Sequence[float]] | None = None,
         adapter: Adapter = None,
         amateur: str | Calls | None = None,
-        stop: Sequence[Stop] = (),
+        stop: Sequence[Stop] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> list[Output]:
         method = Greedy() if decoding is None else check_method(decoding)
         bounds.check_int("Model: max_new_tokens", max_new_tokens, 1, bounds.MAX_TOKENS)
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
-        groups, log_weights = split_contexts(list(prompts), weights)
+        groups, log_weights = split_contexts(prompts, weights)
         flat = [prompt for group in groups for prompt in group]
         is_text = bool(flat) and all(isinstance(p, str) or texts.is_chat(p) for p in flat)
         if is_text:
@@ -309,7 +310,7 @@ class Calls(abc.ABC):
             rows = texts.prompt_tokens(self._described, flat, max_input_tokens, self.path)
             longest = max_input_tokens
         else:
-            rows = token_calls.check_rows("generate_tokens", flat, self.config.vocab_size)
+            rows = check_rows("generate_tokens", flat, self.config.vocab_size)
             longest = token_calls.round_up_length(max(map(len, rows), default=1))
         for row in rows:
             self._check_context(len(row), max_new_tokens)
@@ -378,10 +379,12 @@ class Calls(abc.ABC):
             f"Model: a prompt of {prompt_length} tokens{new}",
         )
 
-    def _output_ids(self, eos_ids: Sequence[int] | None, stop: Sequence[Stop]) -> OutputIds:
+    def _output_ids(self, eos_ids: Sequence[int] | None, stop: Sequence[Stop] | None) -> OutputIds:
         size = self.config.vocab_size
         known = OutputIds((), size) if self.vocabulary is None else OutputIds.of(self.vocabulary)
-        eos = known.eos if eos_ids is None else tuple(int(token) for token in eos_ids)
+        eos = known.eos
+        if eos_ids is not None:
+            eos = tuple(check_ids("eos_ids", eos_ids, size, may_be_empty=True).tolist())
         return OutputIds(eos, known.num_valid, check_stops(stop, self.vocabulary, size))
 
     # What is compiled for a setting is kept for the next call with it.

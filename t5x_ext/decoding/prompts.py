@@ -27,7 +27,7 @@ def check_texts(name: str, given: Any) -> list[str]:
     Raises:
       ConfigError: it is a single text, is not iterable, or holds something that is not valid text.
     """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    if not _is_list(given):
         raise ConfigError(f"Model: {name} is {type(given).__name__}; allowed: a list of texts")
     texts = list(given)
     for index, text in enumerate(texts):
@@ -50,13 +50,17 @@ def check_prompts(vocabulary: Any, name: str, given: Any) -> list[str]:
       ConfigError: as `check_texts`.
       mixtures.errors.DataError: there is no template, or it refuses a chat.
     """
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    if not _is_list(given):
         return check_texts(name, given)
     prompts = list(given)
     return check_texts(
         name,
         [template_of(vocabulary).render(each) if is_chat(each) else each for each in prompts],
     )
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
 
 
 def is_chat(prompt: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 
 WEIGHTS_TOLERANCE = 1e-3  # by which the sum of a request's weights may differ from 1
+_WEIGHTS = "for each prompt a list of numbers from 0 that sum to 1"
 
 
 class OutputLimit(NamedTuple):
@@ -158,7 +159,9 @@ def make_requests(
     Raises:
       ConfigError: there are not as many numbers.
     """
-    numbers = range(len(contexts)) if numbers is None else list(numbers)
+    if numbers is None:
+        numbers = range(len(contexts))
+    numbers = bounds.to_list("numbers", numbers, "a list of one for each prompt")
     if len(numbers) != len(contexts):
         raise ConfigError(
             f"numbers: {len(numbers)} for {len(contexts)} prompts; allowed: one for each"
@@ -173,7 +176,7 @@ def make_requests(
 
 
 def split_contexts(
-    prompts: Sequence[Any], weights: Sequence[Sequence[float]] | None
+    prompts: Iterable[Any], weights: Sequence[Sequence[float]] | None
 ) -> tuple[list[list[Any]], list[list[float]]]:
     """The contexts of each prompt, and the natural logarithms of their weights.
 
@@ -182,8 +185,9 @@ def split_contexts(
       weights: of each list, probabilities that sum to 1. Contexts of weight 0 are left out.
 
     Raises:
-      ConfigError: prompts and weights do not fit together.
+      ConfigError: prompts or weights are no lists, or do not fit together.
     """
+    prompts = bounds.to_list("prompts", prompts, "a list of prompts")
     if weights is None:
         for index, prompt in enumerate(prompts):
             if _is_group(prompt) and not isinstance(prompt[0], str):
@@ -192,30 +196,42 @@ def split_contexts(
                     " or weights=[[...], ...] for several that share an output"
                 )
         return [[prompt] for prompt in prompts], [[0.0]] * len(prompts)
+    weights = bounds.to_list("weights", weights, _WEIGHTS)
     if len(weights) != len(prompts):
         raise ConfigError(
             f"weights: {len(weights)} for {len(prompts)} prompts; allowed: one for each"
         )
     contexts, log_weights = [], []
     for index, (group, of_group) in enumerate(zip(prompts, weights, strict=True)):
-        if not _is_group(group) or len(group) != len(of_group):
+        values = _to_weights(f"weights[{index}]", of_group)
+        if not _is_group(group) or len(group) != len(values):
             raise ConfigError(
-                f"prompts[{index}]: not a list of {len(of_group)} prompts, as many as it has"
+                f"prompts[{index}]: not a list of {len(values)} prompts, as many as it has"
                 " weights; allowed: that many, 1 and more"
             )
-        values = [float(weight) for weight in of_group]
         total = sum(values)
-        if not (abs(total - 1) <= WEIGHTS_TOLERANCE and min(values) >= 0):
-            raise ConfigError(f"weights[{index}]: {values}; allowed: numbers from 0 that sum to 1")
         kept = [(p, math.log(w / total)) for p, w in zip(group, values, strict=True) if w > 0]
         contexts.append([prompt for prompt, _ in kept])
         log_weights.append([weight for _, weight in kept])
     return contexts, log_weights
 
 
+def _to_weights(name: str, weights: Any) -> list[float]:
+    """The weights of one prompt's contexts as numbers, which sum to 1."""
+    listed = bounds.to_list(name, weights, _WEIGHTS)
+    try:
+        values = [math.nan if isinstance(w, str | bytes | bool) else float(w) for w in listed]
+    except (TypeError, ValueError, OverflowError):
+        values = []
+    if not (abs(sum(values) - 1) <= WEIGHTS_TOLERANCE and min(values) >= 0):
+        raise ConfigError(f"{name}: {values or listed}; allowed: {_WEIGHTS}")
+    return values
+
+
 def _is_group(prompt: Any) -> bool:
     """Whether it is a list of prompts, and not one prompt."""
-    if isinstance(prompt, str) or not isinstance(prompt, Sequence | np.ndarray) or not len(prompt):
+    is_list = isinstance(prompt, Sequence) or (isinstance(prompt, np.ndarray) and prompt.ndim > 0)
+    if isinstance(prompt, str) or not is_list or not len(prompt):
         return False
     return isinstance(prompt[0], str | Sequence | np.ndarray)
 

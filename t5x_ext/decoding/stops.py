@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_ext import bounds
+from t5x_ext.decoding.token_ids import check_ids
 from t5x_ext.errors import ConfigError
 
 MAX_LENGTH = 256  # characters, or ids, of a stop
@@ -123,23 +125,20 @@ class Stops:
         return start
 
 
-def check_stops(stop: Sequence[Stop], vocabulary: Any, num_ids: int) -> Stops | None:
-    """The stops of a call; None for none.
+def check_stops(stop: Sequence[Stop] | None, vocabulary: Any, num_ids: int) -> Stops | None:
+    """The stops of a call; None, like an empty list, is none.
 
     Raises:
       ConfigError: one is neither a text nor a list of ids, or empty.
     """
-    if isinstance(stop, str):
-        raise ConfigError(f"stop: {stop!r}; allowed: a list of texts or of lists of ids")
+    if stop is None:
+        return None
     sequences: list[str | tuple[int, ...]] = []
-    for one in stop:
+    for index, one in enumerate(bounds.to_list("stop", stop, "a list of texts or of lists of ids")):
         if isinstance(one, str):
             sequences.append(one)
-            continue
-        ids = tuple(int(token) for token in one)
-        if not all(0 <= token < num_ids for token in ids):
-            raise ConfigError(f"stop: ids {ids}; allowed: 0 to {num_ids - 1}")
-        sequences.append(ids)
+        else:
+            sequences.append(tuple(check_ids(f"stop[{index}]", one, num_ids).tolist()))
     return Stops(tuple(sequences), vocabulary, num_ids) if sequences else None
 
 

@@ -17,8 +17,6 @@ from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
-Ids = Sequence[int] | np.ndarray
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenLogits:
@@ -94,26 +92,3 @@ def take_filled(
 def round_up_length(length: int) -> int:
     """64, 128, 256, ...: so that calls with rows of similar length share compiled programs."""
     return 64 << max(0, (length - 1).bit_length() - 6)
-
-
-def check_rows(
-    call: str, rows: Sequence[Ids], vocab_size: int, may_be_empty: bool = False
-) -> list[np.ndarray]:
-    """Rows of ids as int32 arrays.
-
-    Raises:
-      ConfigError: a row is empty or holds something other than ids of the vocabulary.
-    """
-    checked = []
-    for index, row in enumerate(rows):
-        array = np.asarray(row)
-        if may_be_empty and array.shape == (0,):
-            checked.append(array.astype(np.int32))
-            continue
-        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-            raise ConfigError(f"{call}: row {index} is not a list of token ids; allowed: 1 or more")
-        if array.min() < 0 or array.max() >= vocab_size:
-            wrong = next(int(i) for i in array if not 0 <= i < vocab_size)
-            raise ConfigError(f"{call}: row {index} has id {wrong}; allowed: 0 to {vocab_size - 1}")
-        checked.append(array.astype(np.int32))
-    return checked

@@ -117,8 +117,11 @@ def test_what_does_not_fit_is_one_line() -> None:
             lambda: model.generate_tokens([[1]], 4, stop=["#"]),
             "stop: '#', but there is no vocabulary",
         ),
-        (lambda: model.generate_tokens([[1]], 4, stop=[[]]), "allowed: 1 to 256"),
-        (lambda: model.generate_tokens([[1]], 4, stop=[[64]]), r"stop: ids \(64,\); allowed: 0 to"),
+        (lambda: model.generate_tokens([[1]], 4, stop=[[]]), "allowed: 1 or more"),
+        (
+            lambda: model.generate_tokens([[1]], 4, stop=[[64]]),
+            r"stop\[0\] has id 64; allowed: 0 to 63",
+        ),
         (lambda: model.generate_tokens([[1]], 4, Beam(), stop=[[1]]), "stop: not with Beam"),
         (lambda: model.generate_outputs([[1]], 4, Beam()), "log-probabilities: not with Beam"),
         (lambda: model.generate_tokens([[1]] * 2, 4, numbers=[1]), "numbers: 1 for 2 prompts"),
