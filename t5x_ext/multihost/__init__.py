@@ -22,7 +22,7 @@ from typing import Any
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.multihost.peers import Peers
-from t5x_ext.multihost.roll_call import call_roll
+from t5x_ext.multihost.roll_call import call_roll, port_of
 from t5x_ext.terminal import exit_status, show
 
 __all__ = ["check_same", "gather", "is_primary", "package_versions", "say", "session"]
@@ -175,8 +175,7 @@ def _place(
         raise ConfigError(f"{', '.join(given)}: given without {missing}; set all three, or none")
     if not 0 <= index < count:
         raise ConfigError(f"process_index: {index}; allowed: 0 to {count - 1} (process_count - 1)")
-    if not address.rpartition(":")[2].isdecimal():
-        raise ConfigError(f"coordinator_address: {address!r}; allowed: host:port")
+    port_of("coordinator_address", address)
     return address, count, index
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import selectors
 import socket
@@ -45,6 +46,18 @@ def run_key(address: str) -> bytes:
     job = next((os.environ[name] for name in _JOB_IDS if os.environ.get(name)), "")
     port = address.rpartition(":")[2]
     return hashlib.sha256(f"t5x_ext\n{job}\n{port}".encode()).digest()
+
+
+def port_of(setting: str, address: str) -> int:
+    """The port of an address.
+
+    Raises:
+        ConfigError: It is not host:port, or there can be no such port; names the setting.
+    """
+    _, colon, port = address.rpartition(":")
+    if not (colon and re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+        raise ConfigError(f"{setting}: {address!r}; allowed: host:port, with a port of 1 to 65535")
+    return int(port)
 
 
 def call_roll(
@@ -263,11 +276,12 @@ def _join(
 
 def _connect(address: str, timeout_secs: float) -> socket.socket | None:
     """A connection to process 0; None if nobody has listened within this time."""
-    host, _, port = address.rpartition(":")
+    host = address.rpartition(":")[0]
+    port = port_of("coordinator_address", address)
     deadline = time.monotonic() + timeout_secs
     while True:
         try:
-            return socket.create_connection((host.strip("[]"), int(port)), timeout_secs)
+            return socket.create_connection((host.strip("[]"), port), timeout_secs)
         except OSError:
             if time.monotonic() > deadline:
                 return None
@@ -282,17 +296,18 @@ def _listen(address: str, count: int) -> socket.socket:
     host, _, port = address.rpartition(":")
     if host.strip("[]") not in ("localhost", "127.0.0.1", "::1"):
         host = ""
-    bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", f"{host}:{port}")
-    host, _, port = bound.rpartition(":")
-    host = host.strip("[]")
+    variable = "JAX_COORDINATOR_BIND_ADDRESS"
+    bound = os.environ.get(variable, f"{host}:{port}")
+    number = port_of(variable, bound)
+    host = bound.rpartition(":")[0].strip("[]")
     dual = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
     try:
         return socket.create_server(
-            (host, int(port)), family=family, backlog=count + _STRANGERS, dualstack_ipv6=dual
+            (host, number), family=family, backlog=count + _STRANGERS, dualstack_ipv6=dual
         )
     except OSError as error:
         raise ConfigError(
-            f"coordinator_address: cannot listen on {host}:{port} ({error.strerror}); allowed: a "
+            f"coordinator_address: cannot listen on {host}:{number} ({error.strerror}); allowed: a "
             "free port of process 0's host"
         ) from None

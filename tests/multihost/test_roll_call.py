@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -283,11 +284,24 @@ def test_where_a_process_is_comes_from_flags_variables_or_the_cluster(monkeypatc
     [
         (("a:1", 2, None), "coordinator_address, process_count: given without process_index"),
         (("a:1", 2, 2), "process_index: 2; allowed: 0 to 1"),
-        (("a", 2, 0), "coordinator_address: 'a'; allowed: host:port"),
+        (("a", 2, 0), "coordinator_address: 'a'; allowed: host:port, with a port of 1 to 65535"),
+        (("localhost:99999", 2, 0), "coordinator_address: 'localhost:99999'; allowed: host:port"),
+        (("localhost:0", 2, 0), "coordinator_address: 'localhost:0'; allowed: host:port"),
+        (("localhost:", 2, 1), "coordinator_address: 'localhost:'; allowed: host:port"),
+        (("localhost:٣", 2, 1), "coordinator_address: 'localhost:٣'; allowed: host:port"),
+        (("12321", 2, 1), "coordinator_address: '12321'; allowed: host:port"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(given, message: str) -> None:
     with pytest.raises(ConfigError, match=message), multihost.session(*given):
+        pass
+
+
+@pytest.mark.parametrize("bound", ["host", "", "host:", "[::]:99999", "0.0.0.0:0", "0.0.0.0:x"])
+def test_an_address_to_bind_to_that_is_none_is_refused(bound: str, monkeypatch) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", bound)
+    message = re.escape(f"JAX_COORDINATOR_BIND_ADDRESS: {bound!r}; allowed: host:port, ")
+    with pytest.raises(ConfigError, match=message), multihost.session("localhost:1", 2, 0):
         pass
 
 
