@@ -34,7 +34,7 @@ _MAX_PATH = 4000  # bytes; Linux takes 4,095
 ENDLESS = "a pipe, socket or device, not a regular file"
 # Open files of this process under their names, such as standard output.
 _OPEN_FILES = {"/dev/stdout": 1, "/dev/stderr": 2}
-_NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
+_NUMBERED = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})")
 # Packages whose exceptions are about a bucket.
 _CLIENTS = ("gcsfs", "aiohttp", "google.auth", "google.api_core", "requests", "fsspec")
 _CREDENTIALS = (
@@ -275,13 +275,31 @@ def _requests(file: StrPath) -> Iterator[None]:
         raise BucketError(errno.EIO, reason, name) from error
 
 
+def is_standard_output(file: StrPath) -> bool:
+    """Whether a path is a name of this process's standard output."""
+    return _number_of(os.fspath(file)) == 1
+
+
+def _number_of(file: str) -> int | None:
+    """The number of the open file that a path names; None of other paths."""
+    numbered = _NUMBERED.fullmatch(file)
+    return int(numbered[1]) if numbered else _OPEN_FILES.get(file)
+
+
 def _open_stream(file: str) -> int | None:
     """Opens what can be written to but not replaced; None for regular files and new ones."""
-    numbered = _NUMBERED.fullmatch(file)
-    number = int(numbered[1]) if numbered else _OPEN_FILES.get(file)
+    number = _number_of(file)
     if number is not None:  # redirected to a file, it continues at the file's present end
-        sys.stdout.flush()
-        return os.dup(number)
+        streams = {1: sys.stdout, 2: sys.stderr}
+        if number in streams and streams[number] is None:
+            # Closed when the process began, its number may be another file's by now.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), file)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        try:
+            return os.dup(number)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, file) from None
     try:
         mode = os.stat(file).st_mode
     except OSError:
@@ -293,9 +311,10 @@ def _open_stream(file: str) -> int | None:
 
 def _replace(file: str, content: bytes) -> None:
     """Writes under a temporary name next to the file, then takes the file's place."""
-    directory, name = os.path.split(file)
-    # Random: containers that share a disk may share process ids and host names too.
-    temporary = os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}.tmp")
+    directory = os.path.dirname(file)
+    # Random: containers that share a disk may share process ids and host names too. Without the
+    # file's own name, which may be as long as names can be.
+    temporary = os.path.join(directory, f".{uuid.uuid4().hex}.tmp")
     try:
         os.makedirs(directory, exist_ok=True)
         with open(temporary, "xb") as opened:

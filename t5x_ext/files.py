@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -19,6 +20,7 @@ from mixtures import files
 from mixtures.errors import DataError
 from mixtures.files import StrPath, is_dir, is_file, is_remote, names_in, remove
 from t5x_ext.errors import ConfigError
+from t5x_ext.terminal import give_up
 
 __all__ = [
     "GrowingFile",
@@ -147,10 +149,13 @@ def writing(file: StrPath) -> Iterator[None]:
 
     Raises:
         ConfigError: If it cannot be written.
+        SystemExit: As of `terminal.show`, if it is standard output, which its reader has closed.
     """
     try:
         yield
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and files.is_standard_output(file):
+            give_up(sys.stdout, error)
         raise ConfigError(f"{os.fspath(file)}: cannot be written ({_reason(error)})") from None
 
 

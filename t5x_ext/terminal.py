@@ -76,10 +76,16 @@ def _write(text: str) -> None:
             stream.write(text[start : start + _PIECE])
         stream.flush()
     except OSError as error:
-        _give_up(stream, error)
+        give_up(stream, error)
 
 
-def _give_up(stream: TextIO, error: OSError) -> NoReturn:
+def give_up(stream: TextIO, error: OSError) -> NoReturn:
+    """Ends a command that cannot write its output; raises as `show` does.
+
+    Args:
+        stream: Standard output.
+        error: What writing to it has raised.
+    """
     # The interpreter flushes the stream again when it exits, and must not fail again.
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from t5x_ext import eval as evaluate
 from t5x_ext import files, infer, study, train
@@ -132,6 +136,59 @@ def test_standard_output_can_be_an_output_file(into: str, tmp_path: Path) -> Non
         )
     printed = redirected.read_bytes() if into == "file" else done.stdout
     assert printed == b"before\ncontent\nafter\n"
+
+
+def score_to(out: str, predictions: Path, **streams: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "t5x_ext.score", str(predictions), "--out", out]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **streams)
+
+
+@pytest.mark.parametrize("out", ["/dev/stdout", "/dev/fd/1"])
+def test_a_reader_of_an_output_file_that_has_enough_ends_the_command_quietly(
+    out: str, tmp_path: Path
+) -> None:
+    write_predictions(tmp_path / "p", [ROW])
+    read, write = os.pipe()
+    os.close(read)
+    with score_to(out, tmp_path / "p", stdout=write) as done:
+        os.close(write)
+        assert done.stderr.read() == b""
+    assert done.returncode == 141
+
+
+def test_standard_output_that_is_closed_is_refused_as_an_output_file(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "p", [ROW])
+    with score_to("/dev/stdout", tmp_path / "p", preexec_fn=lambda: os.close(1)) as done:
+        message = done.stderr.read().decode()
+    assert message == "error: /dev/stdout: cannot be written (Bad file descriptor)\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("number", [987, 10**12])
+def test_a_number_that_no_open_file_has_is_refused(number: int) -> None:
+    with pytest.raises(ConfigError, match=f"^/dev/fd/{number}: cannot be written "):
+        files.write_text(f"/dev/fd/{number}", "x")
+
+
+def is_legal(name: str) -> bool:
+    try:
+        return name not in (".", "..") and len(os.fsencode(name)) <= 255 and not {*"/\0"} & {*name}
+    except UnicodeEncodeError:
+        return False
+
+
+NAMES = st.text(min_size=1) | st.builds(operator.mul, st.characters(), st.integers(1, 255))
+
+
+@given(NAMES.filter(is_legal))
+@example("語" * 80 + ".jsonl")
+@example("n" * 255)
+def test_any_name_that_the_disk_takes_can_be_written(name: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for content in ("old", "new"):
+            files.write_text(os.path.join(directory, name), content)
+            assert files.read_text(os.path.join(directory, name)) == content
+        assert os.listdir(directory) == [name]
 
 
 def test_what_grows_is_on_disk_at_once(tmp_path: Path) -> None:
