@@ -63,7 +63,7 @@ class TaskRecord:
 class Row:
     """What a prompt sees of one instance: the instance and its task's instruction.
 
-    The last three are for tasks whose input is to be rewritten, and empty elsewhere.
+    The last four are for tasks whose input is to be rewritten, and empty elsewhere.
 
     Attributes:
         source: the input as its data set has it, tokens separated by spaces if they are in the
@@ -71,6 +71,7 @@ class Row:
         edits: gold edits as JSON, {annotator: [[start, end, [correction, ...], type], ...]}.
         targets: what a model is trained to write where that differs from the references: natural
             text where those are tokens.
+        document: which one the input is from, where its data set says so.
     """
 
     task: str
@@ -84,6 +85,7 @@ class Row:
     source: str = ""
     edits: str = ""
     targets: tuple[str, ...] = ()
+    document: str = ""
 
 
 def rows(record: TaskRecord, instances: Iterable[Instance]) -> list[Row]:

@@ -100,7 +100,8 @@ def audit(settings: Settings) -> dict[str, Any]:
     shared_inputs = audits.shared_inputs(everything, names)
     shared_sources = audits.shared_sources(everything, names)
     clashes = audit_styles.style_clashes(everything, names)
-    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources, clashes)
+    documents = audits.shared_documents(everything, names)
+    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources, clashes, documents)
     rank = {flag.subject: index for index, flag in reversed(list(enumerate(flags)))}
     measured.sort(key=lambda task: (rank.get(task.name, len(flags)), -task.prompt.p95))
     return {

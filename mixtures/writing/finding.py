@@ -7,7 +7,8 @@ with:
     WRITING_DIR/m2/ABCN.dev.gold.bea19.m2              WRITING_DIR/bea2019/ABCN.dev.gold.bea19.m2
 
 `<set>.<split>.jsonl` holds any set: one object per line with input, references and the optional
-instruction, dataset, id, edits (as in a predictions file) and meta (`label`, `tokenized`).
+instruction, dataset, id, edits (as in a predictions file) and meta (`label`, `tokenized`,
+`doc_id`).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Item:
         label: the kind of edit, where a file holds several kinds.
         instruction: where the file states one.
         edits: gold edits by annotator as JSON, where the file has edits.
+        document: which one the text is from, where the file says so.
         tokenized: whether tokens are separated by spaces; None if the file does not say.
     """
 
@@ -45,6 +46,7 @@ class Item:
     label: str = ""
     instruction: str = ""
     edits: str = ""
+    document: str = ""
     tokenized: bool | None = None
 
 
@@ -127,7 +129,8 @@ def read_iterater(path: StrPath) -> list[Item]:
     found = []
     for where, value in _objects(path, "before_sent, after_sent, labels"):
         before, after = (_string(value, where, f"{part}_sent") for part in ("before", "after"))
-        found.append(Item(before, (after,), label=_string(value, where, "labels")))
+        label, document = _string(value, where, "labels"), _id(value, where, "doc_id")
+        found.append(Item(before, (after,), label=label, document=document))
     return _some(found, path)
 
 
@@ -197,7 +200,8 @@ def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
         item = Item(
             source,
             tuple(references),
-            id=_id(value, where),
+            id=_id(value, where, "id"),
+            document=_id(meta, where, "doc_id"),
             label=_optional(meta, where, "label", str, "a text") or "",
             instruction=_optional(value, where, "instruction", str, "a text") or "",
             edits="" if edits is None else _edits(edits, where, source),
@@ -293,11 +297,11 @@ def _optional(
     return found
 
 
-def _id(value: dict[str, Any], where: str) -> str:
+def _id(value: dict[str, Any], where: str, field: str) -> str:
     """A text, or a whole number as one; "" where there is none."""
-    if type(value.get("id")) is int:
-        return str(value["id"])
-    return _optional(value, where, "id", str, "a text or a whole number") or ""
+    if type(value.get(field)) is int:
+        return str(value[field])
+    return _optional(value, where, field, str, "a text or a whole number") or ""
 
 
 def _edits(value: Any, where: str, source: str) -> str:

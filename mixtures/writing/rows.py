@@ -269,6 +269,7 @@ def _row(name: str, task: str, item: Item, tokenized: bool) -> Row:
         source=item.source,
         edits=item.edits,
         targets=tuple(natural(text) for text in item.references),
+        document=item.document,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from t5x_ext.data.audit_records import SharedInputs, SharedSource, TaskAudit
 from t5x_ext.data.audit_styles import StyleClash
@@ -23,6 +24,7 @@ KINDS = {
     "leak": "test inputs that are also training inputs of the task",
     "shared inputs": "test inputs that are training inputs of another task",
     "shared validation": "validation inputs that are training inputs of another set",
+    "shared documents": "test rows from documents that training rows are from",
     "same test": "test inputs that another set tests too: their scores are not independent",
     "repeated inputs": "test rows that ask about one input with different references",
     "tokenisation": "sets that write the same thing in two ways: trained on one, tested on another",
@@ -59,6 +61,7 @@ def find_flags(
     shared_inputs: Iterable[SharedInputs] = (),
     shared_sources: Iterable[SharedSource] = (),
     clashes: Iterable[StyleClash] = (),
+    shared_documents: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Flag]:
     """Every flag, the most serious kind first and the worst case of each kind first."""
     flags = [flag for task in tasks for flag in _task_flags(task)]
@@ -74,6 +77,8 @@ def find_flags(
         if shared.is_rewriting and shared.tested_together:
             text = f"{shared.tested_together} inputs are test rows of each"
             flags.append(Flag("same test", first_names(shared.tasks), text, shared.tested_together))
+    for name, count in shared_documents.items():
+        flags.append(Flag("shared documents", name, f"{count} test rows", count))
     for clash in clashes:
         text = (
             f"{clash.style} apart in {percent(clash.trained_share)} of the training inputs that "

@@ -227,6 +227,22 @@ def shared_inputs(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[S
     return sorted(found, key=lambda shared: (-shared.tested_and_trained, -shared.inputs))
 
 
+def shared_documents(tasks: Iterable[TaskRows], audited: Collection[str]) -> dict[str, int]:
+    """Audited task -> its test rows from documents that training rows of any task are from.
+
+    Args:
+        tasks: tasks to compare, each once.
+        audited: names of tasks.
+    """
+    tasks = list(tasks)
+    trained = {row.document for task in tasks for row in task.train} - {""}
+    return {
+        task.name: count
+        for task in tasks
+        if task.name in audited and (count := sum(row.document in trained for row in task.test))
+    }
+
+
 def shared_sources(tasks: Iterable[TaskRows], audited: Collection[str]) -> list[SharedSource]:
     """Sources used by both tracks, those of most tasks first.
 

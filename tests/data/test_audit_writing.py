@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_leaks_between_real_sets_are_told(
     assert "shared inputs" not in {kind for kind, _ in found}
     found = flags("writing.stsb", "writing.iterater_fluency")
     assert found["leak", "stsb"] == "1 of 97 test rows, 1 to the letter"
+    assert found["shared documents", "iterater_fluency"] == "24 test rows"
     assert found["repeated inputs", "iterater_fluency"].startswith("88 test rows are 70 inputs")
 
 
@@ -65,6 +67,24 @@ def test_a_training_set_that_holds_test_sentences_is_told(sets: Path) -> None:
     found = flags("writing.wikilarge", "writing.turkcorpus")
     subjects = [subject for kind, subject in found if kind == "shared inputs"]
     assert subjects == ["wikilarge, turkcorpus"]
+
+
+def test_training_rows_from_documents_of_test_rows_are_told(sets: Path) -> None:
+    def rows(*documents: tuple[str, str | int]) -> str:
+        fields = {"after_sent": "It is fine."}
+        made = (
+            {"before_sent": f"Its {label} {i}.", "labels": label, "doc_id": document}
+            for i, (label, document) in enumerate(documents)
+        )
+        return "".join(json.dumps(fields | each) + "\n" for each in made)
+
+    trained = rows(("clarity", "0809.0001"), ("fluency", 7), ("fluency", "8"))
+    tested = rows(("fluency", "0809.0001"), ("fluency", "7"), ("fluency", "9"), ("clarity", "9"))
+    write(sets / "iterater_v2" / "train.json", trained)
+    write(sets / "human_sent_level" / "test.json", tested)
+    found = flags("writing.iterater_fluency", "writing.iterater_clarity")
+    assert found["shared documents", "iterater_fluency"] == "2 test rows"
+    assert ("shared documents", "iterater_clarity") not in found
 
 
 def test_sets_that_tokenise_hyphens_differently_are_told(sets: Path) -> None:
