@@ -13,7 +13,7 @@ from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings, read_evaluation, read_seeds
 from t5x_ext.generation.evaluation import EvaluationSettings
 from t5x_ext.generation.records import bundled, evaluation_files
-from t5x_ext.retrieval import BM25, Corpus, open_index
+from t5x_ext.retrieval import BM25, Corpus, CorpusSample, find_index, open_index
 from t5x_ext.terminal import note, show
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def specialize(
         evaluation = evaluation or (bundled("evaluation"),)
     rows = [r for p in evaluation for file in evaluation_files(p) for r in read_evaluation(file)]
     wants_passages = responses_cfg.num_passages > 0 and stage in (None, "responses")
+    passages = Corpus(corpus) if corpus and wants_passages else None
     pipeline = Pipeline(
         directory=files.path(output_dir, "SPECIALIZE_DIR"),
         weights=Weights(checkpoint_path, quantization, vocabulary, dtype),
@@ -118,7 +119,6 @@ def specialize(
             asking=instructions_cfg,
             answering=responses_cfg,
             evaluation=rows,
-            index=open_index(Corpus(corpus), bm25_cfg) if corpus and wants_passages else None,
             num_rows=num_rows,
             instruction_decoding=instruction_decoding,
             response_decoding=response_decoding,
@@ -142,6 +142,12 @@ def specialize(
     )
     if stage in (None, "train"):
         tuning.check_context(tuning_cfg, pipeline.weights)
+    if passages is not None:  # last: to build the index of a large corpus takes long
+        pipeline = pipeline.with_index(
+            (find_index(passages, bm25_cfg) or CorpusSample(passages))
+            if dry_run
+            else open_index(passages, bm25_cfg)
+        )
     if dry_run:
         _show_forecast(pipeline, _machine(devices, topology))
         return

@@ -31,6 +31,7 @@ from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.requests import Generator, Request
 from t5x_ext.generation.responses import RESPONSES, TRAIN
 from t5x_ext.generation.rounds import Round
+from t5x_ext.retrieval import CorpusSample
 
 # Self-Instruct and Alpaca report that about half of what is written survives the filters.
 KEPT_TASKS = 0.5
@@ -147,6 +148,8 @@ def forecast(pipeline: Pipeline) -> Forecast:
         samples += [request.contexts[0] for request in requests[:3]] if number == 1 else []
         rows = min(this.num_rows, max(1, round(answered.outputs * answers.kept)))
         work += [answered, _tuning(pipeline, generator.count_tokens, seen, answers, number, rows)]
+    if isinstance(this.index, CorpusSample):
+        basis.append("passages: a sample of the corpus, as it has no index yet")
     if this.evaluation:
         assert untuned is not None  # there is a round
         work += _evaluation(pipeline, generator, untuned)

@@ -43,6 +43,7 @@ from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.rounds import Round, Written
 from t5x_ext.generation.text_models import Weights, Writer
 from t5x_ext.generation.tuning import TuningSettings
+from t5x_ext.retrieval import Index
 from t5x_ext.terminal import note
 
 ADAPTER, RUN = "adapter", "run"
@@ -81,6 +82,10 @@ class Pipeline:
             raise ConfigError("SHOTS: (); allowed: numbers of demonstrations, such as (0, 1, 5)")
         for shots in self.shots:
             bounds.check_int("SHOTS", shots, 0, 1000)
+
+    def with_index(self, index: Index) -> Pipeline:
+        """The same with passages."""
+        return dataclasses.replace(self, round=dataclasses.replace(self.round, index=index))
 
     def of_round(self, number: int, *names: str) -> epath.Path:
         """A path in the directory of a round."""

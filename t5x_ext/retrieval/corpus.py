@@ -23,6 +23,7 @@ from t5x_ext.errors import ConfigError
 
 _ALLOWED = 'one object per line: {"id": ..., "title": ..., "text": ...}'
 _PIECE = 1 << 24  # bytes hashed at a time
+_SHORT = 1 << 12  # bytes of a passage; a file with room for a sample of these is read whole
 
 
 class Passage(NamedTuple):
@@ -88,6 +89,34 @@ class Corpus:
         if not lines:
             raise ConfigError(f"{self.path}: holds no passage; allowed: {_ALLOWED}")
         self._refuse_repeated_ids(np.array(hashes, np.int64), np.array(lines))
+
+    def sample(self, count: int) -> tuple[list[Passage], int]:
+        """Some passages, and about how many there are, after a look at a part of the file.
+
+        Args:
+            count: how many at most, at equal distances in bytes; of a small corpus these are all.
+
+        Raises:
+            ConfigError: a line that was looked at is no passage, or there is none.
+        """
+        size = len(self._content)
+        if size <= count * _SHORT:
+            found = [passage for *_, passage in self.scan()]
+            return found[:: -(-len(found) // count)], len(found)
+        passages, seen, end = [], 0, 0
+        for number in range(count):
+            # The line after the one in the middle of which this byte is.
+            start = self._content.find(b"\n", max(end, number * size // count)) + 1
+            if not 0 < start < size:
+                break
+            end = self._content.find(b"\n", start)
+            end = size if end < 0 else end
+            if self._content[start:end].strip():
+                passages.append(self._read(start, end, f"{self.path}: byte {start}"))
+                seen += end + 1 - start
+        if not passages:
+            raise ConfigError(f"{self.path}: holds no passage; allowed: {_ALLOWED}")
+        return passages, round(size * len(passages) / seen)
 
     def passage(self, start: int, end: int) -> Passage:
         """The passage that `scan` found at these bytes."""

@@ -36,6 +36,7 @@ from t5x_ext.retrieval.corpus import Corpus, Passage
 from t5x_ext.terminal import note
 
 _VERSION = 1  # of the files
+_CACHE = "retrieval"  # its folder
 _ABOUT = "index.json"
 _METHODS = ("lucene", "robertson")
 _STEMMERS = (None, "english")
@@ -174,11 +175,25 @@ def open_index(corpus: Corpus, settings: BM25 = BM25()) -> Index:
     Raises:
         ConfigError: the corpus cannot be used, or the cache cannot be written.
     """
-    shape = {k: v for k, v in dataclasses.asdict(settings).items() if k != "query_words"}
-    key = json.dumps([_VERSION, import_bm25s().__version__, corpus.digest, shape])
-    directory = caches.directory("retrieval") / hashlib.sha256(key.encode()).hexdigest()[:32]
+    directory = _directory(corpus, settings)
     caches.make_once(directory, _ABOUT, lambda unfinished: _write(unfinished, corpus, settings))
     return Index(directory, corpus, settings)
+
+
+def find_index(corpus: Corpus, settings: BM25 = BM25()) -> Index | None:
+    """The index of a corpus if it lies in the cache; see `open_index`. Writes nothing."""
+    # The name of an index is a hash of the corpus, which takes a minute of a large one.
+    if not any(caches.directory(_CACHE).glob(f"*/{_ABOUT}")):
+        return None
+    directory = _directory(corpus, settings)
+    return Index(directory, corpus, settings) if (directory / _ABOUT).is_file() else None
+
+
+def _directory(corpus: Corpus, settings: BM25) -> Path:
+    """Where an index is, or would be."""
+    shape = {k: v for k, v in dataclasses.asdict(settings).items() if k != "query_words"}
+    key = json.dumps([_VERSION, import_bm25s().__version__, corpus.digest, shape])
+    return caches.directory(_CACHE) / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _write(directory: Path, corpus: Corpus, settings: BM25) -> None:

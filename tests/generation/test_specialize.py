@@ -227,6 +227,7 @@ def test_a_dry_run_shows_prompts_and_tokens_and_writes_nothing(
     checkpoint: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(Model, "load", None)  # weights must not be read
+    monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path / "cache"))
     assert run(checkpoint, tmp_path / "run", "--dry_run") == 0
     shown = capsys.readouterr().out
     assert "20 seeds, 60 passages, 6 evaluation rows" in shown
@@ -234,7 +235,8 @@ def test_a_dry_run_shows_prompts_and_tokens_and_writes_nothing(
     assert shown.count("List of 20 tasks:") == 2 and shown.count("\nReference:\n") == 3
     stages = stages_of(shown)
     assert len(stages) == 6 + 4 and stages["round 2 responses"][0] == 2 * 2 * 4
-    assert not (tmp_path / "run").exists()
+    assert "passages: a sample of the corpus, as it has no index yet" in shown
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache" / "retrieval").exists()
 
 
 def test_stages_write_the_same_files_at_any_batch_size(checkpoint: str, tmp_path: Path) -> None:

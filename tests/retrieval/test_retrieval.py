@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.retrieval import BM25, Corpus, log_weights, open_index
+from t5x_ext.retrieval import BM25, Corpus, CorpusSample, find_index, log_weights, open_index
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -50,6 +52,57 @@ def test_search_meets_the_goldens_in_one_shard_and_in_four(
 
 def _settings(row: dict) -> tuple:
     return row["k1"], row["b"], row["method"], row["stemmer"] or ""
+
+
+def test_a_look_at_an_index_builds_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path / "cache"))
+    corpus = write_corpus(tmp_path / "c.jsonl", ["red kite flies", "blue kite"])
+    assert find_index(corpus) is None and not (tmp_path / "cache").exists()
+    other = write_corpus(tmp_path / "other.jsonl", ["a green kite"])
+    open_index(other)
+    assert find_index(corpus) is None
+    open_index(corpus)
+    found = find_index(corpus)
+    assert found is not None and found.search("red", 1)[0].passage.id == "p0"
+    assert find_index(corpus, BM25(k1=1.2)) is None
+
+
+def test_what_a_killed_process_left_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path))
+    corpus = write_corpus(tmp_path / "c.jsonl", ["red kite flies", "blue kite"])
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda *how: os._exit(9))
+    child = os.fork()
+    if not child:
+        open_index(corpus)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(Path, "rename", rename)
+    [unfinished] = (tmp_path / "retrieval").glob("*.unfinished-*")
+    others = tmp_path / "retrieval" / "another.unfinished-x"  # may be at work
+    others.mkdir()
+    assert len(open_index(corpus)) == 2
+    assert not unfinished.exists() and others.exists()
+
+
+def test_a_sample_has_the_lengths_of_the_corpus(tmp_path: Path) -> None:
+    small = CorpusSample(write_corpus(tmp_path / "small.jsonl", ["one", "two three", "four"]))
+    assert len(small) == 3 and len(small.search("x", 2)) == 2 and len(small.search("x", 9)) == 3
+    rng = random.Random(0)
+    texts = [f"{'word ' * rng.randrange(40)}end" for _ in range(30_000)]
+    corpus = write_corpus(tmp_path / "large.jsonl", texts)
+    passages, count = corpus.sample(512)
+    assert len({passage.id for passage in passages}) == 512
+    assert count == pytest.approx(30_000, rel=0.05)
+    words = [len(passage.whole.split()) for passage in passages]
+    assert np.mean(words) == pytest.approx(np.mean([len(t.split()) for t in texts]), rel=0.1)
+    large = CorpusSample(corpus)
+    hits = [large.search(f"query {number}", 5) for number in range(200)]
+    assert {len({hit.passage.id for hit in found}) for found in hits} == {5}
+    assert {hit.score for found in hits for hit in found} == {1.0}
+    assert large.search("query 7", 5) == hits[7] and len({f[0].passage.id for f in hits}) > 100
 
 
 def test_a_term_that_occurs_twice_in_the_query_counts_twice(tmp_path: Path) -> None:
