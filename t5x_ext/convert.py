@@ -4,6 +4,7 @@
     python -m t5x_ext.convert --to hf runs/mine/checkpoint_2000 export/mine
     python -m t5x_ext.convert --to peft runs/adapter export/adapter
     python -m t5x_ext.convert --to hf --adapter export/adapter --merge_into original BASE DST
+    python -m t5x_ext.convert --to peft --combine runs/law,runs/sports --weights 0.5,0.5 BASE DST
 
 SRC is any checkpoint that INITIAL_CHECKPOINT_PATH takes, local or gs://. Every tensor of it is used
 exactly once; a missing, unknown or mis-shaped one is refused by name before anything is written.
@@ -27,18 +28,19 @@ import numpy as np
 from etils import epath
 
 from t5x_ext.checkpoints import (
+    combining,
+    comparing,
     hugging_face,
     merging,
     open_source,
     own_layout,
     peft,
     t5x_layout,
-    tensorstores,
     trees,
 )
 from t5x_ext.checkpoints.adapters import Adapter, open_adapter
 from t5x_ext.checkpoints.damage import reason
-from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, PROMPT, lora_in
+from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
@@ -47,7 +49,7 @@ from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.terminal import Parser, command, note, show, show_json
 
 KINDS = ("hf", "t5x", "t5x_ext")
-PEFT = "peft"  # of a run with LoRA; written only
+PEFT = "peft"  # of a run with LoRA, or of adapters that are combined; written only
 
 
 def convert(
@@ -62,6 +64,8 @@ def convert(
     verify: bool = True,
     adapter: str | None = None,
     merge_into: str | None = None,
+    combine: Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Converts a checkpoint.
 
@@ -78,12 +82,16 @@ def convert(
         adapter: A directory of PEFT's or a run with LoRA, to be merged into the source.
         merge_into: 'original', or 'dequantised' for an adapter tuned over a quantised base: the
             source's kernels then go through NF4 first.
+        combine: Two or more adapters over the source, directories of PEFT's or runs with LoRA;
+            their weighted sum is written, as one adapter.
+        weights: Of each of these; None is 1/n for each of n.
 
     Returns:
         {"source": {"path", "kind", "step", "sha256"}, "destination": {"path", "kind"}, "tensors",
         "parameters", "bytes" (of the values written), "config", "verified", "seconds"}, and of a
         merged model "merged": {"adapter", "into", "largest_change" (of any logit, against the
-        adapter over the original and the dequantised base; None unless verified)}.
+        adapter over the original and the dequantised base; None unless verified)}. For adapters
+        that are combined, "source" is their weighted sum.
 
     Raises:
         ConfigError: The source cannot be read or not be written as `to`; the destination exists,
@@ -106,14 +114,22 @@ def convert(
             f"{source.path}: holds an adapter, not a whole model; allowed: --to {PEFT}, or its "
             "base as SRC with --adapter and --merge_into"
         )
+    if combine is not None and (adapter is not None or merge_into is not None):
+        raise ConfigError(
+            "--combine with --adapter or --merge_into: allowed: one or the other; what --combine "
+            "writes can be merged afterwards"
+        )
+    combined = _open_combined(source, combine, weights, to)
     base, opened = source, _open_adapter(source, adapter, merge_into, to)
     if opened is not None and merge_into is not None:
         source = merging.merge_source(base, opened, merge_into, dtype)
+    if combined is not None:
+        source = combining.as_source(combined, base)
 
     def check(written: epath.Path) -> None:
         if verify:
             with _shown(source, "comparing") as shown:
-                compare(shown, written, dtype)
+                comparing.compare(shown, written, dtype)
 
     with _shown(source, "writing") as shown, _one_line(source, destination):
         if to == "hf":
@@ -121,7 +137,7 @@ def convert(
         elif to == "t5x":
             t5x_layout.write_t5x(shown, destination, scan_layers, dtype, check=check)
         elif to == PEFT:
-            _write_peft(shown, destination)
+            _write_peft(shown, combined, destination, verify)
         else:
             own_layout.write_params(shown, destination, dtype, check=check)
     parameters = [math.prod(tensor.shape) for tensor in source.tensors.values()]
@@ -174,27 +190,52 @@ def _open_adapter(
     return open_adapter(adapter, source.config)
 
 
-def _write_peft(source: Source, destination: str) -> None:
-    """Writes the adapter of a run as a directory of PEFT's, and reads it back."""
-    lora = lora_in(source.meta)
-    if lora is None or source.config is None:
+def _open_combined(
+    source: Source, paths: Sequence[str] | None, weights: Sequence[float] | None, to: str
+) -> Adapter | None:
+    """The combination of adapters that is to be written; None for none."""
+    if paths is None:
+        if weights is not None:
+            raise ConfigError("--weights: without --combine; allowed: with it, one per adapter")
+        return None
+    if to != PEFT:
+        raise ConfigError(f"--to {to}: --combine writes an adapter; allowed: --to {PEFT}")
+    if ADAPTER in source.meta:
         raise ConfigError(
-            f"{source.path}: holds a whole model; --to {PEFT} takes a run with LORA_RANK"
+            f"{source.path}: holds an adapter itself; with --combine, allowed: a base"
+        )
+    if source.config is None:
+        raise ConfigError(f"{source.path}: does not state its config, which combining needs")
+    return combining.open_combined(source, paths, weights)
+
+
+def _write_peft(source: Source, combined: Adapter | None, destination: str, verify: bool) -> None:
+    """Writes a combined adapter, or else the run's, as a directory of PEFT's."""
+    config = source.config
+    if config is None or (combined is None and ADAPTER not in source.meta):
+        raise ConfigError(
+            f"{source.path}: holds a whole model; --to {PEFT} takes a run with LORA_RANK, or a "
+            "base with --combine"
         )
     source.check_causal("PEFT")
-    params = trees.nest({name: tensor.whole() for name, tensor in source.tensors.items()})
-    base = source.meta[ADAPTER]["base"]
+    adapter = combined or open_adapter(source.path, config)
+
+    def check(written: epath.Path) -> None:
+        if verify:
+            comparing.compare_adapter(adapter, written, config)
+
     peft.write(
         destination,
-        source.config,
-        lora,
-        params,
-        base["sha256"],
-        base["path"],
-        source.step,
-        source.meta.get(PROMPT),
-        base["quantization"] or NOT_QUANTIZED,
+        config,
+        adapter.lora,
+        adapter.params,
+        adapter.base_fingerprint,
+        adapter.base_path,
+        adapter.step,
+        adapter.prompt,
+        adapter.base_quantization,
         source.bidirectional,
+        check,
     )
 
 
@@ -208,27 +249,6 @@ def _with_config(source: Source, config: ModelConfig) -> Source:
             f" {config.mlp_activations}"
         )
     return dataclasses.replace(source, config=config)
-
-
-def compare(source: Source, written: epath.Path, dtype: str | None = None) -> None:
-    """Opens what was written and compares its tensors with the source's, bit by bit.
-
-    Raises:
-        ConfigError: They differ, or one cannot be read.
-    """
-    result = open_source(str(written))
-    trees.check_tree(written, dict(result.tensors), dict(source.tensors))
-    for name, tensor in source.tensors.items():
-        stored = np.dtype(dtype or tensor.dtype)
-        for index in tensorstores.slabs(tensor.shape, stored.itemsize):
-            wanted = tensor.read(index).astype(stored, copy=False)
-            found = result.tensors[name].read(index)
-            if found.dtype != stored or not _same_bits(wanted, found):
-                raise ConfigError(f"{written}: {name} differs from {source.path}")
-
-
-def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
-    return np.array_equal(left.view(np.uint8), right.view(np.uint8))
 
 
 @contextmanager
@@ -327,6 +347,22 @@ def _merge_lines(merged: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _paths(text: str) -> list[str]:
+    paths = text.split(",")
+    if not all(paths):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: paths with commas between them")
+    return paths
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed: numbers with commas between them"
+        ) from None
+
+
 def _parser() -> Parser:
     parser = Parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC", help="the checkpoint, or a MODEL_DIR")
@@ -361,6 +397,19 @@ def _parser() -> Parser:
         help="merge into SRC as it is, or as NF4 stores it (what QUANTIZATION = 'nf4' tunes over)",
     )
     parser.add_argument(
+        "--combine",
+        metavar="DIR,DIR",
+        type=_paths,
+        help="with --to peft: write the weighted sum of these adapters, PEFT's or runs with LoRA;"
+        " SRC is their base",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="W,W",
+        type=_numbers,
+        help="of each adapter of --combine (default: 1/n); as --weights=-0.5,1 if negative",
+    )
+    parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -385,6 +434,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         verify=args.verify,
         adapter=args.adapter,
         merge_into=args.merge_into,
+        combine=args.combine,
+        weights=args.weights,
     )
     if args.json:
         show_json(summary)

@@ -20,7 +20,7 @@ from etils import epath
 
 from t5x_ext import convert
 from t5x_ext import inspect_checkpoint as inspect
-from t5x_ext.checkpoints import fingerprint, load_params, open_source, save_params
+from t5x_ext.checkpoints import comparing, fingerprint, load_params, open_source, save_params
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.families import config_from_json
 from t5x_ext.models.network import T5Config, Transformer
@@ -193,7 +193,7 @@ def test_comparing_finds_one_wrong_bit(tmp_path):
     save_params(str(tmp_path / "made"), params, {})
     source = open_source(str(tmp_path / "ours"))
     with pytest.raises(ValueError, match="encoder/relpos_bias/rel_embedding differs from"):
-        convert.compare(source, epath.Path(tmp_path / "made"))
+        comparing.compare(source, epath.Path(tmp_path / "made"))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
@@ -239,7 +239,7 @@ def test_several_converts_to_one_path_do_not_disturb_each_other(tmp_path):
         outcomes = list(pool.map(attempt, range(3)))
     assert outcomes.count("done") == 1
     assert all("made: already exists" in line for line in outcomes if line != "done")
-    convert.compare(open_source(source), epath.Path(made))
+    comparing.compare(open_source(source), epath.Path(made))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "ours"]
 
 

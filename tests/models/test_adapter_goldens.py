@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from t5x_ext import Model
-from t5x_ext.checkpoints import open_source
+from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.checkpoints.combining import combine
+from t5x_ext.models.decoder_only import DecoderOnlyModel
 from t5x_ext.models.merging import Product, find_products
+from t5x_ext.models.network import Transformer
+from t5x_ext.models.parameters import join
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "goldens"
 
@@ -30,6 +35,19 @@ def test_rows_of_two_adapters_and_of_none_in_one_batch(goldens) -> None:
     found = model.token_logits(row["inputs"], adapter=row["adapters"])
     for logits, wanted in zip(found, row["last_logits"], strict=True):
         np.testing.assert_allclose(logits[-1], wanted, atol=1e-5, rtol=0)
+
+
+def test_a_weighted_sum_of_two_adapters(goldens) -> None:
+    row = rows_by_id(goldens / "lora_many.jsonl")["lm-cat1_0"]
+    base = str(goldens / "models" / row["model"])
+    config, params = open_source(base).config, load_params(base)
+    each = [open_adapter(str(goldens / "adapters" / name), config) for name in row["adapters"]]
+    combined = combine(each, row["weights"], config)
+    model = DecoderOnlyModel(module=Transformer(config, combined.lora))
+    ids = np.array([row["input_ids"]], np.int32)
+    batch = {"decoder_input_tokens": ids, "decoder_segment_ids": np.ones_like(ids)}
+    found = jax.jit(model.logits)(join(params, combined.params), batch)
+    np.testing.assert_allclose(found[0, -1], row["last_logits"], atol=1e-5, rtol=0)
 
 
 def test_a_base_of_codes_with_and_without_an_adapter(goldens) -> None:

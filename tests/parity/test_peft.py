@@ -12,6 +12,7 @@ from decoder_only_twins import make_model, make_pairs, save, token_logits
 from hf_twins import make_batch, make_twin
 
 from t5x_ext.checkpoints import load_params, open_source, peft
+from t5x_ext.convert import convert
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import join, map_specs
@@ -101,6 +102,38 @@ def test_our_adapters_have_our_logits_in_peft(variant: str, tmp_path: Path) -> N
     ours = our_logits(config, join(load_params(str(directory)), params), rows, lora)
     model = theirs.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     assert_equal(ours, token_logits(model, rows))
+
+
+@pytest.mark.parametrize("variant", ["llama_gqa_tied", "mpt", "falcon_7b"])
+def test_a_combination_is_peft_s_cat_and_loads_in_it(variant: str, tmp_path: Path) -> None:
+    """Adapters of other ranks and targets; PEFT's `cat` has no scale of its own for rsLoRA."""
+    everything, one = DECODER_ONLY[variant]
+    base = make_model(variant)
+    directory = str(save(base, tmp_path / "base"))
+    config = open_source(directory).config
+    rows = [pair.prompt for pair in make_pairs(base.config.vocab_size)]
+    kinds = {
+        "one": dict(target_modules=everything.split(), rank_pattern={one: 2}),
+        "two": dict(target_modules=[one], r=3, lora_alpha=5),
+    }
+    for seed, (name, settings) in enumerate(kinds.items()):
+        with_adapter(make_model(variant), seed, **settings).save_pretrained(tmp_path / name)
+    model = theirs.PeftModel.from_pretrained(base, tmp_path / "one", adapter_name="one").eval()
+    alone = token_logits(model, rows)
+    model.load_adapter(tmp_path / "two", "two")
+    model.add_weighted_adapter(["one", "two"], [0.5, -2.0], "both", combination_type="cat")
+    model.set_adapter("both")
+    wanted = token_logits(model, rows)
+    assert max(np.abs(a - b).max() for a, b in zip(alone, wanted, strict=True)) > 0.1
+
+    paths, made = [str(tmp_path / name) for name in kinds], str(tmp_path / "made")
+    convert(directory, made, "peft", combine=paths, weights=[0.5, -2.0])
+    found = peft.read(made, config)
+    params = join(load_params(directory), found.params)
+    again = theirs.PeftModel.from_pretrained(make_model(variant), made).eval()
+    for logits in (our_logits(config, params, rows, found.lora), token_logits(again, rows)):
+        for ours, of_peft in zip(logits, wanted, strict=True):
+            np.testing.assert_allclose(ours, of_peft, atol=1e-4)
 
 
 STEPS, RATE = 20, 1e-3

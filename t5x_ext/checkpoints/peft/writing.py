@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from t5x_ext.checkpoints import trees
-from t5x_ext.checkpoints.destinations import complete_or_absent
+from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo, write_file
 from t5x_ext.checkpoints.meta import PROMPT
 from t5x_ext.checkpoints.peft.modules import (
@@ -39,6 +39,7 @@ def write(
     prompt: Any = None,
     base_quantization: str | None = None,
     bidirectional: bool | None = None,
+    check: Check = unchecked,
 ) -> None:
     """Writes a directory that PEFT loads; complete or absent.
 
@@ -54,6 +55,7 @@ def write(
         prompt: The name of the prompt it was tuned with.
         base_quantization: Of the base's kernels, "nf4" or "none"; None if it is not known.
         bidirectional: Of its prompts, see `Source`.
+        check: Called with the directory that holds everything, before it gets its name.
 
     Raises:
         ConfigError: If the directory exists, or the arrays are not those of `lora`.
@@ -84,6 +86,7 @@ def write(
         }
         for name, fields in written.items():
             (path / name).write_text(json.dumps(fields, indent=2) + "\n")
+        check(path)
 
 
 def _tensors(module: Module, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
