@@ -40,10 +40,12 @@ def make_once(place: Path, finished: str, make: Callable[[Path], None]) -> None:
         return
     with files.writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = locks.hold(f"{place}.lock")
+        lock, is_held = locks.hold(f"{place}.lock")
     with lock:
         if (place / finished).is_file():
             return
+        for stale in place.parent.glob(f"{place.name}.unfinished-*") if is_held else ():
+            shutil.rmtree(stale, ignore_errors=True)  # its process was killed
         with files.writing(place):
             unfinished = tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent)
         try:

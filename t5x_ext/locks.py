@@ -116,15 +116,17 @@ class ShardLock:
             self._common = None
 
 
-def hold(file: str | os.PathLike[str]) -> TextIO:
+def hold(file: str | os.PathLike[str]) -> tuple[TextIO, bool]:
     """Holds a file of any name until it is closed, after whoever holds it now.
+
+    Returns:
+        The file, and whether it is held: False where the file system has no locks.
 
     Raises:
         OSError: If it cannot be opened.
     """
     opened = open(file, "a", encoding="utf-8")
-    _lock(opened, fcntl.LOCK_EX)
-    return opened
+    return opened, bool(_take(opened, fcntl.LOCK_EX))
 
 
 def _open(directory: str | os.PathLike[str], name: str = "MODEL_DIR") -> TextIO | None:
@@ -144,6 +146,11 @@ def _open(directory: str | os.PathLike[str], name: str = "MODEL_DIR") -> TextIO 
 
 def _lock(file: TextIO, kind: int) -> bool:
     """Takes a lock if it is free, and says whether it was; True if there are no locks."""
+    return _take(file, kind) is not False
+
+
+def _take(file: TextIO, kind: int) -> bool | None:
+    """Whether a lock was taken; None if there are no locks."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:
@@ -153,6 +160,7 @@ def _lock(file: TextIO, kind: int) -> bool:
             f"{os.path.dirname(file.name)}: its file system has no locks ({error.strerror}), so"
             " nothing stops a second run from writing there"
         )
+        return None
     return True
 
 

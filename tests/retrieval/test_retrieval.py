@@ -72,14 +72,14 @@ def test_what_a_killed_process_left_is_deleted(
 ) -> None:
     monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path))
     corpus = write_corpus(tmp_path / "c.jsonl", ["red kite flies", "blue kite"])
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda *how: os._exit(9))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *how: os._exit(9))
     child = os.fork()
     if not child:
         open_index(corpus)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     [unfinished] = (tmp_path / "retrieval").glob("*.unfinished-*")
     others = tmp_path / "retrieval" / "another.unfinished-x"  # may be at work
     others.mkdir()
