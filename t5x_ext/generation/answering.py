@@ -117,7 +117,7 @@ def response_request(
         hits: the passages found; without any there is one prompt without a passage.
         number: of the request.
     """
-    passages = [hit.passage.whole for hit in hits] or [None]
+    passages: Sequence[str | None] = [hit.passage.whole for hit in hits] or (None,)
     fitted = [fit_prompt(settings, generator, task, passage) for passage in passages]
     prompts = [each for each in fitted if each is not None]
     if len(prompts) < len(fitted):

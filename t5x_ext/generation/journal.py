@@ -172,12 +172,12 @@ def check_same(
     for field, value in expected.items():
         old = record.get(field)
         if isinstance(old, dict) and isinstance(value, dict):
-            inner = ({f"{field}.{name}": each for name, each in of.items()} for of in (old, value))
-            check_same(where, *inner, allowed)
+            had, has = ({f"{field}.{name}": each for name, each in of.items()} for of in (old, value))
+            check_same(where, had, has, allowed)
         elif old != value:
-            had, has = _apart(old, value)
+            before, now = _apart(old, value)
             raise ConfigError(
-                f"{where}: field '{field}': {had}, but this run has {has}; allowed: {allowed}"
+                f"{where}: field '{field}': {before}, but this run has {now}; allowed: {allowed}"
             )
 
 
