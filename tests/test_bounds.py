@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 import numpy as np
 import pytest
@@ -103,6 +104,13 @@ def test_temperatures_that_leave_float32_are_refused(temperature) -> None:
         Sampling(temperature=temperature)
 
 
+@pytest.mark.parametrize("lengths", [5, "inputs", ["inputs", "targets"], {}, {"inputs": 8}])
+def test_lengths_are_a_mapping_of_inputs_and_targets(lengths) -> None:
+    message = re.escape(f"TASK_FEATURE_LENGTHS: {lengths!r}; allowed: 'inputs' and 'targets', 2 ")
+    with pytest.raises(ConfigError, match=message):
+        DatasetConfig("x", lengths, "test", 1)
+
+
 @pytest.mark.parametrize("pack", [1, 0, "yes", None])
 def test_pack_is_a_truth_or_batch(pack) -> None:
     """1 equals True and is not it, so that rows would have stayed unpacked."""
@@ -145,8 +153,6 @@ RUN = [
         "BATCH_SIZE=100000000",
         "EVAL_PERIOD=-1",
         f"RANDOM_SEED={1 << 64}",
-        "TASK_FEATURE_LENGTHS=5",
-        "TASK_FEATURE_LENGTHS='inputs'",
     ],
 )
 def test_train_refuses_before_it_reads_data(wrong: str, capsys) -> None:

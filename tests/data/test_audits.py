@@ -332,12 +332,13 @@ def test_command_on_a_file_of_ones_own(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lengths", ["{'input': 64, 'targets': 16}", "{'inputs': -5, 'targets': 16}", "5", "{}"]
+    "lengths", ["{'input': 64, 'targets': 16}", "{'inputs': -5, 'targets': 16}", "{}"]
 )
 def test_lengths_that_training_refuses_are_refused(lengths, capsys):
     files = ["--gin_file=models/t5_1_1_tiny.gin", "--gin_file=runs/train.gin"]
-    run = ["--gin.MODEL_DIR='unused'", "--gin.TRAIN_STEPS=1", "--mixture=held_in"]
-    assert audit.main([*files, *run, f"--gin.TASK_FEATURE_LENGTHS={lengths}"]) == 1
+    macros = {"MODEL_DIR": "'unused'", "TRAIN_STEPS": 1, "MIXTURE_OR_TASK_NAME": "'held_in'"}
+    macros["TASK_FEATURE_LENGTHS"] = lengths
+    assert audit.main([*files, *(f"--gin.{name}={value}" for name, value in macros.items())]) == 1
     gin.clear_config()
     error = capsys.readouterr().err
     assert error.startswith(f"error: TASK_FEATURE_LENGTHS: {lengths}; allowed: 'inputs' and ")
