@@ -98,11 +98,12 @@ class Generation:
 
     def _with_rows(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells without those that can never run, of which it tells."""
-        lost = [cell for cell in cells if self.lacks_rows(cell)]
-        for name in dict.fromkeys(cell.arm.generated for cell in lost):
-            of_it = ", ".join(str(cell) for cell in lost if cell.arm.generated == name)
+        names = dict.fromkeys(cell.arm.generated for cell in cells if cell.arm.generated)
+        empty = [name for name in names if self._is_empty(name)]
+        for name in empty:
+            of_it = ", ".join(str(cell) for cell in cells if cell.arm.generated == name)
             note(f"generated data {name}: no row to train on was kept; left out: {of_it}")
-        return [cell for cell in cells if cell not in lost]
+        return [cell for cell in cells if cell.arm.generated not in empty]
 
     def lacks_rows(self, cell: Cell) -> bool:
         """Whether a cell can never run: no row was kept for it, or for a model that writes them."""
@@ -207,7 +208,7 @@ class Generation:
             made = {
                 "name": name,
                 "asked": count,
-                "answers": {"kept": 0} | counts,
+                "answers": {"kept": 0, **counts},
                 "secs": round(time.monotonic() - clock, 1),  # of the process that finished it
                 "tasks": tasks_dir.name,
                 "flagged": _flagged(directory, data),
