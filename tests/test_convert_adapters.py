@@ -1,4 +1,4 @@
-"""Adapters merged into a base or written for PEFT by `convert`, and shown by `inspect`."""
+"""Adapters merged into a base, combined or written for PEFT by `convert`, shown by `inspect`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from t5x_ext import Model, convert
 from t5x_ext import inspect_checkpoint as inspect
 from t5x_ext.checkpoints import load_params, open_source, peft, save_params, trees
+from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.checkpoints.comparing import compare_adapter
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, PROMPT, describe_adapter
 from t5x_ext.errors import ConfigError
@@ -21,6 +24,7 @@ from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.families import config_to_json
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
+from t5x_ext.models.merging import find_products
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.models.parameters import Params, map_specs
 from t5x_ext.models.quantizing import quantize
@@ -151,6 +155,126 @@ def test_a_run_with_lora_is_written_for_peft(tmp_path, family):
     assert found.lora.alpha == 5.0
 
 
+def make_two(directory: Path, family: str) -> tuple[Path, list[str]]:
+    """A base and two adapters over it, of other ranks, scales and targets: PEFT's, and a run's."""
+    base, first, _ = make(directory, family)
+    lora = LoRA(rank=2, alpha=6.0, targets=["mlp/wo", "self_attention/query"])
+    config, fingerprint = CONFIGS[family], fingerprint_base(open_source(str(base)))
+    params = random_params(Transformer(config, lora).trainable, 4)
+    meta = {CONFIG: config_to_json(config), "step": 9, PROMPT: "alpaca"}
+    meta[ADAPTER] = describe_adapter(lora, "/data/somewhere/base", fingerprint, None)
+    save_params(str(directory / "run"), params, meta)
+    return base, [str(first), str(directory / "run")]
+
+
+def combined_delta(config: Any, path: str, kernel: str) -> np.ndarray | float:
+    adapter = open_adapter(path, config)
+    product = find_products(config, adapter.lora, adapter.params).get(kernel)
+    return 0.0 if product is None else product.a.astype(np.float64) @ product.b
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_adapters_are_combined_with_weights_or_to_their_mean(tmp_path, capsys, family):
+    base, paths = make_two(tmp_path, family)
+    config = CONFIGS[family]
+    for name, flags, weights in (
+        ("mean", [], (0.5, 0.5)),
+        ("sum", ["--weights=-0.25,2"], (-0.25, 2.0)),
+    ):
+        made = str(tmp_path / name)
+        flags = ["--to", "peft", "--combine", ",".join(paths), *flags]
+        assert convert.main([str(base), made, *flags]) == 0
+        out = capsys.readouterr().out
+        sums = " + ".join(f"{w:g} * {path}" for w, path in zip(weights, paths, strict=True))
+        assert out.startswith(f"{sums} (combined, step 9)\n-> {made} (peft), every tensor compared")
+        for part in ("self_attention/query", "mlp/wo", "self_attention/value"):
+            kernel = f"decoder/layers/{part}/kernel"
+            each = [combined_delta(config, path, kernel) for path in paths]
+            wanted = weights[0] * each[0] + weights[1] * each[1]
+            np.testing.assert_allclose(combined_delta(config, made, kernel), wanted, atol=1e-6)
+    found = peft.read(made, config)
+    assert found.base_path == "base" and found.step == 9
+    assert found.base_fingerprint == fingerprint_base(open_source(str(base)))
+    assert found.prompt is None and found.base_quantization is None  # one does not say
+
+
+def test_a_combination_is_shown_used_and_merged_like_any_adapter(tmp_path, capsys):
+    base, paths = make_two(tmp_path, "llama")
+    made, weights = str(tmp_path / "made"), [0.5, 1.5]
+    summary = convert.convert(str(base), made, "peft", combine=paths, weights=weights)
+    assert summary["source"]["kind"] == "combined" and summary["verified"]
+    assert inspect.main([made]) == 0
+    out = capsys.readouterr().out
+    assert "adapter of rank 5, alpha 5, on down_proj, gate_proj, k_proj, o_proj, q_proj" in out
+    assert f"base base, fingerprint {fingerprint_base(open_source(str(base)))}" in out
+    assert f"{summary['tensors']} tensors, {summary['parameters']:,} parameters" not in out
+    assert f" {summary['parameters']:,} parameters, {summary['bytes']:,} bytes" in out
+    model = Model.load(str(base), adapters={"mixed": made, "one": paths[0]})
+    mixed, one = model.token_logits([[3, 5, 8]] * 2, adapter=["mixed", "one"])
+    options = dict(adapter=made, merge_into="original", verify=False)
+    convert.convert(str(base), str(tmp_path / "merged"), "hf", **options)
+    (merged,) = Model.load(str(tmp_path / "merged")).token_logits([[3, 5, 8]])
+    np.testing.assert_allclose(mixed, merged, atol=1e-5)
+    assert np.abs(mixed - one).max() > 1e-3
+
+
+def test_what_cannot_be_combined_is_refused_in_one_line_and_nothing_is_written(tmp_path):
+    base, paths = make_two(tmp_path, "llama")
+    changed = random_params(Transformer(CONFIGS["llama"]).specs, 3)
+    save_params(str(tmp_path / "b2"), changed, {CONFIG: config_to_json(CONFIGS["llama"])})
+    lora = LoRA(rank=1)
+    drawn = random_params(Transformer(CONFIGS["llama"], lora).trainable, 5)
+    prefix = str(tmp_path / "prefix")
+    peft.write(prefix, CONFIGS["llama"], lora, drawn, None, bidirectional=True)
+    made, two = str(tmp_path / "made"), dict(combine=paths)
+    for source, to, options, message in (
+        (base, "peft", dict(combine=paths[:1]), f"combine: {paths[0]}; allowed: two adapters"),
+        (base, "peft", two | dict(weights=[1.0]), "weights: 1 for 2 adapters; allowed: one for"),
+        (base, "peft", two | dict(weights=[]), "weights: 0 for 2 adapters; allowed: one for"),
+        (base, "peft", two | dict(weights=[1.0, np.nan]), "weights: nan; allowed: finite"),
+        (base, "peft", dict(weights=[1.0, 1.0]), "--weights: without --combine; allowed"),
+        (base, "hf", two, "--to hf: --combine writes an adapter; allowed: --to peft"),
+        (base, "peft", two | dict(adapter=paths[0]), "--combine with --adapter or --merge_into"),
+        (base, "hf", two | dict(merge_into="original"), "--combine with --adapter or --merge_int"),
+        (base, "peft", two | dict(dtype="bfloat16"), "--dtype bfloat16: adapters are written in"),
+        (paths[1], "peft", two, "run: holds an adapter itself; with --combine, allowed: a base"),
+        (tmp_path / "b2", "peft", two, "an adapter of another base"),
+        (base, "peft", dict(combine=[paths[0], str(base)]), "holds a whole model, not an adapter"),
+        (base, "peft", dict(combine=[paths[0], prefix]), "prefix: tuned with inputs_bidirectiona"),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            convert.convert(str(source), made, to, **options)
+        assert "\n" not in str(error.value)
+        assert not Path(made).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--combine", "a,"], "argument --combine: 'a,'; allowed: paths with commas between them"),
+        (
+            ["--combine", "a,b", "--weights", "1,half"],
+            "argument --weights: '1,half'; allowed: numbers with commas between them",
+        ),
+    ],
+)
+def test_lists_that_are_none_are_refused_before_anything_is_read(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        convert.main(["base", "made", "--to", "peft", *flags])
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+def test_comparing_adapters_finds_one_wrong_bit(tmp_path):
+    _, directory, _ = make(tmp_path, "falcon")
+    adapter = open_adapter(str(directory), CONFIGS["falcon"])
+    compare_adapter(adapter, epath.Path(directory), CONFIGS["falcon"])
+    name = "decoder/layers/self_attention/value"
+    b = trees.named_leaves(adapter.params)[f"{name}/lora/b"]
+    b[1, 2, 3] = np.nextafter(b[1, 2, 3], 1)
+    with pytest.raises(ConfigError, match=f"the adapter of {name}/kernel differs from"):
+        compare_adapter(adapter, epath.Path(directory), CONFIGS["falcon"])
+
+
 def test_inspect_shows_rank_targets_base_and_what_is_trained(tmp_path, capsys):
     _, adapter, params = make(tmp_path, "llama", WITHOUT_Q)
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -177,7 +301,7 @@ def test_what_cannot_be_merged_is_refused_in_one_line_and_nothing_is_written(tmp
         (base, "hf", dict(adapter=str(adapter)), "allowed: both, and to merge into original or"),
         (base, "hf", dict(merge_into="original"), "--adapter None with --merge_into original"),
         (base, "peft", given, "--to peft: writes an adapter"),
-        (base, "peft", {}, "holds a whole model; --to peft takes a run with LORA_RANK"),
+        (base, "peft", {}, "holds a whole model; --to peft takes a run with LORA_RANK, or"),
         (run, "hf", given, "holds an adapter itself"),
         (run, "peft", dict(dtype="bfloat16"), "--dtype bfloat16: adapters are written in float32"),
         (tmp_path / "b2", "hf", given, "an adapter of another base"),

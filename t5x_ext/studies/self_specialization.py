@@ -98,7 +98,11 @@ def self_specialization_arms(
     known = [each.name for each in arms]
     for name in only or ():
         if name == "ss_mix":
-            raise ConfigError("self_specialization_arms: ss_mix: adapters of one domain only here")
+            raise ConfigError(
+                "self_specialization_arms: ss_mix: adapters of one domain only here; those of two "
+                "are mixed by hand: `t5x_ext convert --combine`, or Model.load(adapters=...) and "
+                "an adapter per row"
+            )
         if name not in known:
             raise ConfigError(
                 f"self_specialization_arms: unknown arm {name!r}{nearest(name, known)}"
