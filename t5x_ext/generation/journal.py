@@ -172,7 +172,9 @@ def check_same(
     for field, value in expected.items():
         old = record.get(field)
         if isinstance(old, dict) and isinstance(value, dict):
-            had, has = ({f"{field}.{name}": each for name, each in of.items()} for of in (old, value))
+            had, has = (
+                {f"{field}.{name}": each for name, each in of.items()} for of in (old, value)
+            )
             check_same(where, had, has, allowed)
         elif old != value:
             before, now = _apart(old, value)
