@@ -89,13 +89,20 @@ def find_equivalents(
 
 
 def count_sets(study: Study, grid: ScoreGrid) -> dict[str, float]:
-    """Rows that an arm's models were trained on, over its rows per task: sets of as many rows."""
-    found = {}
+    """Rows by which an arm's training data grows with its rows per task: sets of as many rows.
+
+    What does not grow, such as the generic rows of a mixture, is not counted.
+    """
+    rows: dict[str, dict[float, int]] = {}
     for point in grid.points:
-        cells = study.cells_of(point.arm.name, point.budget)
-        counts = [cell.train_examples for cell in cells]
+        counts = [cell.train_examples for cell in study.cells_of(point.arm.name, point.budget)]
         if point.labels_per_task > 0 and max(counts) > 0:
-            found[point.arm.name] = max(counts) / point.labels_per_task
+            rows.setdefault(point.arm.name, {})[point.labels_per_task] = max(counts)
+    found = {}
+    for arm, by_budget in rows.items():
+        least, most = min(by_budget), max(by_budget)
+        if least < most:
+            found[arm] = (by_budget[most] - by_budget[least]) / (most - least)
     return found
 
 
@@ -175,8 +182,8 @@ def _table(equivalents: Sequence[Equivalent]) -> Table:
         f"“≤ {first.smallest:,.0f}”: the smallest budget is enough. “Not reached”: more than the "
         f"{first.largest:,.0f} rows tried, if any number; no curve is continued beyond them. “No "
         "clear rise”: the interval of the gain from smallest to largest budget includes 0."
-        + f" Rows in all: {first.num_sets:g} times those per task, one for each set."
-        * has_all,
+        + f" Rows in all: {first.num_sets:g} times those per task, one for each set; rows "
+        "that are the same at every budget are not counted." * has_all,
     )
 
 

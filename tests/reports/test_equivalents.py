@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from t5x_ext.reports.equivalents import equivalent_tables, find_equivalents
+from t5x_ext.reports.equivalents import count_sets, equivalent_tables, find_equivalents
 from t5x_ext.reports.score_grid import Point, Resampler, ScoreGrid
 from t5x_ext.reports.study_files import Arm
 
@@ -71,6 +72,17 @@ def test_rows_of_all_sets_are_told_where_there_are_several():
     assert "6 times those per task" in table.note
     (alone,) = equivalent_tables(find_equivalents(made_up_grid({10: 40, 100: 50}, 45)))
     assert "mean: rows in all" not in alone.header and "in all" not in alone.note
+
+
+def test_rows_that_every_budget_has_are_of_no_set():
+    """1,000 generic rows beside six sets of 25 to 250 rows."""
+
+    class Trained:
+        def cells_of(self, arm, budget):
+            return [SimpleNamespace(train_examples=1000 + 6 * int(budget[1:]))]
+
+    grid = made_up_grid({25: 40, 250: 50}, 45)
+    assert count_sets(Trained(), grid) == {"curve": 6.0}
 
 
 def test_a_curve_that_does_not_rise_answers_nothing():
