@@ -5,7 +5,7 @@ A of the result is that of all adapters next to each other, and so is B, times w
     sum_i w_i s_i (x A_i) B_i = (x [A_1 A_2 ..]) [w_1 s_1 B_1; w_2 s_2 B_2; ..]
 
 So the result adds to each kernel exactly the weighted sum of what they add, and is an adapter like
-any other, of the sum of their ranks.
+any other, of the sum of their ranks. (PEFT's has another scale where the first adapter has rsLoRA.)
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_our_adapters_have_our_logits_in_peft(variant: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("variant", ["llama_gqa_tied", "mpt", "falcon_7b"])
 def test_a_combination_is_peft_s_cat_and_loads_in_it(variant: str, tmp_path: Path) -> None:
-    """Adapters of other ranks and targets; PEFT's `cat` has no scale of its own for rsLoRA."""
+    """Without rsLoRA in the first, with which PEFT scales its result by the root of its rank."""
     everything, one = DECODER_ONLY[variant]
     base = make_model(variant)
     directory = str(save(base, tmp_path / "base"))
