@@ -78,8 +78,10 @@ def test_training_rows_from_documents_of_test_rows_are_told(sets: Path) -> None:
         )
         return "".join(json.dumps(fields | each) + "\n" for each in made)
 
-    trained = rows(("clarity", "0809.0001"), ("fluency", 7), ("fluency", "8"))
-    tested = rows(("fluency", "0809.0001"), ("fluency", "7"), ("fluency", "9"), ("clarity", "9"))
+    others = ("coherence", "6"), ("coherence", "6")  # an audit reads every label
+    trained = rows(*others, ("clarity", "0809.0001"), ("fluency", 7), ("fluency", "8"))
+    fluent = (("fluency", each) for each in ("0809.0001", "7", "9"))
+    tested = rows(*others, *fluent, ("clarity", "9"))
     write(sets / "iterater_v2" / "train.json", trained)
     write(sets / "human_sent_level" / "test.json", tested)
     found = flags("writing.iterater_fluency", "writing.iterater_clarity")
