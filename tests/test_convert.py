@@ -205,7 +205,7 @@ def test_what_ends_the_comparison_leaves_nothing(tmp_path, monkeypatch, capsys, 
         assert not (tmp_path / "made").exists()
         raise error
 
-    monkeypatch.setattr(convert, "_same_bits", fail)
+    monkeypatch.setattr(comparing, "_same_bits", fail)
     for to in convert.KINDS:
         status, _, err = run(capsys, "--to", to, tmp_path / "ours", tmp_path / "made")
         assert status == (130 if error is KeyboardInterrupt else 1)

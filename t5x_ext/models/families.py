@@ -41,4 +41,7 @@ def config_from_json(fields: Mapping[str, Any], where: str) -> ModelConfig:
     unknown = sorted(fields.keys() - known)
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}{nearest(unknown[0], known)}")
-    return FAMILIES[family](**fields)
+    try:
+        return FAMILIES[family](**fields)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

@@ -137,7 +137,7 @@ def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:
     if present.num_expert_slots > 1:
         slots, fsdp = present.num_expert_slots // 2, 2 * present.num_batch_shards
         return dataclasses.replace(present, expert=slots, data=1, fsdp=fsdp)
-    rows = setup.workload.rows // setup.num_microbatches
+    rows = max(1, setup.workload.rows // setup.num_microbatches)
     model = present.num_model_shards
     while machine.count // model > rows:
         model *= 2

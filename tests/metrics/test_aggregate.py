@@ -64,7 +64,10 @@ def test_a_task_without_a_metric_has_no_score_of_it():
     rows = [row("jfleg", "W", "right answer", source="x"), row("a", "X", "wrong")]
     scores = aggregate.task_scores(measure(rows))
     assert "rougeL" not in scores["jfleg"] and "rougeL" in scores["a"]
-    assert scores["jfleg"].keys() - {"category", "n"} == {"gleu[gec,python3]"}
+    assert scores["jfleg"].keys() - {"category", "n"} == {
+        "gleu[gec,python3]",
+        "gleu[gec,closed form]",
+    }
     assert aggregate.over_tasks(measure(rows)).means["rougeL"].mean == 0.0
 
 
