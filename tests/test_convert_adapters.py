@@ -275,6 +275,22 @@ def test_comparing_adapters_finds_one_wrong_bit(tmp_path):
         compare_adapter(adapter, epath.Path(directory), CONFIGS["falcon"])
 
 
+def test_an_adapter_that_comes_back_otherwise_is_not_kept(tmp_path, monkeypatch):
+    run, _ = run_checkpoint(tmp_path / "run", "llama", WITHOUT_Q)
+    read = peft.read
+
+    def read_otherwise(directory: Any, config: Any) -> peft.StoredAdapter:
+        found = read(directory, config)
+        return found._replace(params=jax.tree.map(lambda leaf: leaf + 1, found.params))
+
+    monkeypatch.setattr(peft, "read", read_otherwise)
+    with pytest.raises(ConfigError, match="the adapter of decoder/.*/kernel differs from"):
+        convert.convert(str(run), str(tmp_path / "made"), "peft")
+    assert not (tmp_path / "made").exists()
+    convert.convert(str(run), str(tmp_path / "made"), "peft", verify=False)
+    assert (tmp_path / "made").is_dir()
+
+
 def test_inspect_shows_rank_targets_base_and_what_is_trained(tmp_path, capsys):
     _, adapter, params = make(tmp_path, "llama", WITHOUT_Q)
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
