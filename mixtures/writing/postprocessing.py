@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mixtures.writing.tokens import straight_quotes
+
 STEPS = ("heading", "space", "lines", "quotes")
 
 _NEXT_HEADING = re.compile(r"\n\n###|### Instruction")
@@ -73,7 +75,7 @@ def _without_quotes(text: str, source: str) -> str:
     closing = _QUOTES.get(text[:1])
     if closing is None or len(text) < 2 or text[-1] != closing:
         return text
-    source = source.replace("``", '"').replace("''", '"')  # in tokens
+    source = straight_quotes(source)
     inside = text[1:-1]
     marks = {text[0], closing}
     if text[0] == "'":  # an apostrophe too: either text may hold some

@@ -51,6 +51,11 @@ def detokenize(tokenized: str) -> str:
     return text
 
 
+def straight_quotes(text: str) -> str:
+    """A text whose Treebank quotes, `` and '', are the straight ones that they stand for."""
+    return text.replace("``", '"').replace("''", '"')
+
+
 def tokenize(text: str) -> str:
     """Treebank tokens of a natural text, separated by spaces; every character stays what it is.
 

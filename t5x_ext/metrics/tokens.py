@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mixtures.writing.tokens import detokenize, retokenize, tokenize
+from mixtures.writing.tokens import detokenize, retokenize, straight_quotes, tokenize
 from t5x_ext.metrics.predictions import Prediction
 
 
@@ -122,7 +122,7 @@ def natural_signs(texts: Iterable[str], sources: Iterable[str] = itertools.repea
 
 def letters(text: str) -> str:
     """A text without what tokenising changes: white space and the form of quotation marks."""
-    return "".join(text.split()).replace("``", '"').replace("''", '"')
+    return straight_quotes("".join(text.split()))
 
 
 @functools.lru_cache(maxsize=4)  # six metrics compare the same tokens, which none changes

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from etils import epath
 
-from t5x_ext.generation import InstructionSettings, ResponseSettings
-from t5x_ext.studies import self_specialization_arms, self_specialization_data, store
+from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
-from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
 from t5x_ext.studies.generation import Generation
 
 # Round 2 is written by the adapter of ss_r1_docs5, which has nothing to be tuned on.
@@ -33,22 +31,11 @@ class Silent(Generation):
 
 
 @pytest.fixture
-def generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Silent, list[Cell]]:
-    monkeypatch.delenv("SPECIALIZATION_DIR", raising=False)
-    asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
-    arms = self_specialization_arms("harbour", ("harbour_log",), rows=10)
-    keys = GeneratedKeys(
-        {d.name: d for d in self_specialization_data("harbour", asking, answering)},
-        {"base": "weights"},
-        {arm.name: arm for arm in arms},
-        0,
-        lambda arm, budget, seed: f"{arm.name} {budget.removeprefix('n')} {seed}",
-        {},
-    )
+def generation(tmp_path: Path, harbour: Any) -> tuple[Silent, list[Cell]]:
+    keys, wanted, cells = harbour
     unused: Any = None  # what has models
-    cells = [Cell(f"{n:x}", arm, arm.budgets[-1], 0, ()) for n, arm in enumerate(arms)]
     (tmp_path / "generated").mkdir()
-    return Silent(keys, wanted_rows(arms), unused, unused, epath.Path(tmp_path)), cells
+    return Silent(keys, wanted, unused, unused, epath.Path(tmp_path)), cells
 
 
 def test_only_the_cells_that_lack_their_rows_are_left_out(generation: Any, capsys: Any) -> None:

@@ -10,15 +10,10 @@ import pytest
 from etils import epath
 
 from t5x_ext.errors import TryAgain
-from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.studies import (
-    self_specialization_arms,
-    self_specialization_data,
     store,
     waiting,
 )
-from t5x_ext.studies.cells import Cell
-from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
 from t5x_ext.studies.generation import Generation
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.recipes import InitialModel
@@ -37,23 +32,11 @@ class Rows(Generation):
 
 
 @pytest.fixture
-def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def shard(tmp_path: Path, harbour: Any) -> Any:
     """The generated data of a study, and all of its cells, those of round 2 first."""
-    monkeypatch.delenv("SPECIALIZATION_DIR", raising=False)
-    asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
-    arms = self_specialization_arms("harbour", ("harbour_log",), rows=10)
-    keys = GeneratedKeys(
-        {d.name: d for d in self_specialization_data("harbour", asking, answering)},
-        {"base": "weights"},
-        {arm.name: arm for arm in arms},
-        0,
-        lambda arm, budget, seed: f"{arm.name} {budget.removeprefix('n')} {seed}",
-        {},
-    )
+    keys, wanted, cells = harbour
     unused: Any = None  # what has models
-    settings = keys, wanted_rows(arms), unused, unused, epath.Path(tmp_path), {WRITER: "2/3"}
-    cells = [Cell(f"{n:x}", arm, arm.budgets[-1], 0, ()) for n, arm in enumerate(arms)]
-    return settings, cells[::-1]
+    return (keys, wanted, unused, unused, epath.Path(tmp_path), {WRITER: "2/3"}), cells[::-1]
 
 
 def test_it_does_all_else_first_and_then_says_what_to_run_again(shard: Any) -> None:
