@@ -8,12 +8,15 @@ Parameters and optimizer are exact always: they follow from shapes and shardings
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import re
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,10 +260,28 @@ def _program_text(compiled: jax.stages.Compiled, dump: str) -> str:
     comes out higher from it.
     """
     try:
-        return compiled.as_text()
+        with _without_native_log():
+            return compiled.as_text()
     except jax.errors.JaxRuntimeError:
         programs = Path(dump).glob("*.jit_*.after_optimizations.txt")
         return max(programs, key=lambda path: path.stat().st_size).read_text()
+
+
+@contextlib.contextmanager
+def _without_native_log() -> Iterator[None]:
+    """Drops what native code writes to standard error; here the stack trace of what it raises."""
+    if sys.stderr is None:  # a process without standard error
+        yield
+        return
+    sys.stderr.flush()
+    original = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def _peak_bytes(stats: Any, is_tpu: bool) -> int:

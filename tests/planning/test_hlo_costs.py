@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import compilers
 import jax
@@ -283,3 +284,15 @@ ENTRY %main (x: bf16[8,128]) -> (f32[3], bf16[8,128]) {
 def test_text_without_an_entry_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("HloModule m\n")
+
+
+def test_a_program_that_jax_cannot_show_is_read_from_the_dump_without_noise(tmp_path, capfd):
+    class Unknown:
+        def as_text(self):
+            os.write(2, b"*** Begin stack trace ***\n")  # as native code does
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    (tmp_path / "m.jit_step.after_optimizations.txt").write_text("HloModule step")
+    assert compiling._program_text(Unknown(), str(tmp_path)) == "HloModule step"
+    os.write(2, b"still open\n")
+    assert capfd.readouterr().err == "still open\n"
