@@ -220,18 +220,36 @@ class TrainBatches:
         plan = self._plan(0)
         steps = min(self.steps_per_epoch(), max(1, _LOOKED_AT // self._batch_size))
         batches = [self._read(plan, step) for step in range(steps)]
+        totals = np.array([[side.sum() for side in sides] for *_, sides in batches], np.int64)
         is_short = steps == self.steps_per_epoch()
-        found: dict[int, tuple[list[int], Lengths]] = {}
-        for row_lengths in (self._features.row_lengths(*pair) for pair in candidates):
-            sizes = []
-            for layout, _, _, sides in batches:
-                needed = join_rows(layout, *sides, *row_lengths.values())[0].num_rows
-                sizes.append(joined_size(needed, self._batch_size, self._multiple))
-            if is_short:
-                sizes = [max(sizes)] * len(sizes)
-            positions = sum(sizes) * self._features.num_positions(row_lengths)
-            found.setdefault(positions, (sizes, row_lengths))
-        sizes, self._row_lengths = found[min(found)]
+
+        def sizes_of(needed: Iterable[int]) -> list[int]:
+            sizes = [joined_size(int(rows), self._batch_size, self._multiple) for rows in needed]
+            return [max(sizes)] * len(sizes) if is_short else sizes
+
+        def positions(sizes: list[int], shape: tuple[int, ...]) -> int:
+            row_lengths = self._features.row_lengths(*shape)
+            return sum(sizes) * self._features.num_positions(row_lengths)
+
+        # Where a row has one side, many pairs are one shape. What a shape takes with full rows
+        # bounds what it takes, so that few are tried.
+        shapes = {tuple(self._features.row_lengths(*pair).values()) for pair in candidates}
+        bounds = sorted(
+            (positions(sizes_of((-(-totals // shape)).max(axis=1)), shape), shape)
+            for shape in shapes
+        )
+        best: tuple[int, tuple[int, ...], list[int]] | None = None
+        for bound, shape in bounds:
+            if best and bound > best[0]:
+                break
+            sizes = sizes_of(
+                join_rows(layout, *sides, *shape)[0].num_rows for layout, _, _, sides in batches
+            )
+            tried = positions(sizes, shape), shape, sizes
+            best = min(best or tried, tried)
+        assert best is not None  # the limits themselves are among the candidates
+        _, (first, second), sizes = best
+        self._row_lengths = self._features.row_lengths(first, second)
         self._num_rows = statistics.mode(sizes)
         self._least_rows = self._num_rows if is_short else 0
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t5x_ext.data import batching
 from t5x_ext.data.batching import TrainBatches, eval_batches
 from t5x_ext.data.epochs import share_out
-from t5x_ext.data.features import EncoderDecoderFeatures
+from t5x_ext.data.features import DecoderOnlyFeatures, EncoderDecoderFeatures
 from t5x_ext.data.length_buckets import make_length_buckets
-from t5x_ext.data.packing import lay_out
+from t5x_ext.data.packing import join_rows, lay_out
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 
@@ -418,6 +419,25 @@ def test_rows_of_joined_batches_are_as_long_as_wastes_least():
     batches = TrainBatches([("t", examples, 1.0)], 8, lengths, "batch", 0)
     # Eight rows of 64 and 32 hold one each; three of 128 and 32 hold all, three to a row.
     assert (batches.num_rows, dict(batches.row_lengths)) == (3, lengths)
+
+
+def test_the_shape_of_joined_rows_is_found_in_few_tries(monkeypatch):
+    tries = Counter()
+
+    def counted(layout, first, second, *limits):
+        tries[limits] += 1
+        return join_rows(layout, first, second, *limits)
+
+    monkeypatch.setattr(batching, "join_rows", counted)
+    examples = make_examples(320)
+    for features, lengths, allowed in (
+        (DecoderOnlyFeatures(), {"inputs": 1792, "targets": 256}, 64),
+        (EncoderDecoderFeatures(), {"inputs": 1024, "targets": 256}, 256),
+    ):
+        tries.clear()
+        TrainBatches([("t", examples, 1.0)], 32, lengths, "batch", 0, features=features)
+        assert len(tries) <= allowed / 4
+        assert max(tries.values()) == 10  # once for each batch
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 4])
