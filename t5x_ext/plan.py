@@ -114,6 +114,7 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     relative, total = bound.get("relative_steps"), bound.get("total_steps")
     model = bound["model"]
     model.check_context(lengths)
+    model.check_pack(training.pack)
     return Setup(
         model=model,
         partitioner=bound.get("partitioner", PjitPartitioner()),
@@ -161,7 +162,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     else:
         size = study_size(*grid, tasks, superni_cfg, test_examples)
     for owner, each in recipes_of(recipe, bound["initials"], arms):
-        each.check_context(bound["model"], owner)
+        each.check_model(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
     setup = Setup(
         model=bound["model"],

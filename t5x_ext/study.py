@@ -85,7 +85,7 @@ def study(
         find_paper(published)
     for owner, each in recipes_of(recipe, initials, arms):
         partitioner.check_batch(each.batch_size, each.num_microbatches)
-        each.check_context(model, owner)
+        each.check_model(model, owner)
     fitting.check_experts(experts, partitioner.num_expert_slots)
     bounds.check_int("--wait_minutes", wait_minutes, 0)
     bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)

@@ -114,6 +114,7 @@ def train(
             "{'inputs': tokens, 'targets': tokens}"
         )
     partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
+    model.check_pack(train_dataset_cfg.pack)
     model.check_vocabulary()
     for cfg in (train_dataset_cfg, train_eval_dataset_cfg, infer_eval_dataset_cfg):
         if cfg is not None:

@@ -114,4 +114,7 @@ def test_a_study_names_the_recipe(tmp_path: Path, capsys) -> None:
             error.startswith(f"error: {owner}: task_feature_lengths {{") and error.count("\n") == 1
         )
         assert f"allowed: {context} in all" in error
+    factor = "--gin.models.DecoderOnlyModel.loss_normalizing_factor='NUM_TOTAL_TARGET_TOKENS'"
+    assert study.main([*flags, factor]) == 1
+    assert capsys.readouterr().err.startswith("error: Recipe: pack: 'batch', with which LOSS_NORM")
     assert not (tmp_path / "s").exists()

@@ -175,6 +175,14 @@ def test_a_wrong_checkpoint_is_refused_before_tensorflow_is_loaded(
             "file not found: /no/spiece.model",
         ),
         (
+            [
+                "--gin.TRAIN_STEPS=6",
+                "--gin.PACK='batch'",
+                "--gin.LOSS_NORMALIZING_FACTOR='NUM_TOTAL_TARGET_TOKENS'",
+            ],
+            "PACK: 'batch', with which LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' would",
+        ),
+        (
             ["--gin.TRAIN_STEPS=6", "--gin.INITIAL_CHECKPOINT_PATH='/nowhere'"],
             "/nowhere",
         ),

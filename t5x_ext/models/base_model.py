@@ -134,6 +134,23 @@ class BaseTransformerModel(abc.ABC):
                 f"the model's context ({name}.max_length)"
             )
 
+    def check_pack(self, pack: bool | str, what: str = "PACK") -> None:
+        """Refuses joined batches where the loss is divided by positions, which joining saves.
+
+        Args:
+          pack: see `DatasetConfig.pack`.
+          what: begins the message: the setting.
+
+        Raises:
+          ConfigError: steps would not be those of the padded batches.
+        """
+        factor = self.loss_normalizing_factor
+        if pack == bounds.PER_BATCH and factor == "NUM_TOTAL_TARGET_TOKENS":
+            raise ConfigError(
+                f"{what}: {pack!r}, with which LOSS_NORMALIZING_FACTOR {factor!r} would change "
+                "with every batch's rows; allowed: True, False, or another factor"
+            )
+
     def init_params(self, key: jax.Array) -> Params:
         """Random parameters in float32."""
         return self.module.init(key)

@@ -75,10 +75,11 @@ class Recipe:
             del fields["warmup_share"]
         return fields
 
-    def check_context(self, model: BaseTransformerModel, owner: str) -> None:
-        """Raises ConfigError for rows that are longer than the model was made for."""
+    def check_model(self, model: BaseTransformerModel, owner: str) -> None:
+        """Raises ConfigError for rows too long for the model, or that its loss does not allow."""
         lengths = dict(self.task_feature_lengths)
         model.check_context(lengths, f"{owner}: task_feature_lengths {lengths}")
+        model.check_pack(self.pack, f"{owner}: pack")
 
     def num_steps(self, steps_for_epochs: int) -> int:
         """Steps of a run whose `epochs` take `steps_for_epochs`."""
