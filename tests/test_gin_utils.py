@@ -362,6 +362,11 @@ def test_required_after_a_value_says_which_file_to_give_later(parse):
         parse("MODEL = %gin.REQUIRED")
 
 
+def test_a_file_that_requires_what_it_includes_a_value_for_asks_for_it():
+    with pytest.raises(ConfigError, match="DATA_DIR is required and not set: give --gin.DATA_DIR="):
+        gin_utils.parse(["studies/writing_smollm2.gin"], ["MODEL_DIR = 'runs/study'"])
+
+
 def test_missing_model_file_is_named(parse):
     with pytest.raises(ConfigError, match=r"extra0\.gin:14: macro 'MODEL' is used but never set"):
         parse(RUN_FILE, base=False)

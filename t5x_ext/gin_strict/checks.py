@@ -48,7 +48,7 @@ def check_text(sources: Sequence[GinFile], shipped_macros: Callable[[], Collecti
     _check_macro_use(bindings, shipped_macros)
     _check_macro_cycles(bindings)
     _check_scopes(bindings)
-    _check_required_macros(bindings)
+    _check_required_macros(sources)
     for binding in bindings:
         _check_numbers(binding, binding.value)
 
@@ -169,13 +169,21 @@ def unset_macros(bindings: Iterable[Binding]) -> list[Binding]:
     return [binding for binding in macros.values() if binding.is_required]
 
 
-def _check_required_macros(bindings: Sequence[Binding]) -> None:
-    missing = unset_macros(bindings)
+def _check_required_macros(sources: Sequence[GinFile]) -> None:
+    of_sources = [list(source.bindings()) for source in sources]
+    missing = unset_macros(binding for bindings in of_sources for binding in bindings)
     if not missing:
         return
     first, *others = missing
     message = f"{first.place}: {first.name} is required and not set"
-    earlier = [b.place for b in bindings if b.name == first.name and not b.is_required]
+    # A value in a file that the declaring one includes is not in effect on purpose.
+    earlier = [
+        binding.place
+        for bindings in of_sources
+        if not any(binding is first for binding in bindings)
+        for binding in bindings
+        if binding.name == first.name and not binding.is_required
+    ]
     if earlier:
         message += f" after this line (it was at {earlier[-1]}: give that file later)"
     else:
