@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from t5x_ext.configs import RestoreCheckpointConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import parameters
 from t5x_ext.models.lora import LoRA
+from t5x_ext.models.nf4 import NF4
 from t5x_ext.models.parameters import Params
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program
@@ -69,9 +71,20 @@ def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base
     trained, kept = map(parameters.count_params, (module.trainable, module.frozen))
     multihost.say(
         f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
-        f"({100 * trained / (trained + kept):.2g}%)"
+        f"({100 * trained / (trained + kept):.2g}%){_stored(params)}"
     )
     return Base(lora, params, path, fingerprint_base(source), source.step, quantization)
+
+
+def _stored(params: Params) -> str:
+    """What four bits hold of the frozen parameters; '' where nothing is quantised."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, NF4))
+    kernels = [leaf for leaf in leaves if isinstance(leaf, NF4)]
+    if not kernels:
+        return ""
+    count = sum(math.prod(kernel.shape) for kernel in kernels)
+    bits = 8 * sum(array.nbytes for array in jax.tree.leaves(kernels))
+    return f"; {count:,} of these in NF4, {bits / count:.2f} bits each"
 
 
 def start(

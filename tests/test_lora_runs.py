@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_base_in_four_bits_is_tuned_resumed_evaluated_and_used(
     assert 0 < abs(losses(whole)[first] - losses(tuned)[first]) < 0.1  # four bits say nearly that
     assert load_meta(str(stopped))["adapter"]["base"]["quantization"] == "nf4"
 
-    capsys.readouterr()
+    assert re.search(r"%\); [\d,]+ of these in NF4, \d\.\d\d bits each\n", capsys.readouterr().out)
     flags = [*MODEL, f"--gin.CHECKPOINT_PATH='{stopped}'", "--gin.QUANTIZATION='nf4'"]
     scored, written = tmp_path / "scored", tmp_path / "written"
     to_eval = ["--gin_file=runs/eval.gin", f"--gin.EVAL_OUTPUT_DIR='{scored}'"]
