@@ -19,6 +19,7 @@ from t5x_ext.models.lora import LoRA, row_indices
 from t5x_ext.models.merging import merge
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.schedules import create_learning_rate_scheduler
 from t5x_ext.training.experts import ExpertProgram, train_experts
 from t5x_ext.training.optimizers import AdamW
@@ -271,8 +272,6 @@ def test_the_base_of_many_adapters_is_one_argument_of_the_program() -> None:
     base = jax.tree.leaves(program.abstract_frozen())
     sizes = {}
     for count in (1, 8):
-        from t5x_ext.planning.lowering import train_arguments
-
         lengths = {"inputs": 32, "targets": 32}
         arguments = train_arguments(program, 4, lengths, count)
         step = ExpertProgram(program, count).train_step if count > 1 else program.train_step
@@ -283,6 +282,22 @@ def test_the_base_of_many_adapters_is_one_argument_of_the_program() -> None:
         sizes[count] = memory.argument_size_in_bytes - expected - batch
     # What is left are keys and flags: eight adapters bring no second copy of the base.
     assert all(0 <= size < 1024 for size in sizes.values()), sizes
+
+
+@pytest.mark.slow
+def test_adapters_take_less_memory_than_full_tuning_and_nf4_less_still() -> None:
+    config = CONFIGS["llama"].replace(num_layers=6, emb_dim=128, mlp_dim=512)
+    peaks = []
+    for lora, quantization in ((None, None), (OF_RANK_4, None), (OF_RANK_4, "nf4")):
+        module = Transformer(config, lora, quantization=quantization)
+        model = DecoderOnlyModel(module, optimizer_def=AdamW())
+        program = Program(model, PjitPartitioner(devices=tuple(jax.devices()[:1])), TRAINER)
+        lengths = model.features.limits({"inputs": 32, "targets": 16})
+        arguments = train_arguments(program, 4, lengths, 1)
+        memory = program.train_step.lower(*arguments).compile().memory_analysis()
+        # Results take the place of the state that is given in.
+        peaks.append(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+    assert peaks[0] > 1.2 * peaks[1] and peaks[1] > 1.2 * peaks[2], peaks
 
 
 @pytest.mark.parametrize("family", CONFIGS)
