@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.checkpoints import adapters, load, selection
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import describe_adapter
+from t5x_ext.checkpoints.meta import describe_adapter, lora_in
 from t5x_ext.configs import RestoreCheckpointConfig
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import parameters
@@ -85,6 +86,40 @@ def _stored(params: Params) -> str:
     count = sum(math.prod(kernel.shape) for kernel in kernels)
     bits = 8 * sum(array.nbytes for array in jax.tree.leaves(kernels))
     return f"; {count:,} of these in NF4, {bits / count:.2f} bits each"
+
+
+def check_resumed(model_dir: str, base: Base | None, meta: Mapping[str, Any]) -> None:
+    """Refuses to go on with other adapters than a checkpoint's, or with another base.
+
+    Alpha, for one, shows in no shape: the adapters would be resumed with another product.
+
+    Args:
+      model_dir: MODEL_DIR.
+      base: from `load_base`.
+      meta: of the checkpoint.
+
+    Raises:
+      ConfigError: they differ, or only one of both tunes adapters.
+    """
+    lora = lora_in(meta)
+    if base is None:
+        if lora is not None:
+            raise ConfigError(
+                f"{model_dir}: a run that tunes adapters of rank {lora.rank}; allowed: LORA_RANK "
+                "as it was, or another MODEL_DIR to tune all parameters"
+            )
+        return
+    adapters.check_base(model_dir, meta, base.fingerprint, base.path, base.quantization)
+    assert lora is not None  # `check_base` refuses what holds none
+    own, wanted = lora.describe(), base.lora.describe()
+    # Dropout changes none of the products that the checkpoint stands for.
+    changed = [name for name in own if name != "dropout" and own[name] != wanted[name]]
+    if changed:
+        name = changed[0]
+        raise ConfigError(
+            f"{model_dir}: LoRA.{name}: {wanted[name]!r}, but the run has {own[name]!r}; allowed: "
+            "the same, or another MODEL_DIR"
+        )
 
 
 def start(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from t5x_ext import adapter_runs, multihost
-from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, adapters, load, selection
+from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
 from t5x_ext.checkpoints.meta import ADAPTER, CONFIG
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.configs import CheckpointConfig
@@ -150,12 +151,9 @@ def _start(
 ) -> tuple[TrainState, _Carried]:
     """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
-    restored = checkpointer.restore(abstract)
+    check = functools.partial(adapter_runs.check_resumed, model_dir, base)
+    restored = checkpointer.restore(abstract, check=check)
     if restored is not None:
-        if base is not None:
-            adapters.check_base(
-                model_dir, restored.meta, base.fingerprint, base.path, base.quantization
-            )
         batches.restore(restored.data_state)
         step = int(restored.state.step)
         multihost.say(f"resuming at step {step}: parameters, optimizer and data")

@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 
 from t5x_ext.checkpoints import load_meta
-from t5x_ext.configs import CheckpointConfig, DatasetConfig, SaveCheckpointConfig
+from t5x_ext.configs import (
+    CheckpointConfig,
+    DatasetConfig,
+    RestoreCheckpointConfig,
+    SaveCheckpointConfig,
+)
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.run_hooks import Evaluation, evaluation_line
 from t5x_ext.runs import run_training
@@ -69,9 +75,12 @@ def train(
     period: int = 2,
     learning_rate: LearningRateFn = lambda step: 1e-3,
     evaluation: Evaluation = Evaluation(),
+    lora: LoRA | None = None,
+    base: Path | None = None,
 ) -> dict[int, tuple[tuple[str, ...], Any]]:
     """Runs; returns (ids, state) after each step."""
-    model = EncoderDecoderModel(network.Transformer(CONFIG), optimizer_def=optimizers.AdamW())
+    module = network.Transformer(CONFIG, lora)
+    model = EncoderDecoderModel(module, optimizer_def=optimizers.AdamW())
     trainer = Trainer(learning_rate_fn=learning_rate, skip_nonfinite_steps=may_skip)
     program = Program(model, PjitPartitioner(devices=jax.devices()[:1]), trainer)
     seen = {}
@@ -84,7 +93,10 @@ def train(
         batches,
         str(model_dir),
         lambda start: steps,
-        CheckpointConfig(save=SaveCheckpointConfig(period=period, keep=None)),
+        CheckpointConfig(
+            restore=RestoreCheckpointConfig(str(base)) if base else None,
+            save=SaveCheckpointConfig(period=period, keep=None),
+        ),
         random_seed=0,
         meta={},
         stats_period=1,
@@ -184,3 +196,21 @@ def test_a_large_share_comes_with_the_settings_that_make_it_less() -> None:
         "evaluation took 30% of the run's time; less of it: EVAL_STEPS, EVALUATOR_NUM_EXAMPLES, "
         "or a longer EVAL_PERIOD"
     )
+
+
+def test_a_run_goes_on_with_its_own_adapters_only(tmp_path):
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    train(base, Batches(), 1)
+    train(tuned, Batches(), 2, lora=LoRA(2), base=base)
+    for model_dir, lora, message in (
+        (tuned, LoRA(2, alpha=64.0), "LoRA.alpha: 64.0, but the run has 16.0; allowed: the same"),
+        (tuned, LoRA(2, rslora=True), "LoRA.rslora: True, but the run has False"),
+        (tuned, LoRA(4), "LoRA.rank: 4, but the run has 2"),
+        (tuned, LoRA(2, targets=["wo"]), r"LoRA.targets: \['wo'\], but the run has 'all'"),
+        (tuned, None, "a run that tunes adapters of rank 2; allowed: LORA_RANK as it was, or"),
+        (base, LoRA(2), "a run that tunes all parameters; LORA_RANK needs another MODEL_DIR"),
+    ):
+        with pytest.raises(ConfigError, match=f"{model_dir}: {message}") as error:
+            train(model_dir, Batches(), 3, lora=lora, base=base)
+        assert "\n" not in str(error.value)
+    assert list(train(tuned, Batches(), 3, lora=LoRA(2, dropout=0.1), base=base)) == [3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.locks import DirectoryLock
 
 PyTree = Any
+_Check = Callable[[dict[str, Any]], None]
 
 
 class Restored(NamedTuple):
@@ -137,7 +138,12 @@ class Checkpointer:
             self.wait()
         return True
 
-    def restore(self, wanted: PyTree, step: int | None = None) -> Restored | None:
+    def restore(
+        self,
+        wanted: PyTree,
+        step: int | None = None,
+        check: _Check = lambda meta: None,
+    ) -> Restored | None:
         """Reads a checkpoint straight into the wanted placement.
 
         Args:
@@ -145,12 +151,15 @@ class Checkpointer:
                 shardings may span another number of devices than the run that saved it.
             step: Which one; None takes the newest that can be read. Damaged newer ones are
                 renamed to `checkpoint_<step>.damaged`, so that the step can be saved again.
+            check: Called with the checkpoint's meta before its tensors are looked at; refuses it
+                by raising ConfigError.
 
         Returns:
             State, data position and meta; None if `step` is None and nothing was saved yet.
 
         Raises:
-            ConfigError: If the checkpoint holds other tensors or shapes, or cannot be read.
+            ConfigError: If the checkpoint holds other tensors or shapes, is refused, or cannot be
+                read.
         """
         self.wait()
         if self._restore_dtype:
@@ -158,10 +167,12 @@ class Checkpointer:
             wanted = trees.map_params(lambda leaf: trees.wanted_leaf(leaf, dtype), wanted)
         wanted = jax.tree.map(trees.wanted_leaf, wanted)
         if step is not None:
-            return self._read_step(step, wanted)
+            return self._read_step(step, wanted, check)
         if not multihost.gather(saved_steps(self._dir))[0]:
             return None
-        restored, damaged = read_newest(self._dir, in_agreement(lambda path: _read(path, wanted)))
+        restored, damaged = read_newest(
+            self._dir, in_agreement(lambda path: _read(path, wanted, check))
+        )
         self._set_aside(damaged)
         return restored
 
@@ -230,13 +241,13 @@ class Checkpointer:
             assert self._saving is not None  # set before the save began
             write_manifest(checkpoint_dir(self._dir, self._saving), self._checksums)
 
-    def _read_step(self, step: int, wanted: PyTree) -> Restored:
+    def _read_step(self, step: int, wanted: PyTree, check: _Check) -> Restored:
         path = checkpoint_dir(self._dir, step)
         if not path.is_dir():
             steps = ", ".join(map(str, saved_steps(self._dir))) or "none"
             raise ConfigError(f"{path}: no such checkpoint; saved steps: {steps}")
         try:
-            return _read(path, wanted)
+            return _read(path, wanted, check)
         except Damage as damage:
             raise ConfigError(f"{path} cannot be read: {damage}") from damage
 
@@ -252,14 +263,14 @@ class Checkpointer:
             self._manager.reload()
 
 
-def _read(path: epath.Path, wanted: PyTree) -> Restored:
+def _read(path: epath.Path, wanted: PyTree, check: _Check) -> Restored:
     """Reads one checkpoint directory whole; see `Checkpointer.restore`."""
     with reading(path):
         refuse_pipes(path, below=True)
         check_manifest(path)
+        meta = read_json(path, META)
+        check(meta)
         state = path / STATE
         tensors = orbax_trees.open_arrays(state, orbax_trees.names_in(state))
         trees.check_tree(path, tensors, wanted)
-        return Restored(
-            trees.read_onto_devices(tensors, wanted), read_json(path, DATA), read_json(path, META)
-        )
+        return Restored(trees.read_onto_devices(tensors, wanted), read_json(path, DATA), meta)
