@@ -15,7 +15,7 @@ from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import describe_adapter, lora_in
 from t5x_ext.configs import RestoreCheckpointConfig
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import parameters
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.nf4 import NF4
 from t5x_ext.models.parameters import Params
@@ -47,20 +47,27 @@ class Base(NamedTuple):
         return describe_adapter(self.lora, self.path, self.fingerprint, self.quantization)
 
 
+def with_adapter(
+    model: BaseTransformerModel, restore: RestoreCheckpointConfig | None
+) -> BaseTransformerModel:
+    """The model that a run has: with the adapters of ADAPTER, where it is set.
+
+    Raises:
+      ConfigError: ADAPTER is none, or does not fit the model or the LORA macros.
+    """
+    path = restore.adapter if restore else None
+    return adapters.open_adapter(path, model.config).on(model) if path else model
+
+
 def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base | None:
     """Reads what adapters are tuned over; None for a run that tunes all parameters.
 
     Raises:
-      ConfigError: adapters have no base, or quantised parameters no adapters.
+      ConfigError: adapters have no base.
     """
     module: Any = program.model.module
     lora, quantization = getattr(module, "lora", None), getattr(module, "quantization", None)
     if lora is None:
-        if quantization is not None:
-            raise ConfigError(
-                f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are "
-                "frozen: allowed with adapters only"
-            )
         return None
     path = selection.select_one(restore)
     if path is None:

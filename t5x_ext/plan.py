@@ -24,7 +24,7 @@ import jax
 from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
-from t5x_ext.configs import SuperNIConfig
+from t5x_ext.configs import CheckpointConfig, SuperNIConfig
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import plans, proposals, study_plans, study_tables, tables
@@ -82,14 +82,17 @@ def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
         decoding: what the command line says of it.
 
     Raises:
-        ConfigError: model or lengths are not set.
+        ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
+    from t5x_ext.adapter_runs import with_adapter
+
     cfg = bound.get("dataset_cfg")
     if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
         raise errors.ConfigError("no decoding to plan: MODEL or TASK_FEATURE_LENGTHS is not set")
-    load = decoding.batch(bound["model"], cfg.batch_size, cfg.task_feature_lengths)
+    model = with_adapter(bound["model"], bound.get("restore_checkpoint_cfg"))
+    load = decoding.batch(model, cfg.batch_size, cfg.task_feature_lengths)
     partitioner = bound.get("partitioner", PjitPartitioner())
-    return Setup(bound["model"], partitioner, Trainer(), load, decoding=load, trains=False)
+    return Setup(model, partitioner, Trainer(), load, decoding=load, trains=False)
 
 
 def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
@@ -100,8 +103,10 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
         decoding: what the command line says of it.
 
     Raises:
-        ConfigError: model or lengths are not set.
+        ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
+    from t5x_ext.adapter_runs import with_adapter
+
     training = bound.get("train_dataset_cfg")
     if training is None or training.task_feature_lengths is None or "model" not in bound:
         raise errors.ConfigError(
@@ -112,7 +117,8 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     lengths = training.task_feature_lengths
     decoded = bound.get("infer_eval_dataset_cfg") or (training if decoding.wanted else None)
     relative, total = bound.get("relative_steps"), bound.get("total_steps")
-    model = bound["model"]
+    checkpoints = bound.get("checkpoint_cfg", CheckpointConfig())
+    model = with_adapter(bound["model"], checkpoints.restore)
     model.check_context(lengths)
     model.check_pack(training.pack)
     return Setup(

@@ -129,17 +129,14 @@ def train(
         if number is not None:
             bounds.check_int(name, number, 0)
     # Slow imports (Orbax among them), after everything that can be checked without them.
+    from t5x_ext.adapter_runs import with_adapter
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.decoding.prompts import check_examples
     from t5x_ext.run_hooks import Evaluation
     from t5x_ext.runs import run_training
 
-    adapter_path = checkpoint_cfg.restore and checkpoint_cfg.restore.adapter
-    if adapter_path:
-        from t5x_ext.checkpoints.adapters import open_adapter
-
-        model = open_adapter(adapter_path, model.config).on(model)
+    model = with_adapter(model, checkpoint_cfg.restore)
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
     batches = datasets.train_batches(

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel, nf4, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training.optimizers import Optimizer
@@ -37,7 +38,16 @@ def state_shardings(
 
     A slot with the shape of its parameter lives where the parameter lives; smaller slots
     (factored moments, counters) are replicated.
+
+    Raises:
+      ConfigError: quantised parameters are to be trained.
     """
+    quantization = getattr(model.module, "quantization", None)
+    if quantization is not None and not model.module.frozen:
+        raise ConfigError(
+            f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are frozen: "
+            "allowed with adapters only"
+        )
     axes = parameters.param_axes(model.module.trainable)
     abstract = parameters.abstract_params(model.module.trainable)
     param_shardings = partitioner.param_shardings(axes, abstract)

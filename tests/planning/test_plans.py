@@ -16,6 +16,7 @@ from flax import linen as nn
 from mixtures.errors import DataError
 from t5x_ext import gin_utils
 from t5x_ext import plan as plan_command
+from t5x_ext.checkpoints import peft
 from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.decoding import loop
 from t5x_ext.decoding.methods import OutputIds
@@ -387,6 +388,38 @@ def test_a_runs_own_gin_files_do(read_setup):
     assert (setup.num_steps, setup.num_microbatches) == (70, 4)
     assert (setup.partitioner.fsdp, setup.partitioner.model) == (8, 2)
     assert setup.model.config.remat_policy == "full" and setup.model.config.dropout_rate == 0.1
+
+
+def test_a_run_is_planned_with_the_adapter_that_it_goes_on_from_or_decodes_with(
+    read_setup, tmp_path
+):
+    files = "--gin_file=models/llama_tiny.gin", "--gin_file=runs/plan.gin"
+    config, lora = read_setup(*files).model.config, LoRA(3, targets=["q_proj"])
+    params = network.Transformer(config, lora).init_trainable(jax.random.key(0))
+    peft.write(str(tmp_path / "adapter"), config, lora, params, None)
+    adapter = f"--gin.ADAPTER='{tmp_path / 'adapter'}'"
+    found = [
+        read_setup(*files, adapter),
+        read_setup(
+            files[0],
+            "--gin_file=runs/infer.gin",
+            adapter,
+            "--gin.CHECKPOINT_PATH=''",
+            "--gin.INFER_OUTPUT_DIR=''",
+            "--gin.MIXTURE_OR_TASK_NAME=''",
+            '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
+        ),
+    ]
+    counts = [parameters.count_params(setup.model.module.trainable) for setup in found]
+    assert counts == [parameters.count_params(params)] * 2
+
+
+def test_quantised_parameters_are_not_planned_to_be_trained(read_setup):
+    setup = read_setup(
+        "--gin_file=models/llama_tiny.gin", "--gin_file=runs/plan.gin", "--gin.QUANTIZATION='nf4'"
+    )
+    with pytest.raises(ConfigError, match="QUANTIZATION: 'nf4' without LORA_RANK"):
+        plans.make_plan(setup, THREE)
 
 
 def test_a_study_is_planned_as_a_whole(read_setup):
