@@ -55,12 +55,16 @@ class LoRA:
         bounds.check_int("LoRA.rank", self.rank, 1, bounds.MAX_TOKENS)
         for pattern, rank in self.rank_pattern.items():
             bounds.check_int(f"LoRA.rank_pattern[{pattern!r}]", rank, 1, bounds.MAX_TOKENS)
-        for name, alpha in (("alpha", self.alpha), *self.alpha_pattern.items()):
-            bounds.check_positive(f"LoRA.{name}", alpha)
+        bounds.check_positive("LoRA.alpha", self.alpha)
+        for pattern, alpha in self.alpha_pattern.items():
+            bounds.check_positive(f"LoRA.alpha_pattern[{pattern!r}]", alpha)
         bounds.check_share("LoRA.dropout", self.dropout)
-        if not isinstance(self.targets, str):
+        if isinstance(self.targets, Iterable) and not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))
-        if not self.targets:
+        is_named = isinstance(self.targets, str | tuple) and all(
+            isinstance(name, str) for name in self.targets
+        )
+        if not self.targets or not is_named:
             raise ConfigError(f"LoRA.targets: {self.targets!r}; allowed: 'all', names, or a regex")
         regexes = {
             "targets": [self.targets] if isinstance(self.targets, str) else [],
@@ -105,9 +109,12 @@ class LoRA:
                     found = _find([pattern], every) is not None
                 if not found:
                     known = sorted({name.rsplit("/", 1)[-1] for name in modules})
+                    names = ", ".join(known)
+                    if isinstance(pattern, re.Pattern):
+                        names += f" in a list ({pattern.pattern!r} is a regex for whole names)"
                     raise ConfigError(
                         f"LoRA.{field}: {_plain(pattern)!r} matches no linear layer of this model;"
-                        f" allowed: 'all', or names such as {', '.join(known)}"
+                        f" allowed: 'all', or names such as {names}"
                     )
 
     def check_fused(self, first: Sequence[str], other: Sequence[str]) -> None:

@@ -179,6 +179,13 @@ def test_a_fused_projection_has_one_rank_and_one_alpha(family, fused, field, def
             lambda: Transformer(CONFIGS["llama"], LoRA(4, rank_pattern={"Wqkv": 2})).specs,
             "LoRA.rank_pattern: 'Wqkv' matches no linear layer",
         ),
+        (lambda: LoRA(4, targets=None), "LoRA.targets: None; allowed: 'all', names, or a regex"),
+        (lambda: LoRA(4, targets=["q", 3]), r"LoRA.targets: \('q', 3\); allowed: 'all', names"),
+        (
+            lambda: Transformer(CONFIGS["llama"], LoRA(4, targets="query")).specs,
+            r"LoRA.targets: 'query' matches .*, wo in a list \('query' is a regex for whole names",
+        ),
+        (lambda: LoRA(4, alpha_pattern={"q": 0}), r"LoRA.alpha_pattern\['q'\]: 0; allowed"),
         (
             lambda: LoRA(4, alpha_pattern={"(": 2.0}),
             r"LoRA.alpha_pattern: '\('; allowed: names, or a regular expression",
