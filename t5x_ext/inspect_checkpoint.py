@@ -54,6 +54,14 @@ def inspect(path: str) -> dict[str, Any]:
     }
 
 
+def _hash_values(path: str) -> str:
+    from t5x_ext.checkpoints import hash_values, peft
+    from t5x_ext.checkpoints.adapters import is_peft
+    from t5x_ext.checkpoints.digests import hash_tensors
+
+    return hash_tensors(peft.open_source(path).tensors) if is_peft(path) else hash_values(path)
+
+
 def _adapter(meta: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a run with LoRA, or a directory of PEFT's, says of its adapter."""
     stated = meta.get("adapter")
@@ -118,9 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     summary = inspect(args.checkpoint)
     if args.values:
-        from t5x_ext.checkpoints import hash_values
-
-        summary["values_sha256"] = hash_values(args.checkpoint)
+        summary["values_sha256"] = _hash_values(args.checkpoint)
     if args.json:
         show_json(summary)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,8 @@ def test_inspect_shows_rank_targets_base_and_what_is_trained(tmp_path, capsys):
         assert "base" in out and "fingerprint " in out and f"{trained:,} parameters" in out
         assert ("base /data/somewhere/base in NF4" in out) == (path == run)
         assert ("prompt tk.def\n" in out) == (path == run)
+    assert inspect.main([str(adapter), "--values"]) == 0
+    assert re.search(r"^values sha256 [0-9a-f]{64}$", capsys.readouterr().out, re.MULTILINE)
     summary = json.loads(json.dumps(inspect.inspect(str(adapter))))
     assert summary["kind"] == "peft" and summary["adapter"]["base"] == "base"
     assert summary["step"] == 5

@@ -381,3 +381,17 @@ def test_parameters_of_another_lora_are_not_written(tmp_path) -> None:
     with pytest.raises(ConfigError, match="of another shape"):
         peft.write(str(tmp_path / "out"), config, LoRA(rank=3), params, None)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"base": None}, "base is None; allowed: an object"),
+        ({"base": {"sha256": 7}}, "base.sha256 is 7; allowed: a text, or null"),
+        ({"step": "many"}, "step is 'many'; allowed: an integer from 0"),
+    ],
+)
+def test_a_file_of_ours_that_is_not_as_we_write_it_is_refused(stated, message, tmp_path) -> None:
+    directory = write_adapter(tmp_path / "out", MODELS["llama"], LoRA(rank=2))
+    (directory / "t5x_ext.json").write_text(json.dumps(stated))
+    _refused(directory, MODELS["llama"], f"t5x_ext.json: {message}")

@@ -131,7 +131,22 @@ def open_source(directory: files.StrPath) -> Source:
 
 
 def _read_own(path: epath.Path) -> dict[str, Any]:
-    return read_json(path / OWN_FILE) if files.is_file(path / OWN_FILE) else {}
+    """What `t5x_ext.json` states, if there is one.
+
+    Raises:
+        ConfigError: If a field of it is not what `write` writes.
+    """
+    file = path / OWN_FILE
+    own = read_json(file) if files.is_file(file) else {}
+    base, step = own.get("base", {}), own.get("step", 0)
+    if not isinstance(base, dict):
+        raise ConfigError(f"{file}: base is {base!r}; allowed: an object")
+    for name in ("name", "sha256", "quantization"):
+        if not isinstance(base.get(name), str | None):
+            raise ConfigError(f"{file}: base.{name} is {base[name]!r}; allowed: a text, or null")
+    if not isinstance(step, int) or step < 0:
+        raise ConfigError(f"{file}: step is {step!r}; allowed: an integer from 0")
+    return own
 
 
 @dataclasses.dataclass(frozen=True)
