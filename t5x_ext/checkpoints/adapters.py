@@ -18,7 +18,7 @@ from t5x_ext import files, multihost
 from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, PROMPT, lora_in
-from t5x_ext.checkpoints.params import hash_params, load, open_source
+from t5x_ext.checkpoints.params import PEFT_CONFIG, hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
@@ -27,8 +27,6 @@ from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
 from t5x_ext.models.parameters import Params, ParamSpec, join, path_name, select, without
 from t5x_ext.terminal import note
-
-_PEFT = "adapter_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Adapter:
 
 def is_peft(path: files.StrPath) -> bool:
     """Whether a directory is one of PEFT's."""
-    return files.is_file(epath.Path(path) / _PEFT)
+    return files.is_file(epath.Path(path) / PEFT_CONFIG)
 
 
 def place(params: Params, wanted: Params) -> Params:
@@ -140,7 +138,7 @@ def split_path(path: str, adapter: str | None) -> tuple[str, str | None]:
       adapter: ADAPTER, or None.
 
     Raises:
-      ConfigError: both are adapters.
+      ConfigError: both are adapters, or the base of one is not where the run had it.
     """
     if is_peft(path):
         raise ConfigError(
@@ -152,7 +150,16 @@ def split_path(path: str, adapter: str | None) -> tuple[str, str | None]:
         raise ConfigError(
             f"{path}: holds an adapter itself; with ADAPTER, allowed: its base, {base}"
         )
-    return (path, adapter) if base is None else (base, path)
+    if base is None:
+        return path, adapter
+    try:
+        open_source(base)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: the base of this adapter cannot be opened ({error}); if it lies elsewhere "
+            "now, give that as the checkpoint and this as ADAPTER"
+        ) from error
+    return base, path
 
 
 def load_weights(
@@ -263,7 +270,7 @@ def open_adapter(path: str, config: ModelConfig) -> Adapter:
     if lora is None:
         raise ConfigError(
             f"{path}: holds a whole model, not an adapter; allowed: a directory in PEFT's layout "
-            f"({_PEFT}), or a run with LORA_RANK"
+            f"({PEFT_CONFIG}), or a run with LORA_RANK"
         )
     if source.config is not None and source.config.family != config.family:
         raise ConfigError(

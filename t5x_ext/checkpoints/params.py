@@ -33,11 +33,13 @@ from t5x_ext.checkpoints.directories import (
 from t5x_ext.checkpoints.gguf import find_gguf, open_gguf
 from t5x_ext.checkpoints.hugging_face import open_hf
 from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
+from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.own_layout import CONTENT, PARAMS, open_t5x_ext
 from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.errors import ConfigError
 
 PyTree = Any
+PEFT_CONFIG = "adapter_config.json"  # tells PEFT's directories from others
 
 
 def save_params(path: str, params: PyTree, meta: dict[str, Any]) -> None:
@@ -236,6 +238,11 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
         result, _ = read_newest(directory, in_agreement(read_one) if together else read_one)
         return result
     if not _layout(directory):
+        if (directory / PEFT_CONFIG).is_file():
+            raise ConfigError(
+                f"{directory}: an adapter in PEFT's layout, not a whole model; allowed: its base, "
+                "with the adapter as ADAPTER"
+            )
         raise ConfigError(
             f"{directory}: holds no checkpoint; allowed: a {PREFIX}_<step> directory, a MODEL_DIR"
             " with such directories, saved parameters, a Hugging Face directory (config.json and"
@@ -253,6 +260,11 @@ def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> Py
     if wanted is None:
         return trees.nest(
             {name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()}
+        )
+    if ADAPTER in source.meta:
+        raise ConfigError(
+            f"{source.path}: holds an adapter, not a whole model; allowed: its base, "
+            f"{source.meta[ADAPTER]['base']['path']}, with the adapter as ADAPTER"
         )
     wanted = trees.wanted_params(wanted, dtype)
     # Named as in a training state, so that a user sees one name for a parameter.
