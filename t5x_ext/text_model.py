@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,6 +58,7 @@ class Model(Calls):
       meta: what the checkpoint says of itself.
       adapters: names of the adapters that `params` hold besides, in their order; adapter 0, without
         a name, is none.
+      default_adapter: the one of them that calls use which name none; None for none.
       lora: which layers they are on; None without.
       quantization: of the kernels of layers, 'nf4' or None.
       inputs_bidirectional_attention: see `DecoderOnlyModel`. What the checkpoint was trained with,
@@ -74,6 +76,7 @@ class Model(Calls):
     lora: LoRA | None = None
     quantization: str | None = None
     inputs_bidirectional_attention: bool = False
+    default_adapter: str | None = None
 
     @classmethod
     def load(
@@ -104,14 +107,17 @@ class Model(Calls):
 
         Raises:
           ConfigError: there is no checkpoint, or it does not state its shape, or an adapter is of
-            another base.
+            another base, or no directory.
           mixtures.errors.DataError: the vocabulary cannot be read.
         """
         trees.check_dtype(dtype, "Model.load: dtype")
         if adapter is not None and adapters is not None:
             raise ConfigError("Model.load: adapter and adapters; allowed: one of them")
-        path, adapter = split_path(path, adapter) if adapters is None else (path, None)
-        named = dict(adapters or {}) if adapter is None else {DEFAULT: adapter}
+        if adapters is None:
+            path, adapter = split_path(path, _checked("adapter", adapter))
+            named = {} if adapter is None else {DEFAULT: adapter}
+        else:
+            named = _checked_names(adapters)
         source = open_source(path)
         if source.config is None:
             raise ConfigError(
@@ -148,6 +154,7 @@ class Model(Calls):
             lora,
             quantization,
             bidirectional,
+            DEFAULT if adapters is None and loaded else None,
         )
 
     def save(self, path: str, layout: str = "t5x_ext") -> None:
@@ -219,6 +226,29 @@ def _described(
     if config.has_encoder:
         return EncoderDecoderModel(module, vocabulary, vocabulary)
     return DecoderOnlyModel(module, vocabulary)
+
+
+def _checked(argument: str, path: Any) -> str | None:
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"Model.load: {argument}: {path!r}; allowed: a directory")
+    return None if path is None else os.fspath(path)
+
+
+def _checked_names(adapters: Any) -> dict[str, str]:
+    """The directories of adapters by name.
+
+    Raises:
+      ConfigError: they are none.
+    """
+    if not isinstance(adapters, Mapping) or not all(isinstance(name, str) for name in adapters):
+        raise ConfigError(f"Model.load: adapters: {adapters!r}; allowed: directories by name")
+    named = {}
+    for name, value in adapters.items():
+        path = _checked(f"adapters[{name!r}]", value)
+        if path is None:
+            raise ConfigError(f"Model.load: adapters[{name!r}]: None; allowed: a directory")
+        named[name] = path
+    return named
 
 
 def _is_bidirectional(source: Source, adapters: Mapping[str, str]) -> bool:

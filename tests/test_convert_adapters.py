@@ -336,3 +336,48 @@ def test_what_cannot_be_merged_is_refused_in_one_line_and_nothing_is_written(tmp
             convert.convert(str(source), made, to, **options)
         assert "\n" not in str(error.value)
         assert not Path(made).exists()
+
+
+def test_models_are_loaded_with_adapters_by_name_or_refuse_them_in_one_line(tmp_path):
+    base, adapter, _ = make(tmp_path, "llama", WITHOUT_Q)
+    run, _ = run_checkpoint(tmp_path / "run", "llama", WITHOUT_Q)
+    for path, options, message in (
+        (base, dict(adapters=[str(adapter)]), "Model.load: adapters: .*; allowed: directories by"),
+        (base, dict(adapters={1: str(adapter)}), "Model.load: adapters: {1: .*; allowed: directo"),
+        (
+            base,
+            dict(adapters={"a": None}),
+            "Model.load: adapters\\['a'\\]: None; allowed: a direct",
+        ),
+        (base, dict(adapter={"a": adapter}), "Model.load: adapter: {'a': .*; allowed: a directory"),
+        (
+            run,
+            dict(adapters={"a": str(adapter)}),
+            "run: holds an adapter, not a whole model; allowe",
+        ),
+        (
+            adapter,
+            dict(adapters={"a": str(adapter)}),
+            "adapter: an adapter in PEFT's layout, not a",
+        ),
+        (
+            run,
+            {},
+            "run: the base of this adapter cannot be opened .*'/data/somewhere/base'.*ADAPTER",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            Model.load(str(path), **options)
+        assert "\n" not in str(error.value)
+
+
+def test_an_adapter_that_is_named_is_used_by_the_calls_that_name_it(tmp_path):
+    """Also where its name is that of one loaded without a name."""
+    base, adapter, _ = make(tmp_path, "llama", WITHOUT_Q)
+    named = Model.load(str(base), adapters={"adapter": str(adapter)})
+    alone = Model.load(str(base), adapter=adapter)
+    bare, used = named.token_logits([[3, 5, 8]] * 2, adapter=[None, "adapter"])
+    for model, wanted in ((named, bare), (alone, used)):
+        (found,) = model.token_logits([[3, 5, 8]])
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert np.abs(bare - used).max() > 1e-3

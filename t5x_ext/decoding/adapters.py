@@ -10,7 +10,6 @@ import numpy as np
 
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
-from t5x_ext.models.lora import DEFAULT
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -42,7 +41,7 @@ def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndar
 
     Args:
       names: of the model's adapters.
-      adapter: see `calls.Calls`.
+      adapter: see `calls.Calls`; None is none for any row.
       count: rows of the call.
 
     Returns:
@@ -52,8 +51,7 @@ def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndar
       ConfigError: there is no such adapter, or not one for each row.
     """
     if adapter is None or isinstance(adapter, str):
-        whole = DEFAULT if adapter is None and DEFAULT in names else adapter
-        adapter = [whole] * count
+        adapter = [adapter] * count
     adapter = bounds.to_list("adapter", adapter, "a name, or a list of one for each prompt")
     if len(adapter) != count:
         raise ConfigError(f"adapter: {len(adapter)} for {count} prompts; allowed: one for each")

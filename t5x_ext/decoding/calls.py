@@ -53,6 +53,7 @@ class Calls(abc.ABC):
     partitioner: PjitPartitioner
     path: str
     adapters: Sequence[str]
+    default_adapter: str | None
 
     @property
     @abc.abstractmethod
@@ -206,7 +207,7 @@ class Calls(abc.ABC):
         ]
         for example in examples:
             self._check_context(len(example.inputs), len(example.targets[0]))
-        index = adapter_index(self.adapters, adapter, len(examples))
+        index = self._adapter_index(adapter, len(examples))
         scorer = self._scorer(batch_size, max_input_tokens)
         return scorer.log_likelihoods(self.params, examples, index)
 
@@ -241,7 +242,7 @@ class Calls(abc.ABC):
                 f"score_tokens: {len(responses)} responses for {len(groups)} prompts; allowed: one "
                 "for each"
             )
-        index = adapter_index(self.adapters, adapter, len(groups))
+        index = self._adapter_index(adapter, len(groups))
         check = functools.partial(check_rows, "score_tokens", vocab_size=self.config.vocab_size)
         targets = check(responses, may_be_empty=True)
         inputs = check([prompt for group in groups for prompt in group])
@@ -281,7 +282,7 @@ class Calls(abc.ABC):
         checked = check_rows("token_logits", rows, self.config.vocab_size)
         for row in checked:
             self._check_context(len(row), 0)
-        return scorer(self.params, checked, adapter_index(self.adapters, adapter, len(checked)))
+        return scorer(self.params, checked, self._adapter_index(adapter, len(checked)))
 
     def _outputs(
         self,
@@ -339,6 +340,12 @@ class Calls(abc.ABC):
                 found[place] = make_output(tokens, log_probs, decoder.output_ids, vocabulary)
         return [found[place] for place in range(len(groups))]
 
+    def _or_default(self, adapter: Adapter) -> Adapter:
+        return self.default_adapter if adapter is None else adapter
+
+    def _adapter_index(self, adapter: Adapter, count: int) -> np.ndarray | None:
+        return adapter_index(self.adapters, self._or_default(adapter), count)
+
     def _sides(
         self, method: Method, adapter: Adapter, amateur: str | Calls | None, count: int
     ) -> list[tuple[int, ...]]:
@@ -351,10 +358,10 @@ class Calls(abc.ABC):
         if method.num_sides == 1 and amateur is not None:
             raise ConfigError("amateur: given without a contrast; allowed: Contrastive(...)")
         if method.num_sides == 2 and not isinstance(amateur, Calls):
-            return contrasted(self.adapters, adapter, amateur, count)
+            return contrasted(self.adapters, self._or_default(adapter), amateur, count)
         if isinstance(amateur, Calls):
             self._check_amateur(amateur)
-        index = adapter_index(self.adapters, adapter, count)
+        index = self._adapter_index(adapter, count)
         return [()] * count if index is None else [(int(one),) for one in index]
 
     def _check_amateur(self, amateur: Calls) -> None:
