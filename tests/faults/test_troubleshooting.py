@@ -21,10 +21,13 @@ import pytest
 from small_checkpoints import make_all
 
 from t5x_ext import files
+from t5x_ext.adapter_runs import Base, check_resumed
 from t5x_ext.checkpoints import Checkpointer
+from t5x_ext.checkpoints.meta import ADAPTER, describe_adapter
 from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.lora import LoRA
 from t5x_ext.training.logs import MetricLog
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
 from t5x_ext.training.state import TrainState
@@ -110,6 +113,15 @@ def _other_batch_size(tmp: Path, *_: object) -> str:
 
     with pytest.raises(ConfigError) as error:
         batches(16).restore(batches(8).state())
+    return str(error.value)
+
+
+@provokes("LoRA.alpha")
+def _other_alpha(*_: object) -> str:
+    base = Base(LoRA(2, alpha=32.0), {}, "base", "f" * 64, 0, None)
+    meta = {ADAPTER: describe_adapter(LoRA(2), "base", "f" * 64, None)}
+    with pytest.raises(ConfigError) as error:
+        check_resumed("runs/mine", base, meta)
     return str(error.value)
 
 
