@@ -115,17 +115,43 @@ def _changes(plan: Plan, machine: Machine) -> Iterator[Change]:
             settings.append(f"--gin.REMAT_POLICY='\"{policy}\"'")
             changed = _with_policy(changed, policy)
         if spread:
-            mesh = spread_mesh(changed, machine)
-            settings.append(f"--gin.PjitPartitioner.fsdp={mesh.fsdp}")
-            if mesh.model != setup.partitioner.num_model_shards:
-                settings.append(f"--gin.PjitPartitioner.model={mesh.model}")
-            changed = dataclasses.replace(changed, partitioner=mesh)
-            if mesh.expert < setup.partitioner.num_expert_slots:
-                settings.append(f"--gin.PjitPartitioner.expert={mesh.expert}")
-                settings.append(f"--gin.EXPERTS={mesh.expert}")
-                changed = dataclasses.replace(changed, experts=mesh.expert)
+            more, changed = _spread(changed, machine)
+            if not more:
+                continue
+            settings += more
         if settings and divides(changed.on(machine)):
             yield Change(tuple(settings), changed.on(machine))
+
+
+def _spread(setup: Setup, machine: Machine) -> tuple[list[str], Setup]:
+    """Parameters over more devices or, where models share all of them, fewer models at once.
+
+    Returns:
+      The settings, and the changed run; no settings where it is spread already.
+    """
+    present = setup.partitioner
+    if present.num_expert_slots == 1 and setup.experts > 1:
+        experts = setup.experts // 2
+        return [f"--gin.EXPERTS={experts}"], dataclasses.replace(setup, experts=experts)
+    mesh = spread_mesh(setup, machine)
+    changed = dataclasses.replace(setup, partitioner=mesh)
+    if _mesh_shape(changed, machine) == _mesh_shape(setup, machine):
+        return [], setup
+    settings = [f"--gin.PjitPartitioner.fsdp={mesh.fsdp}"]
+    if mesh.model != present.num_model_shards:
+        settings.append(f"--gin.PjitPartitioner.model={mesh.model}")
+    if present.num_expert_slots > 1:
+        settings += [f"--gin.PjitPartitioner.expert={mesh.expert}", f"--gin.EXPERTS={mesh.expert}"]
+        changed = dataclasses.replace(changed, experts=mesh.expert)
+    return settings, changed
+
+
+def _mesh_shape(setup: Setup, machine: Machine) -> dict[str, int] | None:
+    """Devices along each axis; None where the mesh does not fit the machine."""
+    try:
+        return dict(setup.on(machine).partitioner.mesh.shape)
+    except ConfigError:
+        return None
 
 
 def spread_mesh(setup: Setup, machine: Machine) -> PjitPartitioner:

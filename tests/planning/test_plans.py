@@ -220,6 +220,21 @@ def test_changes_come_one_at_a_time_first_and_only_those_that_divide(plan):
     assert ("--gin.NUM_MICROBATCHES=4",) not in settings
 
 
+def test_models_that_share_a_device_become_fewer(plan):
+    one = Machine(DEVICES["H200"], 1)
+    together = dataclasses.replace(make_setup(expert=-1, data=1).on(one), experts=119)
+    crowded = dataclasses.replace(plan, setup=together, machine=one)
+    changes = {change.settings: change.setup for change in proposals._changes(crowded, one)}
+    assert changes["--gin.EXPERTS=59",].experts == 59
+    assert not [settings for settings in changes if "Partitioner" in " ".join(settings)]
+
+
+def test_a_mesh_that_is_spread_already_is_no_change(plan):
+    spread = dataclasses.replace(plan, setup=make_setup(fsdp=3).on(THREE))
+    settings = [" ".join(change.settings) for change in proposals._changes(spread, THREE)]
+    assert settings and not [line for line in settings if "fsdp" in line]
+
+
 def test_what_cannot_fit_is_not_compiled(plan, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("compiles")
