@@ -75,7 +75,7 @@ def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base
             "INITIAL_CHECKPOINT_PATH: not set; adapters (LORA_RANK) are tuned over the parameters "
             "of a checkpoint"
         )
-    params, source = load(path, program.abstract_frozen())
+    params, source = load(path, program.abstract_frozen(), config=program.model.config)
     trained, kept = map(parameters.count_params, (module.trainable, module.frozen))
     multihost.say(
         f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "

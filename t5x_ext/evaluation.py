@@ -267,7 +267,9 @@ def restore_each(
         if adapter is not None:
             adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
             adapter.warn_of_prompt(datasets.prompt_of(dataset_cfg))
-        weights = adapters.load_weights(abstract_params, path, adapter, restore_cfg.dtype)
+        weights = adapters.load_weights(
+            abstract_params, path, adapter, restore_cfg.dtype, model.config
+        )
         signature = _sign(decoder, dataset_cfg, weights.digest, prompts.hexdigest(), restore_cfg)
         multihost.check_same({"weights, prompts and settings": signature})
         yield Session(

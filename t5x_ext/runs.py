@@ -167,7 +167,7 @@ def _start(
         count = parameters.count_params(program.model.specs)
         multihost.say(f"starting from random parameters ({count:,}), seed {random_seed}")
         return program.init_state(jax.random.key(random_seed)), _Carried(0)
-    initial, source = load(path, abstract.params)
+    initial, source = load(path, abstract.params, config=program.model.config)
     multihost.say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
     return program.state_from_params(initial, source.step), _Carried(source.step)
 

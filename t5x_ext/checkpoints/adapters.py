@@ -163,7 +163,11 @@ def split_path(path: str, adapter: str | None) -> tuple[str, str | None]:
 
 
 def load_weights(
-    wanted: Params, path: str, adapter: Adapter | None = None, dtype: str | None = None
+    wanted: Params,
+    path: str,
+    adapter: Adapter | None = None,
+    dtype: str | None = None,
+    config: ModelConfig | None = None,
 ) -> Weights:
     """Reads parameters and, over them, an adapter.
 
@@ -172,15 +176,16 @@ def load_weights(
       path: the checkpoint of the base.
       adapter: from `open_adapter`; None for none.
       dtype: of parameters, see `params.load`.
+      config: of the network, see `params.load`.
 
     Raises:
       ConfigError: see `params.load`; or the adapter belongs to another base.
     """
     if adapter is None:
-        params, source = load(path, wanted, dtype)
+        params, source = load(path, wanted, dtype, config)
         return Weights(params, path, source.step, source.digest, source)
     own = select(adapter.params, wanted)
-    params, source = load(path, without(own, wanted), dtype)
+    params, source = load(path, without(own, wanted), dtype, config)
     adapter.check_base(fingerprint_base(source), path)
     joined = join(params, place(adapter.params, own))
     digest = f"{source.digest}+{hash_params(trees.named_leaves(adapter.params))}"

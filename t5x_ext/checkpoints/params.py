@@ -37,6 +37,7 @@ from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.own_layout import CONTENT, PARAMS, open_t5x_ext
 from t5x_ext.checkpoints.sources import LazyTensor, Source
 from t5x_ext.errors import ConfigError
+from t5x_ext.models.config import ModelConfig
 
 PyTree = Any
 PEFT_CONFIG = "adapter_config.json"  # tells PEFT's directories from others
@@ -95,7 +96,12 @@ class Loaded(NamedTuple):
     source: Source
 
 
-def load(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> Loaded:
+def load(
+    path: str,
+    wanted: PyTree | None = None,
+    dtype: str | None = None,
+    config: ModelConfig | None = None,
+) -> Loaded:
     """Reads parameters straight into their placement; each process reads what its devices hold.
 
     Of a MODEL_DIR, the newest checkpoint whose values can be read. `open_source` reads no value,
@@ -111,24 +117,31 @@ def load(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> L
             (see `nf4.quantise_abstract`). None returns all parameters as NumPy arrays in nested
             dicts, on a host with any number of devices.
         dtype: Dtype for floating-point parameters instead ("float32", "bfloat16").
+        config: Of the network that they are for; None where the checkpoint's own is taken.
 
     Returns:
         The parameters, in the structure of `wanted`, and where they are from.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is damaged, or it holds other tensors.
+        ConfigError: If there is no checkpoint, or it is damaged, or it holds other tensors, or was
+            made with another config.
     """
     trees.check_dtype(dtype, "RestoreCheckpointConfig.dtype")
 
     def read(source: Source) -> Loaded:
-        return Loaded(_read_params(source, wanted, dtype), source)
+        return Loaded(_read_params(source, wanted, dtype, config), source)
 
     return _read_from(path, read, together=wanted is not None)
 
 
-def load_params(path: str, wanted: PyTree | None = None, dtype: str | None = None) -> PyTree:
+def load_params(
+    path: str,
+    wanted: PyTree | None = None,
+    dtype: str | None = None,
+    config: ModelConfig | None = None,
+) -> PyTree:
     """The parameters that `load` reads."""
-    return load(path, wanted, dtype).params
+    return load(path, wanted, dtype, config).params
 
 
 def load_meta(path: str) -> dict[str, Any]:
@@ -256,19 +269,24 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
         raise ConfigError(f"{directory} cannot be read: {first_line(error)}") from error
 
 
-def _read_params(source: Source, wanted: PyTree | None, dtype: str | None) -> PyTree:
+def _read_params(
+    source: Source, wanted: PyTree | None, dtype: str | None, config: ModelConfig | None
+) -> PyTree:
+    if wanted is not None:
+        if ADAPTER in source.meta:
+            raise ConfigError(
+                f"{source.path}: holds an adapter, not a whole model; allowed: its base, "
+                f"{source.meta[ADAPTER]['base']['path']}, with the adapter as ADAPTER"
+            )
+        wanted = trees.wanted_params(wanted, dtype)
+        # Named as in a training state, so that a user sees one name for a parameter.
+        trees.check_tree(source.path, {PARAMS: trees.nest(dict(source.tensors))}, {PARAMS: wanted})
+    if config is not None:
+        source.check_config(config)
     if wanted is None:
         return trees.nest(
             {name: _on_host(tensor, dtype) for name, tensor in source.tensors.items()}
         )
-    if ADAPTER in source.meta:
-        raise ConfigError(
-            f"{source.path}: holds an adapter, not a whole model; allowed: its base, "
-            f"{source.meta[ADAPTER]['base']['path']}, with the adapter as ADAPTER"
-        )
-    wanted = trees.wanted_params(wanted, dtype)
-    # Named as in a training state, so that a user sees one name for a parameter.
-    trees.check_tree(source.path, {PARAMS: trees.nest(dict(source.tensors))}, {PARAMS: wanted})
     return trees.read_onto_devices(source.tensors, wanted)
 
 

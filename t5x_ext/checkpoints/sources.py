@@ -75,6 +75,23 @@ class Source:
         """The `inputs_bidirectional_attention` of its training; None if the files do not say."""
         return self.meta.get(BIDIRECTIONAL)
 
+    def check_config(self, config: ModelConfig) -> None:
+        """Refuses a config that computes something else from these weights.
+
+        Many fields show in no tensor's shape: the base of rotary frequencies, a norm's epsilon.
+
+        Args:
+          config: of the network that the weights are read into.
+
+        Raises:
+          ConfigError: the checkpoint states another value of a field. T5X's state none.
+        """
+        if self.kind == "t5x" or type(self.config) is not type(config):
+            return
+        field = config.first_difference(self.config)
+        if field is not None:
+            raise config.error(field, f"{getattr(self.config, field)!r}, as {self.path} states")
+
     def check_causal(self, reader: str) -> None:
         """Refuses a prefix language model for `reader`, which would take it for a causal one.
 

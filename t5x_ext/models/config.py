@@ -22,6 +22,8 @@ ATTENTION_PATHS = ("auto", "xla", "flash")
 REMAT_POLICIES = ("none", "minimal", "balanced", "full")  # from keeping most to keeping least
 
 _HOW_COMPUTED = ("remat_policy", "attention", "scan_layers")
+# What of a config is of one training or one machine, and may be another with the same weights.
+_OF_A_RUN = (*_HOW_COMPUTED, "dtype", "dropout_rate", "max_length", "embedding_stddev")
 
 
 class CacheShape(NamedTuple):
@@ -130,6 +132,12 @@ class ModelConfig(abc.ABC):
             and not (field.metadata.get("later") and getattr(self, field.name) == field.default)
         }
         return fields if self.family == "t5" else {"family": self.family, **fields}
+
+    def first_difference(self, other: Self) -> str | None:
+        """The first field by which the same weights compute something else; None without."""
+        names = (field.name for field in dataclasses.fields(cast(Any, self)))
+        kept = (name for name in names if name not in _OF_A_RUN)
+        return next((n for n in kept if getattr(self, n) != getattr(other, n)), None)
 
     def replace(self, **changes: Any) -> Self:
         """The config with other values of some fields."""

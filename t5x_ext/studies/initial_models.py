@@ -149,7 +149,7 @@ class InitialModels:
             return jax.tree.map(lambda x, leaf: x.astype(leaf.dtype), drawn, wanted)
         path = self.path_of(initial.name)
         assert path is not None  # or it would be random
-        return load_params(path, wanted)
+        return load_params(path, wanted, config=self.tuner.model.config)
 
     def _made_params(self, initial: InitialModel) -> epath.Path:
         return store.initial_dir(self.study_dir, self.keys[initial.name]) / "params"

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 import pytest
 from hf_checkpoints import edit_config, make_checkpoint, read_arrays, write_arrays
 
-from t5x_ext.checkpoints import open_source
+from mixtures.vocabularies import bundled_vocabulary, save_tokenizer
+from t5x_ext import eval as eval_script
+from t5x_ext import infer, train
+from t5x_ext.checkpoints import load, open_source
 from t5x_ext.convert import main
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
@@ -139,3 +143,64 @@ def test_an_mpt_that_transformers_cannot_hold_is_not_written(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=message):
         make_checkpoint(tmp_path / "narrow", FAMILIES["mpt"].replace(mlp_dim=48))
     assert not (tmp_path / "narrow").exists()
+
+
+OTHERS: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"rope_theta": 5e5}, "LlamaConfig.rope_theta: 10000.0; allowed: 500000.0"),
+    ("llama", {"norm_epsilon": 1e-6}, "LlamaConfig.norm_epsilon: 1e-05; allowed: 1e-06"),
+    ("llama", {"rope_scaling_factor": 8.0}, "rope_scaling_factor: 1.0; allowed: 8.0"),
+    ("llama", {"num_heads": 3, "num_kv_heads": 1, "head_dim": 8}, "num_heads: 6; allowed: 3"),
+    ("mpt", {"clip_qkv": 6.0}, "MptConfig.clip_qkv: None; allowed: 6.0"),
+    ("mpt", {"alibi_bias_max": 16.0}, "MptConfig.alibi_bias_max: 8.0; allowed: 16.0"),
+    ("falcon", {"mlp_activations": ("relu",)}, "mlp_activations: .'gelu_exact',.; allowed: .'relu"),
+]
+
+
+@pytest.mark.parametrize(("family", "change", "message"), OTHERS)
+def test_a_network_that_computes_something_else_is_not_given_the_weights(
+    family: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """No tensor's shape shows it: LLaMA 3.1 8B has those of LLaMA 3 8B."""
+    config = FAMILIES[family]
+    directory = make_checkpoint(tmp_path / "hf", config.replace(**change))
+    with pytest.raises(ConfigError, match=f"{message}.*, as {directory} states"):
+        load(str(directory), config=config)
+    of_a_run = dict(dtype="bfloat16", dropout_rate=0.1, max_length=64, attention="xla")
+    load(str(directory), config=config.replace(**change, **of_a_run))
+
+
+@pytest.mark.parametrize("command", [train, eval_script, infer])
+def test_commands_refuse_a_gin_file_of_another_model(command, tmp_path: Path, capsys) -> None:
+    config = LlamaConfig(
+        vocab_size=768,
+        emb_dim=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        mlp_dim=128,
+        norm_epsilon=1e-6,
+        rope_theta=5e5,
+    )  # of models/llama_tiny.gin, but for the last
+    directory = make_checkpoint(tmp_path / "hf", config)
+    save_tokenizer(bundled_vocabulary(), str(directory))
+    name = {train: "train", eval_script: "eval", infer: "infer"}[command]
+    place = {train: "MODEL_DIR"}.get(command, f"{name.upper()}_OUTPUT_DIR")
+    start = "INITIAL_CHECKPOINT_PATH" if command is train else "CHECKPOINT_PATH"
+    flags = {
+        "TASK_FEATURE_LENGTHS": {"inputs": 96, "targets": 8},
+        "MIXTURE_OR_TASK_NAME": "task142_animal_entailment",
+        "PROMPT": "tk.def",
+        "BATCH_SIZE": 8,
+        place: str(tmp_path / "out"),
+        start: str(directory),
+        **({"BUDGET": 8, "TRAIN_STEPS": 1} if command is train else {}),
+    }
+    files = ["--gin_file=models/llama_tiny.gin", f"--gin_file=runs/{name}.gin"]
+    try:
+        bindings = [f"--gin.{key}={value!r}" for key, value in flags.items()]
+        assert command.main([*files, *bindings]) == 1
+    finally:
+        gin.clear_config()
+    said = f"error: LlamaConfig.rope_theta: 10000.0; allowed: 500000.0, as {directory} states"
+    assert capsys.readouterr().err.splitlines()[-1] == said
