@@ -305,6 +305,19 @@ def test_a_gin_file_gives_the_config_that_a_checkpoint_lacks(tmp_path, capsys):
     assert made.digest == fingerprint(str(tmp_path / "bare"))
 
 
+def test_a_gin_file_does_not_replace_what_a_checkpoint_states(tmp_path, capsys):
+    make(tmp_path / "ours")
+    values = {**dataclasses.asdict(GATED), "relative_attention_max_distance": 64}
+    bindings = "".join(f"  {name} = {value!r}\n" for name, value in values.items())
+    head = "from __gin__ import dynamic_registration\nfrom t5x_ext.models import network\n"
+    (tmp_path / "model.gin").write_text(f"{head}network.T5Config:\n{bindings}")
+    flags = ["--to", "hf", "--gin_file", tmp_path / "model.gin"]
+    status, _, err = run(capsys, *flags, tmp_path / "ours", tmp_path / "made")
+    said = "error: T5Config.relative_attention_max_distance: 64; allowed: 128, as "
+    assert status == 1 and err.splitlines()[-1].startswith(said)
+    assert not (tmp_path / "made").exists()
+
+
 def test_inspect_says_what_a_checkpoint_holds(tmp_path, capsys):
     make(tmp_path / "run" / "checkpoint_3", step=3)
     assert inspect.main([str(tmp_path / "run"), "--json"]) == 0

@@ -257,12 +257,7 @@ def _write_peft(source: Source, combined: Adapter | None, destination: str, veri
 def _with_config(source: Source, config: ModelConfig) -> Source:
     specs = trees.named_leaves(network.Transformer(config).specs)
     trees.check_tree(source.path, dict(source.tensors), specs)
-    stated = source.config if source.kind != "t5x" else None
-    if stated and stated.mlp_activations != config.mlp_activations:
-        raise ConfigError(
-            f"{source.path}: its mlp_activations are {stated.mlp_activations}, the gin file's"
-            f" {config.mlp_activations}"
-        )
+    source.check_config(config)
     return dataclasses.replace(source, config=config)
 
 
