@@ -313,8 +313,20 @@ def test_a_damaged_tokenizer_is_one_line(sentencepiece_model, tmp_path):
     _, metadata = sentencepiece_model
     for change, message in (
         ({"tokenizer.ggml.scores": None}, "model.gguf: has no tokenizer.ggml.scores"),
-        ({"tokenizer.ggml.scores": [0.0]}, "tokens, scores and types; allowed: equal numbers"),
+        ({"tokenizer.ggml.scores": [0.0]}, "scores: 1 for .* tokens; allowed: one for each"),
+        ({"tokenizer.ggml.token_type": [1]}, "token_type: 1 for .* tokens; allowed: one for each"),
+        ({"tokenizer.ggml.tokens": "abc"}, "tokens: 'abc'; allowed: a list of str"),
+        ({"tokenizer.ggml.eos_token_id": 70000}, "eos_token_id is 70000; allowed: .* from 0"),
+        ({"tokenizer.ggml.bos_token_id": -1}, "bos_token_id is -1; allowed: the id of one of its"),
         ({"tokenizer.ggml.model": "gpt2"}, "has no tokenizer.ggml.merges, which 'gpt2' needs"),
+        (
+            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["no such"]},
+            "merges: 'no such'; allowed: two tokens that together are one",
+        ),
+        (
+            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a"]},
+            "merges: 'a'; allowed: two tokens",
+        ),
     ):
         with pytest.raises(ConfigError, match=message) as caught:
             write_tokenizer((metadata | change).get, epath.Path(tmp_path), "model.gguf")
@@ -324,6 +336,14 @@ def test_a_damaged_tokenizer_is_one_line(sentencepiece_model, tmp_path):
 REFUSED = {
     "another architecture": (dict(architecture="qwen2"), "general.architecture is 'qwen2'"),
     "stretched positions": ({"llama.rope.scaling.type": "yarn"}, "scaling.type is 'yarn'"),
+    "positions stretched without a type": (
+        {"llama.rope.scaling.factor": 4},
+        "llama.rope.scaling.factor is 4, .*allowed: 1",
+    ),
+    "positions stretched under the old name": (
+        {"llama.rope.scale_linear": 4},
+        "llama.rope.scale_linear is 4, .*allowed: 1",
+    ),
     "half a head turned": ({"llama.rope.dimension_count": 32}, "dimension_count is 32"),
     "experts": ({"llama.expert_count": 8}, "num_local_experts is 8"),
     "heads that lie": (dict(kv_heads=4), r"k_proj.weight is \[128, 256\], .*=256"),

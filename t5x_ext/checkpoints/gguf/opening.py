@@ -61,6 +61,7 @@ _IN_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 
+_LINEAR = ("scaling.factor", "scale_linear")  # new and old name, below 'llama.rope.'
 _STRETCH = "rope_freqs.weight"  # [C / 2], by what LLaMA 3.1 divides the frequency of each pair
 
 
@@ -139,6 +140,12 @@ def _config(reader: Any, metadata: Mapping[str, Any], file: epath.Path) -> dict[
             f"{file}: llama.rope.scaling.type is {scaling!r}, which is not supported;"
             " allowed: 'none'"
         )
+    for name in _LINEAR:  # llama.cpp stretches positions by it, whether or not a type is stated
+        factor = None if scaling == "none" else _value(reader, f"llama.rope.{name}")
+        if factor not in (None, 0, 1):
+            raise ConfigError(
+                f"{file}: llama.rope.{name} is {factor!r}, which is not supported; allowed: 1"
+            )
     raw = {field: _value(reader, f"llama.{name}") for field, name in _SIZES.items()}
     raw |= {field: _value(reader, name) for field, name in _TOKENS.items()}
     for field in ("rms_norm_eps", "rope_theta"):

@@ -9,6 +9,7 @@ merges say, and a text begins with BOS unless `tokenizer.ggml.add_bos_token` is 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,7 @@ def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: s
         "gpt2": (_write_byte_level, ("tokens", "merges")),
         "llama": (_write_sentencepiece, ("tokens", "scores", "token_type")),
     }
+    value = functools.cache(value)  # a reader takes a list of pieces together anew at every call
     kind = value("tokenizer.ggml.model")
     if kind not in kinds:
         raise ConfigError(
@@ -58,17 +60,44 @@ def write_tokenizer(value: Callable[[str], Any], directory: epath.Path, where: s
     for name in needed:
         if not value(f"tokenizer.ggml.{name}"):
             raise ConfigError(f"{where}: has no tokenizer.ggml.{name}, which {kind!r} needs")
-    write(value, _config(value), directory, where)
+    _check_columns(value, where)
+    write(value, _config(value, where), directory, where)
 
 
-def _config(value: Callable[[str], Any]) -> dict[str, Any]:
+def _check_columns(value: Callable[[str], Any], where: str) -> None:
+    """Raises ConfigError if the metadata of pieces are not as many, or not of the type they are."""
+    count = len(value("tokenizer.ggml.tokens"))
+    for name, kind in {"tokens": str, "merges": str, "scores": float, "token_type": int}.items():
+        column = value(f"tokenizer.ggml.{name}")
+        if column is None:
+            continue
+        kinds = (float, int) if kind is float else kind
+        if not isinstance(column, list) or not all(isinstance(one, kinds) for one in column):
+            raise ConfigError(
+                f"{where}: tokenizer.ggml.{name}: {column!r:.60}; allowed: a list of "
+                f"{kind.__name__}"
+            )
+        if name != "merges" and len(column) != count:
+            raise ConfigError(
+                f"{where}: tokenizer.ggml.{name}: {len(column)} for {count} tokens; allowed: one "
+                "for each"
+            )
+
+
+def _config(value: Callable[[str], Any], where: str) -> dict[str, Any]:
     """What tokenizer_config.json says of both kinds."""
     pieces = value("tokenizer.ggml.tokens")
     config: dict[str, Any] = {}
     for role, name in _ROLES.items():
         number = value(f"tokenizer.ggml.{name}")
-        if number is not None:
-            config[role] = pieces[number]
+        if number is None:
+            continue
+        if not isinstance(number, int) or not 0 <= number < len(pieces):
+            raise ConfigError(
+                f"{where}: tokenizer.ggml.{name} is {number!r}; allowed: the id of one of its "
+                f"{len(pieces)} tokens, from 0"
+            )
+        config[role] = pieces[number]
     config["add_bos_token"] = bool(value("tokenizer.ggml.add_bos_token"))
     config["clean_up_tokenization_spaces"] = False
     config["model_max_length"] = value("llama.context_length")
@@ -96,11 +125,6 @@ def _write_sentencepiece(
     adds_space = value("tokenizer.ggml.add_space_prefix")
     model.normalizer_spec.add_dummy_prefix = True if adds_space is None else bool(adds_space)
     columns = [value(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")]
-    if len({len(column) for column in columns}) > 1:
-        raise ConfigError(
-            f"{where}: tokenizer.ggml: {', '.join(str(len(column)) for column in columns)} "
-            "tokens, scores and types; allowed: equal numbers"
-        )
     for piece, score, piece_type in zip(*columns, strict=True):
         model.pieces.add(piece=piece, score=float(score), type=int(piece_type))
     for role in ("bos", "eos", "unk", "pad"):
@@ -125,6 +149,12 @@ def _write_byte_level(
     if value("tokenizer.ggml.add_bos_token") is None:
         config["add_bos_token"] = is_llama_3
     vocab = {piece: i for i, piece in enumerate(pieces)}
+    for merge in merges:  # `tokenizers` panics at some of these
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
+            raise ConfigError(
+                f"{where}: tokenizer.ggml.merges: {' '.join(merge)!r}; allowed: two tokens that "
+                "together are one, with a space between them"
+            )
     model = models.BPE(vocab=vocab, merges=merges, ignore_merges=is_llama_3)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = _splitter(split, where)
