@@ -99,7 +99,8 @@ def read_template(directory: epath.Path, config: Mapping[str, Any]) -> ChatTempl
     else:
         where = str(directory / "tokenizer_config.json")
         source = config.get(_FIELD)
-        if isinstance(source, list):  # of several, by name
+        is_list = isinstance(source, list) and all(isinstance(each, dict) for each in source)
+        if is_list:  # of several, by name
             named = {each.get("name"): each.get("template") for each in source}
             source = named.get("default")
         if source is None:

@@ -1,8 +1,8 @@
 """Vocabularies of a `tokenizer.json` that is not a SentencePiece model, through `tokenizers`.
 
-So LLaMA 3, MPT, Falcon and SmolLM2 keep theirs: byte-level BPE. (Those of the T5 family are read
-as the SentencePiece models they were made from, because `tokenizers` breaks ties between equally
-good splits in another way.)
+So LLaMA 3, MPT, Falcon and SmolLM2 keep theirs: byte-level BPE. Word pieces and lists of words are
+read as well. (Those of the T5 family are read as the SentencePiece models they were made from,
+because `tokenizers` breaks ties between equally good splits in another way.)
 """
 
 from __future__ import annotations
@@ -112,12 +112,13 @@ class JsonVocabulary:
         return _load(self.path)
 
 
-def is_bpe(path: str) -> bool:
-    """Whether a `tokenizer.json` holds byte pairs, as far as it can be read."""
+def is_unigram(path: str) -> bool:
+    """Whether a `tokenizer.json` holds a unigram model, such as T5's, or cannot be read at all."""
     try:
-        return json.loads(files.read_bytes(path))["model"]["type"] == "BPE"
+        # Not all files name their kind. Unigrams list their pieces, all others number them.
+        return isinstance(json.loads(files.read_bytes(path))["model"]["vocab"], list)
     except (ValueError, LookupError, TypeError, RecursionError):
-        return False
+        return True
 
 
 def files_of(vocabulary: JsonVocabulary) -> dict[str, bytes]:

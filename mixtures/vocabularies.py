@@ -289,7 +289,7 @@ def open_vocabulary(path: str, extra_ids: int | None = None) -> Vocabulary:
     is_llama = model.name == sentencepiece_models.LLAMA_MODEL
     if model == in_json or (is_llama and files.is_file(in_json)):
         # What was added to a tokenizer after its training is in the JSON file.
-        if json_vocabularies.is_bpe(str(in_json)):
+        if not json_vocabularies.is_unigram(str(in_json)):
             return JsonVocabulary(str(in_json))
     default = 0 if is_llama else T5_EXTRA_IDS
     count = _count_extra_ids(config, default, directory, extra_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -204,8 +205,10 @@ def test_without_a_template_or_a_message_it_is_one_line(byte_level, tmp_path):
         with pytest.raises(DataError, match="has no chat template; allowed: one with ") as caught:
             get_prompt("chat").for_vocabulary(vocabulary)
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="chat_template: 3; allowed: a Jinja template"):
-        open_vocabulary(str(write(tmp_path / "number", byte_level, 3))).encode("text")
+    for wrong in (3, [1, 2]):
+        refused = f"chat_template: {re.escape(repr(wrong))}; allowed: a Jinja template"
+        with pytest.raises(DataError, match=refused):
+            open_vocabulary(str(write(tmp_path / str(wrong), byte_level, wrong))).encode("text")
     chatty = open_vocabulary(str(write(tmp_path / "chatty", byte_level, SMOLLM2)))
     for message in ({"role": "user"}, {"role": "user", "content": None}, {"content": "a"}):
         with pytest.raises(DataError, match="chat: message 0: .* None; allowed: a string"):

@@ -115,6 +115,27 @@ def test_seqio_gives_the_same_ids_and_a_copy_is_the_same(directory, tmp_path):
     assert copy.fingerprint == ours.fingerprint and copy.as_seqio() == theirs
 
 
+@pytest.mark.parametrize("kind", ["untyped BPE", "WordLevel", "WordPiece"])
+def test_other_kinds_than_unigram_are_read(kind, directory, tmp_path):
+    """`tokenizers` reads every kind; files of 2020 do not name theirs."""
+    text = "to be"
+    if kind == "untyped BPE":
+        content = json.loads((directory / "tokenizer.json").read_text())
+        del content["model"]["type"]
+        wanted = open_vocabulary(str(directory)).encode(text)
+    else:
+        pieces = {"<unk>": 0, "<s>": 1, "<end>": 2, "be": 3}
+        words = tokenizers.Tokenizer(getattr(models, kind)(pieces, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        content = json.loads(words.to_str())
+        wanted = [0, 3]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    config = (directory / "tokenizer_config.json").read_text()
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    found = open_vocabulary(str(tmp_path))
+    assert found.encode(text) == wanted and found.eos_id == 2
+
+
 def test_a_tokenizer_that_ends_no_text_is_one_line(directory, tmp_path):
     content = (directory / "tokenizer.json").read_bytes()
     (tmp_path / "tokenizer.json").write_bytes(content)
