@@ -86,7 +86,7 @@ class Source:
         Raises:
           ConfigError: the checkpoint states another value of a field. T5X's state none.
         """
-        if self.kind == "t5x" or type(self.config) is not type(config):
+        if self.kind == "t5x" or self.config is None or type(self.config) is not type(config):
             return
         field = config.first_difference(self.config)
         if field is not None:
