@@ -235,6 +235,24 @@ def parse_json(text: str, where: str, allowed: str) -> Any:
     raise DataError(f"{where}: not JSON ({why}); allowed: {allowed}")
 
 
+def parse_json_text(text: str, where: str, allowed: str) -> Any:
+    """As `parse_json`, for JSON all of whose texts are tokenised or written to a file.
+
+    Raises:
+        DataError: see `parse_json`; or a text has half of a surrogate pair, which JSON can escape.
+    """
+    value = parse_json(text, where, allowed)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise DataError(
+                f"{where}: {half} is half of a surrogate pair; allowed: text that UTF-8 can encode"
+            ) from None
+    return value
+
+
 class _Fields:
     """One JSON object of a task file; its readers name file and field when they fail."""
 

@@ -24,7 +24,7 @@ from etils import epath
 from mixtures import files
 from mixtures.budgets import select
 from mixtures.errors import DataError
-from mixtures.records import Example, Row, numbered_lines, parse_json
+from mixtures.records import Example, Row, numbered_lines, parse_json_text
 from mixtures.specialization import bundled
 from mixtures.specialization.bundled import pretraining, sets
 from mixtures.specialization.names import PRETRAINING, SEEDS, SelfName
@@ -248,15 +248,18 @@ def _known(name: str, there: Sequence[str]) -> str:
 def _read_file(path: str, part: str, split: str) -> tuple[Row, ...]:
     found = []
     for where, fields in _objects(path):
-        if fields.get("split", "test") == split:
+        fields = {"split": "test", "kind": "", **fields}
+        if _text(where, "split", fields) == split:
             references = fields.get("references")
-            if not isinstance(references, list) or not references:
-                raise DataError(f"{where}: field 'references'; allowed: a list of texts")
-            name, asked, text = (
-                _text(where, one, fields) for one in ("id", "instruction", "input")
+            is_texts = isinstance(references, list) and all(isinstance(r, str) for r in references)
+            if not references or not is_texts:
+                raise DataError(
+                    f"{where}: field 'references': {references!r:.60}; allowed: a list of texts"
+                )
+            kind, name, asked, text = (
+                _text(where, one, fields) for one in ("kind", "id", "instruction", "input")
             )
-            kind = str(fields.get("kind", ""))
-            found.append(Row(part, kind, name, asked, text, tuple(map(str, references))))
+            found.append(Row(part, kind, name, asked, text, tuple(references)))
     return tuple(found)
 
 
@@ -277,7 +280,7 @@ def _objects(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in numbered_lines(epath.Path(path)):
         if line.strip():
             where = f"{path}: line {number}"
-            value = parse_json(line, where, "one object per line")
+            value = parse_json_text(line, where, "one object per line")
             if not isinstance(value, Mapping):
                 raise DataError(f"{where}: not an object; allowed: one object per line")
             yield where, value

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
-from mixtures.records import parse_json
+from mixtures.records import parse_json_text
 from mixtures.writing.gold_edits import parse_gold_edits
 from mixtures.writing.lines import read_lines
 from mixtures.writing.m2 import Sentence, read_m2
@@ -137,7 +137,7 @@ def read_iterater(path: StrPath) -> list[Item]:
 def read_alpaca(path: StrPath) -> list[Item]:
     """Alpaca's JSON list of instruction, input (may be empty) and output."""
     text = "\n".join(read_lines(path))
-    value = _parse(text, str(path), "a JSON list of instruction, input, output")
+    value = parse_json_text(text, str(path), "a JSON list of instruction, input, output")
     if not isinstance(value, list):
         raise DataError(f"{path}: {type(value).__name__}; allowed: a list of objects")
     found = []
@@ -218,25 +218,11 @@ def _objects(path: StrPath, fields: str) -> list[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        value = _parse(line, where, f"one object per line, with {fields}")
+        value = parse_json_text(line, where, f"one object per line, with {fields}")
         if not isinstance(value, dict):
             raise DataError(f"{where}: not an object; allowed: one object per line, with {fields}")
         found.append((where, value))
     return found
-
-
-def _parse(text: str, where: str, allowed: str) -> Any:
-    """JSON whose texts can be written to a file: an escape may be half of a surrogate pair."""
-    value = parse_json(text, where, allowed)
-    if "\\ud" in text.lower():
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = ascii(error.object[error.start])
-            raise DataError(
-                f"{where}: {half} is half of a surrogate pair; allowed: text that UTF-8 can encode"
-            ) from None
-    return value
 
 
 def _csv_rows(

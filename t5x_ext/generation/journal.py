@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from mixtures.errors import DataError
-from mixtures.records import parse_json
+from mixtures.records import parse_json_text
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.locks import DirectoryLock
@@ -222,7 +222,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _parse(line: bytes, where: str) -> Record:
     try:
-        value = parse_json(line.decode("utf-8-sig"), where, "a JSON object")
+        value = parse_json_text(line.decode("utf-8-sig"), where, "a JSON object")
     except DataError as error:
         raise ConfigError(str(error)) from None
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtures.errors import DataError
-from mixtures.records import parse_json
+from mixtures.records import parse_json_text
 from mixtures.specialization import bundled as bundled_domain
 from t5x_ext import files
 from t5x_ext.errors import ConfigError, nearest
@@ -109,8 +109,10 @@ def read_evaluation(path: files.StrPath, split: str = "test") -> list[Evaluation
     label_sets: dict[str, tuple[str, ...]] = {}
     splits = set()
     for where, fields in _objects(path, _EVALUATION_FIELDS):
-        splits.add(fields.get("split", split))
-        if fields.get("split", split) != split:
+        own_split = fields.get("split", split)
+        _check_text(where, "split", own_split, False, _EVALUATION_FIELDS)
+        splits.add(own_split)
+        if own_split != split:
             continue
         text = {
             **{name: fields.get(name) for name in ("id", "instruction", "input")},
@@ -165,7 +167,7 @@ def _objects(path: files.StrPath, fields: str) -> Iterator[tuple[str, dict[str, 
         empty = False
         where = f"{path}: line {number}"
         try:
-            value = parse_json(line, where, allowed)
+            value = parse_json_text(line, where, allowed)
         except DataError as error:
             raise ConfigError(str(error)) from None
         if not isinstance(value, dict):
@@ -207,7 +209,7 @@ def _read_labels(path: files.StrPath, name: str) -> tuple[str, ...]:
     for place in (directory, directory.parent):
         file = place / f"{name}_labels.json"
         if files.is_file(file):
-            labels = parse_json(files.read_text(file), str(file), "a JSON list of labels")
+            labels = parse_json_text(files.read_text(file), str(file), "a JSON list of labels")
             if not _is_texts(labels):
                 raise ConfigError(f"{file}: not a list of texts; allowed: a JSON list of labels")
             return tuple(labels)

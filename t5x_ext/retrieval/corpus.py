@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixtures.errors import DataError
-from mixtures.records import parse_json
+from mixtures.records import parse_json_text
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
@@ -124,7 +124,7 @@ class Corpus:
 
     def _read(self, start: int, end: int, where: str) -> Passage:
         try:
-            value = parse_json(self._content[start:end].decode("utf-8-sig"), where, _ALLOWED)
+            value = parse_json_text(self._content[start:end].decode("utf-8-sig"), where, _ALLOWED)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{where}: not UTF-8 ({error.reason})") from None
         except DataError as error:

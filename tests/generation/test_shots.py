@@ -102,6 +102,7 @@ def test_the_given_seeds_and_evaluation_sets_are_read(specialization_dir: Path) 
         ('{"instruction": "Do.", "input": "x", "output": " "}', "field 'output': ' '"),
         ('{"instruction": "Do.", "input": "x", "out', "line 2: not JSON"),
         ('{"id": "a", "instruction": "Do.", "input": "", "output": "y"}', "'a' occurs twice"),
+        (r'{"instruction": "\ud800", "input": "", "output": "y"}', r"line 2: '\\ud800' is half"),
     ],
 )
 def test_a_bad_seed_is_one_line(tmp_path: Path, line: str, message: str) -> None:
@@ -109,6 +110,25 @@ def test_a_bad_seed_is_one_line(tmp_path: Path, line: str, message: str) -> None
     path.write_text('{"id": "a", "instruction": "Do it.", "input": "x", "output": "y"}\n' + line)
     with pytest.raises(ConfigError, match=message) as caught:
         read_seeds(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"split": ["test"]}, "line 1: field 'split': .'test'."),
+        ({"split": None}, "line 1: field 'split': missing"),
+        ({"split": "train"}, "no row of split 'test'; allowed: train"),
+        ({"references": ["now", None]}, "line 1: field 'references'"),
+        ({"input": "\ud800"}, r"line 1: '\\ud800' is half of a surrogate pair"),
+    ],
+)
+def test_a_bad_question_is_one_line(tmp_path: Path, fields: dict, message: str) -> None:
+    path = tmp_path / "eval.jsonl"
+    row = {"id": "a", "instruction": "Do it.", "input": "x", "references": ["y"]}
+    path.write_text(json.dumps(row | fields))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_evaluation(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -176,6 +176,7 @@ assert jax.lax.top_k(jax.numpy.arange(3), 1)[0].tolist() == [2]
         ('{"id": "a", "text": " "}\n', "line 1: field 'text'"),
         ('["a"]\n', "line 1: not an object"),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "line 2 has the id of line 1"),
+        ('{"id": "a", "text": "x \\ud800"}\n', r"line 1: '\\ud800' is half of a surrogate pair"),
         ('{"id": "a", "text": "of the"}\n', "no word to search for"),
     ],
 )

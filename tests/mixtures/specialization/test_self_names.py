@@ -125,3 +125,21 @@ def test_a_directory_of_ones_own_is_read(tmp_path: Path) -> None:
         read("self.sky.colour.k5", "test")
     with pytest.raises(DataError, match="domain 'harbour': not in .*; allowed: sky"):
         read("self.harbour.harbour_ner", "test")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"references": ["blue", None]}, "line 1: field 'references': .'blue', None.; allowed"),
+        ({"split": 1}, "line 1: field 'split': 1; allowed: text"),
+        ({"kind": None}, "line 1: field 'kind': None; allowed: text"),
+        ({"input": "\ud800"}, r"line 1: '\\ud800' is half of a surrogate pair"),
+    ],
+)
+def test_a_row_of_other_types_is_refused(tmp_path: Path, fields: dict, message: str) -> None:
+    row = {"id": "1", "instruction": "Say.", "input": "Sky?", "references": ["blue"]}
+    (tmp_path / "eval" / "sky").mkdir(parents=True)
+    (tmp_path / "eval" / "sky" / "colour.jsonl").write_text(json.dumps(row | fields))
+    mixtures.configure(data_dir=tmp_path, vocabulary=harbour_vocabulary())
+    with pytest.raises(DataError, match=message):
+        read("self.sky.colour", "test")
