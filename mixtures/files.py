@@ -55,9 +55,11 @@ def path(value: StrPath, name: str = "path") -> epath.Path:
         name: The setting it comes from, for messages.
 
     Raises:
-        DataError: If no file can have it: it is empty, too long, has NUL characters, begins with
-            another scheme than `gs://`, or with the home directory of nobody.
+        DataError: If no file can have it: it is no text, empty, too long, has NUL characters,
+            begins with another scheme than `gs://`, or with the home directory of nobody.
     """
+    if not isinstance(value, str | os.PathLike):
+        raise DataError(f"{name}: {value!r:.60}; allowed: a path")
     text = os.fspath(value)
     scheme, separator, rest = text.partition("://")
     if not text.strip():

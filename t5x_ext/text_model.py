@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
+from t5x_ext import files
 from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
 from t5x_ext.checkpoints.adapters import (
     bidirectional_in,
@@ -29,6 +30,7 @@ from t5x_ext.checkpoints.adapters import (
     stack,
 )
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
+from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL, Index, LazyTensor, Source
 from t5x_ext.decoding.calls import Calls
@@ -83,7 +85,7 @@ class Model(Calls):
         cls,
         path: str,
         dtype: str = "float32",
-        vocabulary: Vocabulary | str | None = None,
+        vocabulary: Vocabulary | files.StrPath | None = None,
         partitioner: PjitPartitioner | None = None,
         adapter: str | None = None,
         adapters: Mapping[str, str] | None = None,
@@ -110,7 +112,8 @@ class Model(Calls):
             another base, or no directory.
           mixtures.errors.DataError: the vocabulary cannot be read.
         """
-        trees.check_dtype(dtype, "Model.load: dtype")
+        if dtype not in trees.DTYPES:
+            raise ConfigError(f"Model.load: dtype: {dtype!r}; allowed: {', '.join(trees.DTYPES)}")
         if adapter is not None and adapters is not None:
             raise ConfigError("Model.load: adapter and adapters; allowed: one of them")
         if adapters is None:
@@ -119,14 +122,23 @@ class Model(Calls):
         else:
             named = _checked_names(adapters)
         source = open_source(path)
+        if ADAPTER in source.meta:
+            base = source.meta[ADAPTER]["base"]["path"]
+            raise ConfigError(
+                f"{path}: holds an adapter itself; with adapters, allowed: its base, {base}"
+            )
         if source.config is None:
             raise ConfigError(
                 f"{path}: does not state its model's shape; allowed: Hugging Face directories, T5X"
                 " checkpoints, and what `convert` and runs of this version write"
             )
         vocabulary = source.tokenizer_dir if vocabulary is None else vocabulary
-        if isinstance(vocabulary, str):
-            vocabulary = open_vocabulary(vocabulary)
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = open_vocabulary(os.fspath(vocabulary))
+        if vocabulary is not None and not hasattr(vocabulary, "vocab_size"):
+            raise ConfigError(
+                f"Model.load: vocabulary: {vocabulary!r:.60}; allowed: a path or a vocabulary"
+            )
         config = source.config.replace(dtype=dtype)
         partitioner = partitioner or PjitPartitioner()
         _described(config, vocabulary).check_vocabulary()
@@ -215,6 +227,28 @@ class Model(Calls):
         return model.replace(inputs_bidirectional_attention=bidirectional)
 
 
+def _described(self) -> BaseTransformerModel:
+        count = len(self.adapters) + 1
+        model = _described(self.config, self.vocabulary, self.lora, count, self.quantization)
+        if not isinstance(model, DecoderOnlyModel):
+            return model
+        bidirectional = self.inputs_bidirectional_attention
+        return model.replace(inputs_bidirectional_attention=bidirectional)
+
+
+def _named(adapters: Mapping[str, str] | None) -> dict[str, str]:
+    """The paths of adapters by name; {} without any."""
+    if adapters is None:
+        return {}
+    if not isinstance(adapters, Mapping) or not all(
+        isinstance(name, str) and name for name in adapters
+    ):
+        raise ConfigError(
+            f"Model.load: adapters: {adapters!r:.60}; allowed: a mapping of names to paths"
+        )
+    return dict(adapters)
+
+
 def _described(
     config: ModelConfig,
     vocabulary: Vocabulary | None,
@@ -240,8 +274,10 @@ def _checked_names(adapters: Any) -> dict[str, str]:
     Raises:
       ConfigError: they are none.
     """
-    if not isinstance(adapters, Mapping) or not all(isinstance(name, str) for name in adapters):
-        raise ConfigError(f"Model.load: adapters: {adapters!r}; allowed: directories by name")
+    if not isinstance(adapters, Mapping) or not all(
+        isinstance(name, str) and name for name in adapters
+    ):
+        raise ConfigError(f"Model.load: adapters: {adapters!r:.60}; allowed: directories by name")
     named = {}
     for name, value in adapters.items():
         path = _checked(f"adapters[{name!r}]", value)

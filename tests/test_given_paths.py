@@ -13,7 +13,7 @@ import pytest
 from mixtures import lookup
 from mixtures.errors import DataError
 from mixtures.release import data_dir
-from t5x_ext import audit, gin_utils, plan, report, score
+from t5x_ext import audit, convert, gin_utils, inspect_checkpoint, plan, report, score
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import read_predictions
 
@@ -68,6 +68,21 @@ def test_flags_of_audit_refuse_what_no_file_can_be(flag: str, case: str, capsys)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: {flag}: ") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_checkpoints_are_refused_in_one_line(case: str, tmp_path: Path, capsys) -> None:
+    assert inspect_checkpoint.main([HOSTILE[case]]) == 1
+    assert convert.main(["--to", "hf", HOSTILE[case], str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 2
+    assert all(line.startswith("error: ") for line in captured.err.splitlines())
+
+
+def test_an_adapter_of_pefts_is_no_model(tmp_path: Path, capsys) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert convert.main(["--to", "hf", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert f"{tmp_path}: an adapter in PEFT's layout; allowed: " in capsys.readouterr().err
 
 
 def test_a_machine_without_a_name_is_refused_in_one_line(capsys) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixtures.errors import DataError
 from mixtures.vocabularies import bundled_vocabulary, byt5_vocabulary
 from t5x_ext import Model
 from t5x_ext.checkpoints import save_params
@@ -156,7 +157,7 @@ def test_dtype_is_that_of_parameters_and_computation(saved, model):
     np.testing.assert_allclose(
         half.score(PROMPTS, TARGETS), model.score(PROMPTS, TARGETS), rtol=0.02
     )
-    with pytest.raises(ConfigError, match="dtype = 'float16': allowed are float32, bfloat16"):
+    with pytest.raises(ConfigError, match="dtype: 'float16'; allowed: float32, bfloat16"):
         Model.load(str(saved["hf"]), dtype="float16")
 
 
@@ -207,8 +208,29 @@ def test_mistakes_are_one_line(model, saved, tmp_path):
 
 def test_a_vocabulary_may_be_given_by_path(model, saved):
     path = bundled_vocabulary().path
-    loaded = Model.load(str(saved["t5x_ext"]), vocabulary=path)
-    assert loaded.vocabulary.fingerprint == model.vocabulary.fingerprint
+    for given in (path, Path(path)):
+        loaded = Model.load(str(saved["t5x_ext"]), vocabulary=given)
+        assert loaded.vocabulary.fingerprint == model.vocabulary.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": None}, "path: None; allowed: a path"),
+        ({"path": "https://huggingface.co/a/b"}, "path: 'https://.*allowed: a local path, or gs:"),
+        ({"adapter": 5}, "Model.load: adapter: 5; allowed: a directory"),
+        ({"adapter": "xx://a"}, "path: 'xx://a'; allowed: a local path, or gs:"),
+        ({"adapters": "runs/law"}, "adapters: 'runs/law'; allowed: directories by name"),
+        ({"adapters": {1: "runs/law"}}, "adapters: {1: 'runs/law'}; allowed: directories by name"),
+        ({"adapters": {"law": None}}, r"adapters\['law'\]: None; allowed: a directory"),
+        ({"vocabulary": 5}, "Model.load: vocabulary: 5; allowed: a path or a vocabulary"),
+        ({"dtype": None}, "Model.load: dtype: None; allowed: float32, bfloat16$"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(saved, arguments: dict, message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message) as caught:
+        Model.load(**{"path": str(saved["hf"])} | arguments)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

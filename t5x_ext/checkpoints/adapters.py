@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 from t5x_ext import files, multihost
 from t5x_ext.checkpoints import trees
@@ -100,8 +99,12 @@ class Adapter:
 
 
 def is_peft(path: files.StrPath) -> bool:
-    """Whether a directory is one of PEFT's."""
-    return files.is_file(epath.Path(path) / PEFT_CONFIG)
+    """Whether a directory is one of PEFT's.
+
+    Raises:
+      ConfigError: no directory can have this path.
+    """
+    return files.is_file(files.path(path) / PEFT_CONFIG)
 
 
 def place(params: Params, wanted: Params) -> Params:

@@ -66,7 +66,7 @@ def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
     Raises:
         ConfigError: If it is damaged, does not fit the base, or has what we do not compute.
     """
-    path = epath.Path(directory)
+    path = files.path(directory)
     asked = read_config(path / CONFIG_FILE)
     stored = _open_weights(path)
     modules = modules_of(config)
@@ -103,7 +103,7 @@ def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:
 
 def open_source(directory: files.StrPath) -> Source:
     """The tensors of a directory under PEFT's names, to be shown; no base has to be known."""
-    path = epath.Path(directory)
+    path = files.path(directory)
     asked = read_config(path / CONFIG_FILE)
     own = _read_own(path)
     base = own.get("base", {})
