@@ -353,7 +353,7 @@ def test_models_are_loaded_with_adapters_by_name_or_refuse_them_in_one_line(tmp_
         (
             run,
             dict(adapters={"a": str(adapter)}),
-            "run: holds an adapter, not a whole model; allowe",
+            "run: holds an adapter itself; with adapters, allowed: its base",
         ),
         (
             adapter,

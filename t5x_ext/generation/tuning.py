@@ -31,6 +31,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.text_models import Weights
+from t5x_ext.json_fields import Fields
 from t5x_ext.models import DecoderOnlyModel, network
 from t5x_ext.models.lora import LoRA
 from t5x_ext.schedules import create_learning_rate_scheduler
@@ -202,7 +203,7 @@ def begin(
     if not files.is_file(path):
         files.write_text(path, json.dumps(facts, indent=2) + "\n")
         return
-    begun = json.loads(files.read_text(path))
+    begun = Fields(path).values
     for name in {**begun, **facts}:
         if begun.get(name) != facts.get(name):
             raise ConfigError(

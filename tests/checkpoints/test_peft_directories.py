@@ -281,6 +281,7 @@ FIELDS = [
     ({"a_field_of_tomorrow": 3}, "a_field_of_tomorrow is 3, which is not supported"),
     ({"r": 0}, "r is 0; allowed: an integer > 0"),
     ({"lora_alpha": "much"}, "lora_alpha is 'much'; allowed: a number > 0"),
+    ({"lora_alpha": 10**400}, "lora_alpha is 10{400}; allowed: a number > 0"),
     ({"lora_dropout": 2}, "lora_dropout is 2"),
     ({"rank_pattern": {"q_proj": 0}}, "rank_pattern: q_proj is 0"),
     ({"rank_pattern": [4]}, "rank_pattern is"),
@@ -304,6 +305,31 @@ def _refused(directory: Path, config, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         open_adapter(str(directory), config)
     assert "\n" not in str(error.value) and str(directory) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"base": ""}, "t5x_ext.json: base is ''; allowed: an object"),
+        ({"base": None}, "t5x_ext.json: base is None; allowed: an object"),
+        ({"base": {"sha256": True}}, "base.sha256 is True; allowed: a text, or null"),
+        ({"base": {"quantization": 4}}, "base.quantization is 4; allowed: a text, or null"),
+        ({"step": "3"}, "t5x_ext.json: step: '3'; allowed: 0 and more"),
+        ({"inputs_bidirectional_attention": "no"}, "_attention is 'no'; allowed: true, false, n"),
+    ],
+)
+def test_a_damaged_file_of_ours_is_refused(fields: dict, message: str, tmp_path: Path) -> None:
+    directory = write_adapter(tmp_path / "out", MODELS["llama"], LoRA(rank=2))
+    (directory / "t5x_ext.json").write_text(json.dumps(fields))
+    _refused(directory, MODELS["llama"], message)
+    with pytest.raises(ConfigError, match=message):
+        peft.open_source(directory)
+
+
+def test_json_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    directory = write_adapter(tmp_path / "out", MODELS["llama"], LoRA(rank=2))
+    (directory / "adapter_config.json").write_text("[" * 100_000)
+    _refused(directory, MODELS["llama"], "adapter_config.json: is not JSON")
 
 
 def test_missing_unused_and_damaged_tensors_are_named(tmp_path) -> None:
@@ -381,17 +407,3 @@ def test_parameters_of_another_lora_are_not_written(tmp_path) -> None:
     with pytest.raises(ConfigError, match="of another shape"):
         peft.write(str(tmp_path / "out"), config, LoRA(rank=3), params, None)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("stated", "message"),
-    [
-        ({"base": None}, "base is None; allowed: an object"),
-        ({"base": {"sha256": 7}}, "base.sha256 is 7; allowed: a text, or null"),
-        ({"step": "many"}, "step is 'many'; allowed: an integer from 0"),
-    ],
-)
-def test_a_file_of_ours_that_is_not_as_we_write_it_is_refused(stated, message, tmp_path) -> None:
-    directory = write_adapter(tmp_path / "out", MODELS["llama"], LoRA(rank=2))
-    (directory / "t5x_ext.json").write_text(json.dumps(stated))
-    _refused(directory, MODELS["llama"], f"t5x_ext.json: {message}")

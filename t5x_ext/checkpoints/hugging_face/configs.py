@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +29,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         raise ConfigError(f"{path.parent}: has no {path.name}") from None
     except ConfigError:
         raise
-    except ValueError as error:  # also of bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # also of bytes that are not UTF-8
         raise ConfigError(f"{path}: is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is not a JSON object")
@@ -50,8 +50,7 @@ def positive(raw: Mapping[str, Any], field: str, path: str, default: float | Non
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)
-        or not 0 < value
-        or not math.isfinite(value)
+        or not 0 < value <= sys.float_info.max  # which integers in JSON may be beyond
     ):
         raise ConfigError(f"{path}: {field} is {value!r}; allowed: a number > 0")
     return float(value)

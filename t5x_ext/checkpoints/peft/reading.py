@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from t5x_ext import files
+from t5x_ext import bounds, files
 from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.hugging_face.configs import read_json
 from t5x_ext.checkpoints.hugging_face.safetensors_files import read_header
@@ -131,21 +131,25 @@ def open_source(directory: files.StrPath) -> Source:
 
 
 def _read_own(path: epath.Path) -> dict[str, Any]:
-    """What `t5x_ext.json` states, if there is one.
+    """What we have written next to PEFT's files; {} where PEFT alone has.
 
     Raises:
-        ConfigError: If a field of it is not what `write` writes.
+        ConfigError: If it is damaged; names the field.
     """
     file = path / OWN_FILE
     own = read_json(file) if files.is_file(file) else {}
-    base, step = own.get("base", {}), own.get("step", 0)
+    base = own.get("base", {})
     if not isinstance(base, dict):
-        raise ConfigError(f"{file}: base is {base!r}; allowed: an object")
-    for name in ("name", "sha256", "quantization"):
-        if not isinstance(base.get(name), str | None):
-            raise ConfigError(f"{file}: base.{name} is {base[name]!r}; allowed: a text, or null")
-    if not isinstance(step, int) or step < 0:
-        raise ConfigError(f"{file}: step is {step!r}; allowed: an integer from 0")
+        raise ConfigError(f"{file}: base is {base!r:.60}; allowed: an object")
+    for field in ("name", "sha256", "quantization"):
+        if not isinstance(base.get(field), str | None):
+            found = f"{base[field]!r:.60}"
+            raise ConfigError(f"{file}: base.{field} is {found}; allowed: a text, or null")
+    if not isinstance(own.get(BIDIRECTIONAL), bool | None):
+        raise ConfigError(
+            f"{file}: {BIDIRECTIONAL} is {own[BIDIRECTIONAL]!r:.60}; allowed: true, false, null"
+        )
+    bounds.check_int(f"{file}: step", own.get("step", 0), 0)
     return own
 
 
