@@ -13,8 +13,12 @@ _logger = logging.getLogger("mixtures")
 class DataError(ValueError):
     """A data file, a split list or a data setting is wrong.
 
-    The message is one line that names the file, the field and what is allowed.
+    The message is one line that names the file, the field and what is allowed. What would end the
+    line, in a name or a value, is escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def hint(name: str, allowed: Iterable[str]) -> str:

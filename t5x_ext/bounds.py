@@ -129,6 +129,19 @@ def to_list(field: str, value: Any, allowed: str) -> list[Any]:
     return list(items)
 
 
+def to_texts(field: str, value: Any) -> tuple[str, ...]:
+    """What a caller gives as a list of texts, none of which is empty.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    allowed = "a list of texts, none of them empty"
+    texts = to_list(field, value, allowed)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"{field}: {texts!r:.60}; allowed: {allowed}")
+    return tuple(texts)
+
+
 def check_seed(field: str, value: Any) -> None:
     """Refuses a seed that is not an integer from 0 to 2^63 - 1."""
     check_int(field, value, 0)

@@ -99,6 +99,12 @@ def specialize(
         raise ConfigError(f"--stage: {stage!r}{nearest(stage, STAGES)}")
     if round is not None and (stage is None or not 1 <= round <= rounds):
         raise ConfigError(f"--round: {round}; allowed: 1 to ROUNDS ({rounds}), with --stage")
+    given = {"SEEDS": seeds, "CORPUS": corpus, "INSTRUCTIONS": instructions}
+    for name, value in (given | {"VOCABULARY_PATH": vocabulary}).items():
+        if value is not None:
+            files.path(value, name)  # an empty one is not the default
+    if instructions is not None and not files.is_file(instructions):
+        raise ConfigError(f"INSTRUCTIONS: {instructions!r}; allowed: a file of tasks")
     # They import the models, which checks can do without.
     from t5x_ext.generation import tuning
     from t5x_ext.generation.pipeline import Pipeline

@@ -53,7 +53,7 @@ class ResponseSettings:
         bounds.check_seed(f"{name}.seed", self.seed)
         bounds.check_int(f"{name}.num_passages", self.num_passages, 0, 1000)
         bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
-        object.__setattr__(self, "stops", tuple(self.stops))
+        object.__setattr__(self, "stops", bounds.to_texts(f"{name}.stops", self.stops))
         check_weighting(self.weighting, self.temperature)
 
 

@@ -130,8 +130,8 @@ def ask(
     if size is None:
         raise ConfigError(
             f"{row.task}/{row.id}: has {generator.count_tokens(write(none, ''))} tokens without "
-            f"its input; allowed: {limit}, the model's context of {generator.max_tokens} less "
-            f"{settings.limit(row.kind)} for the answer"
+            f"its input; allowed: {max(0, limit)}, the model's context of {generator.max_tokens} "
+            f"less {settings.limit(row.kind)} for the answer"
         )
     return Question(write(none, cut_middle(row.input, size)), 0, none, True)
 

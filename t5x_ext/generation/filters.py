@@ -47,7 +47,8 @@ class FilterSettings:
     require_input: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocked_words", tuple(self.blocked_words))
+        words = bounds.to_texts("FilterSettings.blocked_words", self.blocked_words)
+        object.__setattr__(self, "blocked_words", words)
         bounds.check_int("FilterSettings.min_words", self.min_words, 0)
         bounds.check_int("FilterSettings.max_words", self.max_words, 1)
         bounds.check_real("FilterSettings.max_rouge_l", self.max_rouge_l, 0, 1)

@@ -142,6 +142,10 @@ class Weights:
     vocabulary: str | None = None
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if self.quantization not in (None, "nf4"):
+            raise ConfigError(f"QUANTIZATION: {self.quantization!r}; allowed: 'nf4', None")
+
     def describe(self) -> Described:
         """What is known of the model without reading its parameters.
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rouge_score import rouge_scorer
 
+from t5x_ext.errors import ConfigError
+from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.filters import FilterSettings, TaskFilter, is_placeholder
 from t5x_ext.generation.parsing import STOPS, cut_at_stop, parse_completion
 from t5x_ext.generation.records import EvaluationRow, Seed
@@ -143,6 +146,15 @@ def test_blocked_words_are_whole_words_and_a_setting() -> None:
     assert TaskFilter().judge("Describe the mapping of genes.", "text").reason is None
     allowed = FilterSettings(blocked_words=("plot",))
     assert TaskFilter(allowed).judge("Describe the gene map of yeast.", "text").reason is None
+
+
+@pytest.mark.parametrize("value", ["plot", ("",), (5,), None])
+def test_lists_of_texts_are_neither_one_text_nor_hold_an_empty_one(value: Any) -> None:
+    # One text is a list of letters, and an empty text stands in every instruction and answer.
+    with pytest.raises(ConfigError, match="FilterSettings.blocked_words: .* none of them empty"):
+        FilterSettings(blocked_words=value)
+    with pytest.raises(ConfigError, match="ResponseSettings.stops: .* none of them empty"):
+        ResponseSettings("harbour", stops=value)
 
 
 def test_a_field_under_a_wrong_number_ends_an_input() -> None:

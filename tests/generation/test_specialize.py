@@ -312,6 +312,11 @@ def test_what_cannot_be_run_is_one_line(
     assert "round 2 needs it" in refused("--stage=responses", "--round=2")
     assert "none.jsonl: cannot be read" in refused("--gin.SEEDS='none.jsonl'")
     assert "no_model" in refused(model=str(tmp_path / "no_model"))
+    for name in ("SEEDS", "CORPUS", "INSTRUCTIONS", "VOCABULARY_PATH"):
+        # The default in its place would be the bundled seeds, no passages or the model's own tasks.
+        assert f"{name}: ''; allowed: a path" in refused(f"--gin.{name}=''")
+    assert "INSTRUCTIONS: 'none.jsonl'" in refused("--gin.INSTRUCTIONS='none.jsonl'", "--dry_run")
+    assert "QUANTIZATION: 'nf5'" in refused("--gin.QUANTIZATION='nf5'", "--dry_run")
     seeds, corpus = tmp_path / "seeds.jsonl", tmp_path / "corpus.jsonl"
     seeds.write_text('{"instruction": "Say it.", "input": "it"}\n')
     assert "line 1: field 'output': missing" in refused(f"--gin.SEEDS='{seeds}'")
@@ -335,6 +340,9 @@ def test_what_cannot_be_run_is_one_line(
     assert "tuning.json: 'learning_rate' was 0.05" in again
     dtype = "--gin.ACTIVATION_DTYPE='bfloat16'"
     assert "tuning.json: 'dtype' was 'float32'" in refused(dtype, "--stage=train", where=finished)
+    damaged = shutil.copytree(finished, tmp_path / "damaged")
+    (damaged / "round1" / "tuning.json").write_text('{"rows": ')
+    assert "tuning.json: cannot be read as JSON" in refused("--stage=train", where=damaged)
     answers = refused(dtype, "--stage=responses", *with_tasks(finished), where=finished)
     assert "responses.jsonl: line 1: field 'model'" in answers and "dtype" in answers
 

@@ -143,6 +143,7 @@ def test_a_tokenizer_json_that_we_would_read_wrongly_is_refused(unigram, tmp_pat
     good = json.loads(path.read_text())
     for change, reason in (
         ({"model": good["model"] | {"type": "WordPiece"}}, "model WordPiece"),
+        ({"model": good["model"] | {"type": "a\nb"}}, r"model a\\nb"),
         ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase"),
         ({"pre_tokenizer": {"type": "WhitespaceSplit"}}, "no space before the first word"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "repeated spaces are kept"),
