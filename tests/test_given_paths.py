@@ -82,7 +82,10 @@ def test_checkpoints_are_refused_in_one_line(case: str, tmp_path: Path, capsys) 
 def test_an_adapter_of_pefts_is_no_model(tmp_path: Path, capsys) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     assert convert.main(["--to", "hf", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert f"{tmp_path}: an adapter in PEFT's layout; allowed: " in capsys.readouterr().err
+    assert (
+        f"{tmp_path}: an adapter in PEFT's layout, not a whole model; allowed: "
+        in capsys.readouterr().err
+    )
 
 
 def test_a_machine_without_a_name_is_refused_in_one_line(capsys) -> None:

@@ -254,7 +254,7 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
         if (directory / PEFT_CONFIG).is_file():
             raise ConfigError(
                 f"{directory}: an adapter in PEFT's layout, not a whole model; allowed: its base, "
-                "with the adapter as ADAPTER"
+                "with the adapter as ADAPTER, or as --adapter of `convert`"
             )
         raise ConfigError(
             f"{directory}: holds no checkpoint; allowed: a {PREFIX}_<step> directory, a MODEL_DIR"
