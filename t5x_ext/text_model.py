@@ -227,28 +227,6 @@ class Model(Calls):
         return model.replace(inputs_bidirectional_attention=bidirectional)
 
 
-def _described(self) -> BaseTransformerModel:
-        count = len(self.adapters) + 1
-        model = _described(self.config, self.vocabulary, self.lora, count, self.quantization)
-        if not isinstance(model, DecoderOnlyModel):
-            return model
-        bidirectional = self.inputs_bidirectional_attention
-        return model.replace(inputs_bidirectional_attention=bidirectional)
-
-
-def _named(adapters: Mapping[str, str] | None) -> dict[str, str]:
-    """The paths of adapters by name; {} without any."""
-    if adapters is None:
-        return {}
-    if not isinstance(adapters, Mapping) or not all(
-        isinstance(name, str) and name for name in adapters
-    ):
-        raise ConfigError(
-            f"Model.load: adapters: {adapters!r:.60}; allowed: a mapping of names to paths"
-        )
-    return dict(adapters)
-
-
 def _described(
     config: ModelConfig,
     vocabulary: Vocabulary | None,
