@@ -13,7 +13,7 @@ from mixtures.writing.sets import SETS
 from mixtures.writing.tokens import detokenize
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.scoring import measure
-from t5x_ext.metrics.tokens import were_natural
+from t5x_ext.metrics.tokens import natural_signs, were_natural
 
 # Percent: JFLEG's by GLEU, the others' by SARI. EditEval's own table of copies has the same to one
 # digit.
@@ -82,3 +82,9 @@ def test_natural_sources_are_not_taken_for_tokens() -> None:
 
 def _row_scores(rows: list[Prediction], metric: str) -> list[float]:
     return [next(iter((row.score or {}).values())) for row in measure(rows, [metric]).rows]
+
+
+def test_an_answer_that_repeats_a_letter_is_looked_at_once() -> None:
+    # Tried from each of its letters, such a word takes minutes.
+    assert natural_signs(["x" * 100_000, "a cat, " + "=" * 100_000, "a cat , a dog"]) == 0
+    assert natural_signs(["a cat, (a dog.)", "'Tis it."]) == 2
