@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-RESTORE_MODES = ("specific", "latest", "all")
+RESTORE_MODES = ("specific", "latest", "best", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ class RestoreCheckpointConfig:
       path: a checkpoint or a MODEL_DIR, by `mode`; or several of them, for evaluation; None or an
         empty sequence starts at random.
       mode: 'specific': `path` is a checkpoint itself. 'latest': the newest checkpoint of a
-        MODEL_DIR, or the checkpoint itself. 'all': every checkpoint of a MODEL_DIR, one after the
-        other, for evaluation.
+        MODEL_DIR, or the checkpoint itself. 'best': the best one of a run with `best`. 'all': every
+        checkpoint of a MODEL_DIR, one after the other, for evaluation.
       dtype: dtype to decode with parameters in, None for float32; training always holds them in
         float32.
       adapter: ADAPTER, a directory of PEFT's or a run with LoRA, over the parameters of `path`;
@@ -146,6 +146,9 @@ class SaveCheckpointConfig:
       keep: number of newest checkpoints kept; None keeps all.
       checkpoint_steps: steps to save at besides.
       checksums: write what verifies every byte of a checkpoint whenever it is read again.
+      best: KEEP_BEST, a number that evaluations log and whether 'min' or 'max' of it is best, such
+        as ('eval/cross_entropy', 'min'). A step that is the best so far is saved, whatever the
+        period, and kept besides the newest until there is a better one.
     """
 
     period: int | None = None
@@ -153,8 +156,11 @@ class SaveCheckpointConfig:
     keep: int | None = 2
     checkpoint_steps: Sequence[int] = ()
     checksums: bool = True
+    best: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        if self.best is not None:
+            _check_best(self.best)
         for field in ("period", "keep"):
             if getattr(self, field) is not None:
                 bounds.check_int(f"SaveCheckpointConfig.{field}", getattr(self, field), 1)
@@ -168,3 +174,13 @@ class CheckpointConfig:
 
     restore: RestoreCheckpointConfig | None = None
     save: SaveCheckpointConfig | None = dataclasses.field(default_factory=SaveCheckpointConfig)
+
+
+def _check_best(best: Sequence[str]) -> None:
+    is_pair = isinstance(best, list | tuple) and len(best) == 2 and isinstance(best[0], str)
+    group, _, name = best[0].partition("/") if is_pair else ("", "", "")
+    if group not in ("eval", "infer_eval") or not name or best[1] not in ("min", "max"):
+        raise ConfigError(
+            f"SaveCheckpointConfig.best: {best!r:.80}; allowed: None, or a number that evaluations "
+            "log, 'eval/...' or 'infer_eval/...', and 'min' or 'max': ('eval/cross_entropy', 'min')"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -12,6 +13,7 @@ import jax
 
 from t5x_ext import multihost
 from t5x_ext.checkpoints import Checkpointer
+from t5x_ext.checkpoints.best import BEST, Best
 from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
@@ -55,6 +57,16 @@ class Evaluation:
     own_metrics: Callable[[Sequence[Prediction]], MetricsByTask] = lambda rows: {}
     before_training: bool = False
 
+    def check_best(self, best: Sequence[str] | None) -> None:
+        """Raises ConfigError if checkpoints are judged by what is never evaluated."""
+        kinds = {"eval": self.loss_examples, "infer_eval": self.infer_examples}
+        if best is not None and not kinds[best[0].partition("/")[0]]:
+            there = [f"{group}/..." for group, examples in kinds.items() if examples]
+            raise ConfigError(
+                f"SaveCheckpointConfig.best: {best[0]!r}, which this run does not evaluate; allowed"
+                f": {', '.join(there) or 'None, as nothing is held out'}"
+            )
+
 
 def evaluation_line(seconds: float, run_seconds: float) -> str:
     """What evaluation cost of a run, and where that is much, how to make it less.
@@ -85,6 +97,7 @@ class Log:
         self._metrics = metrics  # None in processes that do not write
         self._period, self._last_step = period, last_step
         self._actions, self._finite = actions.get("TRAIN", ()), finite
+        self._written: tuple[int, dict[str, float]] = (first_step, {})
         if metrics:
             self._progress = ProgressLine(last_step, first_step)
 
@@ -111,8 +124,14 @@ class Log:
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Logs numbers as `<group>/<name>`."""
+        named = {f"{group}/{name}": value for name, value in values.items()}
+        self._written = step, self.written(step) | named
         if self._metrics:
-            self._metrics.write(step, {f"{group}/{name}": v for name, v in values.items()})
+            self._metrics.write(step, named)
+
+    def written(self, step: int) -> dict[str, float]:
+        """What has been logged of the last step; {} of any other."""
+        return self._written[1] if self._written[0] == step else {}
 
     def flush(self) -> None:
         """Has everything logged so far written where it is kept."""
@@ -152,10 +171,12 @@ class Saver:
     ) -> None:
         self._checkpointer, self._settings, self._batches = checkpointer, settings, batches
         self._finite, self._log, self._meta = finite, log, meta
+        self._best = Best(*settings.best) if settings and settings.best else None
 
     def __call__(self, event: StepEvent) -> None:
         if self._settings is not None:
-            self.save(event, force=event.step in self._settings.checkpoint_steps)
+            is_best = self._checkpointer.is_best(event.step, self._value(event.step))
+            self.save(event, force=is_best or event.step in self._settings.checkpoint_steps)
 
     def save(self, event: StepEvent, force: bool) -> None:
         """Saves the state where the period, or `force`, says so."""
@@ -165,7 +186,23 @@ class Saver:
         check_params(event.state.params, event.step)
         self._log.flush()
         meta = {**self._meta, "step": event.step, "skipped_steps": self._finite.skipped}
+        value = self._value(event.step)
+        if self._best and value is not None:
+            meta[BEST] = self._best.describe(value)
         self._checkpointer.save(event.step, event.state, self._batches.state(), meta, force)
+
+    def _value(self, step: int) -> float | None:
+        """What the step is judged by; None where it was not evaluated, or without a number."""
+        if self._best is None:
+            return None
+        group = self._best.metric.partition("/")[0]
+        found = self._log.written(step)
+        evaluated = [name for name in found if name.startswith(f"{group}/")]
+        if evaluated and self._best.metric not in found and multihost.is_primary():
+            there = ", ".join(evaluated[:12])
+            note(f"step {step} is not judged: no {self._best.metric}, there is {there}")
+        value = found.get(self._best.metric, math.nan)
+        return value if math.isfinite(value) else None
 
 
 class Evaluator:

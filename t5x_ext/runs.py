@@ -18,6 +18,7 @@ import jax
 
 from t5x_ext import adapter_runs, multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
+from t5x_ext.checkpoints.best import Best
 from t5x_ext.checkpoints.meta import ADAPTER, CONFIG
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.configs import CheckpointConfig
@@ -74,12 +75,14 @@ def run_training(
     """
     multihost.check_same({"training data": json.dumps(batches.state())})
     save = checkpoint_cfg.save
+    evaluation.check_best(save.best if save else None)
     checkpointer = Checkpointer(
         model_dir,
         keep=save.keep if save else None,
         save_period=save.period if save else None,
         save_dtype=save.dtype if save else None,
         checksums=save.checksums if save else True,
+        best=Best(*save.best) if save and save.best else None,
     )
     interrupted = False
 
@@ -125,6 +128,8 @@ def run_training(
             saver.save(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         multihost.say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
+        if checkpointer.best_step() is not None:
+            multihost.say(f"best by {save.best[0]}: checkpoint_{checkpointer.best_step()}")
     return state, not interrupted
 
 

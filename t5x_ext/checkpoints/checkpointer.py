@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from etils import epath
 
 from t5x_ext import files, multihost
 from t5x_ext.checkpoints import orbax_trees, trees
+from t5x_ext.checkpoints.best import Best
 from t5x_ext.checkpoints.damage import Damage, reading, reason
 from t5x_ext.checkpoints.directories import (
     DATA,
@@ -57,6 +58,7 @@ class Checkpointer:
         save_dtype: str | None = None,
         restore_dtype: str | None = None,
         checksums: bool = True,
+        best: Best | None = None,
         async_save: bool = True,
     ) -> None:
         """Opens a run's directory for writing, and clears away half-written checkpoints.
@@ -70,6 +72,7 @@ class Checkpointer:
                 A narrower dtype than the run's makes a resumed run differ from an unbroken one.
             restore_dtype: Dtype to restore parameters in; None: that of the wanted tree.
             checksums: Whether to write what verifies every byte that is read again.
+            best: What tells the best checkpoint, which is kept besides; None keeps none for it.
             async_save: Whether `save` returns before the files are written.
 
         Raises:
@@ -80,7 +83,7 @@ class Checkpointer:
                 raise ConfigError(f"{field} = {value}: allowed are None and numbers from 1")
         trees.check_dtype(save_dtype, "SaveCheckpointConfig.dtype")
         trees.check_dtype(restore_dtype, "RestoreCheckpointConfig.dtype")
-        self._save_period = save_period
+        self._save_period, self._keep, self._best = save_period, keep, best
         self._async_save = async_save
         self._saving: int | None = None
         self._save_dtype = save_dtype
@@ -92,11 +95,24 @@ class Checkpointer:
         from t5x_ext.checkpoints import saving  # Orbax takes a second to import
 
         self._items = saving.items
-        self._manager = saving.open_manager(self._dir, keep, checksums, (DATA, META), self._finish)
+        self._values = best.values_in(self._dir) if best else {}
+        self._manager = saving.open_manager(
+            self._dir, self._which_to_keep, checksums, (DATA, META), self._finish
+        )
 
     def latest_step(self) -> int | None:
         """The newest saved step (its files not yet checked), or None in a new directory."""
         return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The saved step that is best, or None where none has been judged."""
+        return self._best.pick(self._values) if self._best else None
+
+    def is_best(self, step: int, value: float | None) -> bool:
+        """Whether a step is better than all that are saved, by its value."""
+        if self._best is None or value is None:
+            return False
+        return self._best.pick({**self._values, step: value}) == step
 
     def should_save(self, step: int) -> bool:
         """Whether a step's turn has come by `save_period`."""
@@ -116,7 +132,8 @@ class Checkpointer:
             step: Number of finished steps.
             state: Tree of arrays. With several processes, all global.
             data_state: Position in the training data, as JSON.
-            meta: Seed, config text and whatever else describes the run, as JSON.
+            meta: Seed, config text and whatever else describes the run, as JSON; with what `Best`
+                describes where the step has been evaluated.
             force: Save although it is not the step's turn (end of the run, preemption).
 
         Returns:
@@ -129,6 +146,9 @@ class Checkpointer:
             return False
         self.wait()
         self._saving = step
+        value = self._best.value_in(meta) if self._best else None
+        if value is not None:
+            self._values[step] = value
         items = self._items(state, {DATA: data_state, META: meta}, self._save_dtype)
         with self._save_errors():
             if not self._is_in_place():
@@ -241,6 +261,12 @@ class Checkpointer:
             assert self._saving is not None  # set before the save began
             write_manifest(checkpoint_dir(self._dir, self._saving), self._checksums)
 
+    def _which_to_keep(self, steps: Sequence[int]) -> list[bool]:
+        newest = steps if self._keep is None else steps[-self._keep :]
+        values = {step: value for step, value in self._values.items() if step in steps}
+        best = self._best.pick(values) if self._best else None
+        return [step in newest or step == best for step in steps]
+
     def _read_step(self, step: int, wanted: PyTree, check: _Check) -> Restored:
         path = checkpoint_dir(self._dir, step)
         if not path.is_dir():
@@ -261,6 +287,7 @@ class Checkpointer:
         if damaged:
             multihost.gather(None)  # not before they are out of the way
             self._manager.reload()
+            self._values = self._best.values_in(self._dir) if self._best else {}
 
 
 def _read(path: epath.Path, wanted: PyTree, check: _Check) -> Restored:

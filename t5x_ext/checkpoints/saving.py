@@ -46,7 +46,7 @@ logging.getLogger("asyncio").addFilter(_not_orbax_s)
 
 def open_manager(
     directory: epath.Path,
-    keep: int | None,
+    keep: Callable[[Sequence[int]], Sequence[bool]],
     checksums: bool,
     json_items: Sequence[str],
     on_written: Callable[[], None],
@@ -55,7 +55,7 @@ def open_manager(
 
     Args:
         directory: MODEL_DIR; half-written checkpoints in it are removed.
-        keep: Number of newest checkpoints to keep; None keeps all.
+        keep: Of saved steps, oldest first, which to keep.
         checksums: Whether chunks get one.
         json_items: Names of the items besides `STATE`.
         on_written: Called in another thread when all files of a checkpoint are written, just before
@@ -71,12 +71,24 @@ def open_manager(
         item_names=(STATE, *json_items),
         item_handlers=_handlers(checksums, json_items),
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            preservation_policy=_Keep(keep),
             step_name_format=ocp.path.step.standard_name_format(step_prefix=PREFIX),
             cleanup_tmp_directories=not is_remote,
             async_options=_async_options(on_written),
         ),
     )
+
+
+class _Keep(ocp.checkpoint_managers.PreservationPolicy):
+    """Asks a function which checkpoints to keep."""
+
+    def __init__(self, keep: Callable[[Sequence[int]], Sequence[bool]]) -> None:
+        self._keep = keep
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """See the base class."""
+        del context
+        return self._keep([checkpoint.step for checkpoint in checkpoints])
 
 
 def _remove_unfinished(directory: epath.Path) -> None:

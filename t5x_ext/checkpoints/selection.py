@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t5x_ext import files
+from t5x_ext.checkpoints.best import best_checkpoint
 from t5x_ext.checkpoints.directories import checkpoint_dir, saved_steps
 from t5x_ext.configs import RestoreCheckpointConfig
 from t5x_ext.errors import ConfigError
@@ -34,6 +35,8 @@ def select(restore: RestoreCheckpointConfig) -> list[str]:
             )
         if restore.mode == "all":
             chosen += [str(checkpoint_dir(directory, step)) for step in reversed(steps)]
+        elif restore.mode == "best":
+            chosen.append(str(best_checkpoint(directory)))
         else:
             chosen.append(path)
     return chosen
@@ -50,6 +53,6 @@ def select_one(restore: RestoreCheckpointConfig | None) -> str | None:
     if restore.is_several:
         raise ConfigError(
             f"RestoreCheckpointConfig: mode {restore.mode!r}, path {restore.path!r}; training "
-            "starts from one checkpoint: give one path, and mode 'specific' or 'latest'"
+            "starts from one checkpoint: give one path, and mode 'specific', 'latest' or 'best'"
         )
     return select(restore)[0]

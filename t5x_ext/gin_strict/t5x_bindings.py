@@ -57,7 +57,7 @@ _VOCABULARIES = Rule(
     (Named("verify_matching_vocabs"), None),
 )
 _CHECKPOINTER = Rule(
-    "a run keeps its newest checkpoints: set `keep`, and choose by metrics.jsonl",
+    "a run keeps its newest checkpoints and, with SaveCheckpointConfig.best, the best one",
     (Named("Checkpointer"),),
 )
 _MANAGER = Rule("checkpoints are managed by Orbax", (Named("CheckpointManager"),))

@@ -1,0 +1,162 @@
+"""The best checkpoint of a run: what it is judged by, kept beside the newest, and read again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_ext.checkpoints import Checkpointer, load_meta
+from t5x_ext.checkpoints.best import BEST, Best
+from t5x_ext.checkpoints.selection import select
+from t5x_ext.configs import (
+    CheckpointConfig,
+    DatasetConfig,
+    RestoreCheckpointConfig,
+    SaveCheckpointConfig,
+)
+from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.records import Example
+from t5x_ext.errors import ConfigError
+from t5x_ext.models import EncoderDecoderModel, network
+from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.run_hooks import Evaluation
+from t5x_ext.runs import run_training
+from t5x_ext.training import optimizers
+from t5x_ext.training.trainer import Program, StepEvent, Trainer
+
+LOSS = ("eval/cross_entropy", "min")
+LENGTHS = {"inputs": 16, "targets": 16}
+SIZES = dict(emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=1, num_decoder_layers=1)
+
+
+def make_examples(count: int, first: int = 3) -> list[Example]:
+    tokens = np.arange(first, first + 9, dtype=np.int32)
+    return [
+        Example(f"e{i}", "task", "", tokens, (tokens[i % 8 :],), "", ("x",), False)
+        for i in range(count)
+    ]
+
+
+def train(
+    model_dir: Path,
+    steps: int = 12,
+    best: tuple[str, str] | None = LOSS,
+    period: int | None = 4,
+    stop_after: int | None = None,
+) -> None:
+    """Learns for seven steps, and forgets with a learning rate of the wrong sign after that."""
+    config = network.T5Config(vocab_size=64, mlp_dim=32, **SIZES)
+    model = EncoderDecoderModel(network.Transformer(config), optimizer_def=optimizers.AdamW())
+    rate = Trainer(learning_rate_fn=lambda step: jax.numpy.where(step < 7, 3e-3, -3e-3))
+
+    def stop(event: StepEvent) -> bool:
+        if event.step == stop_after:
+            raise KeyboardInterrupt
+        return False
+
+    run_training(
+        Program(model, PjitPartitioner(devices=jax.devices()[:1]), rate),
+        TrainBatches([("task", make_examples(24), 1.0)], 8, LENGTHS, pack=False, seed=0),
+        str(model_dir),
+        lambda start: steps,
+        CheckpointConfig(save=SaveCheckpointConfig(period=period, keep=1, best=best)),
+        random_seed=0,
+        meta={},
+        stats_period=1,
+        evaluation=Evaluation(1, DatasetConfig("task", LENGTHS, "validation", 8), make_examples(8)),
+        hooks=[stop],
+    )
+
+
+def losses(model_dir: Path) -> dict[int, float]:
+    lines = map(json.loads, (model_dir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[LOSS[0]] for line in lines if LOSS[0] in line}
+
+
+def saved(model_dir: Path) -> list[int]:
+    return sorted(int(path.name.rpartition("_")[2]) for path in model_dir.glob("checkpoint_*"))
+
+
+def test_the_best_step_is_saved_off_the_period_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path)
+    found = losses(tmp_path)
+    best = min(found, key=found.__getitem__)
+    assert 1 < best < 12 and best % 4  # or the test would show nothing
+    assert saved(tmp_path) == [best, 12]
+    path = str(tmp_path / f"checkpoint_{best}")
+    stated = load_meta(path)[BEST]
+    assert stated == {"metric": LOSS[0], "mode": "min", "value": pytest.approx(found[best])}
+    assert select(RestoreCheckpointConfig(str(tmp_path), "best")) == [path]
+    assert f"best by eval/cross_entropy: checkpoint_{best}" in capsys.readouterr().out
+
+
+def test_without_it_only_the_newest_are_kept(tmp_path: Path) -> None:
+    train(tmp_path, best=None)
+    assert saved(tmp_path) == [12]
+    with pytest.raises(ConfigError, match="no checkpoint in it has been judged; allowed with mode"):
+        select(RestoreCheckpointConfig(str(tmp_path), "best"))
+
+
+def test_a_run_that_was_interrupted_keeps_the_same(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    for stop_after in (3, 9):
+        broken = tmp_path / f"broken_{stop_after}"
+        with pytest.raises(KeyboardInterrupt):
+            train(broken, stop_after=stop_after)
+        train(broken)
+        assert saved(broken) == saved(tmp_path / "whole")
+
+
+def test_the_largest_is_best_where_that_is_asked_for(tmp_path: Path) -> None:
+    train(tmp_path, best=(LOSS[0], "max"), period=None)
+    found = losses(tmp_path)
+    assert saved(tmp_path) == sorted({max(found, key=found.__getitem__), 12})
+
+
+def test_a_number_that_is_not_there_is_told_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, 1, ("eval/crossentropy", "min"))
+    told = capsys.readouterr().err
+    assert "step 1 is not judged: no eval/crossentropy, there is eval/" in told
+    assert "eval/cross_entropy" in told
+    assert saved(tmp_path) == [1]
+
+
+def test_what_is_never_evaluated_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    message = "'infer_eval/rougeL', which this run does not evaluate; allowed: eval/..."
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, best=("infer_eval/rougeL", "max"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "best", ["eval/accuracy", ("accuracy", "max"), ("eval/", "max"), LOSS[:1], (LOSS[0], "least")]
+)
+def test_what_names_no_number_is_refused(best: Any) -> None:
+    with pytest.raises(ConfigError, match="^SaveCheckpointConfig.best: .*; allowed: None, or"):
+        SaveCheckpointConfig(best=best)
+
+
+def test_of_equals_the_earliest_and_never_what_is_no_number() -> None:
+    assert Best("eval/x", "min").pick({1: 2.0, 2: 1.0, 3: 1.0, 4: math.nan, 5: -math.inf}) == 2
+    assert Best("eval/x", "max").pick({1: 2.0, 2: 1.0, 3: 2.0}) == 1
+    assert Best("eval/x", "max").pick({1: math.nan}) is None
+
+
+def test_values_of_another_number_do_not_count(tmp_path: Path) -> None:
+    meta = {BEST: Best(*LOSS).describe(0.1)}
+    with Checkpointer(str(tmp_path), keep=1, best=Best(*LOSS)) as checkpointer:
+        checkpointer.save(1, {"params": {"w": jax.numpy.ones(2)}}, {}, meta, force=True)
+        assert (checkpointer.best_step(), checkpointer.is_best(2, 0.2)) == (1, False)
+    with Checkpointer(str(tmp_path), keep=1, best=Best("eval/accuracy", "max")) as checkpointer:
+        assert checkpointer.best_step() is None
+        assert checkpointer.is_best(2, 0.2)
