@@ -103,6 +103,10 @@ class JsonVocabulary:
             kept.append(token)
         return self._loaded.tokenizer.decode(kept)
 
+    def spell(self, ids: Iterable[int]) -> str:
+        """Text of all `ids`, special tokens written out; see `spelling.spell`."""
+        return self._loaded.tokenizer.decode([*map(int, ids)], skip_special_tokens=False)
+
     def as_seqio(self) -> Any:
         """The `seqio.Vocabulary` that gives the same ids."""
         return seqio_vocabulary(self)

@@ -22,6 +22,7 @@ COMMANDS = {
     "study": "run a grid of trainings and evaluations",
     "report": "turn a study's results into tables, plots and one HTML page",
     "score": "score a predictions file",
+    "show_batch": "show a training batch as the model is given it, what the loss counts marked",
     "audit": "examine task data: lengths, truncation, leaks, label skew, unknown pieces",
     "plan": "tell in advance whether a run fits, how long it takes and what it costs",
     "convert": "convert checkpoints between the layouts of T5X, Hugging Face and our own",
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> list[str]:
-    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {name:<11} {summary}" for name, summary in COMMANDS.items()]
     return [
         "usage: t5x_ext COMMAND ...",
         "",

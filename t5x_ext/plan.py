@@ -15,16 +15,15 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 
-from mixtures.errors import DataError
 from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import CheckpointConfig, SuperNIConfig
+from t5x_ext.gin_strict.binding import bound_to
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import plans, proposals, study_plans, study_tables, tables
@@ -197,24 +196,14 @@ def _setup(flags: gin_utils.GinFlags, decoding: Decoding = Decoding()) -> Setup 
         flags.files, flags.bindings, flags.search_paths, train, arguments, gin_utils.NO_VOCABULARY
     )
     if "t5x_ext.study" in sys.modules:  # a gin file imports it
-        bound = _bound_to(sys.modules["t5x_ext.study"].study)
+        bound = bound_to(sys.modules["t5x_ext.study"].study)
         if bound:
             return study_setup(bound)
     for name, function in (("t5x_ext.infer", "infer"), ("t5x_ext.eval", "evaluate")):
-        bound = _bound_to(getattr(sys.modules[name], function)) if name in sys.modules else {}
+        bound = bound_to(getattr(sys.modules[name], function)) if name in sys.modules else {}
         if bound:
             return decoding_setup(bound, decoding)
-    return train_setup(_bound_to(train), decoding)
-
-
-def _bound_to(command: Callable[..., None]) -> dict[str, Any]:
-    """The arguments that gin gives to a command, references evaluated."""
-    try:
-        return gin.get_bindings(command)
-    except (errors.ConfigError, DataError):  # what its references are bound to cannot be made
-        raise
-    except ValueError:  # no gin file names it
-        return {}
+    return train_setup(bound_to(train), decoding)
 
 
 def _report(line: str) -> None:

@@ -57,13 +57,13 @@ class Evaluation:
     own_metrics: Callable[[Sequence[Prediction]], MetricsByTask] = lambda rows: {}
     before_training: bool = False
 
-    def check_best(self, best: Sequence[str] | None) -> None:
+    def check_best(self, best: Best | None) -> None:
         """Raises ConfigError if checkpoints are judged by what is never evaluated."""
         kinds = {"eval": self.loss_examples, "infer_eval": self.infer_examples}
-        if best is not None and not kinds[best[0].partition("/")[0]]:
+        if best is not None and not kinds[best.metric.partition("/")[0]]:
             there = [f"{group}/..." for group, examples in kinds.items() if examples]
             raise ConfigError(
-                f"SaveCheckpointConfig.best: {best[0]!r}, which this run does not evaluate; allowed"
+                f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; allowed"
                 f": {', '.join(there) or 'None, as nothing is held out'}"
             )
 

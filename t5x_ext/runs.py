@@ -75,14 +75,15 @@ def run_training(
     """
     multihost.check_same({"training data": json.dumps(batches.state())})
     save = checkpoint_cfg.save
-    evaluation.check_best(save.best if save else None)
+    best = Best(*save.best) if save and save.best else None
+    evaluation.check_best(best)
     checkpointer = Checkpointer(
         model_dir,
         keep=save.keep if save else None,
         save_period=save.period if save else None,
         save_dtype=save.dtype if save else None,
         checksums=save.checksums if save else True,
-        best=Best(*save.best) if save and save.best else None,
+        best=best,
     )
     interrupted = False
 
@@ -128,8 +129,8 @@ def run_training(
             saver.save(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         multihost.say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
-        if checkpointer.best_step() is not None:
-            multihost.say(f"best by {save.best[0]}: checkpoint_{checkpointer.best_step()}")
+        if best is not None and checkpointer.best_step() is not None:
+            multihost.say(f"best by {best.metric}: checkpoint_{checkpointer.best_step()}")
     return state, not interrupted
 
 

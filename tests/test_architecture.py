@@ -59,6 +59,7 @@ COMMANDS = {
     "study",
     "report",
     "score",
+    "show_batch",
     "audit",
     "plan",
     "convert",

@@ -17,6 +17,7 @@ from typing import Any
 
 import gin
 
+from mixtures.errors import DataError
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.gin_strict import hints
 from t5x_ext.gin_strict.source import (
@@ -53,6 +54,20 @@ class Bound:
     macros: dict[str, Entry] = dataclasses.field(default_factory=dict)
     parameters: dict[tuple[str, str], dict[str, Entry]] = dataclasses.field(default_factory=dict)
     of_t5x: dict[tuple[str, str], tuple[Binding, Rule]] = dataclasses.field(default_factory=dict)
+
+
+def bound_to(command: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments that gin gives to a command, references evaluated; {} where it is not named.
+
+    Raises:
+        ConfigError, DataError: What a reference is bound to cannot be made.
+    """
+    try:
+        return gin.get_bindings(command)
+    except (ConfigError, DataError):
+        raise
+    except ValueError:  # no gin file names it
+        return {}
 
 
 class _FileReference(gin.config.ConfigurableReference):
