@@ -63,8 +63,8 @@ class Evaluation:
         if best is not None and not kinds[best.metric.partition("/")[0]]:
             there = [f"{group}/..." for group, examples in kinds.items() if examples]
             raise ConfigError(
-                f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; allowed"
-                f": {', '.join(there) or 'None, as nothing is held out'}"
+                f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; "
+                f"allowed: {', '.join(there) or 'None, as nothing is held out'}"
             )
 
 
