@@ -499,7 +499,7 @@ train_script.train:
         ("utils.DatasetConfig.use_custom_packing_ops=True", "take the line out"),
         ("utils.DatasetConfig.use_memory_cache=False", "num_examples"),
         ("seqio.Evaluator.use_memory_cache=False", "num_examples"),
-        ("utils.RestoreCheckpointConfig.mode='every'", "specific, latest, all"),
+        ("utils.RestoreCheckpointConfig.mode='every'", "specific, latest, best, all"),
         ("utils.RestoreCheckpointConfig.path=['a', 'b']", "training starts from one checkpoint"),
         ("train.actions={'EVAL': []}", "TRAIN, TRAIN_EVAL, INFER_EVAL"),
         ("USE_CACHED_TASKS=True", "USE_CACHED_TASKS = False"),

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -19,6 +20,7 @@ from mixtures.errors import DataError
 from mixtures.own_data import read_jsonl
 from mixtures.records import Example, Row
 from mixtures.vocabularies import ByteVocabulary
+from t5x_ext import show_batch
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "your_own_tasks.md"
 LENGTHS = {"inputs": 400, "targets": 32}
@@ -84,6 +86,11 @@ def test_the_guide_runs_and_prints_what_it_says(tmp_path, monkeypatch):
             with contextlib.redirect_stdout(output):
                 exec(compile(text, str(GUIDE), "exec"), namespace)
             printed, runs = output.getvalue(), runs + 1
+        elif kind == "bash" and "t5x_ext.show_batch" in text:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                assert show_batch.main(shlex.split(text.replace("\\\n", ""))[3:]) == 0
+            printed = output.getvalue()
         elif kind == "text output":
             # The end of a line is not compared: editors strip it.
             assert [line.rstrip() for line in printed.splitlines()] == text.rstrip().split("\n")
