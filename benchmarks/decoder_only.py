@@ -16,6 +16,9 @@ writing   the first --writing_rows test rows of every set, written as Alpaca's p
           with the model's own ends, --writing_tokens at most; batches of --rows. The sets lie in
           DIR/writing, or WRITING_DIR; without either the bundled suite's tasks can be named.
           Prompts are sorted for both, which spares transformers padding. Not among the defaults.
+shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same 400 tokens, as
+          definitions and examples do, and have 8 to 64 of their own; 16 new tokens, batches of 16;
+          and the same here with every prompt read whole. Not among the defaults.
 
 Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
 bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
@@ -203,12 +206,19 @@ def padded(rows: Prompts, side: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def our_decoding(
-    path: str, dtype: str, prompts: Prompts, batch_size: int, limit: int, method: Greedy
+    path: str,
+    dtype: str,
+    prompts: Prompts,
+    batch_size: int,
+    limit: int,
+    method: Greedy,
+    share_prefixes: bool | None = None,
 ) -> Callable:
     """Decodes all prompts; gives their tokens, 0 behind their ends."""
     model = DecoderOnlyModel(our_network(path, dtype), Vocabulary())
     longest = -(-max(map(len, prompts)) // 64) * 64
-    decoder = Decoder(model, PjitPartitioner(), batch_size, longest, limit, method)
+    sizes = batch_size, longest, limit
+    decoder = Decoder(model, PjitPartitioner(), *sizes, method, share_prefixes=share_prefixes)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), load_params(path))
     requests = [Request((prompt,), number) for number, prompt in enumerate(prompts)]
 
@@ -277,6 +287,25 @@ def decode(args: argparse.Namespace, dtype: str, case: str) -> None:
     race(runs, args.repeats, len(prompts))
 
 
+def follow_shots(args: argparse.Namespace, dtype: str) -> None:
+    """Prints prompts a second of both, and here with prefixes read again for every row."""
+    rng = np.random.default_rng(2)
+    prompts = []
+    for task, shots in enumerate(draw([400] * args.shots_tasks)):
+        own = draw(rng.integers(8, 65, args.shots_rows).tolist(), seed=task + 1)
+        prompts += [np.concatenate([shots, one]) for one in own]
+    limit = 16
+    lengths = np.full(len(prompts), limit)
+    settings = args.model, dtype, prompts, 16, limit
+    method = GivenLengths(lengths=tuple(lengths.tolist()))
+    runs = {
+        "t5x_ext": our_decoding(*settings, method),
+        "prompts read whole": our_decoding(*settings, method, share_prefixes=False),
+        "transformers": their_decoding(*settings, lengths),
+    }
+    race(runs, args.repeats, len(prompts))
+
+
 def write(args: argparse.Namespace, dtype: str) -> None:
     """Prints prompts of writing sets a second of both, and how many answers are equal."""
     superni_cfg = SuperNIConfig(data_dir=args.data)
@@ -290,6 +319,7 @@ def write(args: argparse.Namespace, dtype: str) -> None:
     settings = args.model, dtype, prompts, args.rows, args.writing_tokens
     runs = {
         "t5x_ext": our_decoding(*settings, Greedy()),
+        "prompts read whole": our_decoding(*settings, Greedy(), share_prefixes=False),
         "transformers": their_decoding(*settings, None),
     }
     race(runs, args.repeats, len(prompts))
@@ -304,16 +334,17 @@ def race(runs: dict[str, Callable[[], Any]], repeats: int, count: int) -> None:
             began = time.perf_counter()
             run()
             best[name] = min(best[name], time.perf_counter() - began)
-    ours, theirs = best.values()
-    rows = ""
-    if isinstance(results["t5x_ext"], np.ndarray):
-        equal = (results["t5x_ext"] == results["transformers"]).all(axis=1)
-        rows = f"   {equal.sum()} of {len(equal)} rows equal"
-    print(
-        f"  t5x_ext {count / ours:9.2f}/s   transformers {count / theirs:9.2f}/s   "
-        f"{theirs / ours:5.2f}x{rows}",
-        flush=True,
-    )
+    ours, *others = best
+    for theirs in others:
+        rows = ""
+        if isinstance(results[ours], np.ndarray):
+            equal = (results[ours] == results[theirs]).all(axis=1)
+            rows = f"   {equal.sum()} of {len(equal)} rows equal"
+        print(
+            f"  {ours} {count / best[ours]:9.2f}/s   {theirs} {count / best[theirs]:9.2f}/s   "
+            f"{best[theirs] / best[ours]:5.2f}x{rows}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -325,7 +356,7 @@ def main() -> None:
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
     for flag, names, default in (
-        ("--cases", [*cases, "writing"], cases),
+        ("--cases", [*cases, "writing", "shots"], cases),
         ("--dtypes", dtypes, dtypes),
         ("--sets", [*sets, *TASKS], PAPER_SETS),
     ):
@@ -343,6 +374,8 @@ def main() -> None:
         ("prefill_rows", 16),
         ("writing_rows", 40),
         ("writing_tokens", 128),
+        ("shots_tasks", 2),
+        ("shots_rows", 16),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     args = parser.parse_args()
@@ -357,6 +390,8 @@ def main() -> None:
                 train(args, dtype, case == "packed")
             elif case == "writing":
                 write(args, dtype)
+            elif case == "shots":
+                follow_shots(args, dtype)
             else:
                 decode(args, dtype, case)
 

@@ -11,23 +11,19 @@ import numpy as np
 
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import placement
+from t5x_ext.decoding import placement, shared_prefixes
+from t5x_ext.decoding.batches import Batching, RequestBatch
 from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.prompts import check_examples
-from t5x_ext.decoding.requests import (
-    OutputLimit,
-    Request,
-    RequestBatch,
-    batches_side_by_side,
-)
+from t5x_ext.decoding.requests import OutputLimit, Request
 from t5x_ext.decoding.side_by_side import SideBySideGenerator
 from t5x_ext.decoding.stages import Finished, Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.generation import Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -39,7 +35,8 @@ class Decoder:
 
     Prompts are sorted into batches of similar length, longest first: the number of compiled
     shapes is bounded (`max_shapes`), and a batch that does not fit fails at once. Rows that go on
-    when most of their batch has ended wait and are decoded together, see `decoding.stages`.
+    when most of their batch has ended wait and are decoded together, see `decoding.stages`. What
+    prompts begin with is read once for those of a batch, see `decoding.shared_prefixes`.
 
     Attributes:
       model: gives the network and the output vocabulary.
@@ -59,6 +56,8 @@ class Decoder:
         are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
       keep_log_probs: whether `decode_requests` gives log-probabilities.
       output_limit: a limit by the source of each example that has one, below `max_decode_length`.
+      share_prefixes: whether what prompts begin with is read once for those of a batch; None where
+        it saves more than the programs for it take to compile.
     """
 
     model: BaseTransformerModel
@@ -74,6 +73,7 @@ class Decoder:
     amateur: BaseTransformerModel | None = None
     keep_log_probs: bool = False
     output_limit: OutputLimit | None = None
+    share_prefixes: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", self.partitioner.round_up_batch(self.batch_size))
@@ -139,6 +139,18 @@ class Decoder:
         """Rows of each context: two where one model is expert and amateur."""
         assert self.method is not None  # __post_init__ has set it
         return 1 if self.amateur is not None else self.method.num_sides
+
+    @property
+    def _batching(self) -> Batching:
+        sizes = self.batch_size, self.buckets, self.num_contexts, self._num_sides
+        generator = self._generator
+        if self.share_prefixes is False or not generator.shares_prefixes:
+            return Batching(*sizes)
+        least = 0
+        if self.share_prefixes is None:
+            num_params = parameters.count_params(generator.specs)
+            least = shared_prefixes.least_saved(num_params, self.partitioner)
+        return Batching(*sizes, self.partitioner.round_up_batch, least)
 
     @functools.cached_property
     def programs_together(self) -> Programs:
@@ -292,23 +304,25 @@ class Decoder:
         weights = programs.prepare(params)
         small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
         queue = Queue(programs, weights, small_batch)
-        batches = batches_side_by_side(
-            sets, self.batch_size, self.buckets, self.num_contexts, self._num_sides
-        )
-        for batch in batches:
+        for batch in self._batching.side_by_side(sets):
             places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
             shared = self._shared(batch, limits)
-            reached = programs.begin(params, weights, batch.prompts, batch.lengths, of_rows, shared)
+            of_batch = batch.prompts, batch.lengths, of_rows, shared, batch.length
+            reached = programs.begin(params, weights, *of_batch)
             yield from queue.admit(places, reached)
         yield from queue.finish()
 
     def _shared(self, batch: RequestBatch, limits: np.ndarray) -> Shared:
         chooses = getattr(self.model.module, "num_adapters", None) is not None
+        prefixes = batch.prefixes
+        if prefixes is not None and not chooses:
+            prefixes = prefixes._replace(adapters=None)
         return Shared(
             batch.log_weights if self.num_contexts > 1 else None,
             batch.adapters if chooses else None,
             np.where(batch.places < 0, 1, limits[batch.places]) if self.output_limit else None,
+            prefixes,
         )
 
     def to_text(self, tokens: np.ndarray) -> Output:

@@ -30,7 +30,7 @@ from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache, grow, pad
-from t5x_ext.models.generation import DecodingWeights, Generator
+from t5x_ext.models.generation import DecodingWeights, Generator, Prefixes
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import active_partitioner, constrain
 
@@ -48,11 +48,13 @@ class Shared(NamedTuple):
         output has one context.
       adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
       limits: int32 [B], most tokens of each output.
+      prefixes: what the prompts begin with; None where they are given whole. Used up by reading.
     """
 
     log_weights: jax.Array | np.ndarray | None = None
     adapters: jax.Array | np.ndarray | None = None
     limits: jax.Array | np.ndarray | None = None
+    prefixes: Prefixes | None = None
 
 
 class Rows(NamedTuple):
@@ -139,11 +141,12 @@ def start_rows(
     prompts: jax.Array,
     lengths: jax.Array,
     numbers: jax.Array,
+    shared: Shared,
     method: Method,
     max_length: int,
-    shared: Shared = Shared(),  # noqa: B008  (immutable)
     num_stops: int = 0,
     keep_log_probs: bool = False,
+    length: int | None = None,
 ) -> Rows:
     """Reads a padded batch of prompts.
 
@@ -151,18 +154,19 @@ def start_rows(
       generator: the model.
       params: parameters in the tree of `Network.specs`.
       weights: from `Generator.prepare`.
-      prompts: int32 [B * R, L], from the left.
+      prompts: int32 [B * R, L], from the left; with prefixes, what follows them.
       lengths: int32 [B * R], tokens of each prompt. An output all of whose prompts have none is
         filler and comes back empty.
       numbers: int32 [B], each output's number; sampling depends on it.
+      shared: of the prompts.
       method: chooses tokens.
       max_length: T, EOS included.
-      shared: of the prompts.
       num_stops: see `Method.start`.
       keep_log_probs: see `run_loop`.
+      length: with prefixes, positions that are kept of each prompt, see `Generator.start_after`.
     """
-    with adapter_rows(shared.adapters):
-        prompt, first = generator.start(params, weights, prompts, lengths)
+    prompt, first = _read(generator, params, weights, prompts, lengths, shared, length)
+    shared = shared._replace(prefixes=None)
     num_outputs, of_each = len(numbers), len(prompts) // len(numbers)
     cache = generator.empty_cache(len(prompts) * method.num_rows)
     filler = jnp.all((lengths == 0).reshape(num_outputs, of_each), axis=1)
@@ -173,6 +177,28 @@ def start_rows(
     if keep_log_probs:
         log_probs = jnp.zeros((num_outputs, method.num_rows, max_length))
     return _pin(Rows(prompt, cache, state, first, shared, log_probs))
+
+
+def _read(
+    generator: Generator,
+    params: Params,
+    weights: DecodingWeights,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    shared: Shared,
+    length: int | None,
+) -> tuple[PromptCache, jax.Array]:
+    """What is kept of prompts, and the decoder's first inputs."""
+    if shared.prefixes is None:
+        with adapter_rows(shared.adapters):
+            return generator.start(params, weights, prompts, lengths)
+    assert length is not None
+    tokens, of_tokens, which, adapters = jax.tree.map(jnp.asarray, shared.prefixes)
+    with adapter_rows(adapters):
+        # Of a prompt, the last token is not kept; of a prefix, every token is.
+        begun, _ = generator.start(params, weights, tokens, of_tokens + 1)
+    with adapter_rows(shared.adapters):
+        return generator.start_after(params, begun, which, prompts, lengths, length)
 
 
 def advance_rows(
@@ -278,7 +304,7 @@ def decode_batch(
     weights = generator.prepare(params, whole_weights)
     numbers = jnp.arange(len(prompts))
     of_rows = prompts, lengths, numbers
-    rows = start_rows(generator, params, weights, *of_rows, method, max_length, shared)
+    rows = start_rows(generator, params, weights, *of_rows, shared, method, max_length)
     rows = advance_rows(generator, weights, rows, method, 0, max_length, ids, axis_name)
     return method.outputs(rows.state)[:, 0]
 

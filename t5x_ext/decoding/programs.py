@@ -96,21 +96,24 @@ class Programs:
         lengths: np.ndarray,
         numbers: np.ndarray,
         shared: Shared = Shared(),  # noqa: B008  (immutable)
+        length: int | None = None,
     ) -> Reached:
         """Reads prompts and decodes the first stage.
 
         Args:
           params: parameters on the mesh.
           weights: from `prepare`.
-          prompts: int32 [E, B * R, L], padded prompts, the same on every host.
+          prompts: int32 [E, B * R, L], padded prompts, the same on every host; with prefixes, what
+            follows them.
           lengths: int32 [E, B * R], tokens of each prompt; an output of none is filler.
           numbers: int32 [E, B], the outputs' numbers.
           shared: of the prompts, with a leading axis E too.
+          length: see `loop.start_rows`.
         """
-        self._note(0, *prompts.shape)
         placed = self.partitioner.put_whole(self._lead(prompts))
         of_rows = jax.tree.map(self._lead, (lengths, numbers, shared))
-        return self._begin(params, weights, placed, *of_rows)
+        rows = self._read(params, weights, placed, *of_rows, length)
+        return self.advance(weights, rows, 0)
 
     def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
         """Decodes rows from the end of the stage before."""
@@ -142,31 +145,31 @@ class Programs:
         return self._jit(prepare, static_argnums=1)
 
     @functools.cached_property
-    def _begin(self) -> Any:
-        def begin(
+    def _read(self) -> Any:
+        # Apart from the first stage: how prompts are read has more shapes than how they go on.
+        def read(
             params: Params,
             weights: DecodingWeights,
             prompts: jax.Array,
             lengths: jax.Array,
             numbers: jax.Array,
             shared: Shared,
-        ) -> Reached:
-            of_rows = prompts, lengths, numbers
-            rows = loop.start_rows(
+            length: int | None,
+        ) -> Rows:
+            of_model = functools.partial(
+                loop.start_rows,
                 self.generator,
-                params,
-                weights,
-                *of_rows,
-                self.method,
-                self.ends[-1],
-                shared,
-                self.ids.num_stops,
-                self.keep_log_probs,
+                method=self.method,
+                max_length=self.ends[-1],
+                num_stops=self.ids.num_stops,
+                keep_log_probs=self.keep_log_probs,
+                length=length,
             )
-            return self._advance_rows(weights, rows, 0)
+            axes = *self.generator.models_axes(), 0, 0, 0, 0
+            of_rows = prompts, lengths, numbers, shared
+            return self._of_each(of_model, *axes)(params, weights, *of_rows)
 
-        axes = *self.generator.models_axes(), 0, 0, 0, 0
-        return self._jit(self._of_each(begin, *axes), out_shardings=self._reached_shardings)
+        return self._jit(read, static_argnums=6)
 
     @functools.cached_property
     def _advance(self) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5x_ext import bounds
-from t5x_ext.data.length_buckets import batches_by_length
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 
@@ -72,78 +71,6 @@ class Request(NamedTuple):
     def of(cls, example: Example, number: int, limit: int | None = None) -> Request:
         """A request to answer an example's prompt."""
         return cls((example.inputs,), number, limit=limit)
-
-
-class RequestBatch(NamedTuple):
-    """Requests of E models next to each other, padded; see `loop` for B, C and R.
-
-    Attributes:
-      places: int32 [E, B], counted through all sets of requests; -1 for filler.
-      prompts: int32 [E, B * R, L].
-      lengths: int32 [E, B * R], tokens of each prompt, 0 for filler and for contexts that a request
-        does not have.
-      log_weights: float32 [E, B, C]; -inf for contexts that a request does not have.
-      adapters: int32 [E, B * R].
-    """
-
-    places: np.ndarray
-    prompts: np.ndarray
-    lengths: np.ndarray
-    log_weights: np.ndarray
-    adapters: np.ndarray
-
-
-def batches_side_by_side(
-    sets: Sequence[Sequence[Request]],
-    batch_size: int,
-    buckets: Sequence[int],
-    num_contexts: int = 1,
-    num_sides: int = 1,
-) -> Iterator[RequestBatch]:
-    """Batches of several sets of requests next to each other, each set's longest first.
-
-    Args:
-      sets: requests of each model.
-      batch_size: B.
-      buckets: lengths that prompts may be padded to, ascending.
-      num_contexts: C.
-      num_sides: rows of each context, R = C * num_sides; neighbours, the expert's first.
-    """
-    starts = np.cumsum([0, *map(len, sets)])
-    own_batches = [
-        list(batches_by_length([_length(one) for one in requests], batch_size, buckets))
-        for requests in sets
-    ]
-    for index in range(max(map(len, own_batches))):
-        present = [
-            (model, *batches[index])
-            for model, batches in enumerate(own_batches)
-            if index < len(batches)
-        ]
-        shape = len(sets), batch_size
-        length = max(length for _, _, length in present)
-        places = np.full(shape, -1, np.int32)
-        prompts = np.zeros((*shape, num_contexts, num_sides, length), np.int32)
-        lengths = np.zeros((*shape, num_contexts, num_sides), np.int32)
-        log_weights = np.zeros((*shape, num_contexts), np.float32)
-        adapters = np.zeros((*shape, num_contexts, num_sides), np.int32)
-        for model, chosen, _ in present:
-            places[model, : len(chosen)] = chosen + starts[model]
-            for row, place in enumerate(chosen):
-                request = sets[model][place]
-                log_weights[model, row] = -np.inf
-                log_weights[model, row, : len(request.prompts)] = request.log_weights
-                adapters[model, row] = request.adapters or 0
-                for context, tokens in enumerate(request.prompts):
-                    prompts[model, row, context, :, : len(tokens)] = tokens
-                    lengths[model, row, context] = len(tokens)
-        yield RequestBatch(
-            places,
-            prompts.reshape(len(sets), -1, length),
-            lengths.reshape(len(sets), -1),
-            log_weights,
-            adapters.reshape(len(sets), -1),
-        )
 
 
 def make_requests(
@@ -234,7 +161,3 @@ def _is_group(prompt: Any) -> bool:
     if isinstance(prompt, str) or not is_list or not len(prompt):
         return False
     return isinstance(prompt[0], str | Sequence | np.ndarray)
-
-
-def _length(request: Request) -> int:
-    return max(len(tokens) for tokens in request.prompts)

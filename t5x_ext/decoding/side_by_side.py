@@ -60,6 +60,25 @@ class SideBySideGenerator(Generator):
         other, _ = self.amateur.start(params["amateur"], of_amateur, prompts, lengths)
         return PromptCache(one.keys + other.keys, one.values + other.values, one.mask), first
 
+    @property
+    def shares_prefixes(self) -> bool:
+        return self.expert.shares_prefixes and self.amateur.shares_prefixes
+
+    def start_after(
+        self,
+        params: Params,
+        prefixes: PromptCache,
+        which: jax.Array,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        length: int,
+    ) -> tuple[PromptCache, jax.Array]:
+        rest = which, prompts, lengths, length
+        of_expert, of_amateur = self._split(prefixes)
+        one, first = self.expert.start_after(params["expert"], of_expert, *rest)
+        other, _ = self.amateur.start_after(params["amateur"], of_amateur, *rest)
+        return PromptCache(one.keys + other.keys, one.values + other.values, one.mask), first
+
     def empty_cache(self, num_rows: int) -> OutputCache:
         one, other = self.expert.empty_cache(num_rows), self.amateur.empty_cache(num_rows)
         return OutputCache(one.keys + other.keys, one.values + other.values)
@@ -73,20 +92,28 @@ class SideBySideGenerator(Generator):
         index: jax.Array,
     ) -> tuple[jax.Array, OutputCache]:
         """As `Generator.step`, with scores [B, 2 * K, V]."""
-        num_layers = sum(shape.num_layers for shape in self.expert.cache_shapes)
+        prompts = self._split(prompt)
         scores, caches = [], []
-        for generator, of_side, layers in (
-            (self.expert, weights.layers[0], slice(num_layers)),
-            (self.amateur, weights.layers[1], slice(num_layers, None)),
-        ):
-            own_prompt = PromptCache(prompt.keys[layers], prompt.values[layers], prompt.mask)
+        for side, generator in enumerate((self.expert, self.amateur)):
+            layers = self._layers_of(side)
             own_cache = OutputCache(cache.keys[layers], cache.values[layers])
-            found, own_cache = generator.step(of_side, own_prompt, own_cache, tokens, index)
+            of_side = weights.layers[side], prompts[side], own_cache
+            found, own_cache = generator.step(*of_side, tokens, index)
             scores.append(found)
             caches.append(own_cache)
         one, other = caches
         joined = OutputCache(one.keys + other.keys, one.values + other.values)
         return jnp.concatenate(scores, axis=1), joined
+
+    def _layers_of(self, side: int) -> slice:
+        """The expert's layers, 0, or the amateur's, 1, among those of both."""
+        num_layers = sum(shape.num_layers for shape in self.expert.cache_shapes)
+        return slice(num_layers, None) if side else slice(num_layers)
+
+    def _split(self, prompt: PromptCache) -> list[PromptCache]:
+        """What the expert keeps of prompts, and what the amateur keeps."""
+        layers = self._layers_of(0), self._layers_of(1)
+        return [PromptCache(prompt.keys[one], prompt.values[one], prompt.mask) for one in layers]
 
 
 def _pair(expert: Any, amateur: Any) -> DecodingWeights:

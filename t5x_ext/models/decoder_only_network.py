@@ -22,7 +22,8 @@ from jax.ad_checkpoint import checkpoint_name
 from t5x_ext.models import parameters
 from t5x_ext.models.blocks.attend import Attend, make_attend
 from t5x_ext.models.blocks.attention import Attention
-from t5x_ext.models.blocks.cache import OutputCache, PromptCache, prompt_cache
+from t5x_ext.models.blocks.cache import OutputCache, PromptCache, prompt_cache, stack_layers
+from t5x_ext.models.blocks.continuation import Continuation
 from t5x_ext.models.blocks.dropout import dropout, fold_key
 from t5x_ext.models.blocks.linear import Embedding, Linear
 from t5x_ext.models.blocks.mlp import MLP
@@ -207,6 +208,39 @@ class DecoderOnly(nnx.Module):
         _, (keys, values) = self._run(prompts, pattern, None, collect=True)
         return prompt_cache(tuple(keys), tuple(values), mask)
 
+    def start_after(
+        self,
+        prefixes: PromptCache,
+        which: jax.Array,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        length: int,
+    ) -> PromptCache:
+        """Reads what follows prefixes that `start` has read, as if it had read both.
+
+        Args:
+          prefixes: of N prefixes.
+          which: int32 [B], the prefix of each row.
+          prompts: int32 [B, S], what follows it.
+          lengths: int32 [B], how many of these tokens to keep: all but the last.
+          length: positions of the result, padding included.
+        """
+        before = prefixes.lengths[which]
+        positions = before[:, None] + jnp.arange(prompts.shape[1])
+        angles = self._angles(positions, positions.shape)
+        heads, bias = self.shape.heads, self.shape.bias
+        rows = Continuation(which, before, prompts.shape[1], length, heads, bias, angles)
+
+        def layer(one: DecoderLayer, x: jax.Array, _: None, keys: jax.Array, values: jax.Array):
+            own = one.self_attention.project_memory(one.pre_self_attention_layer_norm(x), angles)
+            joined = rows.join(keys, own[0]), rows.join(values, own[1])
+            return one(x, rows.attend_to(*joined), None), joined
+
+        x = self.token_embedder(prompts)
+        _, (keys, values) = self._scan(layer, x, None, *stack_layers(prefixes))
+        mask = jnp.arange(length) < (before + lengths)[:, None]
+        return prompt_cache(tuple(keys), tuple(values), mask)
+
     def step(
         self,
         layers: list[DecoderLayer],
@@ -250,11 +284,16 @@ class DecoderOnly(nnx.Module):
 
         x = self.token_embedder(tokens)
         x = dropout(x, cfg.dropout_rate, fold_key(dropout_key, _INPUT), broadcast_axis=-2)
+        return self._scan(layer, x, fold_key(dropout_key, _LAYERS))
+
+    def _scan(self, layer: Callable[..., Any], x: jax.Array, key: jax.Array | None, *own: Any):
+        cfg = self.cfg
         return scan_layers(
             self.decoder.layers,
             layer,
             x,
-            fold_key(dropout_key, _LAYERS),
+            key,
+            *own,
             dtype=cfg.dtype,
             saved=SAVED_BY_REMAT_POLICY[cfg.remat_policy],
             scan=cfg.scan_layers,

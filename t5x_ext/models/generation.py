@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_ext.models import nf4, parameters
 from t5x_ext.models.config import CacheShape
@@ -29,6 +30,23 @@ from t5x_ext.partitioning import constrain, gather
 
 if TYPE_CHECKING:
     from t5x_ext.models.blocks.cache import OutputCache, PromptCache
+
+
+class Prefixes(NamedTuple):
+    """What prompts begin with, each read once for all prompts that share it.
+
+    Attributes:
+      tokens: int32 [N, P], from the left.
+      lengths: int32 [N], tokens of each; none where a prompt shares nothing.
+      which: int32 [B], the prefix of each prompt.
+      adapters: int32 [N], the adapter that each is read with, see `lora.adapter_rows`; None if the
+        model has none to choose from.
+    """
+
+    tokens: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
+    which: jax.Array | np.ndarray
+    adapters: jax.Array | np.ndarray | None
 
 
 class DecodingWeights(NamedTuple):
@@ -82,6 +100,35 @@ class Generator(abc.ABC):
         Returns:
           What is kept of the prompts, and the decoder's first inputs, int32 [B].
         """
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether `start_after` can go on where a shared prefix ends."""
+        return False
+
+    def start_after(
+        self,
+        params: Params,
+        prefixes: PromptCache,
+        which: jax.Array,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        length: int,
+    ) -> tuple[PromptCache, jax.Array]:
+        """Reads the rest of prompts whose prefixes are read.
+
+        Args:
+          params: parameters in the tree of `Network.specs`.
+          prefixes: of N prefixes, from `start` with lengths of one more, which keeps them whole.
+          which: int32 [B], the prefix of each prompt.
+          prompts: int32 [B, S], what follows it.
+          lengths: int32 [B], tokens of that, at least one; none for a filler row.
+          length: positions that are kept of each prompt, its prefix and padding included.
+
+        Returns:
+          As `start`, of the prompts as a whole.
+        """
+        raise NotImplementedError(f"{type(self).__name__} shares no prefixes")
 
     def prepare(self, params: Params, whole: bool = True) -> DecodingWeights:
         """Takes the decoder's layers out of their stack, and casts what positions read.
@@ -233,6 +280,25 @@ class DecoderOnlyGenerator(Generator):
         if self.bidirectional_prompt:
             return module.start(prompts, mask, places < lengths[:, None]), first
         return module.start(prompts, mask), first
+
+    @property
+    def shares_prefixes(self) -> bool:
+        # In a bidirectional prompt, a prefix sees what follows it.
+        return self.network.continues_prompts and not self.bidirectional_prompt
+
+    def start_after(
+        self,
+        params: Params,
+        prefixes: PromptCache,
+        which: jax.Array,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        length: int,
+    ) -> tuple[PromptCache, jax.Array]:
+        kept = jnp.maximum(lengths - 1, 0)
+        first = jnp.take_along_axis(prompts, kept[:, None], axis=1)[:, 0]
+        module = self.network.bind(params)
+        return module.start_after(prefixes, which, prompts, kept, length), first
 
 
 def scores(module: Any, hidden: jax.Array) -> jax.Array:

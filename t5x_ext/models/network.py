@@ -18,6 +18,11 @@ and, to be decoded with cached keys and values (see `generation`; `recomputing` 
                                         start(prompts, mask), and start(prompts, mask, prefix)
                                         where prompts see themselves whole
     step(layers, prompt, cache, tokens, index)   the activations after one more position
+
+and, for prompts that begin alike to share what is kept of that,
+
+    start_after(prefixes, which, prompts, lengths, length)   what `start` keeps of them, see
+                                        `decoder_only_network`
 """
 
 from __future__ import annotations
@@ -63,6 +68,11 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def has_cache(self) -> bool:
         """Whether the module has `start` and `step`."""
+
+    @property
+    def continues_prompts(self) -> bool:
+        """Whether the module has `start_after`."""
+        return False
 
     @abc.abstractmethod
     def bind(self, params: Params) -> Any:
@@ -164,6 +174,10 @@ class Transformer(Network):
     @property
     def has_cache(self) -> bool:
         return True
+
+    @property
+    def continues_prompts(self) -> bool:
+        return not self.config.has_encoder
 
     @functools.cached_property
     def specs(self) -> Params:

@@ -58,6 +58,10 @@ class NNXNetwork(Network):
     def has_cache(self) -> bool:
         return hasattr(self._module, "start") and hasattr(self._module, "step")
 
+    @property
+    def continues_prompts(self) -> bool:
+        return hasattr(self._module, "start_after")
+
     def bind(self, params: Params) -> Any:
         leaves = {path: _leaf(params, path) for path, _ in self._variables}
         graph = nnx.split(self._module)[0]

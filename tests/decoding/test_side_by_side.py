@@ -13,11 +13,12 @@ import pytest
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Beam, Greedy, Method, Sampling, placement
 from t5x_ext.decoding.adapters import gather_by_slot
+from t5x_ext.decoding.batches import Batching
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.decoding.predict import predict, predict_by_adapter
-from t5x_ext.decoding.requests import Request, batches_side_by_side
+from t5x_ext.decoding.requests import Request
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.parameters import Params
@@ -171,7 +172,8 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
     weights = programs.prepare(stacked)
     inputs = jnp.ones((3, 8, 64), jnp.int32)
     lengths, numbers = jnp.full((3, 8), 64), jnp.zeros((3, 8), jnp.int32)
-    traced = programs._begin.trace(stacked, weights, inputs, lengths, numbers, Shared())
+    rows = programs._read(stacked, weights, inputs, lengths, numbers, Shared(), None)
+    traced = programs._advance.trace(weights, rows, 0)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
     assert [loop.params["cond_jaxpr"].out_avals[0].shape for loop in loops] == [()]
 
@@ -179,7 +181,7 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
 def test_batches_of_several_sets_are_those_of_each() -> None:
     buckets = (32, 64, 128)
     sets = [[Request.of(one, n) for n, one in enumerate(examples)] for examples in [*SETS, []]]
-    batches = [batch[:3] for batch in batches_side_by_side(sets, 8, buckets)]
+    batches = [batch[:3] for batch in Batching(8, buckets).side_by_side(sets)]
     assert [places.shape for places, _, _ in batches] == [(4, 8)] * 5
     seen = np.concatenate([places[places >= 0] for places, _, _ in batches])
     assert sorted(seen) == list(range(sum(SIZES)))

@@ -63,6 +63,13 @@ def prompt_cache(
     )
 
 
+def stack_layers(cache: PromptCache) -> tuple[jax.Array, jax.Array]:
+    """Undoes `prompt_cache`: keys and values of all layers, [layers, B, L, G, C] each."""
+    keys = jnp.stack([one.transpose(0, 3, 1, 2) for one in cache.keys])
+    values = jnp.stack([one.transpose(0, 2, 1, 3) for one in cache.values])
+    return keys, values
+
+
 def grow(cache: PromptCache, length: int) -> PromptCache:
     """The same prompts padded to `length` positions."""
     missing = length - cache.mask.shape[-1]

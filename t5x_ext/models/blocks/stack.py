@@ -17,10 +17,10 @@ from t5x_ext.partitioning import gather
 
 def scan_layers(
     layers: Any,
-    apply: Callable[[Any, jax.Array, jax.Array | None], Any],
+    apply: Callable[..., Any],
     x: jax.Array,
     key: jax.Array | None,
-    *,
+    *own: Any,
     dtype: Any,
     saved: Sequence[str] | None = None,
     scan: bool = True,
@@ -32,9 +32,11 @@ def scan_layers(
 
     Args:
       layers: from `parameter.stacked`, bound to arrays.
-      apply: (layer, x, the layer's dropout key) -> x, or (x, what to collect).
+      apply: (layer, x, the layer's dropout key, *the layer's part of `own`) -> x, or (x, what to
+        collect).
       x: input of the first layer.
       key: dropout key of the stack; None switches dropout off.
+      own: arrays with a leading axis of layers.
       dtype: compute dtype.
       saved: names given by `checkpoint_name` that the backward pass finds in memory; it computes
         the rest again. None keeps everything.
@@ -55,17 +57,17 @@ def scan_layers(
         value = value.astype(dtype) if spec.is_kernel else value
         return gather(value, spec.axes[1:])
 
-    def body(carry: jax.Array, xs: tuple[Any, jax.Array | None]) -> tuple[jax.Array, Any]:
-        values, layer_key = xs
+    def body(carry: jax.Array, xs: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        values, layer_key, *of_layer = xs
         layer = nnx.merge(graph, parameters.map_specs(ready, specs, values))
-        result = apply(layer, carry, layer_key)
+        result = apply(layer, carry, layer_key, *of_layer)
         return result if isinstance(result, tuple) else (result, None)
 
     if saved is not None:
         policy = jax.checkpoint_policies.save_only_these_names(*saved)
         # A loop keeps the compiler from merging what is computed again with the first time.
         body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
-    return jax.lax.scan(body, x, (stacked, keys), unroll=not scan)
+    return jax.lax.scan(body, x, (stacked, keys, *own), unroll=not scan)
 
 
 def layer_weights(params: Any, specs: Any, dtype: Any) -> tuple[Any, ...]:

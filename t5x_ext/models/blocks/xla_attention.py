@@ -33,7 +33,8 @@ def dot_product_attention(
       query: [B, Q, H, C].
       key: [B, K, G, C].
       value: [B, K, G, C].
-      bias: float32 [1, H, Q, K], added to the logits; None for none.
+      bias: float32 [1, H, Q, K], added to the logits, or [B, H, Q, K] where nothing is derived;
+        None for none.
       mask: bool, broadcastable to [B, H, Q, K]; False positions are not attended to.
       scale: factor of query . key.
 
@@ -75,7 +76,10 @@ def _softmax(
 
 @jax.custom_vjp
 def add_bias(logits: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds a bias that all rows share: [B, H, Q, K] + [1, H, Q, K], float32 both."""
+    """Adds a bias that all rows share: [B, H, Q, K] + [1, H, Q, K], float32 both.
+
+    The sum of rows' own biases, [B, H, Q, K], has no derivative here.
+    """
     return logits + bias
 
 
