@@ -117,6 +117,8 @@ class Batching(NamedTuple):
         order = shared_prefixes.order_by_prefix(groups[firsts[:-1]], np.array(lengths))
         size = self.batch_size
         by_prefix = [order[start : start + size] for start in range(0, len(order), size)]
+        # Rows that wait for a stage are joined by shorter ones, see `stages`.
+        by_prefix.sort(key=lambda places: -max(lengths[place] for place in places))
         chosen, alike = whole._replace(shared=shared), _Set(requests, shared, by_prefix)
         # An order by prefix also mixes lengths, so that it has to save some.
         limit = shared_prefixes.WORTH_AN_ORDER * self._positions(chosen)

@@ -121,6 +121,14 @@ class TestBatches:
         (batch,) = self.batches(task(100, [16, 9, 3, 12]))
         assert batch.prefixes.tokens.shape == (1, 1, 128) and batch.prompts.shape == (1, 4, 16)
 
+    def test_no_batch_is_longer_than_the_one_before(self) -> None:
+        """Though the second task's longest prompt comes after the first task's shortest."""
+        first, second = task(60, [36, *[3] * 15]), task(60, [35, *[3] * 15])
+        batches = self.batches([one for pair in zip(first, second, strict=True) for one in pair])
+        lengths = [batch.length for batch in batches]
+        assert all(batch.prefixes is not None for batch in batches)
+        assert lengths == sorted(lengths, reverse=True) == [96] * 2 + [64] * 6
+
     @pytest.mark.parametrize("shared", [0, 4])
     def test_what_would_save_little_is_left_in_the_order_of_lengths(self, shared: int) -> None:
         prompts = task(shared, [100, 40, 70, 90, 30, 60, 50, 80])
