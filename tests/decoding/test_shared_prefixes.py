@@ -124,7 +124,8 @@ class TestBatches:
     def test_no_batch_is_longer_than_the_one_before(self) -> None:
         """Though the second task's longest prompt comes after the first task's shortest."""
         first, second = task(60, [36, *[3] * 15]), task(60, [35, *[3] * 15])
-        batches = self.batches([one for pair in zip(first, second, strict=True) for one in pair])
+        in_turn = [one for pair in zip(first, second, strict=True) for one in pair]
+        batches = self.batches(in_turn)
         lengths = [batch.length for batch in batches]
         assert all(batch.prefixes is not None for batch in batches)
         assert lengths == sorted(lengths, reverse=True) == [96] * 2 + [64] * 6
