@@ -26,8 +26,8 @@ LEAST_PROMPTS = 4
 # Of the positions that a batch reads otherwise, so many at most: an order by what prompts share
 # also mixes their lengths.
 WORTH_A_BATCH, WORTH_AN_ORDER = 0.75, 0.8
-# What sharing has to save in all, in FLOPs a device: some seconds of its time, as compiling programs
-# for more shapes takes seconds. A CPU does 100 GFLOP/s, an accelerator 100 TFLOP/s.
+# What sharing has to save in all, in FLOPs a device: some seconds of its time, as compiling
+# programs for more shapes takes seconds. A CPU does 100 GFLOP/s, an accelerator 100 TFLOP/s.
 LEAST_SAVED_FLOPS = {"cpu": 5e11}
 LEAST_SAVED_FLOPS_ELSEWHERE = 1e15
 SHORTEST = 16  # tokens that a prefix or the rest of a row is padded to, at least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.requests import Request
 from t5x_ext.decoding.shared_prefixes import least_saved, order_by_prefix, shared_lengths
+from t5x_ext.decoding.stages import Finished
 from t5x_ext.partitioning import PjitPartitioner
 
 RNG = np.random.default_rng(0)
@@ -179,6 +181,14 @@ def outputs(
     return [found[n] for n in range(len(asked))], [log_probs[n] for n in sorted(log_probs)]
 
 
+def gather(batches: Iterator[Finished]) -> list[list[int]]:
+    """Tokens of all outputs, in the order of their requests."""
+    found = {}
+    for finished in batches:
+        found |= dict(zip(finished.numbers.tolist(), finished.outputs.tolist(), strict=True))
+    return [found[n] for n in range(len(found))]
+
+
 def check(model: Model, groups: list[list[np.ndarray]], method: Method, **settings) -> None:
     shared = outputs(model, groups, method, shares=True, **settings)
     whole = outputs(model, groups, method, shares=False, **settings)
@@ -248,35 +258,29 @@ class TestOutputs:
         assert split[0] == outputs(make(family), groups, Greedy(), shares=False)[0]
 
     @pytest.mark.slow
-    def test_of_models_side_by_side(self) -> None:
-        """Each model has its own prefixes; the last set has none to read."""
-        models = [merged(with_adapters("llama"), number) for number in range(3)]
+    @pytest.mark.parametrize("axes", [{}, dict(expert=2, data=2), dict(expert=2, model=2)])
+    def test_of_models_side_by_side(self, axes: dict[str, int]) -> None:
+        """Each model has its own prefixes; one set has none to read, and one is empty."""
+        devices = jax.devices()[: 4 if axes else 1]
+        models = [merged(with_adapters("llama"), number) for number in (0, 1, 2, 1)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.params for one in models))
-        sets = [PROMPTS, PROMPTS[7:], [tokens(5)]]
+        sets = [PROMPTS, PROMPTS[7:], [tokens(5)], []]
+        asked = [[request(n, one) for n, one in enumerate(prompts)] for prompts in sets]
         decoder = Decoder(
             models[0]._described,
-            models[0].partitioner,
+            PjitPartitioner(devices=devices, **axes),
             batch_size=8,
             max_input_length=128,
             max_decode_length=12,
             ids=OutputIds(EOS, 64),
             share_prefixes=True,
         )
-        asked = [[request(n, one) for n, one in enumerate(prompts)] for prompts in sets]
-        found = {}
-        for finished in decoder._decode(decoder.programs_together, stacked, asked):
-            found |= dict(zip(finished.numbers.tolist(), finished.outputs.tolist(), strict=True))
-        expected = []
-        for model, prompts in zip(models, sets, strict=True):
-            alone = dataclasses.replace(decoder, model=model._described, share_prefixes=False)
-            rows = [request(n, one) for n, one in enumerate(prompts)]
-            of_model = {}
-            for finished in alone.decode_requests(model.params, rows):
-                of_model |= dict(
-                    zip(finished.numbers.tolist(), finished.outputs.tolist(), strict=True)
-                )
-            expected += [of_model[n] for n in range(len(prompts))]
-        assert [found[n] for n in range(len(expected))] == expected
+        found = gather(decoder._decode(decoder.programs_together, stacked, asked))
+        one_device, expected = models[0].partitioner, []
+        for model, requests in zip(models, asked, strict=True):
+            alone = dataclasses.replace(decoder, partitioner=one_device, share_prefixes=False)
+            expected += gather(alone.decode_requests(model.params, requests)) if requests else []
+        assert found == expected
 
     def test_a_prompt_that_sees_itself_whole_is_read_whole(self) -> None:
         generator = make("llama")._described.generator
