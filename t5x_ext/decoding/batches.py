@@ -1,8 +1,9 @@
-"""Requests in padded batches: longest first, or in the order of what their prompts share."""
+"""Requests in padded batches, longest first, and what the prompts of each begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from t5x_ext.data.length_buckets import batches_by_length, smallest_holding
 from t5x_ext.decoding import shared_prefixes
 from t5x_ext.decoding.requests import Request
-from t5x_ext.decoding.shared_prefixes import Cut
+from t5x_ext.decoding.shared_prefixes import Cut, Sharing
 from t5x_ext.models.generation import Prefixes
 
 
@@ -38,31 +39,57 @@ class RequestBatch(NamedTuple):
 
 
 class _Set(NamedTuple):
-    """The requests of a model.
+    """The requests of a model, and their contexts one after the other.
 
     Attributes:
       requests: in the order given.
-      shared: for each request, tokens of each context that are a shared prefix.
-      batches: places of the requests of each batch.
+      first: int64 [n + 1], the number of each request's first context.
+      lengths: int64, tokens of each context.
+      shared: int64, how many of them are a prefix that it shares.
+      groups: int64, which prefix that is; -1 for none.
     """
 
     requests: Sequence[Request]
-    shared: list[list[int]]
-    batches: list[np.ndarray]
+    first: np.ndarray
+    lengths: np.ndarray
+    shared: np.ndarray
+    groups: np.ndarray
 
-
-class _Prompt(NamedTuple):
-    """A prompt's place in a batch, its tokens, and how many of them are a shared prefix."""
-
-    row: int
-    tokens: np.ndarray
-    adapter: int
-    shared: int
+    def contexts(self, places: np.ndarray) -> np.ndarray:
+        """Numbers of the contexts of the requests at these places."""
+        if not len(places):
+            return np.zeros(0, np.int64)
+        return np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in places])
 
     @property
-    def prefix(self) -> tuple[int, bytes]:
-        """What is the same for prompts with the same prefix."""
-        return self.adapter, self.tokens[: self.shared].tobytes()
+    def longest(self) -> np.ndarray:
+        """Tokens of each request's longest context."""
+        if not self.requests:
+            return np.zeros(0, np.int64)
+        return np.maximum.reduceat(self.lengths, self.first[:-1])
+
+    def by_prefix(self, batch_size: int) -> list[np.ndarray]:
+        """Batches of requests whose first contexts begin alike, that with the longest first."""
+        longest = self.longest
+        order = shared_prefixes.order_by_group(self.groups[self.first[:-1]], longest)
+        starts = range(0, len(order), batch_size)
+        batches = [order[start : start + batch_size] for start in starts]
+        # Rows that wait for a stage are joined by rows of shorter prompts, see `stages`.
+        return sorted(batches, key=lambda places: -longest[places].max())
+
+
+class _Plan(NamedTuple):
+    """A batch before its arrays are made.
+
+    Attributes:
+      places: of each model's requests.
+      length: what whole prompts are padded to.
+      cut: where prompts are cut, or None.
+    """
+
+    places: Sequence[np.ndarray]
+    length: int
+    cut: Cut | None
 
 
 class Batching(NamedTuple):
@@ -73,147 +100,184 @@ class Batching(NamedTuple):
       buckets: lengths that prompts may be padded to, ascending.
       num_contexts: C.
       num_sides: rows of each context, R = C * num_sides; neighbours, the expert's first.
-      round_up: the next number of rows that the mesh divides; None reads every prompt whole.
-      least_saved: positions that shared prefixes have to save in all, or prompts are read whole.
+      sharing: how prefixes are shared; None reads every prompt whole.
     """
 
     batch_size: int
     buckets: Sequence[int]
     num_contexts: int = 1
     num_sides: int = 1
-    round_up: Callable[[int], int] | None = None
-    least_saved: int = 0
+    sharing: Sharing | None = None
 
     @property
     def num_rows(self) -> int:
         """B * R."""
         return self.batch_size * self.num_contexts * self.num_sides
 
-    def side_by_side(self, sets: Sequence[Sequence[Request]]) -> Iterator[RequestBatch]:
+    def side_by_side(self, requests: Sequence[Sequence[Request]]) -> Iterator[RequestBatch]:
         """Batches of several sets of requests next to each other, each in its own order."""
-        starts = np.cumsum([0, *map(len, sets)])
-        own = [self._order(requests) for requests in sets]
-        for index in range(max(len(one.batches) for one in own)):
-            chosen = [
-                one.batches[index] if index < len(one.batches) else np.zeros(0, int) for one in own
-            ]
-            yield self._fill(own, chosen, starts)
+        starts = np.cumsum([0, *map(len, requests)])
+        sets = [self._examine(one) for one in requests]
+        for plan in self._plan(sets):
+            yield self._fill(sets, plan, starts)
 
-    def _order(self, requests: Sequence[Request]) -> _Set:
-        lengths = [max(map(len, one.prompts)) for one in requests]
-        by_length = [
-            places for places, _ in batches_by_length(lengths, self.batch_size, self.buckets)
+    def _examine(self, requests: Sequence[Request]) -> _Set:
+        first = np.cumsum([0, *(len(one.prompts) for one in requests)])
+        prompts = [prompt for one in requests for prompt in one.prompts]
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        if self.sharing is None:
+            return _Set(requests, first, lengths, np.zeros_like(lengths), np.zeros_like(lengths))
+        numbers: dict[tuple[int, ...], int] = {}
+        kinds = [
+            numbers.setdefault(one.adapters, len(numbers)) for one in requests for _ in one.prompts
         ]
-        whole = _Set(requests, [[0] * len(one.prompts) for one in requests], by_length)
-        if self.round_up is None or not requests:
-            return whole
-        flat = [prompt for one in requests for prompt in one.prompts]
-        adapters = [(one.adapters or (0,))[0] for one in requests for _ in one.prompts]
-        groups, counts = shared_prefixes.shared_lengths(flat, adapters)
-        firsts = np.cumsum([0, *(len(one.prompts) for one in requests)])
-        shared = [
-            counts[start:end].tolist() for start, end in zip(firsts, firsts[1:], strict=False)
-        ]
-        order = shared_prefixes.order_by_prefix(groups[firsts[:-1]], np.array(lengths))
+        return _Set(requests, first, lengths, *shared_prefixes.group(prompts, kinds))
+
+    def _plan(self, sets: Sequence[_Set]) -> list[_Plan]:
+        """The batches to make: by length, or by prefix where that leaves much less to read."""
         size = self.batch_size
-        by_prefix = [order[start : start + size] for start in range(0, len(order), size)]
-        # Rows that wait for a stage are joined by shorter ones, see `stages`.
-        by_prefix.sort(key=lambda places: -max(lengths[place] for place in places))
-        chosen, alike = whole._replace(shared=shared), _Set(requests, shared, by_prefix)
-        # An order by prefix also mixes lengths, so that it has to save some.
-        limit = shared_prefixes.WORTH_AN_ORDER * self._positions(chosen)
-        chosen = alike if self._positions(alike) < limit else chosen
-        saved = self._positions(whole) - self._positions(chosen)
-        return chosen if saved > self.least_saved else whole
+        by_length = [
+            [places for places, _ in batches_by_length(one.longest, size, self.buckets)]
+            for one in sets
+        ]
+        if self.sharing is None:
+            return self._join(sets, by_length)
+        plain = self._share(sets, self._join(sets, by_length))
+        by_prefix = [one.by_prefix(size) for one in sets]
+        alike = self._share(sets, self._join(sets, by_prefix))
+        # An order by prefix mixes lengths, and every token that is decoded reads the padding.
+        padding = sum(plan.length for plan in alike) / sum(plan.length for plan in plain)
+        to_read = self._positions(sets, alike) / self._positions(sets, plain)
+        is_worth = to_read < shared_prefixes.WORTH_AN_ORDER
+        return alike if is_worth and padding < shared_prefixes.MOST_PADDING else plain
 
-    def _positions(self, requests: _Set) -> int:
+    def _join(self, sets: Sequence[_Set], batches: Sequence[list[np.ndarray]]) -> list[_Plan]:
+        """The batches of each set next to those of the others, prompts whole."""
+        plans = []
+        for index in range(max(map(len, batches))):
+            places = [of[index] if index < len(of) else np.zeros(0, np.int64) for of in batches]
+            longest = max(
+                int(one.longest[own].max(initial=0)) for one, own in zip(sets, places, strict=True)
+            )
+            plans.append(_Plan(places, smallest_holding(longest, self.buckets, "inputs"), None))
+        return plans
+
+    def _share(self, sets: Sequence[_Set], plans: Sequence[_Plan]) -> list[_Plan]:
+        """The same batches, prompts cut where each program for it saves what it costs."""
+        assert self.sharing is not None
+        cuts = [self._cut(sets, plan) for plan in plans]
+        whole = len(sets) * self.num_rows
+        saved: Counter[tuple[Cut, int]] = Counter()
+        for plan, cut in zip(plans, cuts, strict=True):
+            if cut is not None:
+                saved[cut, plan.length] += whole * plan.length - len(sets) * cut.positions
+        return [
+            plan._replace(cut=cut)
+            if cut is not None and saved[cut, plan.length] > self.sharing.least_saved
+            else plan
+            for plan, cut in zip(plans, cuts, strict=True)
+        ]
+
+    def _cut(self, sets: Sequence[_Set], plan: _Plan) -> Cut | None:
+        """Sizes of prefixes and of what follows, or None where reading them apart saves little."""
+        assert self.sharing is not None
+        numbers = [one.contexts(own) for one, own in zip(sets, plan.places, strict=True)]
+        pairs = list(zip(sets, numbers, strict=True))
+        longest = max(int(one.shared[own].max(initial=0)) for one, own in pairs)
+        if longest == 0:
+            return None
+        cut = self.sharing.cut(
+            self.num_sides * max(len(np.unique(one.groups[own])) for one, own in pairs),
+            longest,
+            max(int((one.lengths - one.shared)[own].max(initial=0)) for one, own in pairs),
+            self.num_rows,
+            self.buckets[-1],
+        )
+        limit = shared_prefixes.WORTH_A_BATCH * self.num_rows * plan.length
+        return cut if cut.positions <= limit else None
+
+    def _positions(self, sets: Sequence[_Set], plans: Sequence[_Plan]) -> int:
         """Positions to read in all."""
-        total = 0
-        for places in requests.batches:
-            prompts = self._prompts(requests, places)
-            cut = self._cut([prompts])
-            length = self._length([prompts])
-            total += self.num_rows * length if cut is None else cut.positions(self.num_rows)
-        return total
+        rows = self.num_rows
+        of_each = (plan.cut.positions if plan.cut else rows * plan.length for plan in plans)
+        return len(sets) * sum(of_each)
 
-    def _fill(
-        self, sets: Sequence[_Set], chosen: Sequence[np.ndarray], starts: np.ndarray
-    ) -> RequestBatch:
+    def _fill(self, sets: Sequence[_Set], plan: _Plan, starts: np.ndarray) -> RequestBatch:
         shape = len(sets), self.batch_size
         of_row = *shape, self.num_contexts, self.num_sides
         places = np.full(shape, -1, np.int32)
         log_weights = np.zeros(of_row[:3], np.float32)
         adapters = np.zeros(of_row, np.int32)
-        for model, (one, own) in enumerate(zip(sets, chosen, strict=True)):
+        length = plan.length if plan.cut is None else plan.cut.rest_length
+        tokens = np.zeros((*of_row, length), np.int32)
+        lengths = np.zeros(of_row, np.int32)
+        prefixes = None if plan.cut is None else _Prefixes.empty(len(sets), of_row, plan.cut)
+        for model, (one, own) in enumerate(zip(sets, plan.places, strict=True)):
             places[model, : len(own)] = own + starts[model]
             for row, place in enumerate(own):
                 request = one.requests[place]
                 log_weights[model, row] = -np.inf
                 log_weights[model, row, : len(request.prompts)] = request.log_weights
                 adapters[model, row] = request.adapters or 0
-        prompts = [self._prompts(one, own) for one, own in zip(sets, chosen, strict=True)]
-        length, cut = self._length(prompts), self._cut(prompts)
-        prefixes = None
-        if cut is not None:
-            prefixes = self._prefixes(prompts, cut)
-            prompts = [[_rest(one) for one in of_model] for of_model in prompts]
-        tokens = np.zeros((len(sets), self.num_rows, cut.rest_length if cut else length), np.int32)
-        lengths = np.zeros((len(sets), self.num_rows), np.int32)
-        for model, of_model in enumerate(prompts):
-            for prompt in of_model:
-                tokens[model, prompt.row, : len(prompt.tokens)] = prompt.tokens
-                lengths[model, prompt.row] = len(prompt.tokens)
-        of_rows = adapters.reshape(len(sets), -1)
-        return RequestBatch(places, tokens, lengths, log_weights, of_rows, prefixes, length)
-
-    def _prompts(self, requests: _Set, places: np.ndarray) -> list[_Prompt]:
-        """Of the requests at these places, one for each context and side."""
-        found = []
-        for row, place in enumerate(places):
-            request = requests.requests[place]
-            adapters = np.broadcast_to(request.adapters or (0,), self.num_sides).tolist()
-            for context, tokens in enumerate(request.prompts):
-                shared = requests.shared[place][context]
-                for side in range(self.num_sides):
-                    index = (row * self.num_contexts + context) * self.num_sides + side
-                    found.append(_Prompt(index, tokens, adapters[side], shared))
-        return found
-
-    def _length(self, prompts: Sequence[Sequence[_Prompt]]) -> int:
-        longest = max(len(one.tokens) for of_model in prompts for one in of_model)
-        return smallest_holding(longest, self.buckets, "inputs")
-
-    def _cut(self, prompts: Sequence[Sequence[_Prompt]]) -> Cut | None:
-        """Sizes of prefixes and of what follows, or None where reading them apart saves little."""
-        if self.round_up is None or not any(one.shared for group in prompts for one in group):
-            return None
-        cut = shared_prefixes.make_cut(
-            max(len({one.prefix for one in of_model}) for of_model in prompts),
-            max(one.shared for of_model in prompts for one in of_model),
-            max(len(one.tokens) - one.shared for of_model in prompts for one in of_model),
-            self.buckets[-1],
-            self.round_up,
+                for context, prompt in enumerate(request.prompts):
+                    number = one.first[place] + context
+                    at = model, row, context
+                    rest = prompt
+                    if prefixes is not None:
+                        shared = one.shared[number]
+                        prefixes.add(at, one.groups[number], prompt[:shared], adapters[at])
+                        rest = prompt[shared:]
+                    tokens[*at, :, : len(rest)] = rest
+                    lengths[at] = len(rest)
+        rows = len(sets), self.num_rows
+        return RequestBatch(
+            places,
+            tokens.reshape(*rows, length),
+            lengths.reshape(rows),
+            log_weights,
+            adapters.reshape(rows),
+            None if prefixes is None else prefixes.arrays(rows),
+            plan.length,
         )
-        whole = self.num_rows * self._length(prompts)
-        worth = cut.positions(self.num_rows) <= shared_prefixes.WORTH_A_BATCH * whole
-        return cut if worth else None
 
-    def _prefixes(self, prompts: Sequence[Sequence[_Prompt]], cut: Cut) -> Prefixes:
-        shape = len(prompts), cut.num_prefixes
+
+class _Prefixes(NamedTuple):
+    """The prefixes of a batch while it is filled.
+
+    Attributes:
+      tokens: int32 [E, N, P].
+      lengths: int32 [E, N].
+      adapters: int32 [E, N].
+      which: int32 [E, B, C, sides].
+      numbers: of each model, the number of a group's first side.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    adapters: np.ndarray
+    which: np.ndarray
+    numbers: list[dict[int, int]]
+
+    @classmethod
+    def empty(cls, num_models: int, of_row: tuple[int, ...], cut: Cut) -> _Prefixes:
+        shape = num_models, cut.num_prefixes
         tokens = np.zeros((*shape, cut.prefix_length), np.int32)
         lengths, adapters = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        which = np.zeros((len(prompts), self.num_rows), np.int32)
-        for model, of_model in enumerate(prompts):
-            numbers: dict[tuple[int, bytes], int] = {}
-            for prompt in of_model:
-                number = numbers.setdefault(prompt.prefix, len(numbers))
-                tokens[model, number, : prompt.shared] = prompt.tokens[: prompt.shared]
-                lengths[model, number] = prompt.shared
-                adapters[model, number] = prompt.adapter
-                which[model, prompt.row] = number
-        return Prefixes(tokens, lengths, which, adapters)
+        numbers: list[dict[int, int]] = [{} for _ in range(num_models)]
+        return cls(tokens, lengths, adapters, np.zeros(of_row, np.int32), numbers)
 
+    def add(
+        self, at: tuple[int, int, int], group: int, prefix: np.ndarray, adapters: np.ndarray
+    ) -> None:
+        """Says that the context `at` (model, row, context) begins with a group's prefix."""
+        model, sides = at[0], np.arange(len(adapters))
+        known = self.numbers[model]
+        number = known.setdefault(int(group), len(known) * len(sides)) + sides
+        self.tokens[model, number, : len(prefix)] = prefix
+        self.lengths[model, number] = len(prefix)
+        self.adapters[model, number] = adapters
+        self.which[at] = number
 
-def _rest(prompt: _Prompt) -> _Prompt:
-    """A prompt without its shared prefix."""
-    return prompt._replace(tokens=prompt.tokens[prompt.shared :], shared=0)
+    def arrays(self, rows: tuple[int, int]) -> Prefixes:
+        """As decoding takes them, `rows` being E and B * R."""
+        return Prefixes(self.tokens, self.lengths, self.which.reshape(rows), self.adapters)

@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding import placement, shared_prefixes
+from t5x_ext.decoding import placement
 from t5x_ext.decoding.batches import Batching, RequestBatch
 from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
@@ -19,6 +19,7 @@ from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.decoding.requests import OutputLimit, Request
+from t5x_ext.decoding.shared_prefixes import Sharing
 from t5x_ext.decoding.side_by_side import SideBySideGenerator
 from t5x_ext.decoding.stages import Finished, Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
@@ -34,9 +35,9 @@ class Decoder:
     """Decoding of many prompts.
 
     Prompts are sorted into batches of similar length, longest first: the number of compiled
-    shapes is bounded (`max_shapes`), and a batch that does not fit fails at once. Rows that go on
-    when most of their batch has ended wait and are decoded together, see `decoding.stages`. What
-    prompts begin with is read once for those of a batch, see `decoding.shared_prefixes`.
+    loops is bounded (`max_shapes`), and what does not fit fails early. Rows that go on when most of
+    their batch has ended wait and are decoded together, see `decoding.stages`. What prompts begin
+    with is read once for those of a batch, see `decoding.shared_prefixes`.
 
     Attributes:
       model: gives the network and the output vocabulary.
@@ -57,7 +58,8 @@ class Decoder:
       keep_log_probs: whether `decode_requests` gives log-probabilities.
       output_limit: a limit by the source of each example that has one, below `max_decode_length`.
       share_prefixes: whether what prompts begin with is read once for those of a batch; None where
-        it saves more than the programs for it take to compile.
+        that saves more than the programs for it take to compile. Outputs are the same up to
+        rounding.
     """
 
     model: BaseTransformerModel
@@ -146,11 +148,10 @@ class Decoder:
         generator = self._generator
         if self.share_prefixes is False or not generator.shares_prefixes:
             return Batching(*sizes)
-        least = 0
-        if self.share_prefixes is None:
-            num_params = parameters.count_params(generator.specs)
-            least = shared_prefixes.least_saved(num_params, self.partitioner)
-        return Batching(*sizes, self.partitioner.round_up_batch, least)
+        if self.share_prefixes:
+            return Batching(*sizes, Sharing(self.partitioner))
+        num_params = parameters.count_params(generator.specs)
+        return Batching(*sizes, Sharing.where_worth(self.partitioner, num_params))
 
     @functools.cached_property
     def programs_together(self) -> Programs:

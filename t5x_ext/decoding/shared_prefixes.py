@@ -1,4 +1,4 @@
-"""Which prompts begin alike, and in what order that is read once for many of them.
+"""Which prompts begin alike, and whether that is worth to be read once for many of them.
 
 Prompts of a task share its definition and its examples, and those of a template its first lines. A
 batch of such prompts reads what they share once, and then the rest of each row:
@@ -7,12 +7,13 @@ batch of such prompts reads what they share once, and then the rest of each row:
                          | question 2                B rows of S tokens,
                          | question 3          instead of B rows of P + S
 
-Nothing is kept from one batch to the next: a batch of 16 reads a sixteenth of what it would have.
+Nothing is kept from one batch to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +24,12 @@ from t5x_ext.partitioning import PjitPartitioner
 # A beginning counts as shared where this many prompts have it: two that happen to begin with the
 # same words split no group.
 LEAST_PROMPTS = 4
-# Of the positions that a batch reads otherwise, so many at most: an order by what prompts share
-# also mixes their lengths.
-WORTH_A_BATCH, WORTH_AN_ORDER = 0.75, 0.8
-# What sharing has to save in all, in FLOPs a device: some seconds of its time, as compiling
-# programs for more shapes takes seconds. A CPU does 100 GFLOP/s, an accelerator 100 TFLOP/s.
-LEAST_SAVED_FLOPS = {"cpu": 5e11}
-LEAST_SAVED_FLOPS_ELSEWHERE = 1e15
-SHORTEST = 16  # tokens that a prefix or the rest of a row is padded to, at least
+# Positions left to read, as shares of those of whole prompts and of an order by length; and how
+# much longer prompts may be padded to in an order by prefix.
+WORTH_A_BATCH, WORTH_AN_ORDER, MOST_PADDING = 0.75, 0.8, 1.1
+# What each program for prefixes has to save in all, in FLOPs a device: what is computed while it is
+# compiled, some 5 s on a CPU and 10 s on an accelerator.
+COMPILE_FLOPS, COMPILE_FLOPS_ON_CPU = 1e15, 5e11
 
 
 class Cut(NamedTuple):
@@ -40,24 +39,64 @@ class Cut(NamedTuple):
       num_prefixes: N.
       prefix_length: P, padded.
       rest_length: S, padded.
+      num_rows: rows of the batch.
     """
 
     num_prefixes: int
     prefix_length: int
     rest_length: int
+    num_rows: int
 
-    def positions(self, num_rows: int) -> int:
-        """Positions to read for that many rows."""
-        return self.num_prefixes * self.prefix_length + num_rows * self.rest_length
-
-
-def least_saved(num_params: int, partitioner: PjitPartitioner) -> int:
-    """Positions that sharing has to save in all, to be worth the programs that it compiles."""
-    flops = LEAST_SAVED_FLOPS.get(partitioner.platform, LEAST_SAVED_FLOPS_ELSEWHERE)
-    return int(flops * partitioner.mesh.devices.size / (2 * num_params))
+    @property
+    def positions(self) -> int:
+        """Positions to read."""
+        return self.num_prefixes * self.prefix_length + self.num_rows * self.rest_length
 
 
-def shared_lengths(prompts: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple[np.ndarray, ...]:
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """How prefixes are shared.
+
+    Attributes:
+      partitioner: the mesh.
+      least_saved: positions that each program for prefixes has to save in all; where it saves
+        fewer, prompts are read whole.
+    """
+
+    partitioner: PjitPartitioner
+    least_saved: int = 0
+
+    @classmethod
+    def where_worth(cls, partitioner: PjitPartitioner, num_params: int) -> Sharing:
+        """Sharing that saves more than it costs to compile, for a model of that size."""
+        flops = COMPILE_FLOPS_ON_CPU if partitioner.platform == "cpu" else COMPILE_FLOPS
+        return cls(partitioner, int(flops * partitioner.mesh.devices.size / (2 * num_params)))
+
+    def cut(
+        self, num_prefixes: int, longest_prefix: int, longest_rest: int, num_rows: int, limit: int
+    ) -> Cut:
+        """Padded sizes; few, each a program to compile.
+
+        Args:
+          num_prefixes: different prefixes.
+          longest_prefix: tokens of the longest.
+          longest_rest: most tokens of a row after its prefix.
+          num_rows: rows of the batch.
+          limit: most tokens of a prompt.
+        """
+        # Kernels of accelerators take multiples of 128, and compiling for them takes longer.
+        on_cpu = self.partitioner.platform == "cpu"
+        shortest, per_doubling = (16, 2) if on_cpu else (128, 1)
+        sizes = make_length_buckets(-(-limit // shortest) * shortest, shortest, per_doubling)
+        return Cut(
+            self.partitioner.round_up_batch(1 << (num_prefixes - 1).bit_length()),
+            smallest_holding(longest_prefix, sizes, "inputs"),
+            smallest_holding(longest_rest, sizes, "inputs"),
+            num_rows,
+        )
+
+
+def group(prompts: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Groups of prompts by what they begin with.
 
     Args:
@@ -65,69 +104,47 @@ def shared_lengths(prompts: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple
       kinds: prompts of different kinds share nothing, whatever their tokens.
 
     Returns:
-      groups: int32 [n], the group of each prompt.
-      shared: int32 [n], tokens that all prompts of its group begin with, less than any has.
+      shared: int64 [n], tokens that all prompts of its group begin with, fewer than any has.
+      groups: int64 [n], the group of each prompt; -1 where its group shares nothing.
     """
-    groups, shared = np.zeros(len(prompts), np.int32), np.zeros(len(prompts), np.int32)
+    groups, shared = np.full(len(prompts), -1), np.zeros(len(prompts), np.int64)
     if not prompts:
-        return groups, shared
-    keyed = [
-        np.concatenate([np.array([kind], np.int32), prompt])
+        return shared, groups
+    # Bytes of big-endian numbers sort as the numbers do.
+    keys = [
+        np.concatenate([np.array([kind], np.int32), prompt]).astype(">u4").tobytes()
         for kind, prompt in zip(kinds, prompts, strict=True)
     ]
-    # Bytes of big-endian numbers sort as the numbers do.
-    order = sorted(range(len(keyed)), key=lambda place: keyed[place].astype(">u4").tobytes())
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     alike = np.array(
-        [_common(keyed[one], keyed[other]) for one, other in zip(order, order[1:], strict=False)],
+        [_common(keys[one], keys[other]) for one, other in zip(order, order[1:], strict=False)],
         np.int64,
     )
     reach = _reach(alike)
     is_boundary = 2 * alike < np.maximum(reach[:-1], reach[1:])
     starts = [0, *(np.flatnonzero(is_boundary) + 1), len(order)]
-    for group, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
         members = order[start:end]
-        groups[members] = group
         if len(members) > 1:
             least = min(len(prompts[place]) for place in members) - 1
-            shared[members] = max(min(int(alike[start : end - 1].min()) - 1, least), 0)
-    return groups, shared
+            count = min(int(alike[start : end - 1].min()) - 1, least)
+            if count > 0:
+                groups[members], shared[members] = number, count
+    return shared, groups
 
 
-def order_by_prefix(groups: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def order_by_group(groups: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Places group by group, that with the longest prompt first; in a group, longest first."""
-    longest = np.zeros(int(groups.max(initial=-1)) + 1, np.int64)
-    np.maximum.at(longest, groups, lengths)
+    longest = np.zeros(int(groups.max(initial=-1)) + 2, np.int64)
+    np.maximum.at(longest, groups, lengths)  # of group -1, the last place
     return np.lexsort((-lengths, groups, -longest[groups]))
 
 
-def make_cut(
-    num_prefixes: int,
-    longest_prefix: int,
-    longest_rest: int,
-    longest: int,
-    round_up: Callable[[int], int],
-) -> Cut:
-    """Padded sizes, few of which are compiled.
-
-    Args:
-      num_prefixes: different prefixes.
-      longest_prefix: tokens of the longest.
-      longest_rest: most tokens of a row after its prefix.
-      longest: most tokens of a prompt.
-      round_up: the next number of rows that the mesh divides.
-    """
-    sizes = make_length_buckets(longest, SHORTEST, per_doubling=2)
-    return Cut(
-        round_up(1 << (num_prefixes - 1).bit_length()),
-        smallest_holding(longest_prefix, sizes, "inputs"),
-        smallest_holding(longest_rest, sizes, "inputs"),
-    )
-
-
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """Entries that both begin with."""
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
+def _common(one: bytes, other: bytes) -> int:
+    """Tokens that both keys begin with."""
+    length = min(len(one), len(other)) // 4
+    first, second = (np.frombuffer(key, ">u4", length) for key in (one, other))
+    differs = first != second
     return int(differs.argmax()) if differs.any() else length
 
 

@@ -17,7 +17,7 @@ from t5x_ext.decoding.batches import Batching
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.requests import Request
-from t5x_ext.decoding.shared_prefixes import least_saved, order_by_prefix, shared_lengths
+from t5x_ext.decoding.shared_prefixes import Sharing, group, order_by_group
 from t5x_ext.decoding.stages import Finished
 from t5x_ext.partitioning import PjitPartitioner
 
@@ -43,7 +43,7 @@ class TestGroups:
     def test_prompts_of_a_task_share_what_all_of_them_begin_with(self) -> None:
         tasks = [task(60, [3, 40, 9, 20, 5]), task(20, [4, 8, 1, 30]), task(0, [7, 50])]
         prompts = [prompt for one in tasks for prompt in one]
-        groups, shared = shared_lengths(prompts, [0] * len(prompts))
+        shared, groups = group(prompts, [0] * len(prompts))
         assert len(set(groups[:5])) == len(set(groups[5:9])) == 1
         assert groups[0] != groups[5]
         # The prompt of 21 tokens keeps one of its own.
@@ -53,32 +53,32 @@ class TestGroups:
         preamble = tokens(10)
         tasks = [task(60, [3, 40, 9, 20]), task(5, [4, 8, 6, 30])]
         prompts = [np.concatenate([preamble, prompt]) for one in tasks for prompt in one]
-        groups, shared = shared_lengths(prompts, [0] * 8)
+        shared, groups = group(prompts, [0] * 8)
         assert set(shared[:4]) == {70} and set(shared[4:]) == {15}
         assert len(set(groups)) == 2
 
     def test_kinds_share_nothing(self) -> None:
         prompts = task(40, [5] * 8)
-        groups, shared = shared_lengths(prompts, [0] * 4 + [1] * 4)
+        shared, groups = group(prompts, [0] * 4 + [1] * 4)
         assert len(set(groups[:4])) == len(set(groups[4:])) == 1 and groups[0] != groups[4]
         assert set(shared) == {40}
 
     @pytest.mark.parametrize("prompts", [[], [tokens(5)], [tokens(3)] * 6, [tokens(1)] * 5])
     def test_one_token_is_left_of_each(self, prompts: list[np.ndarray]) -> None:
-        shared = shared_lengths(prompts, [0] * len(prompts))[1]
+        shared, groups = group(prompts, [0] * len(prompts))
         expected = len(prompts[0]) - 1 if len(prompts) > 1 else 0
-        assert (shared == expected).all()
+        assert (shared == expected).all() and ((groups == -1) == (shared == 0)).all()
 
     def test_the_order_begins_with_the_longest(self) -> None:
-        groups, lengths = np.array([0, 1, 0, 1, 2]), np.array([5, 9, 7, 2, 8])
-        assert order_by_prefix(groups, lengths).tolist() == [1, 3, 4, 2, 0]
+        groups, lengths = np.array([0, 1, 0, 1, -1]), np.array([5, 9, 7, 2, 8])
+        assert order_by_group(groups, lengths).tolist() == [1, 3, 4, 2, 0]
 
 
 class TestBatches:
-    def batches(self, prompts: list[np.ndarray], **settings: int) -> list:
-        requests = [request(number, prompt) for number, prompt in enumerate(prompts)]
-        batching = Batching(4, BUCKETS, round_up=lambda n: n, **settings)
-        return list(batching.side_by_side([requests]))
+    def batches(self, *sets: list[np.ndarray], least_saved: int = 0) -> list:
+        sharing = Sharing(PjitPartitioner(devices=jax.devices()[:1]), least_saved)
+        asked = [[request(n, prompt) for n, prompt in enumerate(prompts)] for prompts in sets]
+        return list(Batching(4, BUCKETS, sharing=sharing).side_by_side(asked))
 
     def whole(self, batch, row: int) -> list[int]:
         """The prompt of a row, put together again."""
@@ -114,10 +114,16 @@ class TestBatches:
         prompts = task(100, [16, 9, 3, 12])  # 4 * 128 positions, 128 + 4 * 16 with a prefix
         assert self.batches(prompts, least_saved=319)[0].prefixes is not None
         assert self.batches(prompts, least_saved=320)[0].prefixes is None
-        one_device = PjitPartitioner(devices=jax.devices()[:1])
-        assert least_saved(10**6, one_device) == 250_000
-        four = PjitPartitioner(devices=jax.devices()[:4])
-        assert least_saved(10**8, four) == 10_000
+        # Two sets are read by one program, as are two batches.
+        assert self.batches(prompts, prompts, least_saved=639)[0].prefixes is not None
+        assert self.batches(prompts, prompts, least_saved=640)[0].prefixes is None
+        twice = self.batches([*prompts, *prompts], least_saved=639)
+        assert [batch.prefixes is not None for batch in twice] == [True, True]
+
+    def test_what_compiling_costs_depends_on_the_model_and_the_mesh(self) -> None:
+        one, four = (PjitPartitioner(devices=jax.devices()[:n]) for n in (1, 4))
+        assert Sharing.where_worth(one, 10**6).least_saved == 250_000
+        assert Sharing.where_worth(four, 10**8).least_saved == 10_000
 
     def test_fewer_positions_are_read(self) -> None:
         (batch,) = self.batches(task(100, [16, 9, 3, 12]))

@@ -88,9 +88,9 @@ class Attention(nnx.Module):
         """
         query = self._scale(self._limit(self.query(x)))
         # The rows of a prompt are queries of one attention, so its keys are read once for all.
-        grouped = self._by_key_head(query)
-        heads = caches.attend(grouped, keys.swapaxes(-1, -2), values, bias)
-        return self.out(self._by_row(heads, x.shape[:2]))
+        grouped = query.reshape(*x.shape[:2], self.heads.kv, -1, self.heads.head_dim)
+        heads = caches.attend(_fold(grouped), keys.swapaxes(-1, -2), values, bias)
+        return self.out(_unfold(heads, x.shape[1]).reshape(*x.shape[:2], -1))
 
     def step(
         self,
@@ -148,18 +148,21 @@ class Attention(nnx.Module):
         keys, values = caches.write(keys, key, index), caches.write(values, value, index)
         batch, num_rows = x.shape[:2]
         kv, shares = self.heads.kv, self.heads.num_heads // self.heads.kv
-        by_prompt = query.reshape(batch, num_rows, kv, shares, -1)
+        by_prompt = _fold(query.reshape(batch, num_rows, kv, shares, -1))
 
+        # One product for all queries of a key head: with more axes, XLA's CPU compiler turned the
+        # keys, and a step over 1,024 positions took four times as long.
         far = jnp.einsum(
-            "bkgrc,bgcl->bkgrl", by_prompt, prompt_keys, preferred_element_type=jnp.float32
+            "bgqc,bgcl->bgql", by_prompt, prompt_keys, preferred_element_type=jnp.float32
         )
+        far = _unfold(far, num_rows)
         near = jnp.einsum("ngrc,ngtc->ngrt", query, keys, preferred_element_type=jnp.float32)
         near = near.reshape(batch, num_rows, kv, shares, -1)
         far_bias, near_bias = self._biases(mask, keys.shape[2], index, position_bias)
         logits = jnp.concatenate([far + far_bias, near + near_bias], axis=-1)
         weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
         of_prompt, of_output = jnp.split(weights, [mask.shape[-1]], axis=-1)
-        heads = jnp.einsum("bkgrl,bglc->bkgrc", of_prompt, prompt_values)
+        heads = _unfold(jnp.einsum("bgql,bglc->bgqc", _fold(of_prompt), prompt_values), num_rows)
         own = jnp.einsum("ngrt,ngtc->ngrc", of_output.reshape(*query.shape[:3], -1), values)
         heads = heads + own.reshape(heads.shape)
         return self.out(heads.reshape(batch, num_rows, -1)), keys, values
@@ -207,20 +210,20 @@ class Attention(nnx.Module):
         )
         return query, key, value
 
-    def _by_key_head(self, query: jax.Array) -> jax.Array:
-        """[B, K, H*C] -> [B, G, H / G * K, C]."""
-        batch, num_rows, _ = query.shape
-        split = query.reshape(batch, num_rows, self.heads.kv, -1, self.heads.head_dim)
-        return split.transpose(0, 2, 3, 1, 4).reshape(batch, self.heads.kv, -1, split.shape[-1])
-
-    def _by_row(self, heads: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Undoes `_by_key_head`: [B, G, H / G * K, C] -> [B, K, H*C]."""
-        batch, num_rows = shape
-        split = heads.reshape(batch, self.heads.kv, -1, num_rows, heads.shape[-1])
-        return split.transpose(0, 3, 1, 2, 4).reshape(batch, num_rows, -1)
-
     def _scale(self, query: jax.Array) -> jax.Array:
         return query if self.heads.scale == 1.0 else query * self.heads.scale
 
     def _limit(self, x: jax.Array) -> jax.Array:
         return x if self.clip is None else jnp.clip(x, -self.clip, self.clip)
+
+
+def _fold(x: jax.Array) -> jax.Array:
+    """The queries of a key head next to each other: [B, K, G, H / G, N] -> [B, G, K * H / G, N]."""
+    batch, _, kv, _, last = x.shape
+    return x.swapaxes(1, 2).reshape(batch, kv, -1, last)
+
+
+def _unfold(x: jax.Array, num_rows: int) -> jax.Array:
+    """Undoes `_fold`: [B, G, K * H / G, N] -> [B, K, G, H / G, N]."""
+    batch, kv, _, last = x.shape
+    return x.reshape(batch, kv, num_rows, -1, last).swapaxes(1, 2)

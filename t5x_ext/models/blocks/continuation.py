@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from t5x_ext.models.blocks.attend import Attend
 from t5x_ext.models.blocks.pattern import Heads, split_heads
 from t5x_ext.models.blocks.positions import PositionBias, rotate
-from t5x_ext.models.blocks.xla_attention import SHORTEST_BLOCK, dot_product_attention
+from t5x_ext.models.blocks.xla_attention import MOST_BLOCKS, SHORTEST_BLOCK, dot_product_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,10 @@ class Continuation:
             del key, value, dropout_key  # joined already
             heads = split_heads(query, self.heads.num_heads)
             heads = heads if self.angles is None else rotate(heads, self.angles)
+            size = max(SHORTEST_BLOCK, -(-self.num_own // MOST_BLOCKS))
             blocks = [
-                self._attend_block(heads[:, start : start + SHORTEST_BLOCK], start, keys, values)
-                for start in range(0, self.num_own, SHORTEST_BLOCK)
+                self._attend_block(heads[:, start : start + size], start, keys, values)
+                for start in range(0, self.num_own, size)
             ]
             return jnp.concatenate(blocks, axis=1).reshape(query.shape)
 
@@ -77,7 +78,7 @@ class Continuation:
         distance = jnp.arange(self.length) - places[:, :, None]  # [B, Q, L]
         bias = None
         if self.bias is not None:
-            bias = self.bias.of_distance(jnp.minimum(distance, 0), self.length)
+            bias = self.bias.of_distance(jnp.clip(distance, -self.length, 0), self.length)
             bias = jnp.moveaxis(bias, 0, 1)
         mask = (distance <= 0)[:, None]
         return dot_product_attention(queries, keys, values, bias, mask, self.heads.scale)
