@@ -288,8 +288,12 @@ class TestOutputs:
             expected += gather(alone.decode_requests(model.params, requests)) if requests else []
         assert found == expected
 
-    def test_a_prompt_that_sees_itself_whole_is_read_whole(self) -> None:
-        generator = make("llama")._described.generator
+    def test_not_where_a_prompt_sees_itself_whole_or_a_kernel_is_insisted_on(self) -> None:
+        model = make("llama")._described
+        generator = model.generator
         assert generator.shares_prefixes
         assert not dataclasses.replace(generator, bidirectional_prompt=True).shares_prefixes
+        config = model.module.config.replace(attention="flash")
+        insisted = dataclasses.replace(generator, network=model.module.replace(config))
+        assert not insisted.shares_prefixes
         assert not make("t5")._described.generator.shares_prefixes
