@@ -44,6 +44,7 @@ class _Set(NamedTuple):
     Attributes:
       requests: in the order given.
       first: int64 [n + 1], the number of each request's first context.
+      longest: int64 [n], tokens of each request's longest context.
       lengths: int64, tokens of each context.
       shared: int64, how many of them are a prefix that it shares.
       groups: int64, which prefix that is; -1 for none.
@@ -51,6 +52,7 @@ class _Set(NamedTuple):
 
     requests: Sequence[Request]
     first: np.ndarray
+    longest: np.ndarray
     lengths: np.ndarray
     shared: np.ndarray
     groups: np.ndarray
@@ -61,21 +63,13 @@ class _Set(NamedTuple):
             return np.zeros(0, np.int64)
         return np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in places])
 
-    @property
-    def longest(self) -> np.ndarray:
-        """Tokens of each request's longest context."""
-        if not self.requests:
-            return np.zeros(0, np.int64)
-        return np.maximum.reduceat(self.lengths, self.first[:-1])
-
     def by_prefix(self, batch_size: int) -> list[np.ndarray]:
         """Batches of requests whose first contexts begin alike, that with the longest first."""
-        longest = self.longest
-        order = shared_prefixes.order_by_group(self.groups[self.first[:-1]], longest)
+        order = shared_prefixes.order_by_group(self.groups[self.first[:-1]], self.longest)
         starts = range(0, len(order), batch_size)
         batches = [order[start : start + batch_size] for start in starts]
         # Rows that wait for a stage are joined by rows of shorter prompts, see `stages`.
-        return sorted(batches, key=lambda places: -longest[places].max())
+        return sorted(batches, key=lambda places: -self.longest[places].max())
 
 
 class _Plan(NamedTuple):
@@ -125,13 +119,15 @@ class Batching(NamedTuple):
         first = np.cumsum([0, *(len(one.prompts) for one in requests)])
         prompts = [prompt for one in requests for prompt in one.prompts]
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        longest = np.array([max(map(len, one.prompts)) for one in requests], np.int64)
+        sizes = requests, first, longest, lengths
         if self.sharing is None:
-            return _Set(requests, first, lengths, np.zeros_like(lengths), np.zeros_like(lengths))
+            return _Set(*sizes, np.zeros_like(lengths), np.full_like(lengths, -1))
         numbers: dict[tuple[int, ...], int] = {}
         kinds = [
             numbers.setdefault(one.adapters, len(numbers)) for one in requests for _ in one.prompts
         ]
-        return _Set(requests, first, lengths, *shared_prefixes.group(prompts, kinds))
+        return _Set(*sizes, *shared_prefixes.group(prompts, kinds))
 
     def _plan(self, sets: Sequence[_Set]) -> list[_Plan]:
         """The batches to make: by length, or by prefix where that leaves much less to read."""
@@ -140,9 +136,10 @@ class Batching(NamedTuple):
             [places for places, _ in batches_by_length(one.longest, size, self.buckets)]
             for one in sets
         ]
-        if self.sharing is None:
-            return self._join(sets, by_length)
-        plain = self._share(sets, self._join(sets, by_length))
+        plain = self._join(sets, by_length)
+        if self.sharing is None or not plain:
+            return plain
+        plain = self._share(sets, plain)
         by_prefix = [one.by_prefix(size) for one in sets]
         alike = self._share(sets, self._join(sets, by_prefix))
         # An order by prefix mixes lengths, and every token that is decoded reads the padding.
@@ -189,7 +186,7 @@ class Batching(NamedTuple):
         cut = self.sharing.cut(
             self.num_sides * max(len(np.unique(one.groups[own])) for one, own in pairs),
             longest,
-            max(int((one.lengths - one.shared)[own].max(initial=0)) for one, own in pairs),
+            max(int((one.lengths[own] - one.shared[own]).max(initial=0)) for one, own in pairs),
             self.num_rows,
             self.buckets[-1],
         )

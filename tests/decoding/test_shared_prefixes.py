@@ -125,6 +125,9 @@ class TestBatches:
         assert Sharing.where_worth(one, 10**6).least_saved == 250_000
         assert Sharing.where_worth(four, 10**8).least_saved == 10_000
 
+    def test_nothing_to_decode_is_no_batch(self) -> None:
+        assert self.batches([]) == self.batches([], []) == []
+
     def test_fewer_positions_are_read(self) -> None:
         (batch,) = self.batches(task(100, [16, 9, 3, 12]))
         assert batch.prefixes.tokens.shape == (1, 1, 128) and batch.prompts.shape == (1, 4, 16)
