@@ -51,14 +51,19 @@ def dot_product_attention(
 
 
 def _grouped(query, key, value, bias, mask, scale) -> jax.Array:
-    batch, length, num_heads, _ = query.shape
-    query = query.reshape(batch, length, key.shape[2], -1, query.shape[-1])
-    logits = jnp.einsum("bqgrc,bkgc->bgrqk", query, key, preferred_element_type=jnp.float32)
-    shape = logits.shape
-    logits = logits.reshape(batch, num_heads, *shape[3:])
-    weights = _softmax(logits, bias, mask, scale).astype(value.dtype).reshape(shape)
-    heads = jnp.einsum("bgrqk,bkgc->bqgrc", weights, value)
-    return heads.reshape(batch, length, num_heads, -1)
+    # One product a key head, for the queries of all heads that share it: with an axis for them, XLA's
+    # CPU compiler took 1.5 times as long forward, and twice as long backward.
+    batch, length, num_heads, head_dim = query.shape
+    kv = key.shape[2]
+    queries = query.reshape(batch, length, kv, -1, head_dim)
+    queries = queries.transpose(0, 2, 3, 1, 4).reshape(batch, kv, -1, head_dim)
+    keys, values = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+    logits = jnp.einsum("bgqc,bgck->bgqk", queries, keys, preferred_element_type=jnp.float32)
+    by_head = logits.reshape(batch, num_heads, length, -1)
+    weights = _softmax(by_head, bias, mask, scale).astype(value.dtype).reshape(logits.shape)
+    heads = jnp.einsum("bgqk,bgkc->bgqc", weights, values)
+    heads = heads.reshape(batch, kv, -1, length, head_dim).transpose(0, 3, 1, 2, 4)
+    return heads.reshape(batch, length, num_heads, head_dim)
 
 
 def _softmax(
