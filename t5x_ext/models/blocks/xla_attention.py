@@ -51,8 +51,8 @@ def dot_product_attention(
 
 
 def _grouped(query, key, value, bias, mask, scale) -> jax.Array:
-    # One product a key head, for the queries of all heads that share it: with an axis for these, the
-    # same took 1.5 times as long forward and twice as long backward on a CPU.
+    # One product a key head, for the queries of all heads that share it: with an axis for these it
+    # took 1.5 times as long forward, and twice as long backward, on a CPU.
     batch, length, num_heads, head_dim = query.shape
     kv = key.shape[2]
     queries = query.reshape(batch, length, kv, -1, head_dim)
