@@ -15,7 +15,8 @@ prefill   --prefill_rows prompts of 512 tokens, one new token each.
 writing   the first --writing_rows test rows of every set, written as Alpaca's prompts, greedily and
           with the model's own ends, --writing_tokens at most; batches of --rows. The sets lie in
           DIR/writing, or WRITING_DIR; without either the bundled suite's tasks can be named.
-          Prompts are sorted for both, which spares transformers padding. Not among the defaults.
+          Prompts are sorted for both, which spares transformers padding; and the same here with
+          every prompt read whole. Not among the defaults.
 shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same 400 tokens, as
           definitions and examples do, and have 8 to 64 of their own; 16 new tokens, batches of 16;
           and the same here with every prompt read whole. Not among the defaults.

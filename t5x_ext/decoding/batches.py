@@ -85,6 +85,10 @@ class _Plan(NamedTuple):
     length: int
     cut: Cut | None
 
+    def positions(self, num_rows: int) -> int:
+        """Positions that each model reads for that many rows."""
+        return num_rows * self.length if self.cut is None else self.cut.positions(num_rows)
+
 
 class Batching(NamedTuple):
     """How requests become batches.
@@ -144,8 +148,10 @@ class Batching(NamedTuple):
         alike = self._share(sets, self._join(sets, by_prefix))
         # An order by prefix mixes lengths, and every token that is decoded reads the padding.
         padding = sum(plan.length for plan in alike) / sum(plan.length for plan in plain)
-        to_read = self._positions(sets, alike) / self._positions(sets, plain)
-        is_worth = to_read < shared_prefixes.WORTH_AN_ORDER
+        of_alike, of_plain = (
+            sum(plan.positions(self.num_rows) for plan in plans) for plans in (alike, plain)
+        )
+        is_worth = of_alike < shared_prefixes.WORTH_AN_ORDER * of_plain
         return alike if is_worth and padding < shared_prefixes.MOST_PADDING else plain
 
     def _join(self, sets: Sequence[_Set], batches: Sequence[list[np.ndarray]]) -> list[_Plan]:
@@ -163,11 +169,12 @@ class Batching(NamedTuple):
         """The same batches, prompts cut where each program for it saves what it costs."""
         assert self.sharing is not None
         cuts = [self._cut(sets, plan) for plan in plans]
-        whole = len(sets) * self.num_rows
+        rows = self.num_rows
         saved: Counter[tuple[Cut, int]] = Counter()
         for plan, cut in zip(plans, cuts, strict=True):
             if cut is not None:
-                saved[cut, plan.length] += whole * plan.length - len(sets) * cut.positions
+                of_each = plan.positions(rows) - cut.positions(rows)
+                saved[cut, plan.length] += len(sets) * of_each
         return [
             plan._replace(cut=cut)
             if cut is not None and saved[cut, plan.length] > self.sharing.least_saved
@@ -187,17 +194,10 @@ class Batching(NamedTuple):
             self.num_sides * max(len(np.unique(one.groups[own])) for one, own in pairs),
             longest,
             max(int((one.lengths[own] - one.shared[own]).max(initial=0)) for one, own in pairs),
-            self.num_rows,
             self.buckets[-1],
         )
-        limit = shared_prefixes.WORTH_A_BATCH * self.num_rows * plan.length
-        return cut if cut.positions <= limit else None
-
-    def _positions(self, sets: Sequence[_Set], plans: Sequence[_Plan]) -> int:
-        """Positions to read in all."""
-        rows = self.num_rows
-        of_each = (plan.cut.positions if plan.cut else rows * plan.length for plan in plans)
-        return len(sets) * sum(of_each)
+        limit = shared_prefixes.WORTH_A_BATCH * plan.positions(self.num_rows)
+        return cut if cut.positions(self.num_rows) <= limit else None
 
     def _fill(self, sets: Sequence[_Set], plan: _Plan, starts: np.ndarray) -> RequestBatch:
         shape = len(sets), self.batch_size

@@ -1,4 +1,4 @@
-"""Which prompts begin alike, and whether that is worth to be read once for many of them.
+"""Which prompts begin alike, and how what they share is read once for many of them.
 
 Prompts of a task share its definition and its examples, and those of a template its first lines. A
 batch of such prompts reads what they share once, and then the rest of each row:
@@ -39,18 +39,15 @@ class Cut(NamedTuple):
       num_prefixes: N.
       prefix_length: P, padded.
       rest_length: S, padded.
-      num_rows: rows of the batch.
     """
 
     num_prefixes: int
     prefix_length: int
     rest_length: int
-    num_rows: int
 
-    @property
-    def positions(self) -> int:
-        """Positions to read."""
-        return self.num_prefixes * self.prefix_length + self.num_rows * self.rest_length
+    def positions(self, num_rows: int) -> int:
+        """Positions to read for that many rows."""
+        return self.num_prefixes * self.prefix_length + num_rows * self.rest_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +69,13 @@ class Sharing:
         flops = COMPILE_FLOPS_ON_CPU if partitioner.platform == "cpu" else COMPILE_FLOPS
         return cls(partitioner, int(flops * partitioner.mesh.devices.size / (2 * num_params)))
 
-    def cut(
-        self, num_prefixes: int, longest_prefix: int, longest_rest: int, num_rows: int, limit: int
-    ) -> Cut:
+    def cut(self, num_prefixes: int, longest_prefix: int, longest_rest: int, limit: int) -> Cut:
         """Padded sizes; few, each a program to compile.
 
         Args:
           num_prefixes: different prefixes.
           longest_prefix: tokens of the longest.
           longest_rest: most tokens of a row after its prefix.
-          num_rows: rows of the batch.
           limit: most tokens of a prompt.
         """
         # Kernels of accelerators take multiples of 128, and compiling for them takes longer.
@@ -92,7 +86,6 @@ class Sharing:
             self.partitioner.round_up_batch(1 << (num_prefixes - 1).bit_length()),
             smallest_holding(longest_prefix, sizes, "inputs"),
             smallest_holding(longest_rest, sizes, "inputs"),
-            num_rows,
         )
 
 

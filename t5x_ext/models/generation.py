@@ -283,11 +283,8 @@ class DecoderOnlyGenerator(Generator):
 
     @property
     def shares_prefixes(self) -> bool:
-        # In a bidirectional prompt, a prefix sees what follows it; and a kernel that is insisted on
-        # does not take rows that begin in the middle.
-        if self.bidirectional_prompt or getattr(self.network.config, "attention", "") == "flash":
-            return False
-        return self.network.continues_prompts
+        # In a bidirectional prompt, a prefix sees what follows it.
+        return self.network.continues_prompts and not self.bidirectional_prompt
 
     def start_after(
         self,

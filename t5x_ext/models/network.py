@@ -71,7 +71,7 @@ class Network(abc.ABC):
 
     @property
     def continues_prompts(self) -> bool:
-        """Whether the module has `start_after`."""
+        """Whether the module has `start_after`, and its config lets it compute that."""
         return False
 
     @abc.abstractmethod
@@ -177,7 +177,8 @@ class Transformer(Network):
 
     @property
     def continues_prompts(self) -> bool:
-        return not self.config.has_encoder
+        # A kernel that is insisted on does not take rows that begin in the middle.
+        return not self.config.has_encoder and self.config.attention != "flash"
 
     @functools.cached_property
     def specs(self) -> Params:

@@ -135,6 +135,7 @@ def test_compiled_shapes_are_bounded_and_told(family, weights, examples) -> None
     for count in (1, 7, 50):
         decode(decoder, weights, examples[:count])
     programs = decoder.programs
+    assert programs._read._cache_size() <= len(decoder.buckets)
     compiled = programs._advance._cache_size()
     assert compiled == len(programs.shapes) <= decoder.max_shapes == 3 * (1 + 2 * 2)
     assert "4 x 96, positions 0 to 4" in programs.shapes
