@@ -20,6 +20,8 @@ writing   the first --writing_rows test rows of every set, written as Alpaca's p
 shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same 400 tokens, as
           definitions and examples do, and have 8 to 64 of their own; 16 new tokens, batches of 16;
           and the same here with every prompt read whole. Not among the defaults.
+one       a call of `Model.generate_tokens` for one prompt, of 60 tokens with 64 new ones and of
+          1,000 with 16. Not among the defaults.
 
 Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
 bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
@@ -44,7 +46,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 import mixtures
 from mixtures.vocabularies import open_vocabulary
 from mixtures.writing.sets import SETS, TASKS
-from t5x_ext import schedules, startup
+from t5x_ext import Model, schedules, startup
 from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data import datasets
@@ -307,6 +309,28 @@ def follow_shots(args: argparse.Namespace, dtype: str) -> None:
     race(runs, args.repeats, len(prompts))
 
 
+def answer_one(args: argparse.Namespace, dtype: str) -> None:
+    """Prints answers a second of a call for one prompt, a short one and a long one."""
+    for size, limit in ((60, 64), (1000, 16)):
+        prompts = draw([size])
+        method = GivenLengths(lengths=(limit,))
+        model = Model.load(args.model, dtype=dtype)
+
+        def call(
+            model: Model = model,
+            prompt: list[int] = prompts[0].tolist(),
+            limit: int = limit,
+            method: GivenLengths = method,
+        ) -> np.ndarray:
+            [new] = model.generate_tokens([prompt], limit, method, eos_ids=[EOS_ID])
+            return np.array([[*new, EOS_ID]])
+
+        settings = args.model, dtype, prompts, 1, limit
+        print(f"  {size} tokens, {limit} new:")
+        runs = {"t5x_ext": call, "transformers": their_decoding(*settings, np.array([limit]))}
+        race(runs, args.repeats, 1)
+
+
 def write(args: argparse.Namespace, dtype: str) -> None:
     """Prints prompts of writing sets a second of both, and how many answers are equal."""
     superni_cfg = SuperNIConfig(data_dir=args.data)
@@ -357,7 +381,7 @@ def main() -> None:
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
     for flag, names, default in (
-        ("--cases", [*cases, "writing", "shots"], cases),
+        ("--cases", [*cases, "writing", "shots", "one"], cases),
         ("--dtypes", dtypes, dtypes),
         ("--sets", [*sets, *TASKS], PAPER_SETS),
     ):
@@ -393,6 +417,8 @@ def main() -> None:
                 write(args, dtype)
             elif case == "shots":
                 follow_shots(args, dtype)
+            elif case == "one":
+                answer_one(args, dtype)
             else:
                 decode(args, dtype, case)
 
