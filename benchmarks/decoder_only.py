@@ -311,24 +311,26 @@ def follow_shots(args: argparse.Namespace, dtype: str) -> None:
 
 def answer_one(args: argparse.Namespace, dtype: str) -> None:
     """Prints answers a second of a call for one prompt, a short one and a long one."""
+    model = Model.load(args.model, dtype=dtype)
     for size, limit in ((60, 64), (1000, 16)):
-        prompts = draw([size])
-        method = GivenLengths(lengths=(limit,))
-        model = Model.load(args.model, dtype=dtype)
-
-        def call(
-            model: Model = model,
-            prompt: list[int] = prompts[0].tolist(),
-            limit: int = limit,
-            method: GivenLengths = method,
-        ) -> np.ndarray:
-            [new] = model.generate_tokens([prompt], limit, method, eos_ids=[EOS_ID])
-            return np.array([[*new, EOS_ID]])
-
-        settings = args.model, dtype, prompts, 1, limit
         print(f"  {size} tokens, {limit} new:")
-        runs = {"t5x_ext": call, "transformers": their_decoding(*settings, np.array([limit]))}
-        race(runs, args.repeats, 1)
+        prompts, lengths = draw([size]), np.array([limit])
+        runs = {
+            "t5x_ext": our_call(model, prompts, limit),
+            "transformers": their_decoding(args.model, dtype, prompts, 1, limit, lengths),
+        }
+        race(runs, args.repeats, len(prompts))
+
+
+def our_call(model: Model, prompts: Prompts, limit: int) -> Callable:
+    """Decodes all prompts, `limit` tokens each, as a user would."""
+    method = GivenLengths(lengths=(limit,) * len(prompts))
+
+    def run() -> np.ndarray:
+        made = model.generate_tokens(prompts, limit, method, eos_ids=[EOS_ID])
+        return np.array([[*tokens, EOS_ID] for tokens in made])
+
+    return run
 
 
 def write(args: argparse.Namespace, dtype: str) -> None:
