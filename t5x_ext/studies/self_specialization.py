@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mixtures.specialization.names import PREFIX
-from t5x_ext.decoding import Contrastive, Greedy, Sampling
+from t5x_ext.decoding import Contrastive, Greedy, LimitByKind, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.retrieval import BM25
@@ -48,6 +48,7 @@ def self_specialization_arms(
     seed_counts: Sequence[int] = (),
     human: Sequence[int] = (),
     base: str = "base",
+    output_limit: LimitByKind | None = LimitByKind(),
     only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms and the controls.
@@ -63,6 +64,8 @@ def self_specialization_arms(
         seed_counts: numbers of seeds, an arm each ("ss_seeds20").
         human: rows of each set that `ss_supervised` is tuned on; none leaves it out.
         base: name of the initial model.
+        output_limit: most tokens of an answer by the kind of its question, where the recipe's
+            task_feature_lengths['targets'] allows as many; None is those alone.
         only: names of the arms to run; None runs all.
 
     Raises:
@@ -80,6 +83,7 @@ def self_specialization_arms(
             label=_LABELS.get(name, _label(name)),
             data=data,
             stop=STOPS[prompt],
+            output_limit=output_limit,
         )
 
     main = _main(passages)
