@@ -24,6 +24,7 @@ TEMPLATE, NO_TEMPLATE = "alpaca", "ss.none"
 STOPS = {TEMPLATE: ("###",), NO_TEMPLATE: ("###", "\n\n")}
 SUPERVISED = "ss_supervised"
 _CONTRAST = Contrastive()
+_LIMIT = LimitByKind()
 _WRITING_TASKS = Sampling(temperature=1.0, top_p=0.98)
 
 _LABELS = {
@@ -48,7 +49,7 @@ def self_specialization_arms(
     seed_counts: Sequence[int] = (),
     human: Sequence[int] = (),
     base: str = "base",
-    output_limit: LimitByKind | None = LimitByKind(),
+    output_limit: LimitByKind | None = _LIMIT,
     only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms and the controls.
