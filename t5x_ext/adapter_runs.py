@@ -55,8 +55,11 @@ def with_adapter(
     Raises:
       ConfigError: ADAPTER is none, or does not fit the model or the LORA macros.
     """
-    path = restore.adapter if restore else None
-    return adapters.open_adapter(path, model.config).on(model) if path else model
+    if restore is None or restore.adapter is None:
+        return model
+    adapter = adapters.open_adapter(restore.adapter, model.config)
+    adapter.check_stated(restore.lora, model.config)
+    return adapter.on(model)
 
 
 def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base | None:

@@ -214,7 +214,7 @@ def restore_each(
 
     Raises:
       ConfigError: no checkpoint is named, it does not fit the model, it was trained with another
-        mask of prompts, or the batch does not fit the mesh.
+        mask of prompts, its adapter is not as stated, or the batch does not fit the mesh.
     """
     if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
@@ -247,7 +247,10 @@ def restore_each(
         return None if path is None else adapters.open_adapter(path, model.config)
 
     first = open_adapter(paths[0][1])
-    if first is not None:
+    if first is None:
+        restore_cfg.lora.refuse_none(paths[0][0])
+    else:
+        first.check_stated(restore_cfg.lora, model.config)
         model = first.on(model)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
