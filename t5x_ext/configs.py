@@ -118,6 +118,14 @@ class StatedLoRA:
     dropout: float | None = None
     targets: str | Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            bounds.check_int("LORA_RANK", self.rank, 1, bounds.MAX_TOKENS)
+        if self.alpha is not None:
+            bounds.check_positive("LORA_ALPHA", self.alpha)
+        if self.dropout is not None:
+            bounds.check_share("LORA_DROPOUT", self.dropout)
+
     def refuse_none(self, path: str) -> None:
         """Refuses a checkpoint without an adapter where LORA_RANK asks for one.
 

@@ -102,7 +102,7 @@ class TensorBoardLogger:
 
 
 class JSONLogger:
-    """Writes `metrics.jsonl`, a line a task and evaluation, and `predictions-<step>.jsonl`."""
+    """Writes `metrics.jsonl`, one line a task and step, and `predictions-<step>.jsonl`."""
 
     def __init__(self, output_dir: str, write_n_results: int | None = None) -> None:
         """Names the directory.
