@@ -90,7 +90,7 @@ class Adapter:
           ConfigError: they differ, or the targets match nothing.
         """
         own = self.lora
-        found = {
+        found: dict[str, tuple[Any, Any, bool]] = {
             "LORA_RANK": (stated.rank, own.rank, stated.rank == own.rank),
             "LORA_ALPHA": (stated.alpha, own.alpha, stated.alpha == own.alpha),
         }
