@@ -168,7 +168,7 @@ def _load(path: str) -> _Loaded:
     if not eos_ids:
         raise DataError(
             f"vocabulary: {path}: no token ends a text; allowed: an eos_token of its vocabulary in "
-            "tokenizer_config.json, or eos_token_id in generation_config.json"
+            "tokenizer_config.json, or eos_token_id in generation_config.json or config.json"
         )
     return _Loaded(tokenizer, loaded.beside, eos_ids, _digest(content, loaded.beside, eos_ids))
 

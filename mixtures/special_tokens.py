@@ -28,7 +28,8 @@ class SpecialTokens:
 
     Attributes:
         bos_id: begins a text; None if there is none.
-        eos_ids: end a text: the model's own first, then those of generation_config.json.
+        eos_ids: end a text: the model's own first, then those of generation_config.json, or
+            of config.json where that lists none.
         pad_id: fills rows up; which positions are padding the segment ids say.
         unk_id: of what has no piece.
         prefix_ids: what stands before every text.
@@ -87,7 +88,8 @@ def read(model: Any, processor: Any, path: str) -> SpecialTokens:
     if not eos_ids:
         raise DataError(
             f"vocabulary: {path}: no token ends a text; allowed: a model with an eos_id, an "
-            "eos_token in tokenizer_config.json, or eos_token_id in generation_config.json"
+            "eos_token in tokenizer_config.json, or eos_token_id in generation_config.json "
+            "or config.json"
         )
     has_bos = bos is not None and beside.config.get("add_bos_token", True)
     return SpecialTokens(

@@ -17,6 +17,8 @@ CONFIG = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _ADDED = "added_tokens.json"
 _GENERATION = "generation_config.json"
+_MODEL = "config.json"
+_EOS = "eos_token_id"
 # The config last: it makes the rest a tokenizer.
 NAMES = (_SPECIAL, _ADDED, _GENERATION, TEMPLATE_FILE, CONFIG)
 
@@ -28,7 +30,7 @@ class Neighbours:
     Attributes:
         config: tokenizer_config.json, and what special_tokens_map.json adds to it.
         added: tokens that were added to the tokenizer: {id: (text, whether it is special)}.
-        eos_ids: the ids that end a text, by generation_config.json.
+        eos_ids: the ids that end a text, see `eos_ids_in`.
         template: how a chat is written; None if no file says.
     """
 
@@ -49,20 +51,47 @@ def read_neighbours(directory: epath.Path) -> Neighbours:
         DataError: one is not a JSON object, or does not say what it must.
     """
     config = read_json(directory / _SPECIAL) | read_json(directory / CONFIG)
-    listed = read_json(directory / _GENERATION).get("eos_token_id")
-    more = listed if isinstance(listed, list) else [listed]
     return Neighbours(
         config,
         _added_tokens(directory, config),
-        tuple(dict.fromkeys(i for i in more if type(i) is int)),
+        _stated_eos_ids(directory),
         read_template(directory, config),
     )
 
 
 def read_files(directory: epath.Path) -> dict[str, bytes]:
-    """The files themselves by name: what to write to have them elsewhere."""
+    """The files themselves by name: what to write to have them elsewhere.
+
+    What config.json alone says, which is the model's, a generation_config.json says there.
+    """
     present = [name for name in NAMES if files.is_file(directory / name)]
-    return {name: files.read_bytes(directory / name) for name in present}
+    contents = {name: files.read_bytes(directory / name) for name in present}
+    generation = read_json(directory / _GENERATION)
+    ids = _stated_eos_ids(directory)
+    if ids and ids != eos_ids_in(generation):
+        contents[_GENERATION] = (json.dumps(generation | {_EOS: [*ids]}) + "\n").encode()
+    return contents
+
+
+def eos_ids_in(*configs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end a text, by the first config that lists any; each once, in its order.
+
+    Args:
+        configs: generation_config.json and config.json as transformers writes them, in the order in
+            which it asks them. `eos_token_id` is an id or a list of ids there.
+    """
+    for config in configs:
+        listed = config.get(_EOS)
+        ids = listed if isinstance(listed, list) else [listed]
+        found = tuple(dict.fromkeys(i for i in ids if type(i) is int))
+        if found:
+            return found
+    return ()
+
+
+def _stated_eos_ids(directory: epath.Path) -> tuple[int, ...]:
+    found = eos_ids_in(read_json(directory / _GENERATION))
+    return found or eos_ids_in(read_json(directory / _MODEL))
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

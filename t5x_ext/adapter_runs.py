@@ -13,10 +13,11 @@ from t5x_ext import multihost
 from t5x_ext.checkpoints import adapters, load, selection
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import describe_adapter, lora_in
-from t5x_ext.configs import RestoreCheckpointConfig
+from t5x_ext.configs import RestoreCheckpointConfig, StatedLoRA
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel, parameters
-from t5x_ext.models.lora import LoRA
+from t5x_ext.models.lora import LoRA, create_lora
+from t5x_ext.models.network import Transformer
 from t5x_ext.models.nf4 import NF4
 from t5x_ext.models.parameters import Params
 from t5x_ext.training.state import TrainState
@@ -52,11 +53,29 @@ def with_adapter(
 ) -> BaseTransformerModel:
     """The model that a run has: with the adapters of ADAPTER, where it is set.
 
+    Else with those that the LORA macros of evaluation state, as far as they do.
+
     Raises:
       ConfigError: ADAPTER is none, or does not fit the model or the LORA macros.
     """
-    path = restore.adapter if restore else None
-    return adapters.open_adapter(path, model.config).on(model) if path else model
+    if restore is None:
+        return model
+    if restore.adapter is None:
+        return _with_stated(model, restore.lora)
+    adapter = adapters.open_adapter(restore.adapter, model.config)
+    adapter.check_stated(restore.lora, model.config)
+    return adapter.on(model)
+
+
+def _with_stated(model: BaseTransformerModel, stated: StatedLoRA) -> BaseTransformerModel:
+    lora = create_lora(
+        stated.rank,
+        LoRA.alpha if stated.alpha is None else stated.alpha,
+        targets=LoRA.targets if stated.targets is None else stated.targets,
+    )
+    if lora is None or not isinstance(model.module, Transformer):
+        return model
+    return model.replace(module=dataclasses.replace(model.module, lora=lora))
 
 
 def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base | None:

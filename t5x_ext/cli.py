@@ -32,6 +32,7 @@ COMMANDS = {
 # `python t5x_ext/train.py` puts this directory first on Python's path, where a file inspect.py
 # would stand in for the standard library's module.
 _MODULES = {"inspect": "inspect_checkpoint"}
+_OTHER_NAMES = {"show": "show_batch"}
 
 
 # For `source <(t5x_ext completion)` in ~/.bashrc. Words after the command are completed as files.
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Gin files import users' modules from the working directory, as `python -m` finds them;
         # last, so that no file there stands in for a package.
         sys.path.append(os.getcwd())
+    name = _known_name(name)
     if name in COMMANDS:
         check_early(module_of(name), rest)
         return importlib.import_module(module_of(name)).main(rest)
@@ -78,6 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     problem = f"unknown command '{name}'{nearest(name, COMMANDS)}" if name else "no command given"
     note(f"error: {problem} (t5x_ext --help lists them)")
     return 2
+
+
+def _known_name(name: str) -> str:
+    """The command that is meant: `show-batch` is `show_batch`."""
+    found = _OTHER_NAMES.get(name, name.replace("-", "_"))
+    return found if found in COMMANDS else name
 
 
 def _usage() -> list[str]:

@@ -17,6 +17,7 @@ __all__ = [
     "DatasetConfig",
     "RestoreCheckpointConfig",
     "SaveCheckpointConfig",
+    "StatedLoRA",
     "SuperNIConfig",
     "create_learning_rate_scheduler",
 ]
@@ -99,6 +100,46 @@ class SuperNIConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StatedLoRA:
+    """What the LORA macros say of an adapter that exists: it has to be so.
+
+    Evaluation takes the macros that an adapter was tuned with, and refuses another adapter; None
+    leaves a setting to the adapter.
+
+    Attributes:
+      rank: LORA_RANK.
+      alpha: LORA_ALPHA.
+      dropout: LORA_DROPOUT; of training alone, so that any is right.
+      targets: LORA_TARGETS.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    targets: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            bounds.check_int("LORA_RANK", self.rank, 1, bounds.MAX_TOKENS)
+        if self.alpha is not None:
+            bounds.check_positive("LORA_ALPHA", self.alpha)
+        if self.dropout is not None:
+            bounds.check_share("LORA_DROPOUT", self.dropout)
+
+    def refuse_none(self, path: str) -> None:
+        """Refuses a checkpoint without an adapter where LORA_RANK asks for one.
+
+        Raises:
+          ConfigError: it does. The other macros alone ask for none, in training either.
+        """
+        if self.rank is not None:
+            raise ConfigError(
+                f"LORA_RANK: {self.rank!r}, but {path} has no adapter; allowed: None, an adapter "
+                "as ADAPTER, or a run with LORA_RANK as CHECKPOINT_PATH"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class RestoreCheckpointConfig:
     """Where parameters come from.
 
@@ -112,12 +153,14 @@ class RestoreCheckpointConfig:
         float32.
       adapter: ADAPTER, a directory of PEFT's or a run with LoRA, over the parameters of `path`;
         None for none. A training run continues from it.
+      lora: what the adapter has to be, for evaluation; a training run states its own.
     """
 
     path: str | Sequence[str] | None = None
     mode: str = "latest"
     dtype: str | None = "float32"
     adapter: str | None = None
+    lora: StatedLoRA = StatedLoRA()
 
     def __post_init__(self) -> None:
         if self.mode not in RESTORE_MODES:

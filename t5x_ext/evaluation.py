@@ -19,6 +19,7 @@ from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
@@ -35,6 +36,7 @@ def make_decoder(
     partitioner: PjitPartitioner,
     cfg: DatasetConfig,
     resident_bytes: int = 0,
+    eos_ids: Sequence[int] = (),
 ) -> Decoder:
     """A decoder with the batch size and lengths of a dataset config, which states both.
 
@@ -43,6 +45,7 @@ def make_decoder(
       partitioner: the mesh.
       cfg: the dataset to decode.
       resident_bytes: see `Decoder`.
+      eos_ids: ids that end a prediction besides those of the vocabulary.
     """
     assert cfg.task_feature_lengths is not None
     return Decoder(
@@ -52,6 +55,7 @@ def make_decoder(
         max_input_length=cfg.task_feature_lengths["inputs"],
         max_decode_length=cfg.task_feature_lengths["targets"],
         resident_bytes=resident_bytes,
+        ids=OutputIds.of(model.output_vocabulary).ending_also_at(eos_ids) if eos_ids else None,
     )
 
 
@@ -170,11 +174,13 @@ def _sign(
     """
     model = decoder.model
     lora = getattr(model.module, "lora", None)
+    own_ids = OutputIds.of(model.output_vocabulary)
     may_be_set = {
         "lora": lora and lora.describe(),
         "quantization": getattr(model.module, "quantization", None),
         "inputs_bidirectional_attention": _is_bidirectional(model),
         "network": model.module.fingerprint,
+        "eos_ids": decoder.output_ids.eos if decoder.output_ids != own_ids else None,
     }
     known = {
         "weights": weights,
@@ -208,7 +214,7 @@ def restore_each(
 
     Raises:
       ConfigError: no checkpoint is named, it does not fit the model, it was trained with another
-        mask of prompts, or the batch does not fit the mesh.
+        mask of prompts, its adapter is not as stated, or the batch does not fit the mesh.
     """
     if not restore_cfg.paths:
         raise ConfigError("CHECKPOINT_PATH: not set; a checkpoint or a MODEL_DIR is needed")
@@ -218,13 +224,18 @@ def restore_each(
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from t5x_ext.checkpoints import adapters, open_source, selection
+    from t5x_ext.checkpoints.meta import eos_ids_in
 
     # A wrong path is refused before the data, whose imports take long.
     paths = [
         adapters.split_path(path, restore_cfg.adapter) for path in selection.select(restore_cfg)
     ]
+    eos_ids = []
     for path, adapter_path in paths:
-        stated = adapters.bidirectional_in(open_source(path), adapter_path)
+        source = open_source(path)
+        # An encoder-decoder's vocabulary may be the user's own.
+        eos_ids.append(eos_ids_in(source.meta) if model.features.joined else ())
+        stated = adapters.bidirectional_in(source, adapter_path)
         if stated not in (None, _is_bidirectional(model)):
             raise ConfigError(
                 f"DecoderOnlyModel.inputs_bidirectional_attention: {not stated}; allowed: {stated},"
@@ -236,7 +247,10 @@ def restore_each(
         return None if path is None else adapters.open_adapter(path, model.config)
 
     first = open_adapter(paths[0][1])
-    if first is not None:
+    if first is None:
+        restore_cfg.lora.refuse_none(paths[0][0])
+    else:
+        first.check_stated(restore_cfg.lora, model.config)
         model = first.on(model)
     program = Program(model, partitioner, Trainer())
     abstract_params = program.abstract_params()
@@ -253,11 +267,16 @@ def restore_each(
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
     model.check_context(dataset_cfg.task_feature_lengths)
-    decoder = make_decoder(model, partitioner, dataset_cfg)
+
+    @functools.cache
+    def decoder_that_ends_at(ids: tuple[int, ...]) -> Decoder:
+        return make_decoder(model, partitioner, dataset_cfg, eos_ids=ids)
+
     prompts = hashlib.sha256()
     for example in examples:
         prompts.update(example.inputs.tobytes() + b"|")
-    for path, adapter_path in paths:
+    for (path, adapter_path), ids in zip(paths, eos_ids, strict=True):
+        decoder = decoder_that_ends_at(ids)
         adapter = open_adapter(adapter_path)
         if (adapter and adapter.lora) != (first and first.lora):
             raise ConfigError(

@@ -169,12 +169,13 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     for owner, each in recipes_of(recipe, bound["initials"], arms):
         each.check_model(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
+    longest = max((arm.longest_output(lengths[1]) for arm in arms), default=lengths[1])
     setup = Setup(
         model=bound["model"],
         partitioner=bound.get("partitioner", PjitPartitioner()),
         trainer=recipe.trainer(1),
         workload=Workload(recipe.batch_size, *lengths, recipe.pack),
-        decoding=Workload(bound.get("eval_batch_size", 100), *lengths),
+        decoding=Workload(bound.get("eval_batch_size", 100), lengths[0], longest),
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
     typical_rows = None

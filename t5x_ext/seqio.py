@@ -7,9 +7,10 @@ say how decoded examples are scored and written during training and by `eval`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5x_ext import bounds, files
@@ -101,7 +102,7 @@ class TensorBoardLogger:
 
 
 class JSONLogger:
-    """Writes `metrics.jsonl`, a line a task and evaluation, and `predictions-<step>.jsonl`."""
+    """Writes `metrics.jsonl`, one line a task and step, and `predictions-<step>.jsonl`."""
 
     def __init__(self, output_dir: str, write_n_results: int | None = None) -> None:
         """Names the directory.
@@ -119,15 +120,34 @@ class JSONLogger:
         self._write_n_results = write_n_results
 
     def __call__(self, step: int, rows: Sequence[Prediction]) -> None:
-        """Appends the scores and writes the predictions."""
+        """Appends the scores and writes the predictions.
+
+        A resumed run evaluates again what it had logged after its checkpoint: of a step and task
+        the last line holds, and is the only one.
+        """
         path = self._directory / "metrics.jsonl"
-        with files.writing(path), files.GrowingFile(path) as file:
-            for task, scores in task_scores(measure(rows)).items():
+        by_task = task_scores(measure(rows))
+        keep = functools.partial(_without, step, by_task)
+        with files.writing(path), files.GrowingFile(path, keep) as file:
+            for task, scores in by_task.items():
                 line = json.dumps({"step": step, "task": task, **scores}) + "\n"
                 file.append(line.encode())
         kept = rows[: self._write_n_results]
         if kept:
             write_predictions(self._directory / f"predictions-{step:06}.jsonl", kept)
+
+
+def _without(step: int, tasks: Collection[str], content: bytes) -> bytes:
+    """Lines but those of a step and tasks, and what a killed run left of its last one."""
+    kept = []
+    for line in content.splitlines():
+        try:
+            found = json.loads(line)
+            if found["step"] != step or found["task"] not in tasks:
+                kept.append(line + b"\n")
+        except (ValueError, LookupError, TypeError):
+            continue
+    return b"".join(kept)
 
 
 def _numbers(rows: Sequence[Prediction]) -> dict[str, dict[str, float]]:

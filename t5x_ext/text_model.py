@@ -30,7 +30,7 @@ from t5x_ext.checkpoints.adapters import (
     stack,
 )
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import ADAPTER
+from t5x_ext.checkpoints.meta import ADAPTER, eos_ids_in
 from t5x_ext.checkpoints.params import hash_params, load, open_source
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL, Index, LazyTensor, Source
 from t5x_ext.decoding.calls import Calls
@@ -216,6 +216,13 @@ class Model(Calls):
             meta=meta,
             tokenizer_dir=tokenizer_dir,
         )
+
+    @property
+    def _stated_eos_ids(self) -> tuple[int, ...]:
+        # T5's is its vocabulary's, which users replace by their own.
+        if self.config.has_encoder and self.vocabulary is not None:
+            return ()
+        return eos_ids_in(self.meta)
 
     @functools.cached_property
     def _described(self) -> BaseTransformerModel:

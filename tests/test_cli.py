@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from t5x_ext import __version__, cli
 
 
@@ -28,6 +30,14 @@ def test_unknown_command_names_the_nearest(capsys):
     assert "unknown command 'trian'; did you mean 'train'?" in message
     assert len(message.splitlines()) == 1
     assert cli.main([]) == 2
+
+
+@pytest.mark.parametrize("name", ["show_batch", "show-batch", "show"])
+def test_hyphens_are_underscores(name, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([name, "--help"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: t5x_ext show_batch ")
 
 
 def test_version(capsys):

@@ -125,6 +125,35 @@ def test_a_run_and_its_base_with_adapter_evaluate_alike(
     assert whole["loss"]["cross_entropy"] > scores["run"]["loss"]["cross_entropy"] + 0.1
 
 
+@pytest.mark.parametrize("command", ["eval", "infer"])
+def test_macros_of_the_run_are_checked_against_its_adapter(
+    command: str, tuned: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main, out = {
+        "eval": (eval_script.main, "EVAL_OUTPUT_DIR"),
+        "infer": (infer.main, "INFER_OUTPUT_DIR"),
+    }[command]
+    common = [*MODEL, f"--gin_file=runs/{command}.gin", f"--gin.{out}='{tmp_path}'"]
+    run_path, base_path = (f"--gin.CHECKPOINT_PATH='{path}'" for path in (tuned, base))
+    same = ["--gin.LORA_ALPHA=16", "--gin.LORA_TARGETS=('wo', 'query')"]  # in other words
+    assert main([*common, run_path, *LORA, *same]) == 0
+    assert main([*common, base_path, f"--gin.ADAPTER='{tuned}'", *LORA]) == 0
+    # Training without LORA_RANK tunes no adapter either, whatever else is said of one.
+    assert main([*common, base_path, *same]) == 0
+    own = f"but the adapter {tuned} has"
+    for flags, message in (
+        ([run_path, "--gin.LORA_RANK=8"], f"LORA_RANK: 8, {own} 4; allowed: the same, or None"),
+        ([run_path, "--gin.LORA_ALPHA=8.0"], f"LORA_ALPHA: 8.0, {own} 16.0; allowed: "),
+        ([run_path, "--gin.LORA_TARGETS='all'"], f"LORA_TARGETS: 'all', {own} ['q_proj', 'wo'];"),
+        ([run_path, "--gin.LORA_TARGETS=['q']"], "LoRA.targets: 'q' matches no linear layer"),
+        ([base_path, "--gin.LORA_RANK=4"], f"LORA_RANK: 4, but {base} has no adapter; allowed: "),
+    ):
+        capsys.readouterr()
+        assert main([*common, *flags]) == 1
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1 and message in errors[0], errors
+
+
 def test_each_adapter_is_opened_once_and_has_to_be_of_the_first_one_s_shape(
     tuned: Path, over_base: list[str], tmp_path: Path, monkeypatch, capsys
 ) -> None:

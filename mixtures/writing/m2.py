@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mixtures.errors import DataError, quoted
@@ -35,10 +35,17 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True)
 class Sentence:
-    """A tokenised sentence and each annotator's edits, in file order."""
+    """A tokenised sentence and each annotator's edits, in file order.
+
+    Attributes:
+        source: tokens with spaces between them.
+        edits: of each annotator.
+        line: number of its `S` line in the file, from 1; 0 of none.
+    """
 
     source: str
     edits: dict[int, tuple[Edit, ...]]
+    line: int = field(default=0, compare=False)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -60,14 +67,14 @@ def read_m2(path: StrPath) -> list[Sentence]:
     """
     found: list[Sentence] = []
     source, edits = "", {}  # type: str, dict[int, list[Edit]]
-    is_open = False
+    is_open, begun = False, 0
     for number, line in enumerate([*read_lines(path), ""], start=1):
         where = f"{path}: line {number}"
         if is_open and (not line.strip() or line.startswith("S ") or line == "S"):
-            found.append(_sentence(source, edits))
+            found.append(_sentence(source, edits, begun))
             is_open = False
         if line.startswith("S ") or line == "S":
-            source, edits, is_open = line[2:], {}, True
+            source, edits, is_open, begun = line[2:], {}, True, number
         elif line.startswith("A ") and is_open:
             _add_edit(edits, line[2:], len(source.split()), where)
         elif line.strip():
@@ -95,9 +102,9 @@ def apply_edits(tokens: Sequence[str], edits: Iterable[Edit]) -> list[str]:
     return result
 
 
-def _sentence(source: str, edits: dict[int, list[Edit]]) -> Sentence:
+def _sentence(source: str, edits: dict[int, list[Edit]], line: int) -> Sentence:
     every = {name: tuple(edits[name]) for name in sorted(edits)} or {0: ()}
-    return Sentence(source, every)
+    return Sentence(source, every, line)
 
 
 def _add_edit(edits: dict[int, list[Edit]], text: str, length: int, where: str) -> None:

@@ -19,6 +19,7 @@ from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import ADAPTER, NOT_QUANTIZED, PROMPT, lora_in
 from t5x_ext.checkpoints.params import PEFT_CONFIG, hash_params, load, open_source
 from t5x_ext.checkpoints.sources import Source
+from t5x_ext.configs import StatedLoRA
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.config import ModelConfig
@@ -78,6 +79,32 @@ class Adapter:
         if None not in (self.prompt, prompt) and self.prompt != prompt:
             _warn(f"{self.path}: tuned with prompt {self.prompt!r}, used with {prompt!r}")
 
+    def check_stated(self, stated: StatedLoRA, config: ModelConfig) -> None:
+        """Refuses LORA macros that say something else than the adapter; None says nothing.
+
+        Args:
+          stated: the macros.
+          config: of the base.
+
+        Raises:
+          ConfigError: they differ, or the targets match nothing.
+        """
+        own = self.lora
+        found: dict[str, tuple[Any, Any, bool]] = {
+            "LORA_RANK": (stated.rank, own.rank, stated.rank == own.rank),
+            "LORA_ALPHA": (stated.alpha, own.alpha, stated.alpha == own.alpha),
+        }
+        if stated.targets is not None:
+            # "all", a list and PEFT's own names may stand for the same layers.
+            same = _layers(LoRA(targets=stated.targets), config) == _layers(own, config)
+            found["LORA_TARGETS"] = (stated.targets, own.describe()["targets"], same)
+        for macro, (said, has, same) in found.items():
+            if said is not None and not same:
+                raise ConfigError(
+                    f"{macro}: {said!r}, but the adapter {self.path} has {has!r}; allowed: the "
+                    "same, or None"
+                )
+
     def on(self, model: BaseTransformerModel) -> BaseTransformerModel:
         """A model with these adapters on its linear layers.
 
@@ -96,6 +123,12 @@ class Adapter:
                 f"{module.lora}; allowed: the same, or LORA_RANK = None"
             )
         return model.replace(module=dataclasses.replace(module, lora=self.lora))
+
+
+def _layers(lora: LoRA, config: ModelConfig) -> set[str]:
+    """The layers that have an adapter."""
+    names = trees.named_leaves(Transformer(config, lora).trainable)
+    return {name.rsplit("/lora/", 1)[0] for name in names}
 
 
 def is_peft(path: files.StrPath) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from mixtures import tokenizer_files
 from t5x_ext.checkpoints.directories import PREFIX
 from t5x_ext.checkpoints.hugging_face import tokenizers
 from t5x_ext.checkpoints.hugging_face.configs import GENERATION_FILE
@@ -62,6 +63,15 @@ def lora_in(meta: Mapping[str, Any]) -> LoRA | None:
     return LoRA(**meta[ADAPTER]["lora"]) if ADAPTER in meta else None
 
 
+def eos_ids_in(meta: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end an answer, by the files of a Hugging Face checkpoint; empty of others.
+
+    generation_config.json is asked first, as transformers does, then config.json.
+    """
+    stated = meta.get("generation_config", {}), meta.get("hugging_face", {})
+    return tokenizer_files.eos_ids_in(*stated)
+
+
 def tokenizer_of(checkpoint: epath.Path) -> str | None:
     """The directory of a checkpoint's tokenizer; a run keeps it once, in MODEL_DIR."""
     places = [checkpoint / TOKENIZER]
@@ -77,7 +87,9 @@ def copy_tokenizer(source: Source, checkpoint: epath.Path) -> None:
     (checkpoint / TOKENIZER).mkdir()
     directory = epath.Path(source.tokenizer_dir)
     found = tokenizers.files_in(directory)
-    if (directory / GENERATION_FILE).exists():  # of several ids that end a text, it has the others
-        found.append(directory / GENERATION_FILE)
     for path in found:
         (checkpoint / TOKENIZER / path.name).write_bytes(path.read_bytes())
+    # Of several ids that end a text, it has the others.
+    generation = tokenizer_files.read_files(directory).get(GENERATION_FILE)
+    if generation is not None:
+        (checkpoint / TOKENIZER / GENERATION_FILE).write_bytes(generation)

@@ -56,6 +56,11 @@ class Calls(abc.ABC):
     default_adapter: str | None
 
     @property
+    def _stated_eos_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer by the checkpoint itself, whatever the vocabulary says."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def _described(self) -> BaseTransformerModel:
         """The network with its vocabulary."""
@@ -114,7 +119,8 @@ class Calls(abc.ABC):
           prompts: token ids; nothing is added to them. With `weights`, a list of such prompts each.
           max_new_tokens: longest answer in tokens, end of sequence included.
           decoding: as of `generate`.
-          eos_ids: ids that end an answer; None is as the vocabulary has them, or none without one.
+          eos_ids: ids that end an answer; None is as the vocabulary and the files of the checkpoint
+            have them. An empty list is none.
           batch_size: answers at a time at most; none depends on it.
           how: weights, adapter, amateur, stop and numbers, as of `generate_outputs`.
 
@@ -393,6 +399,7 @@ class Calls(abc.ABC):
     def _output_ids(self, eos_ids: Sequence[int] | None, stop: Sequence[Stop] | None) -> OutputIds:
         size = self.config.vocab_size
         known = OutputIds((), size) if self.vocabulary is None else OutputIds.of(self.vocabulary)
+        known = known.ending_also_at(self._stated_eos_ids)
         eos = known.eos
         if eos_ids is not None:
             eos = tuple(check_ids("eos_ids", eos_ids, size, may_be_empty=True).tolist())

@@ -19,7 +19,7 @@ from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
 from t5x_ext.decoding.prompts import check_examples
-from t5x_ext.decoding.requests import OutputLimit, Request
+from t5x_ext.decoding.requests import Limit, Request
 from t5x_ext.decoding.shared_prefixes import Sharing
 from t5x_ext.decoding.side_by_side import SideBySideGenerator
 from t5x_ext.decoding.stages import Finished, Queue, stage_ends
@@ -57,7 +57,7 @@ class Decoder:
       amateur: the model that a contrast is drawn with, where it has its own weights; parameters
         are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
       keep_log_probs: whether `decode_requests` gives log-probabilities.
-      output_limit: a limit by the source of each example that has one, below `max_decode_length`.
+      output_limit: a limit of each example's own, below `max_decode_length`.
       share_prefixes: whether what prompts begin with is read once for those of a batch; None where
         that saves more than the programs for it take to compile. Outputs are the same up to
         rounding.
@@ -75,7 +75,7 @@ class Decoder:
     num_contexts: int = 1
     amateur: BaseTransformerModel | None = None
     keep_log_probs: bool = False
-    output_limit: OutputLimit | None = None
+    output_limit: Limit | None = None
     share_prefixes: bool | None = None
 
     def __post_init__(self) -> None:
@@ -197,9 +197,8 @@ class Decoder:
         """The request to answer an example's prompt."""
         check_examples([example])
         limit = None
-        if self.output_limit is not None and example.source is not None:
-            source = self.model.output_vocabulary.encode(example.source)
-            limit = self.output_limit.of(len(source))
+        if self.output_limit is not None:
+            limit = self.output_limit.of_example(example, self.model.output_vocabulary)
         return Request.of(example, number, limit)
 
     def decode_requests(self, params: Params, requests: Sequence[Request]) -> Iterator[Finished]:

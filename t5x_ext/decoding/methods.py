@@ -48,6 +48,11 @@ class OutputIds:
         eos = tuple(getattr(vocabulary, "eos_ids", None) or (vocabulary.eos_id,))
         return cls(eos, vocabulary.vocab_size)
 
+    def ending_also_at(self, eos: Sequence[int]) -> OutputIds:
+        """The same, with further ids that end a row; those that are never produced are left out."""
+        more = [one for one in eos if 0 <= one < self.num_valid]
+        return dataclasses.replace(self, eos=tuple(dict.fromkeys((*self.eos, *more))))
+
     def ends(self, tokens: jax.Array) -> jax.Array:
         """Where a row ends: bool, shaped as `tokens`."""
         found = jnp.zeros(tokens.shape, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,46 @@ from t5x_ext.errors import ConfigError
 
 WEIGHTS_TOLERANCE = 1e-3  # by which the sum of a request's weights may differ from 1
 _WEIGHTS = "for each prompt a list of numbers from 0 that sum to 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitByKind:
+    """Most tokens of an answer by the kind of its question, which is its example's category.
+
+    The defaults are those of Kang et al. 2023's tasks.
+
+    Attributes:
+      default: most tokens of an answer, EOS included.
+      long: likewise, of questions of `long_kinds`.
+      long_kinds: what asks for more than a sentence or a list of names.
+    """
+
+    default: int = 128
+    long: int = 256
+    long_kinds: Sequence[str] = ("qa_long", "summarization")
+
+    def __post_init__(self) -> None:
+        bounds.check_int("LimitByKind.default", self.default, 1, bounds.MAX_TOKENS)
+        bounds.check_int("LimitByKind.long", self.long, 1, bounds.MAX_TOKENS)
+        kinds = self.long_kinds
+        is_list = isinstance(kinds, list | tuple) and all(isinstance(kind, str) for kind in kinds)
+        if not is_list:
+            raise ConfigError(
+                f"LimitByKind.long_kinds: {kinds!r:.60}; allowed: kinds in a list: ['qa_long']"
+            )
+        object.__setattr__(self, "long_kinds", tuple(kinds))
+
+    def of(self, kind: str) -> int:
+        """Most tokens, EOS included, of an answer to a question of this kind."""
+        return self.long if kind in self.long_kinds else self.default
+
+    def longest(self, most: int) -> int:
+        """Most tokens of any answer, where decoding allows `most`."""
+        return min(most, max(self.long, self.default))
+
+    def of_example(self, example: Example, vocabulary: Any) -> int | None:
+        """Most tokens of the answer to an example."""
+        return self.of(example.category)
 
 
 class OutputLimit(NamedTuple):
@@ -30,6 +71,19 @@ class OutputLimit(NamedTuple):
     def of(self, num_tokens: int) -> int:
         """Most tokens, EOS included, for a source of `num_tokens`."""
         return max(self.least, int(self.times * num_tokens) + self.plus)
+
+    def longest(self, most: int) -> int:
+        """Most tokens of any output, where decoding allows `most`."""
+        return most
+
+    def of_example(self, example: Example, vocabulary: Any) -> int | None:
+        """Most tokens of the output for an example; None for one that rewrites no text."""
+        if example.source is None:
+            return None
+        return self.of(len(vocabulary.encode(example.source)))
+
+
+Limit = OutputLimit | LimitByKind
 
 
 def make_limit(numbers: Sequence[float]) -> OutputLimit:

@@ -16,12 +16,12 @@ from mixtures.prompts import TEMPLATES
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
+from t5x_ext.decoding.requests import LimitByKind
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Generator, Request, completions, single
 
-_LONG_KINDS = ("qa_long", "summarization")
 _STOPS = {
     "alpaca": ("###",),
     # Without a template nothing but a blank line says that the answer is over.
@@ -36,13 +36,14 @@ class EvaluationSettings:
     Attributes:
         template: 'alpaca', for models that were tuned with it, or 'ss.none'.
         shots: demonstrations before each question.
-        max_new_tokens: of an answer; None is 256 for long answers and summaries, else 128.
+        max_new_tokens: of an answer: one number, or by the kind of its question; None is 256 for
+            long answers and summaries, else 128.
         seed: of the draws, where the method draws.
     """
 
     template: str = "alpaca"
     shots: int = 0
-    max_new_tokens: int | None = None
+    max_new_tokens: int | LimitByKind | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class EvaluationSettings:
             )
         bounds.check_int(f"{name}.shots", self.shots, 0, 1000)
         bounds.check_seed(f"{name}.seed", self.seed)
-        if self.max_new_tokens is not None:
+        if not isinstance(self.max_new_tokens, LimitByKind | None):
             bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
 
     @property
@@ -63,9 +64,8 @@ class EvaluationSettings:
 
     def limit(self, kind: str) -> int:
         """The most tokens of an answer to a question of this kind."""
-        if self.max_new_tokens is not None:
-            return self.max_new_tokens
-        return 256 if kind in _LONG_KINDS else 128
+        limit = LimitByKind() if self.max_new_tokens is None else self.max_new_tokens
+        return limit.of(kind) if isinstance(limit, LimitByKind) else limit
 
 
 class Question(NamedTuple):

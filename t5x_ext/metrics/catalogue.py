@@ -10,7 +10,7 @@ from t5x_ext.metrics import exact_match, outputs, rouge, squad
 from t5x_ext.metrics.bleu import Bleu
 from t5x_ext.metrics.errant import Errant
 from t5x_ext.metrics.errant_library import LibraryExtractor
-from t5x_ext.metrics.gleu import Gleu
+from t5x_ext.metrics.gleu import Gleu, SentenceGleu
 from t5x_ext.metrics.labels import LabelValidity, label_accuracy
 from t5x_ext.metrics.m2 import MaxMatch
 from t5x_ext.metrics.metric import Metric, RowMean
@@ -39,6 +39,7 @@ _METRICS: dict[str, Callable[[], Metric]] = {
     "gleu": Gleu,
     "gleu_python2": lambda: Gleu("python2"),
     "gleu_closed": lambda: Gleu("closed form"),
+    "gleu_sentence": SentenceGleu,
     "m2": MaxMatch,
     "unchanged": outputs.unchanged,
     "empty": outputs.empty,

@@ -8,6 +8,7 @@ differ a little from today's, and the closed form takes the mean over references
     gleu            draws of Python 3
     gleu_python2    draws of Python 2
     gleu_closed     no draws: expected counts
+    gleu_sentence   no draws: the mean over rows of each row's own, smoothed score
 
 Tokens are separated by white space and keep their case. References are tokenised, so predictions
 in natural text are tokenised like their sources first (`metrics.tokens`).
@@ -23,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from t5x_ext.metrics.metric import Metric
+from t5x_ext.metrics.metric import Metric, mean_of, with_ones
 from t5x_ext.metrics.ngrams import ORDERS, ngrams
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.tokens import tokenize_outputs
@@ -79,9 +80,34 @@ class Gleu(Metric):
         return f"GLEU of GEC, {how}"
 
 
+class SentenceGleu(Metric):
+    """Mean over rows of sentence GLEU, each the mean over the row's references."""
+
+    name = "gleu_sentence"
+    key = "gleu_sentence[gec,smoothed]"
+    needs = ("source",)
+
+    def statistics(self, rows: Sequence[Prediction]) -> np.ndarray:
+        """(value, 1) of each row."""
+        return with_ones(np.array([_smoothed(each).mean() for each in _count(rows)]))
+
+    def finish(self, totals: np.ndarray) -> np.ndarray:
+        """Sum of the values over the number of rows."""
+        return mean_of(totals)
+
+    @property
+    def variant(self) -> str:
+        """See `Metric`."""
+        return "GLEU of GEC of single sentences, counts of 0 taken as 1, mean over references, rows"
+
+
 def sentence_scores(row: Prediction) -> np.ndarray:
     """Smoothed GLEU of one row against each of its references: counts of 0 become 1."""
     (counts,) = _count([row])
+    return _smoothed(counts)
+
+
+def _smoothed(counts: np.ndarray) -> np.ndarray:
     return _gleu(np.where(counts == 0, 1, counts))
 
 

@@ -175,7 +175,8 @@ def write_summary(path: StrPath, study: Study, grids: dict[str, ScoreGrid]) -> N
 def write_datasets(path: StrPath, scores: DatasetScores) -> None:
     """datasets.csv: a row per arm, budget, dataset and metric; traits of outputs are metrics too.
 
-    The columns `above_<arm>` hold the difference to each reference arm, empty for itself.
+    Bounds stand among the arms, see `dataset_scores.BOUNDS`. The columns `above_<arm>` hold the
+    difference to each reference arm, empty for itself.
     """
     ends = ("", "_low", "_high")
     above = [f"above_{row.arm}{end}" for row in scores.references for end in ends]
@@ -185,7 +186,8 @@ def write_datasets(path: StrPath, scores: DatasetScores) -> None:
             found = row.interval([i])
             if found is None:
                 continue
-            cells: list[object] = [row.arm, row.label, row.budget, column.task, column.metric.key]
+            name = row.arm or row.bound
+            cells: list[object] = [name, row.label, row.budget, column.task, column.metric.key]
             cells += [found.mean, found.low, found.high]
             for reference in scores.references:
                 apart = None if row is reference else row.above(reference, [i])

@@ -67,6 +67,7 @@ class Row:
         by_seed: [seeds, columns] percent, NaN where a cell is not there.
         draws: [samples, columns] percent, the mean over seeds under each bootstrap draw.
         parts: column -> precision, recall and F, percent, for metrics made of these.
+        bound: name of a bound, see `BOUNDS`; '' for an arm.
     """
 
     label: str
@@ -74,6 +75,7 @@ class Row:
     by_seed: np.ndarray
     draws: np.ndarray
     parts: dict[int, np.ndarray]
+    bound: str = ""
 
     @property
     def arm(self) -> str:
@@ -325,33 +327,56 @@ def _bounds(
 ) -> tuple[Row, ...]:
     """What texts that take no model would score."""
     rows = []
-    for label, texts_of in _BOUNDS.items():
+    for bound, (label, answered) in BOUNDS.items():
         found: _Found = {}
         for task in study.tasks:
-            asked = instances.get(task.name, ())
-            said = [  # in the set's own tokens, whatever prompts show
-                replace(row.with_answer(Answer(text)), inputs="")
-                for row, text in zip(asked, texts_of(asked), strict=False)
-            ]
+            # In the set's own tokens, whatever prompts show.
+            said = [replace(row, inputs="") for row in answered(instances.get(task.name, ()))]
             if said and all(row.prediction for row in said):
                 found |= _score(task, said)
         if found:
-            rows.append(_row(label, None, columns, [found]))
+            rows.append(replace(_row(label, None, columns, [found]), bound=bound))
     return tuple(rows)
 
 
-def _most_frequent(rows: Sequence[Prediction]) -> list[str]:
-    """The reference of most rows, whatever is asked; nothing for other tasks."""
+def _copied(rows: Sequence[Prediction]) -> list[Prediction]:
+    return [row.with_answer(Answer(row.source or "")) for row in rows]
+
+
+def _most_frequent(rows: Sequence[Prediction]) -> list[Prediction]:
+    """Answered with the reference of most rows, whatever is asked; nothing for other tasks."""
     if not rows or set_and_shots(rows[0].task) is None:
         return []
     counts = Counter(row.references[0] for row in rows)
-    return [counts.most_common(1)[0][0]] * len(rows)
+    answer = Answer(counts.most_common(1)[0][0])
+    return [row.with_answer(answer) for row in rows]
 
 
-_BOUNDS: dict[str, Callable[[Sequence[Prediction]], list[str]]] = {
-    COPIED: lambda rows: [row.source or "" for row in rows],
-    "the most frequent answer": _most_frequent,
-    "the first reference": lambda rows: [row.references[0] for row in rows],
+def _first_reference(rows: Sequence[Prediction]) -> list[Prediction]:
+    """Answered with the first reference.
+
+    Of a text that is rewritten it is set against the other references, if there are any, as a
+    person's answer would be: against itself it is right by definition. The references of a question
+    are forms of one answer.
+    """
+    said = [row.with_answer(Answer(row.references[0])) for row in rows]
+    return [_without_first_reference(row) if row.source is not None else row for row in said]
+
+
+def _without_first_reference(row: Prediction) -> Prediction:
+    if len(row.references) < 2:
+        return row
+    edits = row.edits
+    if edits is not None and len(edits) == len(row.references):  # one annotator made each
+        edits = {name: edits[name] for name in sorted(edits)[1:]}
+    return replace(row, references=row.references[1:], edits=edits)
+
+
+# By name: what tables call it, and the rows of a dataset answered so.
+BOUNDS: Mapping[str, tuple[str, Callable[[Sequence[Prediction]], list[Prediction]]]] = {
+    "copy": (COPIED, _copied),
+    "most_frequent": ("the most frequent answer", _most_frequent),
+    "reference_0": ("the first reference", _first_reference),
 }
 
 

@@ -128,9 +128,10 @@ def score_table(scores: DatasetScores) -> Table:
     several = " The mean is over the first metric of each set." if len(scores.heads) > 1 else ""
     is_rewriting = any(row.label == COPIED for row in scores.bounds)
     copying = " Copying the source is what a model that changes nothing scores." * is_rewriting
+    against = "the others, where a text has several" if is_rewriting else "all of them"
     note = (
         "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
-        f"there are several.{several}{copying} The first reference is scored against all of them. "
+        f"there are several.{several}{copying} The first reference is scored against {against}. "
         f"{' '.join(stated.values())}"
     )
     rows = [*scores.rows, *scores.bounds]

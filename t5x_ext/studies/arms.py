@@ -9,7 +9,7 @@ from typing import Any
 
 from t5x_ext import grids
 from t5x_ext.decoding.methods import Method
-from t5x_ext.decoding.requests import OutputLimit
+from t5x_ext.decoding.requests import Limit
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.grids import SETTINGS, ZERO_SHOT
 from t5x_ext.studies.recipes import InitialModel, Recipe
@@ -37,8 +37,8 @@ class Arm(grids.Arm):
       decoding: how test examples are decoded; None is greedy. Arms that differ in nothing else
         share one tuned model.
       stop: texts before which an answer ends.
-      output_limit: most tokens of an answer by those of the text that it rewrites; None is
-        TASK_FEATURE_LENGTHS alone.
+      output_limit: most tokens of an answer by those of the text that it rewrites, or by the kind
+        of its question; None is TASK_FEATURE_LENGTHS alone.
     """
 
     data: str = ""
@@ -46,7 +46,7 @@ class Arm(grids.Arm):
     recipe: Recipe | None = None
     decoding: Method | None = None
     stop: Sequence[str] = ()
-    output_limit: OutputLimit | None = None
+    output_limit: Limit | None = None
 
     def __post_init__(self) -> None:
         if self.tuning not in TUNINGS:
@@ -78,6 +78,10 @@ class Arm(grids.Arm):
                 own = value.describe() if name == "recipe" else dataclasses.asdict(value)
                 fields[name] = {"type": type(value).__name__} | own
         return fields
+
+    def longest_output(self, most: int) -> int:
+        """Most tokens of an answer, where TASK_FEATURE_LENGTHS allows `most`."""
+        return most if self.output_limit is None else self.output_limit.longest(most)
 
     @property
     def generated(self) -> str:

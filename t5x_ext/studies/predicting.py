@@ -64,16 +64,17 @@ class Predictor:
         def make(tuning: str, way: Way, num_adapters: int | None = None) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
             vocabulary = model.output_vocabulary
+            limit, longest = way.output_limit, lengths["targets"]
             stops = check_stops(way.stop, vocabulary, vocabulary.vocab_size)
             return Decoder(
                 model if num_adapters is None else model.with_adapters(num_adapters),
                 self.partitioner,
                 self.batch_size,
                 lengths["inputs"],
-                lengths["targets"],
+                longest if limit is None else limit.longest(longest),
                 way.decoding or Greedy(),
                 ids=dataclasses.replace(OutputIds.of(vocabulary), stops=stops),
-                output_limit=way.output_limit,
+                output_limit=limit,
             )
 
         return functools.cache(make)

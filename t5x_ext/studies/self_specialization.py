@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mixtures.specialization.names import PREFIX
-from t5x_ext.decoding import Contrastive, Greedy, Sampling
+from t5x_ext.decoding import Contrastive, Greedy, LimitByKind, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.retrieval import BM25
@@ -24,6 +24,7 @@ TEMPLATE, NO_TEMPLATE = "alpaca", "ss.none"
 STOPS = {TEMPLATE: ("###",), NO_TEMPLATE: ("###", "\n\n")}
 SUPERVISED = "ss_supervised"
 _CONTRAST = Contrastive()
+_LIMIT = LimitByKind()
 _WRITING_TASKS = Sampling(temperature=1.0, top_p=0.98)
 
 _LABELS = {
@@ -48,6 +49,7 @@ def self_specialization_arms(
     seed_counts: Sequence[int] = (),
     human: Sequence[int] = (),
     base: str = "base",
+    output_limit: LimitByKind | None = _LIMIT,
     only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms and the controls.
@@ -63,6 +65,8 @@ def self_specialization_arms(
         seed_counts: numbers of seeds, an arm each ("ss_seeds20").
         human: rows of each set that `ss_supervised` is tuned on; none leaves it out.
         base: name of the initial model.
+        output_limit: most tokens of an answer by the kind of its question, where the recipe's
+            task_feature_lengths['targets'] allows as many; None is those alone.
         only: names of the arms to run; None runs all.
 
     Raises:
@@ -80,6 +84,7 @@ def self_specialization_arms(
             label=_LABELS.get(name, _label(name)),
             data=data,
             stop=STOPS[prompt],
+            output_limit=output_limit,
         )
 
     main = _main(passages)

@@ -17,7 +17,7 @@ from t5x_ext.data.features import Features
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.methods import Method
-from t5x_ext.decoding.requests import OutputLimit
+from t5x_ext.decoding.requests import Limit
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -35,7 +35,7 @@ class Way(NamedTuple):
 
     decoding: Method | None
     stop: tuple[str, ...]
-    output_limit: OutputLimit | None
+    output_limit: Limit | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from t5x_ext.decoding import Beam, Greedy, Sampling, loop
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds, ids_before_eos
 from t5x_ext.decoding.predict import predict, to_rows
-from t5x_ext.decoding.requests import OutputLimit, make_limit
+from t5x_ext.decoding.requests import LimitByKind, OutputLimit, make_limit
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Answer, PredictionLog
 from t5x_ext.models import (
@@ -312,6 +312,34 @@ def test_no_limit_is_below_the_least_or_above_the_longest(weights, family, examp
     assert long[0] == long[1]
     without_source = list(with_rule.decode_texts(weights, examples[:4]))
     assert without_source == list(plain.decode_texts(weights, examples[:4]))
+
+
+def test_a_limit_by_kind_is_that_of_the_examples_category(weights, family, examples) -> None:
+    rule = LimitByKind(default=3, long=7, long_kinds=["qa_long"])
+    kinds = ["qa_long", "ner", "", "qa_long"]
+    asked = [
+        dataclasses.replace(one, category=kind)
+        for one, kind in zip(examples[:4], kinds, strict=True)
+    ]
+    make = functools.partial(
+        Decoder, make_model(family), PjitPartitioner(devices=jax.devices()[:1]), 4, 128
+    )
+    limited = make(rule.longest(MAX_LENGTH), output_limit=rule)
+    assert limited.max_decode_length == 7 < MAX_LENGTH
+    found = dict(pair for pairs in limited.decode_texts(weights, asked) for pair in pairs)
+    for limit in (3, 7):
+        for pairs in make(limit).decode_texts(weights, asked):
+            for index, output in pairs:
+                if rule.of(kinds[index]) == limit:
+                    assert found[index] == output
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"default": 0}, {"long": 1.5}, {"long_kinds": "qa_long"}, {"long_kinds": [1]}]
+)
+def test_a_limit_by_kind_that_is_none_is_one_line(wrong) -> None:
+    with pytest.raises(ConfigError, match=f"^LimitByKind.{next(iter(wrong))}: .*; allowed: "):
+        LimitByKind(**wrong)
 
 
 @pytest.mark.parametrize("numbers", [(64, 2), (0, 2, 32), (64, -1, 32), (64, 2, float("nan"))])

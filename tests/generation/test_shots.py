@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sampler import BUNDLED, Sampler
 
+from t5x_ext.decoding import LimitByKind
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import Generator, read_evaluation, read_seeds
 from t5x_ext.generation.audit import SyntheticRow, audit_rows, verb_noun
@@ -54,6 +55,8 @@ def test_answers_end_where_the_template_says() -> None:
     assert EvaluationSettings("ss.none").stops == ("###", "\n\n")
     assert EvaluationSettings("alpaca").stops == ("###",)
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
+    by_kind = EvaluationSettings(max_new_tokens=LimitByKind(20, 30, ["ner"]))
+    assert (by_kind.limit("qa_long"), by_kind.limit("ner")) == (20, 30)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

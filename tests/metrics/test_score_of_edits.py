@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_processes_share_many_rows_and_count_the_same(tmp_path, capsys):
     assert json.loads(done.stdout) == alone
 
 
+def test_sentence_gleu_is_the_mean_over_references_and_rows(tmp_path, capsys):
+    """Counted by hand: 'b' for 'a' in two words has no bigram, one unigram of two in common."""
+    lines = [
+        {"task": "t", "category": "", "id": "0", "source": "a x", "prediction": "b x"}
+        | {"references": ["b x", "c x"]},
+        {"task": "t", "category": "", "id": "1", "source": "a", "prediction": ""}
+        | {"references": ["b"]},
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = summary(capsys, str(path), "--metrics", "gleu_sentence")["overall"]["instances"]
+    same, other = 1.0, math.exp(math.log(1 / 2) / 4)  # 2/2, 1/1, 1, 1; 1/2, 1/1, 1, 1
+    expected = 100 * ((same + other) / 2 + 1.0) / 2  # an empty output: all counts are taken as 1
+    assert found["means"]["gleu_sentence[gec,smoothed]"]["mean"] == pytest.approx(expected)
+
+
 def test_perfect_and_empty_answers_have_the_right_scores(tmp_path, capsys):
     perfect = write(tmp_path / "a.jsonl", [texts[0] for texts in REFERENCES])
     empty = write(tmp_path / "b.jsonl", ["", "", ""])
@@ -165,10 +182,17 @@ def test_a_task_names_its_metrics_and_the_flag_overrides(tmp_path, capsys, monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (M2.split("S All")[0], "2 sentences for 3 predictions; allowed: a sentence for each"),
+        (M2.split("S All")[0], "2 sentences for 3 predictions (prediction 3"),
         (M2.replace("He go", "He goes"), "sources differ (first in prediction 1, id '0': 'He go"),
         (M2.replace("A 1 2", "A 1 9"), "line 2: field 'start end': '1 9'"),
         (M2.replace("goes|||REQ", "goes|||went|||REQ"), "line 2: 7 fields; allowed: 6"),
+        (M2.split("S All")[0], "(prediction 3, id '2': 'All is well .' has no sentence)"),
+        (M2 + "\nS Or not .\n", "(line 10: 'Or not .' has no prediction)"),
+        (M2.replace("S I", "S We"), "2, id '1': \"I ca n't swim , but I like it .\"; line 4: \"We"),
+        # Other tokens of the same letters, and the edits count tokens.
+        (M2.replace("ca n't", "can't"), "id '1': token 2 is 'ca'; line 4: \"can't\")"),
+        (M2.replace("swim , but", "swim ,but"), "id '1': token 5 is ','; line 4: ',but')"),
+        (M2.replace("swim ,", "swim,"), "id '1': token 4 is 'swim'; line 4: 'swim,')"),
         ("", "holds no sentence"),
     ],
 )
@@ -178,6 +202,32 @@ def test_bad_gold_files_are_refused_in_one_line(corrected, tmp_path, capsys, tex
     assert score.main([corrected, "--m2", str(path), "--metrics", "m2"]) == 1
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1, captured.err
+
+
+def test_sources_in_natural_text_take_the_tokens_of_the_file(tmp_path, gold, capsys):
+    natural = [detokenize(source) for source in SOURCES]
+    lines = [
+        {"task": "t", "category": "", "id": str(i), "references": [text], "prediction": text}
+        | {"source": text}
+        for i, text in enumerate(natural)
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = summary(capsys, str(path), "--m2", gold, "--metrics", "m2,unchanged")
+    assert [each["mean"] for each in found["overall"]["instances"]["means"].values()] == [0, 100]
+    # Quotation marks have several forms.
+    lines[1]["source"] = lines[1]["prediction"] = "I said \"I can't 'do' it.\""
+    quoted = tmp_path / "quoted.m2"
+    quoted.write_text(M2.replace(SOURCES[1], "I said `` I ca n't ' do ' it . ''"))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary(capsys, str(path), "--m2", str(quoted), "--metrics", "m2")
+    # A word of the source may become several tokens, not the other way round.
+    lines[0]["source"], lines[1]["source"] = "He go to sch ool.", natural[1]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert score.main([str(path), "--m2", gold, "--metrics", "m2"]) == 1
+    assert "(first in prediction 1, id '0': token 4 is 'sch'; line 1: 'school')" in (
+        capsys.readouterr().err
+    )
 
 
 def test_crlf_gold_files_score_the_same(corrected, gold, tmp_path, capsys):

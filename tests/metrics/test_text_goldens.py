@@ -97,6 +97,8 @@ def test_gleu_of_every_sentence(writing_dir: Path) -> None:
         smoothed = gleu_module.sentence_scores(row(golden))
         expected = golden["sentence"]["by_reference"]
         assert smoothed == pytest.approx(expected, abs=EXACT), golden["id"]
+        mean = golden["sentence"]["mean"]
+        assert corpus_score("gleu_sentence", [row(golden)]) == pytest.approx(mean, abs=EXACT)
         scores = metric.iterations(total(metric.statistics([row(golden)])))
         stated = golden["corpus_of_one"]
         assert scores.mean() == pytest.approx(stated["mean"], abs=EXACT), golden["id"]

@@ -414,20 +414,22 @@ def test_a_run_is_planned_with_the_adapter_that_it_goes_on_from_or_decodes_with(
     params = network.Transformer(config, lora).init_trainable(jax.random.key(0))
     peft.write(str(tmp_path / "adapter"), config, lora, params, None)
     adapter = f"--gin.ADAPTER='{tmp_path / 'adapter'}'"
-    found = [
-        read_setup(*files, adapter),
-        read_setup(
-            files[0],
-            "--gin_file=runs/infer.gin",
-            adapter,
-            "--gin.CHECKPOINT_PATH=''",
-            "--gin.INFER_OUTPUT_DIR=''",
-            "--gin.MIXTURE_OR_TASK_NAME=''",
-            '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
-        ),
-    ]
+    decodes = (
+        files[0],
+        "--gin_file=runs/infer.gin",
+        "--gin.CHECKPOINT_PATH=''",
+        "--gin.INFER_OUTPUT_DIR=''",
+        "--gin.MIXTURE_OR_TASK_NAME=''",
+        '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
+    )
+    macros = "--gin.LORA_RANK=3", "--gin.LORA_TARGETS=['q_proj']"
+    # CHECKPOINT_PATH, which a plan does not read, may be a run with these.
+    found = [read_setup(*files, adapter), read_setup(*decodes, adapter)]
+    found += [read_setup(*decodes, *macros), read_setup(*decodes, adapter, *macros)]
     counts = [parameters.count_params(setup.model.module.trainable) for setup in found]
-    assert counts == [parameters.count_params(params)] * 2
+    assert counts == [parameters.count_params(params)] * 4
+    with pytest.raises(ConfigError, match=r"^LORA_RANK: 8, but the adapter .* has 3; allowed: "):
+        read_setup(*decodes, adapter, "--gin.LORA_RANK=8")
 
 
 def test_quantised_parameters_are_not_planned_to_be_trained(read_setup):

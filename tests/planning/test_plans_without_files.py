@@ -53,5 +53,7 @@ def test_the_studies_of_self_specialization_are_read_up_to_lowering(
     assert found.setup.model.module.quantization == "nf4"
     # 5,000 rows, 3 epochs, batches of 32.
     assert 471 in {model.steps for model in found.size.models}
+    # Answers are 256 tokens at most in tests, of the 512 that rows are tuned on.
+    assert (found.setup.workload.target_length, found.setup.decoding.target_length) == (512, 256)
     texts = {text.name for text in found.size.texts}
     assert "answers of r2" in texts and ("answers of r1_docs5" in texts) == has_passages

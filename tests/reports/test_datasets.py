@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixtures.writing.m2 import Edit
 from t5x_ext import report
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics import METRICS as DEFAULT
@@ -25,7 +26,7 @@ from t5x_ext.metrics import (
 )
 from t5x_ext.metrics.aggregate import over_instances
 from t5x_ext.reports.dataset_content import find
-from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
+from t5x_ext.reports.dataset_scores import BOUNDS, DatasetScores, Row, score_datasets
 from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
 from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.edit_marks import mark_edits
@@ -168,6 +169,22 @@ def test_copying_is_the_floor_and_proposes_no_edit(scores):
     assert copy.parts[place[0]].tolist() == [100, 0, 0]
 
 
+def test_the_first_reference_is_scored_against_the_others():
+    """As a person's answer would be; where there is one alone, it is the ceiling."""
+    rows = [
+        Prediction("t", "c", "0", "", (HALF, RIGHT), "said", source=WRONG),
+        Prediction("t", "c", "1", "", (RIGHT,), "said", source=WRONG),
+        Prediction("self.d.log", "c", "2", "", ("a cat", "cat"), "said"),
+    ]
+    edits = {0: (Edit(1, 2, ("plays",)),), 1: ()}
+    rows.append(dataclasses.replace(rows[0], edits=edits))
+    _, answered = BOUNDS["reference_0"]
+    found = answered(rows)
+    assert [row.prediction for row in found] == [HALF, RIGHT, "a cat", HALF]
+    assert [row.references for row in found] == [(RIGHT,), (RIGHT,), ("a cat", "cat"), (RIGHT,)]
+    assert found[3].edits == {1: ()}
+
+
 def test_equal_outputs_differ_by_exactly_nothing(scores):
     copy, base = scores.bounds[0], row_of(scores, "base", "n0")
     apart = base.above(copy, scores.heads)
@@ -272,7 +289,9 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert "| arm some | 10 | 250,000 | 12.5 % | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |" in text
     assert "Points above “arm base”" in text and "| arm most | 100 |" in text.replace("*", "")
     rows = list(csv.DictReader((study_dir / "report" / "datasets.csv").open()))
-    copy = next(r for r in rows if not r["arm"] and r["metric"] == "unchanged")
+    assert {r["arm"] for r in rows} == {"base", "some", "most", "copy", "reference_0"}
+    assert not any(r["budget"] for r in rows if r["arm"] in ("copy", "reference_0"))
+    copy = next(r for r in rows if r["arm"] == "copy" and r["metric"] == "unchanged")
     assert (float(copy["score"]), copy["above_base"]) == (100, "0.0")
     one = next(r for r in rows if r["arm"] == "most" and r["metric"].startswith("sari[easse"))
     assert float(one["above_base_low"]) <= float(one["above_base"]) <= float(one["above_base_high"])
