@@ -163,6 +163,26 @@ def check_context(settings: TuningSettings, weights: Weights) -> None:
     model.check_context(settings.lengths)
 
 
+def check_answers(settings: TuningSettings, max_new_tokens: int) -> None:
+    """Refuses answers longer than what is tuned on, before any is written.
+
+    An answer that is cut, and closed by EOS, teaches to stop in the middle.
+
+    Args:
+        settings: the recipe.
+        max_new_tokens: of an answer, end of sequence included.
+
+    Raises:
+        ConfigError: they may be.
+    """
+    most = settings.lengths["targets"]
+    if max_new_tokens > most:
+        raise ConfigError(
+            f"ResponseSettings.max_new_tokens: {max_new_tokens}; allowed: up to {most}, the tokens "
+            "of a response that are tuned on (TASK_FEATURE_LENGTHS['targets'])"
+        )
+
+
 def check_ends(examples: Sequence[Example], vocabulary: Vocabulary) -> None:
     """Refuses rows whose loss does not teach where a response ends: such models never stop.
 

@@ -24,6 +24,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.progress import MinuteNotes
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -36,6 +37,11 @@ class Way(NamedTuple):
     decoding: Method | None
     stop: tuple[str, ...]
     output_limit: OutputLimit | None
+
+    @classmethod
+    def of(cls, arm: Arm) -> Way:
+        """How an arm decodes."""
+        return cls(arm.decoding, tuple(arm.stop), arm.output_limit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,8 +70,7 @@ class Job:
     @property
     def decodings(self) -> tuple[Way, ...]:
         """How each of the cells decodes."""
-        arms = [cell.arm for cell in self.cells]
-        return tuple(Way(arm.decoding, tuple(arm.stop), arm.output_limit) for arm in arms)
+        return tuple(Way.of(cell.arm) for cell in self.cells)
 
 
 class Tuned(NamedTuple):

@@ -139,6 +139,18 @@ def test_rows_beyond_the_context_are_refused_before_any_is_written(
     assert "allowed: 4096 in all" in error and not (tmp_path / "run").exists()
 
 
+def test_answers_longer_than_what_is_tuned_on_are_refused_before_any_is_written(
+    checkpoint: str, tmp_path: Path, capsys
+) -> None:
+    limit = "--gin.ResponseSettings.max_new_tokens=33"
+    assert run(checkpoint, tmp_path / "run", limit) == 1
+    assert capsys.readouterr().err == (
+        "error: ResponseSettings.max_new_tokens: 33; allowed: up to 32, the tokens of a response "
+        "that are tuned on (TASK_FEATURE_LENGTHS['targets'])\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:
     first, second = (records(finished / f"round{n}" / "responses.jsonl") for n in (1, 2))
     assert [len(response["passages"]) for response in first] == [2, 2, 2, 0]
