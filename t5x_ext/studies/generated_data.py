@@ -23,8 +23,8 @@ from t5x_ext.studies.cells import RESULT_VERSION, digest
 from t5x_ext.studies.recipes import Recipe
 
 if TYPE_CHECKING:
-    from t5x_ext.models import BaseTransformerModel
     from t5x_ext.generation.rounds import Round
+    from t5x_ext.models import BaseTransformerModel
 
 TunedKey = Callable[[Arm, str, int], str]
 
