@@ -16,6 +16,7 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.batching import eval_batches
+from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
@@ -27,6 +28,8 @@ from t5x_ext.metrics.scoring import Measured, measure
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.progress import MinuteNotes
+from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program, Trainer
 
 
@@ -78,7 +81,9 @@ def evaluate_loss(
         examples = first_of_all_tasks(examples, max_batches * batch_size)
     features = program.model.features
     batches = eval_batches(features, examples, batch_size, cfg.task_feature_lengths)
-    return program.evaluate(model_params, (batch for _, batch in batches))
+    number, silent = -(-len(examples) // batch_size), not multihost.is_primary()
+    with MinuteNotes("held-out loss", number, "batches", silent) as progress:
+        return program.evaluate(model_params, (batch for _, batch in batches), progress)
 
 
 def predict_and_score(
@@ -114,6 +119,12 @@ class Session(NamedTuple):
     examples: list[Example]
     dataset_cfg: DatasetConfig
     signature: str
+
+
+def tell_cuts(examples: Sequence[Example], cfg: DatasetConfig) -> None:
+    """Says how many prompts and targets of each task do not fit the config's lengths."""
+    if multihost.is_primary():
+        note(*cut_lines(cuts_by_task(examples), cfg.task_feature_lengths, cfg.split))
 
 
 def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:
@@ -249,6 +260,7 @@ def restore_each(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
+    tell_cuts(examples, dataset_cfg)
     if model.features.joined:
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)

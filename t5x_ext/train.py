@@ -148,6 +148,7 @@ def train(
     )
     last_step = functools.partial(length.last_step, batches)
     _tell_sources(batches, last_step(0))
+    _tell_cuts(batches, train_dataset_cfg)
     loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
     infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
     check_examples(infer_examples)
@@ -242,6 +243,16 @@ def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
         note(*source_lines(shares))
 
 
+def _tell_cuts(batches: TrainBatches, cfg: DatasetConfig) -> None:
+    """Says how much of the training data does not fit, before the first step."""
+    from t5x_ext.data.cuts import cut_lines
+    from t5x_ext.data.tables import as_table
+
+    if multihost.is_primary():
+        cuts = {member.name: as_table(member.examples).cuts for member in batches.members}
+        note(*cut_lines(cuts, cfg.task_feature_lengths, cfg.split))
+
+
 def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
     if not multihost.is_primary():
         return ()
@@ -271,7 +282,7 @@ def _load(
 ) -> tuple[DatasetConfig | None, list[Example]]:
     """Held-out examples, and the config with their lengths; none where there is no such split."""
     from t5x_ext.data import datasets
-    from t5x_ext.evaluation import first_of_each_task
+    from t5x_ext.evaluation import first_of_each_task, tell_cuts
 
     if cfg is None:
         return None, []
@@ -279,6 +290,7 @@ def _load(
         multihost.say(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
         return None, []
     examples = first_of_each_task(datasets.load_flat(cfg), num_examples)
+    tell_cuts(examples, cfg)
     return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])
 
 

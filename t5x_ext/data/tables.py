@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from t5x_ext.data.cuts import Cuts
 from t5x_ext.data.records import Example
 
 
@@ -25,6 +26,10 @@ class ExampleTable(Protocol):
     @property
     def target_lengths(self) -> np.ndarray:
         """uint32 [targets of all examples, one example's after the other's], tokens."""
+
+    @property
+    def cuts(self) -> Cuts:
+        """What of the examples was cut to fit."""
 
     def __len__(self) -> int: ...
 
@@ -53,6 +58,10 @@ class MemoryTable:
     def target_lengths(self) -> np.ndarray:
         lengths = [len(target) for example in self._examples for target in example.targets]
         return np.array(lengths, np.uint32)
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        return Cuts.of(self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)

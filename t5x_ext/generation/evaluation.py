@@ -20,6 +20,7 @@ from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Generator, Request, completions, single
+from t5x_ext.progress import MinuteNotes
 
 _LONG_KINDS = ("qa_long", "summarization")
 _STOPS = {
@@ -171,6 +172,8 @@ def write_predictions(
                 f"{path}: {len(journal.records)} predictions of {len(rows)} rows; allowed: the "
                 "rows that the file was begun with, or another file"
             )
+        progress = stack.enter_context(MinuteNotes(f"answering {path}", len(rows), "questions"))
+        progress.find(len(journal.records))
         for first in range(0, len(rows), batch_size):
             batch = range(first, min(first + batch_size, len(rows)))
             asked = {n: ask(rows[n], shown[rows[n].task], settings, generator) for n in batch}
@@ -182,6 +185,7 @@ def write_predictions(
             new = [n for n in batch if n >= len(journal.records)]
             for record in _answered(new, rows, asked, headers, settings, generator):
                 journal.append(record)
+                progress.count(len(journal.records))
             for number in batch:
                 counts[journal.records[number]["finish"]] += 1
                 counts["lost"] += asked[number].lost

@@ -203,7 +203,6 @@ class Tuner:
         else:
             state = program.state_from_params(copy_to(initial, "device"))
         ends: dict[int, jax.Array] = {}
-        progress = MinuteNotes(f"tuning {job.cell}", job.num_steps, "steps")
 
         def keep_loss(event: Any) -> None:
             if event.step in (1, job.num_steps):
@@ -212,7 +211,8 @@ class Tuner:
 
         key = jax.random.key(job.cell.seed)
         assert job.batches is not None  # `tune` trains nothing without
-        with contextlib.closing(job.batches) as batches:
+        progress = MinuteNotes(f"tuning {job.cell}", job.num_steps, "steps")
+        with contextlib.closing(job.batches) as batches, progress:
             state = train_loop(
                 program, state, batches, job.num_steps, key, [keep_loss], frozen=frozen
             )
@@ -239,7 +239,7 @@ class Tuner:
                 num_steps,
                 [jax.random.key(job.cell.seed) for job in group],
                 frozen,
-                MinuteNotes(what, max(num_steps), "steps"),
+                closing.enter_context(MinuteNotes(what, max(num_steps), "steps")),
             )
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:

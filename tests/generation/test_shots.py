@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from sampler import BUNDLED, Sampler
 
+from t5x_ext import progress
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import Generator, read_evaluation, read_seeds
 from t5x_ext.generation.audit import SyntheticRow, audit_rows, verb_noun
@@ -54,6 +56,14 @@ def test_answers_end_where_the_template_says() -> None:
     assert EvaluationSettings("ss.none").stops == ("###", "\n\n")
     assert EvaluationSettings("alpaca").stops == ("###",)
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
+
+
+def test_how_far_answering_is_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECS", 0.01)
+    slow = dataclasses.replace(Sampler(0.02).generator(), max_tokens=1000)
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, ROWS, SEEDS, slow, EvaluationSettings("ss.none"), 2)
+    assert re.search(r"predictions.jsonl: 4/6 questions  ETA \ds\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
