@@ -245,11 +245,14 @@ def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
 
 def _tell_cuts(batches: TrainBatches, cfg: DatasetConfig) -> None:
     """Says how much of the training data does not fit, before the first step."""
-    from t5x_ext.data.cuts import cut_lines
+    from t5x_ext.data.cuts import Cuts, cut_lines
     from t5x_ext.data.tables import as_table
 
     if multihost.is_primary():
-        cuts = {member.name: as_table(member.examples).cuts for member in batches.members}
+        cuts: dict[str, Cuts] = {}
+        for member in batches.members:
+            for task, each in as_table(member.examples).cuts.items():
+                cuts[task] = cuts.get(task, Cuts()).plus(each)
         note(*cut_lines(cuts, cfg.task_feature_lengths, cfg.split))
 
 

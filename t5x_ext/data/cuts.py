@@ -33,14 +33,6 @@ class Cuts(NamedTuple):
         """Both together."""
         return Cuts(*(one + more for one, more in zip(self, other, strict=True)))
 
-    @classmethod
-    def of(cls, examples: Iterable[Example]) -> Cuts:
-        """Those of some examples."""
-        found = cls()
-        for example in examples:
-            found = found.with_row(example)
-        return found
-
 
 def cuts_by_task(examples: Iterable[Example]) -> dict[str, Cuts]:
     """Those of examples of several tasks, by task."""

@@ -127,9 +127,7 @@ def _rows(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, row, strict=True))
 
 
-def _to_example(
-    row: Mapping, index: int, task: seqio.Task, lengths: Mapping[str, int]
-) -> Example:
+def _to_example(row: Mapping, index: int, task: seqio.Task, lengths: Mapping[str, int]) -> Example:
     features = task.output_features
     inputs, target = (row[side][: lengths[side]].astype(np.int32) for side in _SIDES)
     inputs_cut, target_cut = (_is_cut(row, side, features[side], lengths[side]) for side in _SIDES)

@@ -55,7 +55,7 @@ class StoredTable:
 
         about = json.loads((path / _ABOUT).read_text())
         self.memory_bytes: int = about["memory_bytes"]
-        self.cuts = Cuts(*about["cuts"])
+        self.cuts = {task: Cuts(*counts) for task, counts in about["cuts"].items()}
         self._digest: str = about["digest"]
         self._columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         self._records: Any = ArrayRecordDataSource(str(path / _RECORDS))
@@ -132,7 +132,8 @@ def _write(directory: Path, examples: Iterable[Example]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     columns = {name: array("I") for name in _COLUMNS}
-    digest, total, cuts = hashlib.sha256(), 0, Cuts()
+    digest, total = hashlib.sha256(), 0
+    cuts: dict[str, Cuts] = {}
     # Groups of one record are what random access is fast with.
     writer = ArrayRecordWriter(str(directory / _RECORDS), "group_size:1,zstd:1")
     for example in examples:
@@ -142,7 +143,7 @@ def _write(directory: Path, examples: Iterable[Example]) -> None:
         columns["target_lengths"].extend(map(len, example.targets))
         hash_example(digest, example)
         total += memory_bytes(example)
-        cuts = cuts.with_row(example)
+        cuts[example.task] = cuts.get(example.task, Cuts()).with_row(example)
     writer.close()
     for name, values in columns.items():
         np.save(directory / f"{name}.npy", np.frombuffer(values, np.uint32))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from t5x_ext.data.cuts import Cuts
+from t5x_ext.data.cuts import Cuts, cuts_by_task
 from t5x_ext.data.records import Example
 
 
@@ -28,8 +28,8 @@ class ExampleTable(Protocol):
         """uint32 [targets of all examples, one example's after the other's], tokens."""
 
     @property
-    def cuts(self) -> Cuts:
-        """What of the examples was cut to fit."""
+    def cuts(self) -> dict[str, Cuts]:
+        """What of the examples was cut to fit, by task."""
 
     def __len__(self) -> int: ...
 
@@ -60,8 +60,8 @@ class MemoryTable:
         return np.array(lengths, np.uint32)
 
     @cached_property
-    def cuts(self) -> Cuts:
-        return Cuts.of(self._examples)
+    def cuts(self) -> dict[str, Cuts]:
+        return cuts_by_task(self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -99,10 +99,8 @@ def test_rows_of_ours_tell_what_they_lost_as_seqio_has_them(use_cached_rows: boo
 def test_tables_count_what_was_cut(add_task: Callable[..., str], memory_limit_bytes: int) -> None:
     name = add_task("table", TOKENIZE, seqio.preprocessors.append_eos_after_trim)
     for _ in range(2):  # built, and opened
-        member = open_mixture(
-            name, "train", LENGTHS, memory_limit_bytes=memory_limit_bytes
-        )[0]
-        assert member.examples.cuts == Cuts(5, 2, 2)
+        member = open_mixture(name, "train", LENGTHS, memory_limit_bytes=memory_limit_bytes)[0]
+        assert member.examples.cuts == {"table": Cuts(5, 2, 2)}
 
 
 def test_each_source_that_was_cut_has_a_line() -> None:
