@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer, score_all
 from t5x_ext.decoding.predict import predict
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
@@ -97,6 +98,18 @@ def predict_and_score(
     """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
     measured = measure(predict(decoder, model_params, examples, path, signature, show_progress))
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
+
+
+def targets_scorer(
+    decoder: Decoder, model_params: Params, examples: Sequence[Example]
+) -> Callable[[Sequence[int]], Sequence[float]]:
+    """Gives natural log-likelihoods of the first targets of examples, by their places."""
+
+    def score(places: Sequence[int]) -> Sequence[float]:
+        chosen = [examples[place] for place in places]
+        return score_all(Scorer.like(decoder), model_params, chosen).tolist()
+
+    return score
 
 
 class Session(NamedTuple):

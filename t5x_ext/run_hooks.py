@@ -17,8 +17,9 @@ from t5x_ext.checkpoints.best import BEST, Best
 from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.task_metrics import Score
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
+from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score, targets_scorer
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.terminal import note
@@ -43,7 +44,8 @@ class Evaluation:
       infer_cfg: batch size and lengths for decoding; None for none.
       infer_examples: examples to decode and score.
       loggers: called with (step, scored rows) after each decoding, on process 0.
-      own_metrics: scored rows -> {task: {metric: value}} of metrics that tasks bring along.
+      own_metrics: scored rows, and what gives their targets' log-likelihoods by place -> {task:
+        {metric: value}} of metrics that tasks bring along.
       before_training: whether to evaluate before the first step as well.
     """
 
@@ -54,7 +56,7 @@ class Evaluation:
     infer_cfg: DatasetConfig | None = None
     infer_examples: Sequence[Example] = ()
     loggers: Sequence[Callable[[int, Sequence[Prediction]], None]] = ()
-    own_metrics: Callable[[Sequence[Prediction]], MetricsByTask] = lambda rows: {}
+    own_metrics: Callable[[Sequence[Prediction], Score], MetricsByTask] = lambda rows, score: {}
     before_training: bool = False
 
     def check_best(self, best: Best | None) -> None:
@@ -266,7 +268,8 @@ class Evaluator:
                     logger(event.step, rows)
             by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
             by_task |= task_scores(measured)
-            for task, own in what.own_metrics(rows).items():
+            score = targets_scorer(self._decoder, weights, what.infer_examples)
+            for task, own in what.own_metrics(rows, score).items():
                 self._report(event.step, f"infer_eval/{task}", own)
                 by_task[task] = by_task[task] | own
             ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)

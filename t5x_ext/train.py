@@ -156,8 +156,8 @@ def train(
         if cfg is not None:
             model.check_context(cfg.task_feature_lengths)
 
-    def own_metrics(rows: Sequence[Prediction]) -> MetricsByTask:
-        return task_metrics.own_metrics(infer_cfg, rows) if infer_cfg else {}
+    def own_metrics(rows: Sequence[Prediction], score: task_metrics.Score) -> MetricsByTask:
+        return task_metrics.own_metrics(infer_cfg, rows, score) if infer_cfg else {}
 
     evaluation = Evaluation(
         period=eval_period,

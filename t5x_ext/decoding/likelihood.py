@@ -98,6 +98,11 @@ class Scorer:
             rows = [row[kept] for row, kept in zip(chosen, counts, strict=False)]
             yield places, sums[: len(places)], rows
 
+    @classmethod
+    def like(cls, decoder: Decoder) -> Scorer:
+        """One with the model, mesh and lengths of a decoder."""
+        return cls(decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length)
+
     @functools.cached_property
     def _score(self) -> Any:
         def score(
@@ -110,7 +115,7 @@ class Scorer:
         return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
 
 
-def _score_all(scorer: Scorer, params: Params, examples: Sequence[Example]) -> np.ndarray:
+def score_all(scorer: Scorer, params: Params, examples: Sequence[Example]) -> np.ndarray:
     """`log_likelihoods` of a split, which tells every minute how far it is."""
     silent = not multihost.is_primary()
     with MinuteNotes("scoring", len(examples), "rows", silent) as progress:
@@ -124,7 +129,7 @@ def to_example(prompt: np.ndarray, target: np.ndarray) -> Example:
 
 def score_targets(scorer: Scorer, params: Params, examples: Sequence[Example]) -> list[Prediction]:
     """Rows with each first reference as the prediction and score['log_likelihood']."""
-    scores = _score_all(scorer, params, examples)
+    scores = score_all(scorer, params, examples)
     return [
         dataclasses.replace(
             row, prediction=row.references[0], score={"log_likelihood": float(score)}
@@ -152,7 +157,7 @@ def predict_with_scores(
         target = np.array(ids[: len(output.tokens) + 1], np.int32)
         predicted[index] = dataclasses.replace(examples[index], targets=(target,))
         rows[index] = rows[index].with_answer(to_answer(output))
-    scores = _score_all(scorer, params, predicted)
+    scores = score_all(scorer, params, predicted)
     return [
         dataclasses.replace(row, score={"log_likelihood": float(score)})
         for row, score in zip(rows, scores, strict=True)

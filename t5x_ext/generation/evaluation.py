@@ -16,6 +16,7 @@ from mixtures.prompts import TEMPLATES
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
+from t5x_ext.decoding import Greedy
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
@@ -39,12 +40,16 @@ class EvaluationSettings:
         shots: demonstrations before each question.
         max_new_tokens: of an answer; None is 256 for long answers and summaries, else 128.
         seed: of the draws, where the method draws.
+        decoding: how answers are decoded; of a `Sampling` the seed is that above.
+        stop: texts before which an answer ends; None are the template's.
     """
 
     template: str = "alpaca"
     shots: int = 0
     max_new_tokens: int | None = None
     seed: int = 0
+    decoding: Greedy = Greedy()
+    stop: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         name = "EvaluationSettings"
@@ -56,11 +61,17 @@ class EvaluationSettings:
         bounds.check_seed(f"{name}.seed", self.seed)
         if self.max_new_tokens is not None:
             bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+        if not isinstance(self.decoding, Greedy):
+            raise ConfigError(
+                f"{name}.decoding: {self.decoding!r:.60}; allowed: Greedy(...) or Sampling(...)"
+            )
+        if self.stop is not None:
+            object.__setattr__(self, "stop", bounds.to_texts(f"{name}.stop", self.stop))
 
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts before which an answer ends."""
-        return _STOPS[self.template]
+        return _STOPS[self.template] if self.stop is None else tuple(self.stop)
 
     def limit(self, kind: str) -> int:
         """The most tokens of an answer to a question of this kind."""
@@ -198,7 +209,8 @@ def _header(
     row: EvaluationRow, question: Question, settings: EvaluationSettings, generator: Generator
 ) -> Record:
     """A prediction's record but for the prediction."""
-    return {
+    own_stops = {} if settings.stop is None else {"stops": list(settings.stops)}
+    return own_stops | {
         "task": row.task,
         "category": row.kind,
         "id": row.id,

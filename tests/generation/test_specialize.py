@@ -295,6 +295,19 @@ def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
 
 
+def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: Path) -> None:
+    rows, weights = finished / "round1" / "train.jsonl", Weights(checkpoint)
+    for counts in (False, True):
+        lengths = {"inputs": 224, "targets": 32}
+        settings = tuning.TuningSettings(lengths=lengths, loss_on_prompt=counts)
+        made = tuning.train_arguments(settings, weights, rows, tmp_path)
+        assert made["model"].loss_on_prompt is counts
+        # Runs that were begun without the field go on.
+        assert ("loss_on_prompt" in settings.describe()) is counts
+    with pytest.raises(ConfigError, match="loss_on_prompt: 'no'; allowed: True, False"):
+        tuning.TuningSettings(loss_on_prompt="no")
+
+
 def test_rows_without_an_end_in_the_loss_are_refused(checkpoint: str, finished: Path) -> None:
     weights = Weights(checkpoint)
     settings = tuning.TuningSettings(lengths={"inputs": 224, "targets": 32})
