@@ -16,9 +16,10 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.batching import eval_batches
-from t5x_ext.data.cuts import cut_lines, cuts_by_task
+from t5x_ext.data.cuts import cut_lines
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import as_table
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer, score_all
 from t5x_ext.decoding.predict import predict
@@ -137,7 +138,7 @@ class Session(NamedTuple):
 def tell_cuts(examples: Sequence[Example], cfg: DatasetConfig) -> None:
     """Says how many prompts and targets of each task do not fit the config's lengths."""
     if multihost.is_primary():
-        note(*cut_lines(cuts_by_task(examples), cfg.task_feature_lengths, cfg.split))
+        note(*cut_lines(as_table(examples).cuts, cfg.task_feature_lengths, cfg.split))
 
 
 def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,13 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.data.task_metrics import Score
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score, targets_scorer
+from t5x_ext.evaluation import (
+    evaluate_loss,
+    first_of_all_tasks,
+    make_decoder,
+    predict_and_score,
+    targets_scorer,
+)
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.terminal import note
@@ -254,7 +261,7 @@ class Evaluator:
         ends = False
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(
-                self._program, weights, what.loss_examples, what.loss_cfg, what.max_batches
+                self._program, weights, self._loss_examples, what.loss_cfg, what.max_batches
             )
             self._report(event.step, "eval", values)
             by_mixture = {what.loss_cfg.mixture_or_task_name: values}
@@ -274,6 +281,15 @@ class Evaluator:
                 by_task[task] = by_task[task] | own
             ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
         return ends
+
+    @functools.cached_property
+    def _loss_examples(self) -> Sequence[Example]:
+        """The held-out examples that are looked at: chosen once, as they may lie on disk."""
+        what = self._what
+        if what.max_batches is None or what.loss_cfg is None:
+            return what.loss_examples
+        batch_size = self._program.partitioner.round_up_batch(what.loss_cfg.batch_size)
+        return first_of_all_tasks(what.loss_examples, what.max_batches * batch_size)
 
     def _report(self, step: int, group: str, values: Mapping[str, float]) -> None:
         self._log.write(step, group, values)

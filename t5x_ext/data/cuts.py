@@ -42,6 +42,15 @@ def cuts_by_task(examples: Iterable[Example]) -> dict[str, Cuts]:
     return dict(found)
 
 
+def joined_cuts(parts: Iterable[Mapping[str, Cuts]]) -> dict[str, Cuts]:
+    """Those of several parts of the data, by task."""
+    found: dict[str, Cuts] = {}
+    for part in parts:
+        for task, each in part.items():
+            found[task] = found.get(task, Cuts()).plus(each)
+    return found
+
+
 def cut_lines(
     cuts: Mapping[str, Cuts], lengths: Mapping[str, int] | None, what: str = ""
 ) -> list[str]:
