@@ -43,6 +43,7 @@ _SCALARS_OUT = {
     "inputs_pretokenized": tf.string,
     "targets_pretokenized": tf.string,
     "truncated": tf.int32,
+    "targets_truncated": tf.int32,
     "inputs_tokens_before": tf.int32,
 }
 
@@ -76,8 +77,8 @@ def render_prompt(
         Dataset of `inputs` and `targets` (int32 [length]), `inputs_pretokenized`,
         `targets_pretokenized`, `task`, `category`, `id` (string []), `references`
         (string [references]), of texts to be rewritten `source`, `edits` and `target_texts`,
-        `truncated` (int32 [], 1 if the prompt did not fit whole) and
-        `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
+        `truncated` and `targets_truncated` (int32 [], 1 if the prompt, or the target, did not fit
+        whole) and `inputs_tokens_before` (int32 [], tokens of the whole prompt, EOS not counted).
     """
 
     def encoder(name: str) -> Encoder:
@@ -96,6 +97,7 @@ def render_prompt(
             "inputs_pretokenized": rendered.prompt.encode("utf-8"),
             "targets_pretokenized": rendered.target.encode("utf-8"),
             "truncated": rendered.truncated,
+            "targets_truncated": rendered.target_truncated,
             "inputs_tokens_before": rendered.tokens_before,
         }
 

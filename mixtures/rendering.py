@@ -22,6 +22,7 @@ class Rendered(NamedTuple):
         target: the target as text.
         truncated: whether the prompt did not fit whole.
         tokens_before: tokens of the whole prompt, EOS not counted.
+        target_truncated: whether the target did not fit whole.
     """
 
     inputs: list[int]
@@ -30,6 +31,7 @@ class Rendered(NamedTuple):
     target: str
     truncated: bool
     tokens_before: int
+    target_truncated: bool
 
 
 class Renderer:
@@ -76,13 +78,15 @@ class Renderer:
             self._trim,
         )
         target = choose_reference(row, self._seed, epoch=0)
+        response = self._targets.tokens(target, fitted.text if self._joined else None)
         return Rendered(
-            self._inputs(fitted.text),
-            self._targets(target, fitted.text if self._joined else None),
+            self._inputs.frame(self._inputs.tokens(fitted.text)),
+            self._targets.frame(response),
             fitted.text,
             target,
             fitted.truncated,
             fitted.tokens_before,
+            len(response) > self._targets.room,
         )
 
 
@@ -127,12 +131,14 @@ class Encoder:
             self._seen[text] = list(self.vocabulary.encode(text))
         return len(self._seen[text])
 
-    def __call__(self, text: str, behind: str | None = None) -> list[int]:
-        """Tokens of `text`; of a response, where `behind` is its prompt."""
+    def tokens(self, text: str, behind: str | None = None) -> list[int]:
+        """Tokens of the whole of `text`; of a response, where `behind` is its prompt."""
         if behind is not None:
-            tokens = response_tokens(self.vocabulary, behind, text)
-        elif text in self._seen:
-            tokens = self._seen[text]
-        else:
-            tokens = list(self.vocabulary.encode(text))
+            return response_tokens(self.vocabulary, behind, text)
+        if text in self._seen:
+            return self._seen[text]
+        return list(self.vocabulary.encode(text))
+
+    def frame(self, tokens: list[int]) -> list[int]:
+        """The tokens of a text as the feature has them: cut to the room there is."""
         return self._start + tokens[: self.room] + self._end

@@ -9,6 +9,8 @@
 The last form examines rows that a model wrote: repetitions, words in a row shared with evaluation
 rows, openings, verbs and nouns, lengths.
 
+For a script: --fail_on leak,shared_inputs exits with status 1 where one of these is found.
+
 With gin files, give what the run itself is given: mixture, lengths, vocabulary and data settings
 are taken from there. Tasks are compared with every other task of the data directory.
 """
@@ -106,7 +108,7 @@ def audit(settings: Settings) -> dict[str, Any]:
     measured.sort(key=lambda task: (rank.get(task.name, len(flags)), -task.prompt.p95))
     return {
         "mixtures": resolved,
-        "data_dir": _data_dir(resolved, context),
+        "data_dir": _data_dir(settings.mixtures, resolved, context),
         "vocabulary": {"size": context.vocabulary.vocab_size, "loses": auditor.lost_spaces},
         "flags": [dataclasses.asdict(flag) for flag in flags],
         "tasks": [dataclasses.asdict(task) for task in measured],
@@ -152,14 +154,21 @@ def audit_synthetic(
     return found | {"yields": dataclasses.asdict(yields) if yields else None}
 
 
-def _data_dir(names: Sequence[str], context: Any) -> str:
-    """Where the data lies, for the report."""
-    from mixtures.writing.names import PREFIX
+def _data_dir(given: Sequence[str], names: Sequence[str], context: Any) -> str:
+    """Where the data lies, for the report: a file of one's own, or a directory of task files."""
+    from mixtures.names import PREFIX
+    from mixtures.writing.names import PREFIX as WRITING_PREFIX
     from mixtures.writing.rows import find_directory
 
-    if not all(name.startswith(PREFIX) for name in names):
-        return str(context.store.path)
-    return str(find_directory(context.data_dir) or "the bundled writing suite")
+    places = {}
+    for asked, name in zip(given, names, strict=True):
+        if asked.endswith((".jsonl", ".json")):
+            places[asked] = True
+        elif name.startswith(WRITING_PREFIX):
+            places[str(find_directory(context.data_dir) or "the bundled writing suite")] = True
+        elif name.startswith(PREFIX):
+            places[str(context.store.path)] = True
+    return ", ".join(places) or "what its task reads"
 
 
 def _progress(items: Sequence[T]) -> Iterator[T]:
@@ -286,9 +295,44 @@ def _parser() -> Parser:
             metavar="FILE",
             help=f"with --synthetic: {what}",
         )
+    add(
+        "--fail_on",
+        metavar="LIST",
+        help="kinds of findings that make the status 1, joined by commas, such as "
+        "leak,long_targets; 'any' is all of them; with --synthetic: " + ", ".join(_OF_ROWS),
+    )
     add("--json", action="store_true", help="print one JSON object instead")
     add("--out", metavar="DIR", help="also write audit.json and audit.txt there")
     return parser
+
+
+_ANY = "any"
+_OF_ROWS = ("duplicates", "seed_copies", "shared")  # findings of the synthetic audit
+
+
+def _parse_kinds(text: str | None, is_synthetic: bool) -> list[str]:
+    """The kinds of findings of --fail_on, as results name them.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    from t5x_ext.data.audit_flags import KINDS
+
+    known = list(_OF_ROWS if is_synthetic else KINDS)
+    by_name = {kind.replace(" ", "_"): kind for kind in known}
+    asked = [] if text is None else [name.strip().replace(" ", "_") for name in text.split(",")]
+    for name in asked:
+        if name not in by_name and name != _ANY:
+            allowed = errors.nearest(name, [*by_name, _ANY])
+            raise errors.ConfigError(f"--fail_on: {name!r}{allowed}")
+    return known if _ANY in asked else [by_name[name] for name in asked]
+
+
+def _count(result: dict[str, Any], kind: str) -> int:
+    """Findings of a kind in what `audit` or `audit_synthetic` returned."""
+    if "flags" in result:
+        return sum(flag["kind"] == kind for flag in result["flags"])
+    return len(result[kind]["both"] if kind == "duplicates" else result[kind])
 
 
 # The flags that only one of the two audits reads.
@@ -312,10 +356,11 @@ def _check_flags(flags: gin_utils.GinFlags, args: argparse.Namespace) -> None:
 
 
 @command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; returns its exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 1 where --fail_on names what was found."""
     flags, args = gin_utils.parse_flags(_parser(), argv)
     _check_flags(flags, args)
+    kinds = _parse_kinds(args.fail_on, args.synthetic is not None)
     if args.synthetic is not None:
         from t5x_ext.generation import audit_text
 
@@ -334,6 +379,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_json(result)
     else:
         show(*text.split("\n"))
+    found = [f"{count} {kind}" for kind in kinds if (count := _count(result, kind))]
+    if found:
+        note(f"error: --fail_on: found {', '.join(found)}; allowed: none")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ class DatasetConfig:
       module: a Python module to import first, for names it registers.
       prompt: prompt name, when `mixture_or_task_name` is a scope or a file.
       budget: 10, 'p1', 'all', ...: training examples per task, when it is a scope.
-      memory_limit_bytes: what the training examples may take in memory on each host, about; beyond
-        it they are tokenised once into the local cache ($T5X_EXT_CACHE) and read from there.
+      memory_limit_bytes: what the examples of training, or of its held-out loss, may take in memory
+        on each host, about; beyond it they are tokenised once into the local cache
+        ($T5X_EXT_CACHE) and read from there.
     """
 
     mixture_or_task_name: str

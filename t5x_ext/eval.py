@@ -11,7 +11,13 @@ from etils import epath
 from t5x_ext import files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.task_metrics import own_metrics
-from t5x_ext.evaluation import Session, evaluate_loss, predict_and_score, restore_each
+from t5x_ext.evaluation import (
+    Session,
+    evaluate_loss,
+    predict_and_score,
+    restore_each,
+    targets_scorer,
+)
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
@@ -77,7 +83,8 @@ def _evaluate_one(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
     rows = measured.rows
-    own = own_metrics(session.dataset_cfg, rows)
+    score = targets_scorer(session.decoder, session.params, session.examples)
+    own = own_metrics(session.dataset_cfg, rows, score)
     loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
     scores = {
         "step": session.step,

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,9 +16,12 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.batching import eval_batches
+from t5x_ext.data.cuts import cut_lines
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import as_table
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer, score_all
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict
 from t5x_ext.decoding.prompts import check_examples
@@ -28,6 +31,8 @@ from t5x_ext.metrics.scoring import Measured, measure
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.progress import MinuteNotes
+from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program, Trainer
 
 
@@ -82,7 +87,9 @@ def evaluate_loss(
         examples = first_of_all_tasks(examples, max_batches * batch_size)
     features = program.model.features
     batches = eval_batches(features, examples, batch_size, cfg.task_feature_lengths)
-    return program.evaluate(model_params, (batch for _, batch in batches))
+    number, silent = -(-len(examples) // batch_size), not multihost.is_primary()
+    with MinuteNotes("held-out loss", number, "batches", silent) as progress:
+        return program.evaluate(model_params, (batch for _, batch in batches), progress)
 
 
 def predict_and_score(
@@ -96,6 +103,18 @@ def predict_and_score(
     """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
     measured = measure(predict(decoder, model_params, examples, path, signature, show_progress))
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
+
+
+def targets_scorer(
+    decoder: Decoder, model_params: Params, examples: Sequence[Example]
+) -> Callable[[Sequence[int]], Sequence[float]]:
+    """Gives natural log-likelihoods of the first targets of examples, by their places."""
+
+    def score(places: Sequence[int]) -> Sequence[float]:
+        chosen = [examples[place] for place in places]
+        return score_all(Scorer.like(decoder), model_params, chosen).tolist()
+
+    return score
 
 
 class Session(NamedTuple):
@@ -118,6 +137,12 @@ class Session(NamedTuple):
     examples: list[Example]
     dataset_cfg: DatasetConfig
     signature: str
+
+
+def tell_cuts(examples: Sequence[Example], cfg: DatasetConfig) -> None:
+    """Says how many prompts and targets of each task do not fit the config's lengths."""
+    if multihost.is_primary():
+        note(*cut_lines(as_table(examples).cuts, cfg.task_feature_lengths, cfg.split))
 
 
 def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:
@@ -263,6 +288,7 @@ def restore_each(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
+    tell_cuts(examples, dataset_cfg)
     if model.features.joined:
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)

@@ -105,9 +105,7 @@ def _rows(
     if mode == "predict":
         signature = session.signature
         return predict(decoder, weights, examples, path, signature, True, checkpoint_period, first)
-    scorer = Scorer(
-        decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length
-    )
+    scorer = Scorer.like(decoder)
     if mode == "score":
         rows = score_targets(scorer, weights, examples)
     else:

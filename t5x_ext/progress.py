@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import threading
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from t5x_ext.terminal import note
+
+T = TypeVar("T")
 
 QUIET_SECS = 60  # longest time without a line
 _AHEAD = 4  # units that a device may be asked for before it has them: it never idles, none piles up
@@ -26,19 +31,44 @@ class MinuteNotes:
 
         tuning writing_alpaca n250 seed 0: 17/100 steps  ETA 4m10s
 
+    As a context manager it does so in units of more than a minute too.
+
     Args:
         what: the work.
-        total: units of it.
+        total: units of it; None where nobody knows.
         unit: their name, in the plural.
         silent: say nothing at all, as processes other than the first do.
     """
 
-    def __init__(self, what: str, total: int, unit: str, silent: bool = False) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, silent: bool = False) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._silent = silent
         self._began = self._said = time.monotonic()
         self._asked: collections.deque[tuple[int, Any]] = collections.deque()
-        self._done = 0
+        self._done = self._found = 0
+        self._speaking, self._ended = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Self:
+        if not self._silent:
+            threading.Thread(target=self._speak, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+
+    def find(self, done: int) -> None:
+        """Counts units that an earlier run has finished, which tell nothing about this one's speed.
+
+        Args:
+            done: their number.
+        """
+        self._done = self._found = done
+        self._began = time.monotonic()
 
     def count(self, done: int, result: Any = None) -> None:
         """Counts finished units, all so far.
@@ -58,12 +88,32 @@ class MinuteNotes:
             while self._asked and (len(self._asked) > _AHEAD or self._asked[0][1].is_ready()):
                 self._done, oldest = self._asked.popleft()
                 oldest.block_until_ready()
-        now = time.monotonic()
-        if now - self._said < QUIET_SECS:
-            return
-        self._said = now
-        line = f"{self._what}: {self._done:,}/{self._total:,} {self._unit}"
-        if self._done:
-            left = (now - self._began) / self._done * (self._total - self._done)
-            line += f"  ETA {duration(left)}"
-        note(line)
+        self._say_if_due()
+
+    def _speak(self) -> None:
+        while not self._ended.wait(QUIET_SECS / 4):
+            self._say_if_due()
+
+    def _say_if_due(self) -> None:
+        with self._speaking:
+            now = time.monotonic()
+            if now - self._said < QUIET_SECS or self._ended.is_set():
+                return
+            self._said = now
+            of_total = "" if self._total is None else f"/{self._total:,}"
+            line = f"{self._what}: {self._done:,}{of_total} {self._unit}"
+            new = self._done - self._found
+            if new and self._total is not None:
+                left = (now - self._began) / new * max(0, self._total - self._done)
+                line += f"  ETA {duration(left)}"
+            note(line)
+
+
+def counted(
+    items: Iterable[T], what: str, unit: str, total: int | None = None, silent: bool = False
+) -> Iterator[T]:
+    """The same items, and every minute a line about how many there were; see `MinuteNotes`."""
+    with MinuteNotes(what, total, unit, silent) as progress:
+        for number, item in enumerate(items, start=1):
+            yield item
+            progress.count(number)

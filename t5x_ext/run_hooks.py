@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,15 @@ from t5x_ext.checkpoints.best import BEST, Best
 from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.task_metrics import Score
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
+from t5x_ext.evaluation import (
+    evaluate_loss,
+    first_of_all_tasks,
+    make_decoder,
+    predict_and_score,
+    targets_scorer,
+)
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.terminal import note
@@ -43,7 +51,8 @@ class Evaluation:
       infer_cfg: batch size and lengths for decoding; None for none.
       infer_examples: examples to decode and score.
       loggers: called with (step, scored rows) after each decoding, on process 0.
-      own_metrics: scored rows -> {task: {metric: value}} of metrics that tasks bring along.
+      own_metrics: scored rows, and what gives their targets' log-likelihoods by place -> {task:
+        {metric: value}} of metrics that tasks bring along.
       before_training: whether to evaluate before the first step as well.
     """
 
@@ -54,7 +63,7 @@ class Evaluation:
     infer_cfg: DatasetConfig | None = None
     infer_examples: Sequence[Example] = ()
     loggers: Sequence[Callable[[int, Sequence[Prediction]], None]] = ()
-    own_metrics: Callable[[Sequence[Prediction]], MetricsByTask] = lambda rows: {}
+    own_metrics: Callable[[Sequence[Prediction], Score], MetricsByTask] = lambda rows, score: {}
     before_training: bool = False
 
     def check_best(self, best: Best | None) -> None:
@@ -252,7 +261,7 @@ class Evaluator:
         ends = False
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(
-                self._program, weights, what.loss_examples, what.loss_cfg, what.max_batches
+                self._program, weights, self._loss_examples, what.loss_cfg, what.max_batches
             )
             self._report(event.step, "eval", values)
             by_mixture = {what.loss_cfg.mixture_or_task_name: values}
@@ -266,11 +275,21 @@ class Evaluator:
                     logger(event.step, rows)
             by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
             by_task |= task_scores(measured)
-            for task, own in what.own_metrics(rows).items():
+            score = targets_scorer(self._decoder, weights, what.infer_examples)
+            for task, own in what.own_metrics(rows, score).items():
                 self._report(event.step, f"infer_eval/{task}", own)
                 by_task[task] = by_task[task] | own
             ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
         return ends
+
+    @functools.cached_property
+    def _loss_examples(self) -> Sequence[Example]:
+        """The held-out examples that are looked at: chosen once, as they may lie on disk."""
+        what = self._what
+        if what.max_batches is None or what.loss_cfg is None:
+            return what.loss_examples
+        batch_size = self._program.partitioner.round_up_batch(what.loss_cfg.batch_size)
+        return first_of_all_tasks(what.loss_examples, what.max_batches * batch_size)
 
     def _report(self, step: int, group: str, values: Mapping[str, float]) -> None:
         self._log.write(step, group, values)

@@ -146,6 +146,8 @@ def specialize(
         answers=stage in (None, "responses"),
         evaluates=stage in (None, "evaluate"),
     )
+    if stage in (None, "responses"):
+        tuning.check_answers(tuning_cfg, responses_cfg.max_new_tokens)
     if stage in (None, "train"):
         tuning.check_context(tuning_cfg, pipeline.weights)
     if passages is not None:  # last: to build the index of a large corpus takes long

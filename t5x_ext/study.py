@@ -107,11 +107,15 @@ def study(
     from t5x_ext.report import write_report
     from t5x_ext.studies import store
     from t5x_ext.studies.named_data import make_task_data
+    from t5x_ext.studies.predicting import Predictor
     from t5x_ext.studies.runner import Runner
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     data = make_task_data(tasks, recipe.task_feature_lengths, test_examples)
-    check_generated(generated, arms, recipe, tasks)
+    check_generated(generated, arms, recipe, tasks, model)
+    lengths = recipe.task_feature_lengths
+    models = dict.fromkeys(("", "full"), model)  # they decode alike
+    Predictor(models, partitioner, eval_batch_size, lengths).check(arms)
     plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data, generated)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)

@@ -133,6 +133,7 @@ def train(
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.decoding.prompts import check_examples
+    from t5x_ext.evaluation import first_of_each_task
     from t5x_ext.run_hooks import Evaluation
     from t5x_ext.runs import run_training
 
@@ -148,15 +149,19 @@ def train(
     )
     last_step = functools.partial(length.last_step, batches)
     _tell_sources(batches, last_step(0))
-    loss_cfg, loss_examples = _load(train_eval_dataset_cfg)
-    infer_cfg, infer_examples = _load(infer_eval_dataset_cfg, evaluator.num_examples)
+    _tell_cuts(batches, train_dataset_cfg)
+    loss_cfg, loss_examples = _held_out(train_eval_dataset_cfg, datasets.open_flat)
+    infer_cfg, infer_examples = _held_out(
+        infer_eval_dataset_cfg,
+        lambda cfg: first_of_each_task(datasets.load_flat(cfg), evaluator.num_examples),
+    )
     check_examples(infer_examples)
     for cfg in (loss_cfg, infer_cfg):  # now with the lengths of their examples
         if cfg is not None:
             model.check_context(cfg.task_feature_lengths)
 
-    def own_metrics(rows: Sequence[Prediction]) -> MetricsByTask:
-        return task_metrics.own_metrics(infer_cfg, rows) if infer_cfg else {}
+    def own_metrics(rows: Sequence[Prediction], score: task_metrics.Score) -> MetricsByTask:
+        return task_metrics.own_metrics(infer_cfg, rows, score) if infer_cfg else {}
 
     evaluation = Evaluation(
         period=eval_period,
@@ -242,6 +247,16 @@ def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
         note(*source_lines(shares))
 
 
+def _tell_cuts(batches: TrainBatches, cfg: DatasetConfig) -> None:
+    """Says how much of the training data does not fit, before the first step."""
+    from t5x_ext.data.cuts import cut_lines, joined_cuts
+    from t5x_ext.data.tables import as_table
+
+    if multihost.is_primary():
+        cuts = joined_cuts(as_table(member.examples).cuts for member in batches.members)
+        note(*cut_lines(cuts, cfg.task_feature_lengths, cfg.split))
+
+
 def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
     if not multihost.is_primary():
         return ()
@@ -266,19 +281,20 @@ def _draw_seed(model_dir: str) -> int:
     return seed
 
 
-def _load(
-    cfg: DatasetConfig | None, num_examples: int | None = None
-) -> tuple[DatasetConfig | None, list[Example]]:
+def _held_out(
+    cfg: DatasetConfig | None, load: Callable[[DatasetConfig], Sequence[Example]]
+) -> tuple[DatasetConfig | None, Sequence[Example]]:
     """Held-out examples, and the config with their lengths; none where there is no such split."""
     from t5x_ext.data import datasets
-    from t5x_ext.evaluation import first_of_each_task
+    from t5x_ext.evaluation import tell_cuts
 
     if cfg is None:
         return None, []
     if not datasets.has_split(cfg):
         multihost.say(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
         return None, []
-    examples = first_of_each_task(datasets.load_flat(cfg), num_examples)
+    examples = load(cfg)
+    tell_cuts(examples, cfg)
     return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])
 
 

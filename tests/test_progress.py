@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from t5x_ext import progress
 
 
@@ -63,6 +65,36 @@ def test_nothing_is_said_where_another_process_speaks(monkeypatch, capsys) -> No
     clock[0] = 100.0
     notes.count(5)
     assert capsys.readouterr().err == ""
+
+
+def test_what_an_earlier_run_did_says_nothing_of_this_ones_speed(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    notes = progress.MinuteNotes("writing", 100, "rows")
+    clock[0] = 30.0
+    notes.find(90)
+    clock[0] = 90.0
+    notes.count(92)
+    assert capsys.readouterr().err == "writing: 92/100 rows  ETA 4m00s\n"
+
+
+def test_a_unit_of_minutes_is_told_of_while_it_lasts(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECS", 0.04)
+    with progress.MinuteNotes("decoding", 10, "rows") as notes:
+        notes.count(3)
+        time.sleep(0.5)
+    said = capsys.readouterr().err
+    assert said.count("decoding: 3/10 rows  ETA ") >= 2
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    list(progress.counted(iter([1, 2]), "reading", "rows"))
+
+
+def test_items_are_counted_without_a_total(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECS", 0.01)
+    for _ in progress.counted(range(3), "reading", "rows"):
+        time.sleep(0.02)
+    assert "reading: 2 rows\n" in capsys.readouterr().err
 
 
 def test_durations_are_short() -> None:

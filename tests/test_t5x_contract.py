@@ -298,7 +298,12 @@ def test_eval_takes_every_checkpoint_in_turn(files, finetuned: Path, tmp_path: P
         assert scores["step"] == step
         assert scores["by_task"]["contract_reverse"]["n"] == 11
         rows = read_predictions(tmp_path / f"predictions-{step}.jsonl")
-        assert scores["own_metrics"]["contract_reverse"] == {
+        own = scores["own_metrics"]["contract_reverse"]
+        # The loss is of the same targets, and a mean over tokens.
+        tokens = scores["loss"]["target_tokens"]
+        loss = scores["loss"]["cross_entropy"]
+        assert -own.pop("mean_score") * 11 == pytest.approx(loss * tokens, rel=0.05)
+        assert own == {
             "target_length": pytest.approx(sum(2 * len(row.references[0]) for row in rows) / 11),
             "prediction_length": pytest.approx(sum(len(row.prediction) for row in rows) / 11),
         }

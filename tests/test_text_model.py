@@ -271,6 +271,8 @@ def test_what_is_no_list_of_texts_is_refused(model, case: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.5, None, 1 << 70, True])
 @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size", "max_input_tokens"])
 def test_counts_out_of_range_are_refused(model, name: str, value) -> None:
+    if name == "max_input_tokens" and value is None:
+        pytest.skip("None cuts no prompt")
     with pytest.raises(ConfigError, match=f"Model.*: {name}: .*; allowed: 1 to 1,048,576"):
         model.generate(["a"], **{name: value})
 

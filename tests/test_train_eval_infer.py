@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,21 @@ def test_finetuning_starts_from_the_parameters_and_counts_on(unbroken, tmp_path,
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["infer_eval/rougeL"] <= 100
+
+
+def test_what_does_not_fit_is_told_in_a_line_for_each_task(unbroken, tmp_path, capsys) -> None:
+    short = "--gin.TASK_FEATURE_LENGTHS={'inputs': 40, 'targets': 2}"
+    task = "task148_record_job_sentence"
+    assert train.main([*TRAIN, short, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.TRAIN_STEPS=1"]) == 0
+    told = capsys.readouterr().err
+    lost = r"[1-9][0-9]* prompts were cut to 40 tokens, [1-9][0-9]* targets to 2 \(TASK_FEATURE_LEN"
+    assert re.search(rf"{task} train: of 20 rows, {lost}", told)
+    assert re.search(rf"{task} validation: of 10 rows, {lost}", told)
+    arguments = [*MODEL, short, f"--gin.CHECKPOINT_PATH='{unbroken}'", "--gin.SPLIT='validation'"]
+    arguments += ["--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{tmp_path / 'infer'}'"]
+    assert infer.main(arguments) == 0
+    told = capsys.readouterr().err
+    assert re.search(rf"{task} validation: of 10 rows, {lost}", told)
 
 
 def test_eval_and_infer_write_the_same_predictions(unbroken: Path, tmp_path: Path, capsys) -> None:

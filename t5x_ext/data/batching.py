@@ -30,6 +30,7 @@ from t5x_ext.data.length_buckets import (
 from t5x_ext.data.packing import Layout, join_rows, lay_out
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example, Member
+from t5x_ext.data.tables import ExampleTable, as_table
 from t5x_ext.errors import ConfigError
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -323,9 +324,8 @@ def eval_batches(
     Raises:
         ConfigError: an example is longer than that.
     """
-    targets = [example.targets[0] if example.targets else _NO_TOKENS for example in examples]
-    input_lengths = np.array([len(example.inputs) for example in examples], np.int64)
-    target_lengths = np.array([len(tokens) for tokens in targets], np.int64)
+    table = as_table(examples)  # which may lie on disk: a batch is read when it is made
+    input_lengths, target_lengths = _first_lengths(table)
     limits = features.limits(lengths)
     first, second = features.sides(input_lengths, target_lengths)
     smallest_holding(int(second.max(initial=1)), (limits["targets"],), "targets")
@@ -335,6 +335,17 @@ def eval_batches(
         layout = lay_out(rows, first[chosen], second[chosen]).part(0, batch_size)
         indices = np.full(batch_size, -1, np.int32)
         indices[: len(chosen)] = chosen
-        inputs = [examples[index].inputs for index in chosen]
+        read = table.read(chosen.tolist())
+        inputs = [example.inputs for example in read]
+        targets = [example.targets[0] if example.targets else _NO_TOKENS for example in read]
         row_lengths = features.row_lengths(length, limits["targets"])
-        yield indices, features.build(inputs, [targets[i] for i in chosen], layout, row_lengths)
+        yield indices, features.build(inputs, targets, layout, row_lengths)
+
+
+def _first_lengths(table: ExampleTable) -> Sides:
+    """Tokens of each example's prompt and of its first target, int64 [examples]; 0 for none."""
+    counts = table.num_targets.astype(np.int64)
+    first: np.ndarray = np.zeros(len(counts), np.int64)
+    some = counts > 0
+    first[some] = table.target_lengths[(np.cumsum(counts) - counts)[some]]
+    return table.input_lengths.astype(np.int64), first

@@ -15,6 +15,7 @@ from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.features import Features
 from t5x_ext.data.opening import open_mixture
 from t5x_ext.data.records import Example, Member
+from t5x_ext.data.tables import MemoryTable, TableExamples
 from t5x_ext.errors import ConfigError
 
 _UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
@@ -129,6 +130,22 @@ def _check_vocabularies(name: str) -> None:
 def load_flat(cfg: DatasetConfig) -> list[Example]:
     """Every example exactly once, in the order of the data."""
     return [example for member in load(cfg) for example in member.examples]
+
+
+def open_flat(cfg: DatasetConfig) -> Sequence[Example]:
+    """As `load_flat`; what is beyond the config's `memory_limit_bytes` lies on disk, without texts.
+
+    Tasks with stochastic preprocessors are in memory in any case.
+    """
+    lengths = cfg.task_feature_lengths or _UNLIMITED
+    name, limit = _checked_name(cfg), cfg.memory_limit_bytes
+    members = open_mixture(name, cfg.split, lengths, cfg.use_cached, memory_limit_bytes=limit)
+    tables = [member.examples for member in members]
+    if any(member.redraw is not None for member in members):
+        return load_flat(cfg)
+    if all(isinstance(table, MemoryTable) for table in tables):
+        return [example for table in tables for example in table.read(range(len(table)))]
+    return TableExamples(tables)
 
 
 def train_batches(

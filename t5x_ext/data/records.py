@@ -25,6 +25,7 @@ class Example:
         truncated: whether the prompt lost text to fit.
         source: the text to be rewritten as its data set has it; None for other tasks.
         edits: gold edits as JSON (see mixtures.records.Row), '' where there are none.
+        target_truncated: whether one of `targets` lost tokens to fit.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Example:
     truncated: bool
     source: str | None = None
     edits: str = ""
+    target_truncated: bool = False
 
 
 class Member(NamedTuple):

@@ -28,10 +28,13 @@ _COLUMNS = (
     "targets_pretokenized",
     "references",
     "truncated",
+    "targets_truncated",
     "source",
     "edits",
     "target_texts",
 )
+_SIDES = ("inputs", "targets")
+_TOLD = {"inputs": "truncated", "targets": "targets_truncated"}  # by `render_prompt`
 _LISTS = ("references", "target_texts")
 _ROWS_PER_BATCH = 64
 
@@ -46,7 +49,7 @@ def read_examples(
     """The examples of a task, in its own order; see `examples.read_examples`."""
     dataset = _open_dataset(task, split, lengths, use_cached, seed)
     for index, row in enumerate(_rows(dataset)):
-        yield _to_example(row, index, task, lengths["targets"])
+        yield _to_example(row, index, task, lengths)
 
 
 def is_stochastic(
@@ -94,6 +97,7 @@ def _open_dataset(
         shuffle=False,
         num_epochs=1,
         use_cached=use_cached,
+        trim_output_features=False,  # `_to_example` does, and sees what was lost
     )
 
 
@@ -123,10 +127,10 @@ def _rows(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, row, strict=True))
 
 
-def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) -> Example:
-    inputs = row["inputs"].astype(np.int32)
-    target = row["targets"].astype(np.int32)
+def _to_example(row: Mapping, index: int, task: seqio.Task, lengths: Mapping[str, int]) -> Example:
     features = task.output_features
+    inputs, target = (row[side][: lengths[side]].astype(np.int32) for side in _SIDES)
+    inputs_cut, target_cut = (_is_cut(row, side, features[side], lengths[side]) for side in _SIDES)
     if "references" in row:
         references = tuple(_text(reference) for reference in row["references"])
     elif "targets_pretokenized" in row:
@@ -140,25 +144,46 @@ def _to_example(row: Mapping, index: int, task: seqio.Task, target_length: int) 
     texts = references
     if "target_texts" in row:
         texts = tuple(_text(text) for text in row["target_texts"])
+    targets, target_cut = tokenize_targets(
+        target,
+        target_cut,
+        texts,
+        features["targets"].vocabulary,
+        features["targets"].add_eos,
+        lengths["targets"],
+        prompt if mixtures.current_context().joined else None,
+    )
     return Example(
         id=_text(row["id"]) if "id" in row else f"{task.name}:{index}",
         task=_text(row["task"]) if "task" in row else task.name,
         category=_text(row.get("category", "")),
         inputs=inputs,
-        targets=tokenize_targets(
-            target,
-            texts,
-            features["targets"].vocabulary,
-            features["targets"].add_eos,
-            target_length,
-            prompt if mixtures.current_context().joined else None,
-        ),
+        targets=targets,
         inputs_pretokenized=prompt,
         references=references,
-        truncated=bool(row.get("truncated", False)),
+        truncated=inputs_cut,
         source=_text(row["source"]) if "source" in row else None,
         edits=_text(row.get("edits", "")),
+        target_truncated=target_cut,
     )
+
+
+def _is_cut(row: Mapping, side: str, feature: seqio.Feature, length: int) -> bool:
+    """Whether a feature lost tokens to fit.
+
+    SeqIO cuts last of all, or `append_eos_after_trim` does before; of that only a row's text tells
+    whether it was longer.
+    """
+    if (told := row.get(_TOLD[side])) is not None:
+        return bool(told)
+    tokens, text = row[side], row.get(f"{side}_pretokenized")
+    if len(tokens) != length or text is None:
+        return len(tokens) > length
+    end = 1 if feature.add_eos else 0
+    whole = list(feature.vocabulary.encode(_text(text)))
+    # A preprocessor may have made other tokens of the text, such as spans of it.
+    is_start = whole[: length - end] == tokens[: length - end].tolist()
+    return is_start and len(whole) + end > length
 
 
 def _text(value: object) -> str:

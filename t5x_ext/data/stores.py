@@ -22,6 +22,7 @@ import msgpack
 import numpy as np
 
 from t5x_ext import caches
+from t5x_ext.data.cuts import Cuts
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import hash_example
 from t5x_ext.terminal import note
@@ -29,7 +30,7 @@ from t5x_ext.terminal import note
 _RECORDS = "examples.array_record"
 _ABOUT = "store.json"
 _COLUMNS = ("input_lengths", "num_targets", "target_lengths")
-_VERSION = 1  # of what records and columns hold
+_VERSION = 2  # of what records and columns hold
 _OVERHEAD = 700  # bytes of Python and NumPy objects that an example of one target is made of
 _REPORT_SECS = 20
 
@@ -46,6 +47,7 @@ class StoredTable:
 
     Attributes:
         memory_bytes: about what its examples, with their texts, would take in memory.
+        cuts: see `ExampleTable`.
     """
 
     def __init__(self, path: Path):
@@ -53,6 +55,7 @@ class StoredTable:
 
         about = json.loads((path / _ABOUT).read_text())
         self.memory_bytes: int = about["memory_bytes"]
+        self.cuts = {task: Cuts(*counts) for task, counts in about["cuts"].items()}
         self._digest: str = about["digest"]
         self._columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         self._records: Any = ArrayRecordDataSource(str(path / _RECORDS))
@@ -130,6 +133,7 @@ def _write(directory: Path, examples: Iterable[Example]) -> None:
 
     columns = {name: array("I") for name in _COLUMNS}
     digest, total = hashlib.sha256(), 0
+    cuts: dict[str, Cuts] = {}
     # Groups of one record are what random access is fast with.
     writer = ArrayRecordWriter(str(directory / _RECORDS), "group_size:1,zstd:1")
     for example in examples:
@@ -139,10 +143,16 @@ def _write(directory: Path, examples: Iterable[Example]) -> None:
         columns["target_lengths"].extend(map(len, example.targets))
         hash_example(digest, example)
         total += memory_bytes(example)
+        cuts[example.task] = cuts.get(example.task, Cuts()).with_row(example)
     writer.close()
     for name, values in columns.items():
         np.save(directory / f"{name}.npy", np.frombuffer(values, np.uint32))
-    about = {"version": _VERSION, "memory_bytes": total, "digest": digest.hexdigest()}
+    about = {
+        "version": _VERSION,
+        "memory_bytes": total,
+        "digest": digest.hexdigest(),
+        "cuts": cuts,
+    }
     (directory / _ABOUT).write_text(json.dumps(about))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from t5x_ext.data.cuts import Cuts, cuts_by_task, joined_cuts
 from t5x_ext.data.records import Example
+
+_READ = 256  # examples at a time, where all are read
 
 
 class ExampleTable(Protocol):
@@ -25,6 +28,10 @@ class ExampleTable(Protocol):
     @property
     def target_lengths(self) -> np.ndarray:
         """uint32 [targets of all examples, one example's after the other's], tokens."""
+
+    @property
+    def cuts(self) -> dict[str, Cuts]:
+        """What of the examples was cut to fit, by task."""
 
     def __len__(self) -> int: ...
 
@@ -53,6 +60,10 @@ class MemoryTable:
     def target_lengths(self) -> np.ndarray:
         lengths = [len(target) for example in self._examples for target in example.targets]
         return np.array(lengths, np.uint32)
+
+    @cached_property
+    def cuts(self) -> dict[str, Cuts]:
+        return cuts_by_task(self._examples)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -116,3 +127,47 @@ class TablePool:
             for place, example in zip(places.tolist(), examples, strict=True):
                 found[place] = example
         return [example for example in found if example is not None]
+
+
+class TableExamples(Sequence[Example]):
+    """Examples of several tables as one sequence and one table; they stay where they lie."""
+
+    def __init__(self, tables: Sequence[ExampleTable]):
+        self._tables, self._pool = tables, TablePool()
+        for table in tables:
+            self._pool.add(table)
+        self._lengths = self._pool.lengths()
+
+    @property
+    def input_lengths(self) -> np.ndarray:
+        return self._lengths[0]
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        return self._lengths[1]
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        return self._lengths[2]
+
+    @property
+    def cuts(self) -> dict[str, Cuts]:
+        return joined_cuts(table.cuts for table in self._tables)
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        return self._pool.read(np.asarray(indices, np.int64))
+
+    def update(self, digest: Any) -> None:
+        for table in self._tables:
+            table.update(digest)
+
+    def __len__(self) -> int:
+        return len(self.input_lengths)
+
+    def __getitem__(self, place: Any) -> Any:
+        numbers = range(len(self))[place]
+        return self.read(numbers) if isinstance(place, slice) else self.read([numbers])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), _READ):
+            yield from self[start : start + _READ]

@@ -12,7 +12,7 @@ import numpy as np
 from t5x_ext import bounds
 from t5x_ext.decoding import compile_costs, token_calls
 from t5x_ext.decoding import prompts as texts
-from t5x_ext.decoding.adapters import Adapter, adapter_index, contrasted
+from t5x_ext.decoding.adapters import Adapter, adapter_index, adapter_number, contrasted
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer, to_example
 from t5x_ext.decoding.marginal import mix_scores
@@ -70,7 +70,7 @@ class Calls(abc.ABC):
         prompts: Iterable[Any],
         max_new_tokens: int = 128,
         batch_size: int = 8,
-        max_input_tokens: int = 1024,
+        max_input_tokens: int | None = None,
         decoding: Method | None = None,
         **how: Unpack[How],
     ) -> list[str]:
@@ -82,7 +82,8 @@ class Calls(abc.ABC):
           max_new_tokens: longest answer in tokens, end of sequence included.
           batch_size: answers at a time at most; none depends on it.
           max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
-            its end, with a warning.
+            its end, with a warning. None cuts none: prompts that are too long for the model's
+            context beside `max_new_tokens` are refused.
           decoding: `Greedy`, `Sampling`, `Beam` or `Contrastive` of t5x_ext.decoding; None is
             greedy. Of several outputs the first is taken.
           how: weights, adapter, amateur, stop and numbers, as of `generate_outputs`.
@@ -130,8 +131,11 @@ class Calls(abc.ABC):
         Raises:
           ConfigError: an argument is not allowed.
         """
+        prompts = bounds.to_list("prompts", prompts, "a list of rows of token ids")
+        in_groups = how.get("weights") is not None
+        texts.refuse_texts("generate_tokens: prompts", prompts, in_groups)
         outputs = self._outputs(
-            prompts, max_new_tokens, decoding, eos_ids, batch_size, 1, False, **how
+            prompts, max_new_tokens, decoding, eos_ids, batch_size, None, False, **how
         )
         return [output.tokens for output in outputs]
 
@@ -142,7 +146,7 @@ class Calls(abc.ABC):
         decoding: Method | None = None,
         eos_ids: Sequence[int] | None = None,
         batch_size: int = 8,
-        max_input_tokens: int = 1024,
+        max_input_tokens: int | None = None,
         **how: Unpack[How],
     ) -> list[Output]:
         """Answers prompts, and says how each answer ended and how probable it was.
@@ -160,7 +164,7 @@ class Calls(abc.ABC):
               by the mixture of what the prompts make probable.
             adapter: see `Calls`.
             amateur: whom `Contrastive` is set against: an adapter's name, None for the base alone,
-              or another model.
+              or another model, which reads with the adapter that it was loaded with.
             stop: texts, or lists of ids, that end an answer wherever they appear in it, and are
               left out; None is none.
             numbers: of the prompts, their places if left out. Samples depend on them and the seed.
@@ -177,7 +181,7 @@ class Calls(abc.ABC):
         prompts: Iterable[str],
         targets: Iterable[str],
         batch_size: int = 8,
-        max_input_tokens: int = 1024,
+        max_input_tokens: int | None = None,
         adapter: Adapter = None,
     ) -> np.ndarray:
         """How probable the model finds given answers.
@@ -214,7 +218,8 @@ class Calls(abc.ABC):
         for example in examples:
             self._check_context(len(example.inputs), len(example.targets[0]))
         index = self._adapter_index(adapter, len(examples))
-        scorer = self._scorer(self._places(batch_size, len(examples)), max_input_tokens)
+        longest = token_calls.longest_input(inputs, max_input_tokens)
+        scorer = self._scorer(self._places(batch_size, len(examples)), longest)
         return scorer.log_likelihoods(self.params, examples, index)
 
     def score_tokens(
@@ -297,7 +302,7 @@ class Calls(abc.ABC):
         decoding: Method | None,
         eos_ids: Sequence[int] | None,
         batch_size: int,
-        max_input_tokens: int,
+        max_input_tokens: int | None,
         keep_log_probs: bool,
         *,
         weights: Sequence[Sequence[float]] | None = None,
@@ -315,7 +320,7 @@ class Calls(abc.ABC):
         if is_text:
             flat = texts.check_prompts(self.vocabulary, "prompts", flat)
             rows = texts.prompt_tokens(self._described, flat, max_input_tokens, self.path)
-            longest = max_input_tokens
+            longest = token_calls.longest_input(rows, max_input_tokens)
         else:
             rows = check_rows("generate_tokens", flat, self.config.vocab_size)
             longest = token_calls.round_up_length(max(map(len, rows), default=1))
@@ -338,6 +343,7 @@ class Calls(abc.ABC):
             ids=self._output_ids(eos_ids, stop),
             num_contexts=max((len(group) for group in groups), default=1),
             amateur=None if other is None else other._described,
+            amateur_adapter=None if other is None else other._own_adapter,
             keep_log_probs=keep_log_probs,
         )
         params = self.params if other is None else {"expert": self.params, "amateur": other.params}
@@ -382,11 +388,17 @@ class Calls(abc.ABC):
         ):
             if own != others:
                 raise ConfigError(f"amateur: has {what} {others}; allowed: the expert's, {own}")
-        if amateur.adapters:
+        if amateur.adapters and amateur.default_adapter is None:
             raise ConfigError(
-                f"amateur: a model with adapters {', '.join(amateur.adapters)}; allowed: a model "
-                "without, or the name of one of the expert's own"
+                f"amateur: a model with adapters {', '.join(amateur.adapters)}, none of which is "
+                "named; allowed: Model.load(..., adapter=DIR), a model without adapters, or the "
+                "name of one of the expert's own"
             )
+
+    @property
+    def _own_adapter(self) -> int | None:
+        """The adapter that the model was loaded with, from 1; None for a model without any."""
+        return adapter_number(self.adapters, self.default_adapter) if self.adapters else None
 
     def _check_context(self, prompt_length: int, output_length: int) -> None:
         """Raises ConfigError for a row that is longer than the model was made for."""

@@ -56,6 +56,8 @@ class Decoder:
       num_contexts: C, prompts that share an output at most, see `decoding.marginal`.
       amateur: the model that a contrast is drawn with, where it has its own weights; parameters
         are then {'expert': , 'amateur': }. With None it is the model itself under another adapter.
+      amateur_adapter: of that model's adapters the one that it reads with, from 1; 0 for none, and
+        None where its network holds no several.
       keep_log_probs: whether `decode_requests` gives log-probabilities.
       output_limit: a limit of each example's own, below `max_decode_length`.
       share_prefixes: whether what prompts begin with is read once for those of a batch; None where
@@ -74,6 +76,7 @@ class Decoder:
     ids: OutputIds | None = None
     num_contexts: int = 1
     amateur: BaseTransformerModel | None = None
+    amateur_adapter: int | None = None
     keep_log_probs: bool = False
     output_limit: Limit | None = None
     share_prefixes: bool | None = None
@@ -135,7 +138,8 @@ class Decoder:
         if self.amateur is None:
             return self.model.generator
         expert = self.model.generator
-        return SideBySideGenerator(expert.network, expert, self.amateur.generator)
+        other = self.amateur.generator
+        return SideBySideGenerator(expert.network, expert, other, self.amateur_adapter)
 
     @property
     def _num_sides(self) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_ext import multihost
 from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
@@ -22,6 +23,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.progress import MinuteNotes, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,11 @@ class Scorer:
     max_input_length: int
 
     def log_likelihoods(
-        self, params: Params, examples: Sequence[Example], adapters: np.ndarray | None = None
+        self,
+        params: Params,
+        examples: Sequence[Example],
+        adapters: np.ndarray | None = None,
+        progress: MinuteNotes | None = None,
     ) -> np.ndarray:
         """The log-likelihood of each example's first target, EOS included.
 
@@ -49,13 +55,18 @@ class Scorer:
           params: parameters on the partitioner's mesh.
           examples: prompts and targets.
           adapters: int32 [examples], see `lora.adapter_rows`.
+          progress: counts the examples.
 
         Returns:
           float32 [len(examples)], natural logarithm, summed over the target's tokens.
         """
         scores = np.zeros(len(examples), np.float32)
+        done = 0
         for places, sums, _ in self._run(params, examples, adapters):
             scores[places] = sums
+            done += len(places)
+            if progress is not None:
+                progress.count(done)
         return scores
 
     def token_log_probs(
@@ -87,6 +98,11 @@ class Scorer:
             rows = [row[kept] for row, kept in zip(chosen, counts, strict=False)]
             yield places, sums[: len(places)], rows
 
+    @classmethod
+    def like(cls, decoder: Decoder) -> Scorer:
+        """One with the model, mesh and lengths of a decoder."""
+        return cls(decoder.model, decoder.partitioner, decoder.batch_size, decoder.max_input_length)
+
     @functools.cached_property
     def _score(self) -> Any:
         def score(
@@ -99,6 +115,13 @@ class Scorer:
         return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
 
 
+def score_all(scorer: Scorer, params: Params, examples: Sequence[Example]) -> np.ndarray:
+    """`log_likelihoods` of a split, which tells every minute how far it is."""
+    silent = not multihost.is_primary()
+    with MinuteNotes("scoring", len(examples), "rows", silent) as progress:
+        return scorer.log_likelihoods(params, examples, progress=progress)
+
+
 def to_example(prompt: np.ndarray, target: np.ndarray) -> Example:
     """Tokens of a prompt and of its target, as an example."""
     return Example("", "", "", prompt, (target,), "", (), False)
@@ -106,7 +129,7 @@ def to_example(prompt: np.ndarray, target: np.ndarray) -> Example:
 
 def score_targets(scorer: Scorer, params: Params, examples: Sequence[Example]) -> list[Prediction]:
     """Rows with each first reference as the prediction and score['log_likelihood']."""
-    scores = scorer.log_likelihoods(params, examples)
+    scores = score_all(scorer, params, examples)
     return [
         dataclasses.replace(
             row, prediction=row.references[0], score={"log_likelihood": float(score)}
@@ -125,14 +148,16 @@ def predict_with_scores(
     rows = to_rows(examples)
     predicted = list(examples)
     numbers = range(first, first + len(examples))
-    for indices, tokens in decoder.decode_tokens(params, examples, numbers):
-        for index, ids in zip(indices, tokens, strict=True):
-            output = decoder.to_text(ids)
-            # With the EOS, where there is one.
-            target = np.array(ids[: len(output.tokens) + 1], np.int32)
-            predicted[index] = dataclasses.replace(examples[index], targets=(target,))
-            rows[index] = rows[index].with_answer(to_answer(output))
-    scores = scorer.log_likelihoods(params, predicted)
+    batches = decoder.decode_tokens(params, examples, numbers)
+    pairs = (pair for batch in batches for pair in zip(*batch, strict=True))
+    silent = not multihost.is_primary()
+    for index, ids in counted(pairs, "decoding", "rows", len(rows), silent):
+        output = decoder.to_text(ids)
+        # With the EOS, where there is one.
+        target = np.array(ids[: len(output.tokens) + 1], np.int32)
+        predicted[index] = dataclasses.replace(examples[index], targets=(target,))
+        rows[index] = rows[index].with_answer(to_answer(output))
+    scores = score_all(scorer, params, predicted)
     return [
         dataclasses.replace(row, score={"log_likelihood": float(score)})
         for row, score in zip(rows, scores, strict=True)

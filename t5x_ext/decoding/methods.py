@@ -88,7 +88,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def check_ids(self, ids: OutputIds) -> None:
-        """Raises ConfigError where the method needs an end that `ids` have not."""
+        """Raises ConfigError where the method needs an end, or a token, that `ids` have not."""
 
     @abc.abstractmethod
     def start(
@@ -199,7 +199,9 @@ class RestrictedMethod(Method):
             raise self.error("min_length", f"less than {max_length}, the limit")
 
     def check_ids(self, ids: OutputIds) -> None:
-        """Raises ConfigError where an end is forced and no id is one."""
+        """Raises ConfigError where an end is forced and no id is one, or an id that is none."""
+        if any(token >= ids.num_valid for token in self.forced_prefix):
+            raise self.error("forced_prefix", f"ids of the vocabulary, 0 to {ids.num_valid - 1}")
         if self.forced_eos and not ids.eos:
             raise self.error("forced_eos", "False where no id ends an answer (eos_ids)")
 

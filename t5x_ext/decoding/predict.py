@@ -165,9 +165,9 @@ def _noted(
     batches: Iterator[list[tuple[int, Output]]], total: int
 ) -> Iterator[list[tuple[int, Output]]]:
     """The same batches, and a line every minute."""
-    progress = MinuteNotes("decoding", total, "rows", silent=not multihost.is_primary())
     done = 0
-    for pairs in batches:
-        yield pairs
-        done += len(pairs)
-        progress.count(done)
+    with MinuteNotes("decoding", total, "rows", silent=not multihost.is_primary()) as progress:
+        for pairs in batches:
+            yield pairs
+            done += len(pairs)
+            progress.count(done)

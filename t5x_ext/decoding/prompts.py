@@ -33,7 +33,8 @@ def check_texts(name: str, given: Any) -> list[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise ConfigError(
-                f"Model: {name}[{index}] is {type(text).__name__}; allowed: a list of texts"
+                f"Model: {name}[{index}] is {type(text).__name__}; allowed: a list of texts (calls "
+                "named ..._tokens take token ids)"
             )
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError(
@@ -41,6 +42,27 @@ def check_texts(name: str, given: Any) -> list[str]:
                 f"{text[:60]!r}; allowed: text that UTF-8 can hold"
             )
     return texts
+
+
+def refuse_texts(name: str, prompts: Sequence[Any], in_groups: bool) -> None:
+    """Refuses texts and chats where token ids are wanted.
+
+    Args:
+      name: of the argument, for the message.
+      prompts: what was given.
+      in_groups: whether each may be a list of prompts.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    for index, prompt in enumerate(prompts):
+        group = prompt if in_groups and isinstance(prompt, list | tuple) else ()
+        for one in (prompt, *group):
+            if isinstance(one, str | bytes) or is_chat(one):
+                raise ConfigError(
+                    f"{name}[{index}] is a {'chat' if is_chat(one) else 'text'}; allowed: rows of "
+                    "token ids (`generate` takes texts and chats)"
+                )
 
 
 def check_prompts(vocabulary: Any, name: str, given: Any) -> list[str]:
@@ -73,9 +95,9 @@ def is_chat(prompt: Any) -> bool:
 
 
 def prompt_tokens(
-    model: BaseTransformerModel, texts: Sequence[str], max_input_tokens: int, path: str
+    model: BaseTransformerModel, texts: Sequence[str], max_input_tokens: int | None, path: str
 ) -> list[np.ndarray]:
-    """int32 tokens of prompts, each cut to `max_input_tokens`, with a warning.
+    """int32 tokens of prompts, each cut to `max_input_tokens`, with a warning; whole with None.
 
     Args:
       model: has the vocabulary.
@@ -91,11 +113,14 @@ def prompt_tokens(
             f"{path}: has no vocabulary; give Model.load vocabulary=..., a SentencePiece "
             "file, a directory with a tokenizer, or one of mixtures.vocabularies"
         )
-    bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
+    if max_input_tokens is not None:
+        bounds.check_int("Model: max_input_tokens", max_input_tokens, 1, bounds.MAX_TOKENS)
     tokens = [model.features.prompt_tokens(model.input_vocabulary, text) for text in texts]
     lengths = [len(ids) for ids in tokens]
     if 0 in lengths:
         raise ConfigError(f"Model: prompt {lengths.index(0)} {_EMPTY}")
+    if max_input_tokens is None:
+        return tokens
     too_long = sum(length > max_input_tokens for length in lengths)
     if too_long:
         warnings.warn(

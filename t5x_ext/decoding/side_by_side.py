@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.blocks.cache import OutputCache, PromptCache
 from t5x_ext.models.config import CacheShape
 from t5x_ext.models.generation import DecodingWeights, Generator
@@ -23,10 +25,13 @@ class SideBySideGenerator(Generator):
       network: the expert's.
       expert: the first model.
       amateur: the second, with the same tokens; with an encoder where the first has one.
+      amateur_adapter: the adapter that it reads every row with, see `lora.adapter_rows`; None where
+        its network holds no several. The expert's are those of the batch.
     """
 
     expert: Generator
     amateur: Generator
+    amateur_adapter: int | None = None
 
     @property
     def specs(self) -> Params:
@@ -57,7 +62,8 @@ class SideBySideGenerator(Generator):
     ) -> tuple[PromptCache, jax.Array]:
         of_expert, of_amateur = weights.layers
         one, first = self.expert.start(params["expert"], of_expert, prompts, lengths)
-        other, _ = self.amateur.start(params["amateur"], of_amateur, prompts, lengths)
+        with self._of_amateur(len(prompts)):
+            other, _ = self.amateur.start(params["amateur"], of_amateur, prompts, lengths)
         return PromptCache(one.keys + other.keys, one.values + other.values, one.mask), first
 
     @property
@@ -76,7 +82,8 @@ class SideBySideGenerator(Generator):
         rest = which, prompts, lengths, length
         of_expert, of_amateur = self._split(prefixes)
         one, first = self.expert.start_after(params["expert"], of_expert, *rest)
-        other, _ = self.amateur.start_after(params["amateur"], of_amateur, *rest)
+        with self._of_amateur(len(prompts)):
+            other, _ = self.amateur.start_after(params["amateur"], of_amateur, *rest)
         return PromptCache(one.keys + other.keys, one.values + other.values, one.mask), first
 
     def empty_cache(self, num_rows: int) -> OutputCache:
@@ -98,12 +105,18 @@ class SideBySideGenerator(Generator):
             layers = self._layers_of(side)
             own_cache = OutputCache(cache.keys[layers], cache.values[layers])
             of_side = weights.layers[side], prompts[side], own_cache
-            found, own_cache = generator.step(*of_side, tokens, index)
+            with self._of_amateur(len(tokens)) if side else contextlib.nullcontext():
+                found, own_cache = generator.step(*of_side, tokens, index)
             scores.append(found)
             caches.append(own_cache)
         one, other = caches
         joined = OutputCache(one.keys + other.keys, one.values + other.values)
         return jnp.concatenate(scores, axis=1), joined
+
+    def _of_amateur(self, num_rows: int) -> contextlib.AbstractContextManager[None]:
+        """Says which adapter the amateur reads rows with."""
+        number = self.amateur_adapter
+        return adapter_rows(None if number is None else jnp.full(num_rows, number, jnp.int32))
 
     def _layers_of(self, side: int) -> slice:
         """The expert's layers, 0, or the amateur's, 1, among those of both."""

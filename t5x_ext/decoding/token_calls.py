@@ -17,6 +17,8 @@ from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 
+_USUAL = 1024  # tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenLogits:
@@ -87,6 +89,17 @@ def take_filled(
     if adapters is None:
         return None
     return np.pad(adapters[places], (0, batch_size - len(places))).astype(np.int32)
+
+
+def longest_input(rows: Sequence[np.ndarray], limit: int | None) -> int:
+    """Tokens of the longest prompt that calls are compiled for.
+
+    Args:
+      rows: tokens of prompts.
+      limit: what they were cut to; None where they are whole. Those of usual lengths then share
+        what is compiled.
+    """
+    return limit or max(_USUAL, round_up_length(max(map(len, rows), default=1)))
 
 
 def round_up_length(length: int) -> int:

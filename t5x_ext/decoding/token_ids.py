@@ -24,6 +24,8 @@ def check_ids(name: str, ids: Ids, vocab_size: int, may_be_empty: bool = False) 
     Raises:
       ConfigError: there are none, or something is not an id of the vocabulary.
     """
+    if isinstance(ids, str):
+        raise ConfigError(f"{name} is a text; allowed: a list of token ids")
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of several lengths

@@ -16,11 +16,13 @@ from mixtures.prompts import TEMPLATES
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
+from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.requests import LimitByKind
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Generator, Request, completions, single
+from t5x_ext.progress import MinuteNotes
 
 _STOPS = {
     "alpaca": ("###",),
@@ -39,12 +41,16 @@ class EvaluationSettings:
         max_new_tokens: of an answer: one number, or by the kind of its question; None is 256 for
             long answers and summaries, else 128.
         seed: of the draws, where the method draws.
+        decoding: how answers are decoded; of a `Sampling` the seed is that above.
+        stop: texts before which an answer ends; None are the template's.
     """
 
     template: str = "alpaca"
     shots: int = 0
     max_new_tokens: int | LimitByKind | None = None
     seed: int = 0
+    decoding: Greedy = Greedy()
+    stop: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         name = "EvaluationSettings"
@@ -56,11 +62,17 @@ class EvaluationSettings:
         bounds.check_seed(f"{name}.seed", self.seed)
         if not isinstance(self.max_new_tokens, LimitByKind | None):
             bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
+        if not isinstance(self.decoding, Greedy):
+            raise ConfigError(
+                f"{name}.decoding: {self.decoding!r:.60}; allowed: Greedy(...) or Sampling(...)"
+            )
+        if self.stop is not None:
+            object.__setattr__(self, "stop", bounds.to_texts(f"{name}.stop", self.stop))
 
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts before which an answer ends."""
-        return _STOPS[self.template]
+        return _STOPS[self.template] if self.stop is None else tuple(self.stop)
 
     def limit(self, kind: str) -> int:
         """The most tokens of an answer to a question of this kind."""
@@ -171,6 +183,8 @@ def write_predictions(
                 f"{path}: {len(journal.records)} predictions of {len(rows)} rows; allowed: the "
                 "rows that the file was begun with, or another file"
             )
+        progress = stack.enter_context(MinuteNotes(f"answering {path}", len(rows), "questions"))
+        progress.find(len(journal.records))
         for first in range(0, len(rows), batch_size):
             batch = range(first, min(first + batch_size, len(rows)))
             asked = {n: ask(rows[n], shown[rows[n].task], settings, generator) for n in batch}
@@ -182,6 +196,7 @@ def write_predictions(
             new = [n for n in batch if n >= len(journal.records)]
             for record in _answered(new, rows, asked, headers, settings, generator):
                 journal.append(record)
+                progress.count(len(journal.records))
             for number in batch:
                 counts[journal.records[number]["finish"]] += 1
                 counts["lost"] += asked[number].lost
@@ -194,7 +209,8 @@ def _header(
     row: EvaluationRow, question: Question, settings: EvaluationSettings, generator: Generator
 ) -> Record:
     """A prediction's record but for the prediction."""
-    return {
+    own_stops = {} if settings.stop is None else {"stops": list(settings.stops)}
+    return own_stops | {
         "task": row.task,
         "category": row.kind,
         "id": row.id,

@@ -35,6 +35,7 @@ from t5x_ext.generation.journal import (
 from t5x_ext.generation.parsing import STOPS, parse_completion
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.terminal import note
 
 _STEP = 64  # tokens
@@ -197,6 +198,8 @@ def write_instructions(
             return counts + reasons + Counter(kept=len(kept.old))
         for task in judged:
             put(task)
+        progress = stack.enter_context(MinuteNotes("writing tasks", count, "tasks kept"))
+        progress.find(counts["kept"])
         while counts["kept"] < count and counts["requests"] < settings.max_requests:
             first = counts["requests"]
             numbers = range(first, min(first + batch_size, settings.max_requests))
@@ -207,6 +210,7 @@ def write_instructions(
                 counts["requests"] += 1
                 for task in _judged(requests.records[-1], settings, task_filter):
                     put(task)
+                progress.count(counts["kept"])
                 if counts["kept"] >= count:
                     break
         kept.finish()

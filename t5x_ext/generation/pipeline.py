@@ -26,7 +26,6 @@ from etils import epath
 
 from t5x_ext import bounds, files
 from t5x_ext.checkpoints.directories import saved_steps
-from t5x_ext.decoding import Greedy
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import rounds, scores, tuning
 from t5x_ext.generation.answering import check_room
@@ -177,7 +176,8 @@ class Pipeline:
         found: dict[str, dict[int, scores.Scored]] = {}
         for name, template in self.asked_models(tuned):
             writer = writers.get(name) or writers[None]
-            generator = writer.generator(Greedy(), self.round.batch_size)
+            method = rounds.seeded(self.evaluation.decoding, self.evaluation.seed)
+            generator = writer.generator(method, self.round.batch_size)
             for shots in self.shots:
                 path = self.predictions_file(name, shots)
                 settings = self.evaluation_settings(template, shots)

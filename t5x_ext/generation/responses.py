@@ -33,6 +33,7 @@ from t5x_ext.generation.journal import (
 )
 from t5x_ext.generation.records import Seed
 from t5x_ext.generation.requests import Generator, Request, completions
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.retrieval import Hit, Index
 
 # Of a task whose instruction alone leaves no room for an answer in the model's context.
@@ -124,8 +125,13 @@ def write_responses(
         if settings.include_seeds:
             for seed in seeds:
                 train.put(_row(seed.id, seed.instruction, seed.input, seed.output, settings, 0))
+        progress = stack.enter_context(MinuteNotes("writing answers", count, "answers kept"))
         for batch in _batches(tasks, batch_size):
             new = [(n, task) for n, task in batch if task["id"] not in answered]
+            if len(new) == len(batch):
+                progress.count(counts["kept"])
+            else:
+                progress.find(counts["kept"])
             made = _answers(generator, settings, new, index, made_by)
             for _, task in batch:
                 record = answered.get(task["id"])

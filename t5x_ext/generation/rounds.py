@@ -84,7 +84,7 @@ class Round:
 
     def answering_method(self, contrasted: bool) -> Method:
         """How answers are decoded, against an amateur or not."""
-        method = _seeded(self.response_decoding, self.answering.seed)
+        method = seeded(self.response_decoding, self.answering.seed)
         return dataclasses.replace(self.contrast, method=method) if contrasted else method
 
 
@@ -111,7 +111,7 @@ def write_instructions(
         directory: of the round; other rounds have their own. What is there already is gone on with.
         count: tasks to keep; None for as many as rows are wanted.
     """
-    method = _seeded(round_.instruction_decoding, round_.asking.seed)
+    method = seeded(round_.instruction_decoding, round_.asking.seed)
     counts = instructions.write_instructions(
         directory,
         round_.seeds,
@@ -181,6 +181,6 @@ def write_rows(
     return Written(place / TRAIN, rows) if tasks["kept"] else Written(place / INSTRUCTIONS, tasks)
 
 
-def _seeded(method: Greedy, seed: int) -> Greedy:
+def seeded(method: Greedy, seed: int) -> Greedy:
     """A method that draws, with that seed; others as they are."""
     return dataclasses.replace(method, seed=seed) if isinstance(method, Sampling) else method

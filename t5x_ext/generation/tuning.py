@@ -55,6 +55,7 @@ class TuningSettings:
         steps: instead of `epochs`; None for none.
         batch_size: rows of a step.
         lengths: tokens of a prompt and of a response, at most.
+        loss_on_prompt: whether the prompt's tokens count in the loss as the response's do.
         remat_policy: what the backward pass computes again; see `T5Config`.
         save_period: steps between checkpoints, from which a killed run resumes.
         seed: of the adapter's first values, of dropout and of the order of the rows.
@@ -70,6 +71,7 @@ class TuningSettings:
     lengths: Mapping[str, int] = dataclasses.field(
         default_factory=lambda: {"inputs": 1024, "targets": 512}
     )
+    loss_on_prompt: bool = False
     remat_policy: str = "full"
     save_period: int = 50
     seed: int = 0
@@ -84,6 +86,10 @@ class TuningSettings:
         bounds.check_real("TuningSettings.learning_rate", self.learning_rate, 0)
         bounds.check_int("TuningSettings.batch_size", self.batch_size, 1, bounds.MAX_ROWS)
         bounds.check_lengths("TuningSettings.lengths", self.lengths)
+        if not isinstance(self.loss_on_prompt, bool):
+            raise ConfigError(
+                f"TuningSettings.loss_on_prompt: {self.loss_on_prompt!r}; allowed: True, False"
+            )
         bounds.check_int("TuningSettings.save_period", self.save_period, 1)
         bounds.check_seed("TuningSettings.seed", self.seed)
 
@@ -95,6 +101,8 @@ class TuningSettings:
         """What determines the adapter, as JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["save_period"], fields["remat_policy"]
+        if not self.loss_on_prompt:  # as runs were begun before there was the field
+            del fields["loss_on_prompt"]
         optimizer = dataclasses.asdict(self.optimizer)
         own = {"lora": self.lora.describe(), "lengths": dict(self.lengths)}
         return fields | own | {"optimizer": optimizer}
@@ -122,6 +130,7 @@ def train_arguments(
         vocabulary,
         settings.optimizer,
         inputs_bidirectional_attention=bool(source.bidirectional),
+        loss_on_prompt=settings.loss_on_prompt,
     )
     steps = settings.num_steps(len(read_records(rows)))
     rate = create_learning_rate_scheduler(
@@ -161,6 +170,26 @@ def check_context(settings: TuningSettings, weights: Weights) -> None:
     """
     model = DecoderOnlyModel(network.Transformer(weights.describe().config))
     model.check_context(settings.lengths)
+
+
+def check_answers(settings: TuningSettings, max_new_tokens: int) -> None:
+    """Refuses answers longer than what is tuned on, before any is written.
+
+    An answer that is cut, and closed by EOS, teaches to stop in the middle.
+
+    Args:
+        settings: the recipe.
+        max_new_tokens: of an answer, end of sequence included.
+
+    Raises:
+        ConfigError: they may be.
+    """
+    most = settings.lengths["targets"]
+    if max_new_tokens > most:
+        raise ConfigError(
+            f"ResponseSettings.max_new_tokens: {max_new_tokens}; allowed: up to {most}, the tokens "
+            "of a response that are tuned on (TASK_FEATURE_LENGTHS['targets'])"
+        )
 
 
 def check_ends(examples: Sequence[Example], vocabulary: Vocabulary) -> None:

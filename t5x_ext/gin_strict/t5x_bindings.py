@@ -63,8 +63,8 @@ _CHECKPOINTER = Rule(
 _MANAGER = Rule("checkpoints are managed by Orbax", (Named("CheckpointManager"),))
 _TRANSFORMATIONS = Rule("a checkpoint is read and written as it is; use convert", ((), None))
 _IN_MEMORY = Rule(
-    "held-out examples are kept as tokens, about 6 kB each; seqio.Evaluator.num_examples takes "
-    "fewer of them",
+    "held-out examples that are decoded are kept as tokens and text, about 6 kB each; "
+    "seqio.Evaluator.num_examples takes fewer of them",
     (True,),
 )
 _LOADED = Rule("a checkpoint holds all of a model's tensors or is refused by name")

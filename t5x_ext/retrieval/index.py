@@ -31,6 +31,7 @@ import numpy as np
 
 from t5x_ext import bounds, caches
 from t5x_ext.errors import ConfigError
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.retrieval.bm25s_import import import_bm25s
 from t5x_ext.retrieval.corpus import Corpus, Passage
 from t5x_ext.terminal import note
@@ -223,11 +224,13 @@ def _shards(corpus: Corpus, settings: BM25) -> Iterator[list[tuple[int, int, Pas
 def _count(corpus: Corpus, settings: BM25) -> _Statistics:
     frequencies: Counter[str] = Counter()
     count = total = 0
-    for shard in _shards(corpus, settings):
-        for terms in settings._tokenize([passage.whole for *_, passage in shard]):
-            frequencies.update(set(terms))
-            count += 1
-            total += len(terms)
+    with MinuteNotes(f"words of {corpus.path}", None, "passages") as progress:
+        for shard in _shards(corpus, settings):
+            for terms in settings._tokenize([passage.whole for *_, passage in shard]):
+                frequencies.update(set(terms))
+                count += 1
+                total += len(terms)
+            progress.count(count)
     if not total:
         raise ConfigError(f"{corpus.path}: holds no word to search for; allowed: passages of text")
     return _Statistics(count, total / count, frequencies)

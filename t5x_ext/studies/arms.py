@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_ext import grids
+from t5x_ext import bounds, grids
 from t5x_ext.decoding.methods import Method
 from t5x_ext.decoding.requests import Limit
 from t5x_ext.errors import ConfigError, nearest
@@ -65,7 +65,17 @@ class Arm(grids.Arm):
         if not self.budgets:
             raise ConfigError(f"Arm {self.name}: budgets is empty; allowed: at least one")
         object.__setattr__(self, "budgets", tuple(str(budget) for budget in self.budgets))
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", bounds.to_texts(f"Arm {self.name}: stop", self.stop))
+        if self.decoding is not None and not isinstance(self.decoding, Method):
+            raise ConfigError(
+                f"Arm {self.name}: decoding {self.decoding!r:.60}; allowed: Greedy(...), "
+                "Sampling(...) or Beam(...) of t5x_ext.decoding, or None"
+            )
+        if self.output_limit is not None and not isinstance(self.output_limit, OutputLimit):
+            raise ConfigError(
+                f"Arm {self.name}: output_limit {self.output_limit!r:.60}; allowed: "
+                "decoding.make_limit((64, 2, 32)) and the like, or None"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The fields as JSON; the last six only where they are set, as older studies have them."""

@@ -24,6 +24,7 @@ from t5x_ext.studies.recipes import Recipe
 
 if TYPE_CHECKING:
     from t5x_ext.generation.rounds import Round
+    from t5x_ext.models import BaseTransformerModel
 
 TunedKey = Callable[[Arm, str, int], str]
 
@@ -248,13 +249,20 @@ def check_generated(
     arms: Sequence[Arm],
     recipe: Recipe,
     tasks: Sequence[str] | None,
+    model: BaseTransformerModel,
 ) -> None:
     """Checks generated data against the study that tunes on it.
 
     Raises:
-      ConfigError: the study is of other sets, or tunes on less than what its models may answer: an
+      ConfigError: the study is of other sets; its model has an encoder, or a context in which a
+        request or an answer has no room; or it tunes on less than what its models may answer: an
         answer that is cut, and closed by EOS, teaches to stop in the middle.
     """
+    if generated and model.config.has_encoder:
+        raise ConfigError(
+            f"GENERATED: a {model.config.family} model has an encoder; allowed: decoder-only "
+            "models, which write data for themselves"
+        )
     if generated and not all(name.startswith(PREFIX) for name in tasks or ("",)):
         raise ConfigError(f"TASKS: with generated data allowed: {PREFIX}<domain>.<set>")
     by_name = {data.name: data for data in generated}
@@ -267,3 +275,35 @@ def check_generated(
                 f"(ResponseSettings.max_new_tokens); allowed: up to {targets}, which is its "
                 "recipe's task_feature_lengths['targets']"
             )
+    for name in wanted_rows(arms):
+        if name in by_name:  # of another, `GeneratedKeys` tells
+            data = by_name[name]
+            _check_context(data, by_name.get(data.tasks_of, data), model)
+
+
+def _check_context(
+    data: GeneratedData, tasks_of: GeneratedData, model: BaseTransformerModel
+) -> None:
+    """Raises ConfigError where the model's context has no room for a request, or an answer.
+
+    Args:
+      data: whose tasks are answered.
+      tasks_of: the data whose tasks they are, which may be itself.
+      model: who writes.
+    """
+    from t5x_ext.generation.answering import check_room
+    from t5x_ext.generation.instructions import check_seeds
+    from t5x_ext.generation.requests import Generator
+    from t5x_ext.generation.text_models import token_counter
+
+    longest = getattr(model.config, "max_length", None)
+    if longest is None:
+        return
+    counter = token_counter(model.output_vocabulary)
+    generator = Generator(lambda requests: (), counter, longest, "", "none")
+    seeds = Domain(data.domain).seeds(data.num_seeds)
+    try:
+        check_seeds(Domain(tasks_of.domain).seeds(tasks_of.num_seeds), tasks_of.asking, generator)
+        check_room(data.answering, generator, seeds)
+    except ConfigError as error:
+        raise ConfigError(f"GeneratedData {data.name}: {error}") from None

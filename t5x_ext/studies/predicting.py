@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from t5x_ext.decoding import Greedy
@@ -13,9 +13,11 @@ from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict, predict_by_adapter, predict_together
 from t5x_ext.decoding.stops import check_stops
+from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.tuning import Tuned, Way
 
 
@@ -57,6 +59,32 @@ class Predictor:
             for way in decodings:
                 yield [predict(decoder_of(way), params, sets[0])]
 
+    def check(self, arms: Iterable[Arm]) -> None:
+        """Refuses arms whose answers could not be decoded, before hours of tuning.
+
+        Raises:
+          ConfigError: names the arm, and what of its decoding is not allowed.
+        """
+        for arm in arms:
+            try:
+                self._check(arm)
+            except ConfigError as error:
+                raise ConfigError(f"Arm {arm.name}: {error}") from None
+
+    def _check(self, arm: Arm) -> None:
+        decoder = self._decoder(arm.tuning, Way.of(arm))
+        if decoder.method.num_sides > 1:
+            raise ConfigError(
+                f"decoding {type(decoder.method).__name__}, which needs an amateur; allowed: "
+                "Greedy, Sampling, Beam (of a contrast: GeneratedData.contrast)"
+            )
+        decoder.method.check_ids(decoder.output_ids)
+        if arm.stop and not any(map(functools.partial(_survives, decoder.model), arm.stop)):
+            raise ConfigError(
+                f"stop {tuple(arm.stop)!r}: the vocabulary cannot write any of them, so that no "
+                "answer would end there; allowed: texts without white space that it loses, or ()"
+            )
+
     @functools.cached_property
     def _decoder(self) -> Any:
         """(tuning, way, adapters in the network, if several) -> a decoder, made once."""
@@ -78,3 +106,9 @@ class Predictor:
             )
 
         return functools.cache(make)
+
+
+def _survives(model: BaseTransformerModel, text: str) -> bool:
+    """Whether a text can stand in an answer; some vocabularies have no line break."""
+    vocabulary = model.output_vocabulary
+    return text in vocabulary.decode(vocabulary.encode(f"a{text}a"))

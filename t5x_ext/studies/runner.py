@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
 from t5x_ext.metrics.aggregate import task_scores
@@ -35,7 +36,7 @@ from t5x_ext.studies.predicting import Predictor
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Job, Tuned, Tuner
-from t5x_ext.terminal import show
+from t5x_ext.terminal import note, show
 
 
 class _Progress:
@@ -112,6 +113,7 @@ class Runner:
             self.waits,
             self.wait_minutes,
         )
+        self._told: set[tuple[str, str]] = set()  # what has been said of cuts
         self._generation: Generation | None = None
         if self.generated is not None:
             keys, wanted = self.generated
@@ -213,7 +215,16 @@ class Runner:
             train = self._generation.train(one, self.data.lengths)
         else:
             train = self.data.train(one)
+        self._tell_cuts(f"train ({one.arm.prompt})", train)
+        self._tell_cuts(f"test ({one.arm.prompt})", test)
         return self._tuners[one.arm.tuning].prepare(cells, train, test)
+
+    def _tell_cuts(self, what: str, examples: Sequence[Example]) -> None:
+        """Says once of each task, split and prompt how much of the first cell's rows is cut."""
+        cuts = cuts_by_task(examples)
+        new = {task: each for task, each in cuts.items() if (task, what) not in self._told}
+        self._told.update((task, what) for task in new)
+        note(*cut_lines(new, self.data.lengths, what))
 
     def _finish(
         self,
@@ -269,6 +280,7 @@ class Runner:
             "train_loss": [loss if math.isfinite(loss) else None for loss in losses],
             "leaked_tasks": [n for n in cell.tasks if train and self.data.is_leaked(n)],
             "truncated_by_task": _truncated(cell.tasks, train, measured.rows),
+            "targets_truncated_by_task": _truncated_targets(train),
             "stopped_by_task": _stopped(measured.rows),
             "short_tasks": self.data.short(cell.tasks, cell.budget),
             "scores": {"by_task": task_scores(measured)},
@@ -322,3 +334,8 @@ def _truncated(
         for name in tasks
         if cut_train[name] or cut_test[name]
     }
+
+
+def _truncated_targets(train: Sequence[Example]) -> dict[str, int]:
+    """{source: training rows of which a target is cut}, for sources that have any."""
+    return dict(collections.Counter(row.task for row in train if row.target_truncated))

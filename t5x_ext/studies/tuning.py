@@ -24,6 +24,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.progress import MinuteNotes
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -36,6 +37,11 @@ class Way(NamedTuple):
     decoding: Method | None
     stop: tuple[str, ...]
     output_limit: Limit | None
+
+    @classmethod
+    def of(cls, arm: Arm) -> Way:
+        """How an arm decodes."""
+        return cls(arm.decoding, tuple(arm.stop), arm.output_limit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,8 +70,7 @@ class Job:
     @property
     def decodings(self) -> tuple[Way, ...]:
         """How each of the cells decodes."""
-        arms = [cell.arm for cell in self.cells]
-        return tuple(Way(arm.decoding, tuple(arm.stop), arm.output_limit) for arm in arms)
+        return tuple(Way.of(cell.arm) for cell in self.cells)
 
 
 class Tuned(NamedTuple):
@@ -198,7 +203,6 @@ class Tuner:
         else:
             state = program.state_from_params(copy_to(initial, "device"))
         ends: dict[int, jax.Array] = {}
-        progress = MinuteNotes(f"tuning {job.cell}", job.num_steps, "steps")
 
         def keep_loss(event: Any) -> None:
             if event.step in (1, job.num_steps):
@@ -207,7 +211,8 @@ class Tuner:
 
         key = jax.random.key(job.cell.seed)
         assert job.batches is not None  # `tune` trains nothing without
-        with contextlib.closing(job.batches) as batches:
+        progress = MinuteNotes(f"tuning {job.cell}", job.num_steps, "steps")
+        with contextlib.closing(job.batches) as batches, progress:
             state = train_loop(
                 program, state, batches, job.num_steps, key, [keep_loss], frozen=frozen
             )
@@ -234,7 +239,7 @@ class Tuner:
                 num_steps,
                 [jax.random.key(job.cell.seed) for job in group],
                 frozen,
-                MinuteNotes(what, max(num_steps), "steps"),
+                closing.enter_context(MinuteNotes(what, max(num_steps), "steps")),
             )
 
     def _experts(self, group: Sequence[Job]) -> ExpertProgram:

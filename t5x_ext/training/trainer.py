@@ -19,6 +19,7 @@ from t5x_ext import bounds
 from t5x_ext.models import BaseTransformerModel, losses, parameters
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.progress import MinuteNotes
 from t5x_ext.schedules import LearningRateFn, create_learning_rate_scheduler
 from t5x_ext.training import state as states
 from t5x_ext.training.actions import BaseAction, EarlyStoppingAction, TerminateOnNanAction
@@ -156,18 +157,26 @@ class Program:
         """Shapes, dtypes and shardings of the parameters under adapters; {} without."""
         return states.abstract_frozen(self.model, self.partitioner)
 
-    def evaluate(self, model_params: Params, batches: Iterable[dict[str, np.ndarray]]) -> Any:
+    def evaluate(
+        self,
+        model_params: Params,
+        batches: Iterable[dict[str, np.ndarray]],
+        progress: MinuteNotes | None = None,
+    ) -> Any:
         """Means per target token over all batches: {'cross_entropy', 'accuracy', ...} floats.
 
         Args:
           model_params: parameters on the mesh.
           batches: features [B, ...], the same whole batches on every host.
+          progress: counts the batches.
         """
         total = jax.device_put(losses.zero_sums(), self.partitioner.sharding(()))
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
             # Added up in the compiled step: op by op it costs more than a small model's step.
             total = self._eval_step(model_params, placed, total)
+            if progress is not None:
+                progress.count(number, total.weight)
         if not float(total.weight):
             return {}
         return {name: float(value) for name, value in loss_metrics(total).items()}

@@ -329,6 +329,40 @@ def test_command_on_a_file_of_ones_own(capsys, tmp_path):
     (found,) = json.loads(capsys.readouterr().out)["tasks"]
     assert (found["name"], found["train"], found["test"]) == ("french", 2, 1)
     assert found["duplicates"] == 1
+    assert audit.main(["--mixture", str(path), "--out", str(tmp_path)]) == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header.endswith(f" from {path}") and "bundled" not in header
+
+
+def test_findings_that_are_named_fail_the_command(capsys, tmp_path):
+    line = {"instruction": "Say it in French.", "input": "good day", "output": "bonjour"}
+    for name in ("french.jsonl", "french.test.jsonl"):
+        (tmp_path / name).write_text(json.dumps(line) + "\n")
+    arguments = ["--mixture", str(tmp_path / "french.jsonl"), "--fail_on"]
+    for kinds, status in (
+        ("leak", 1),
+        ("long_targets,leak", 1),
+        ("any", 1),
+        ("long_targets,shared inputs", 0),
+    ):
+        assert audit.main([*arguments, kinds]) == status
+        told = capsys.readouterr()
+        assert told.out.startswith("1 tasks, 1 rows of ")  # the report all the same
+        assert ("error: --fail_on: found 1 leak" in told.err) == bool(status)
+    assert audit.main([*arguments, "laek"]) == 1
+    assert "--fail_on: 'laek'; " in capsys.readouterr().err
+
+
+def test_synthetic_rows_that_repeat_fail_the_command(capsys, tmp_path):
+    line = {"instruction": "Say it.", "input": "good day", "output": "bonjour"}
+    path = tmp_path / "train.jsonl"
+    path.write_text((json.dumps(line) + "\n") * 2)
+    arguments = ["--synthetic", str(path), "--fail_on"]
+    assert audit.main([*arguments, "seed_copies,shared"]) == 0
+    assert audit.main([*arguments, "duplicates"]) == 1
+    assert "found 1 duplicates" in capsys.readouterr().err
+    assert audit.main([*arguments, "leak"]) == 1
+    assert "--fail_on: 'leak'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -15,11 +16,14 @@ import seqio
 import tensorflow as tf
 
 import mixtures
-from t5x_ext.data import seqio_examples, stores
-from t5x_ext.data.batching import TrainBatches
+from t5x_ext.configs import DatasetConfig
+from t5x_ext.data import datasets, seqio_examples, stores
+from t5x_ext.data.batching import TrainBatches, eval_batches
+from t5x_ext.data.cuts import cuts_by_task
 from t5x_ext.data.examples import load_mixture
+from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.data.opening import open_mixture
-from t5x_ext.data.tables import MemoryTable
+from t5x_ext.data.tables import MemoryTable, TableExamples
 
 LENGTHS = {"inputs": 24, "targets": 12}
 TOKENIZE = (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim)
@@ -240,3 +244,42 @@ def test_draws_that_cannot_be_repeated_are_told_and_made_once(add_task, caplog):
     (line,) = [record.message for record in caplog.records if "diced" in record.message]
     assert "tf.random" in line and "num_seeds" in line and "\n" not in line
     assert tokens_of(batches, 0) == tokens_of(batches, 1)
+
+
+def test_held_out_examples_on_disk_give_the_batches_of_those_in_memory(add_task) -> None:
+    names = [add_task("held_a", 60), add_task("held_b", 30)]
+    seqio.MixtureRegistry.add("held_out", names, default_rate=1.0)
+    try:
+        found = {}
+        for limit in (1 << 29, ON_DISK):
+            members = open_mixture("held_out", "validation", LENGTHS, memory_limit_bytes=limit)
+            examples = TableExamples([member.examples for member in members])
+            batches = eval_batches(EncoderDecoderFeatures(), examples, 8, LENGTHS)
+            found[limit] = [(indices.tolist(), batch) for indices, batch in batches]
+            assert len(examples) == 90 == len(list(examples)) == len(examples[:])
+            assert examples[60].id == examples[59:61][1].id == "held_b:0"
+        in_memory = [x for m in load_mixture("held_out", "validation", LENGTHS) for x in m.examples]
+        listed = eval_batches(EncoderDecoderFeatures(), in_memory, 8, LENGTHS)
+        found["list"] = [(indices.tolist(), batch) for indices, batch in listed]
+    finally:
+        seqio.MixtureRegistry.remove("held_out")
+    expected = found.pop("list")
+    for batches in found.values():
+        assert len(batches) == len(expected) == 12
+        for (places, batch), (other_places, other) in zip(batches, expected, strict=True):
+            assert places == other_places
+            for name in other:
+                np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_a_loss_is_of_examples_that_stay_on_disk(tmp_path: Path) -> None:
+    mixtures.configure()
+    cfg = DatasetConfig("superni.ql.io.held_in.n10", {"inputs": 64, "targets": 16}, "validation", 8)
+    whole = datasets.open_flat(cfg)
+    assert isinstance(whole, list) and [e.id for e in whole] == [
+        e.id for e in datasets.load_flat(cfg)
+    ]
+    stored = datasets.open_flat(dataclasses.replace(cfg, memory_limit_bytes=ON_DISK))
+    assert isinstance(stored, TableExamples) and len(stored) == len(whole)
+    assert [example.id for example in stored] == [example.id for example in whole]
+    assert stored.cuts == cuts_by_task(whole)

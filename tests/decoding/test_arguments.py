@@ -49,7 +49,7 @@ WRONG: dict[str, list[Any]] = {
     "decoding": [5, "greedy", Greedy, [Greedy()]],
     "max_new_tokens": COUNTS,
     "batch_size": COUNTS,
-    "max_input_tokens": COUNTS,
+    "max_input_tokens": [count for count in COUNTS if count is not None],
 }
 CALLS = {
     "generate": {"prompts": TEXTS, "max_new_tokens": 2},
@@ -111,3 +111,47 @@ def test_arrays_and_none_are_allowed(model: Model) -> None:
     how["weights"] = (np.array([0.25, 0.75], np.float32), (jnp.ones(()),))
     arrays = [[np.array(ids) for ids in group] for group in contexts]
     assert model.generate_tokens(arrays, 4, decoding, **how) == expected
+
+
+@pytest.mark.parametrize("weights", [None, [[1.0], [1.0]]])
+def test_texts_and_chats_are_no_token_ids(model: Model, weights: list[list[float]] | None) -> None:
+    chat = [{"role": "user", "content": "a"}]
+    for prompt, what in (("a b c", "text"), (chat, "chat")):
+        prompts = [[1, 2], prompt] if weights is None else [[[1, 2]], [prompt]]
+        expected = rf"generate_tokens: prompts\[1\] is a {what}; allowed: rows of token ids"
+        with pytest.raises(ConfigError, match=expected):
+            model.generate_tokens(prompts, 2, weights=weights)
+
+
+def test_rows_of_ids_are_no_texts(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"prompts\[0\] is list; allowed: .* \(calls named"):
+        model.generate(IDS, 2)
+    with pytest.raises(ConfigError, match="row 0 is a text; allowed: a list of token ids"):
+        model.generate_outputs(["a", [1, 2]], 2)
+
+
+def test_prompts_are_whole_or_refused() -> None:
+    """They are cut only where that is asked for, with a warning."""
+    config = LlamaConfig(
+        vocab_size=SIZE,
+        emb_dim=8,
+        num_layers=1,
+        head_dim=4,
+        mlp_dim=8,
+        num_heads=2,
+        num_kv_heads=1,
+        max_length=1600,
+    )
+    params = Transformer(config).init(jax.random.key(0))
+    one = PjitPartitioner(devices=jax.devices()[:1])
+    model = Model(config, params, bundled_vocabulary(), one)
+    ids = model._described.features.prompt_tokens(model.vocabulary, "red box " * 700)
+    assert 1024 < len(ids) < 1590
+    text = "red box " * 700
+    whole = model.generate_outputs([text], 4)
+    assert whole[0].tokens == model.generate_tokens([ids], 4)[0]
+    expected = f"a prompt of {len(ids)} tokens and 900 of its answer; allowed: 1600 in all"
+    with pytest.raises(ConfigError, match=expected):
+        model.generate([text], 900)
+    with pytest.warns(UserWarning, match="are cut at the end"):
+        model.generate([text], 900, max_input_tokens=8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,6 +125,33 @@ def test_one_batch_contrasts_as_two_models_side_by_side(family: str, method: Con
     assert found == split.generate_tokens(
         CONTEXTS, 16, method, EOS, weights=WEIGHTS, adapter="bio", amateur="fin"
     )
+
+
+def test_an_amateur_reads_with_the_adapter_that_it_was_loaded_with() -> None:
+    """Over an expert alone, and over one with adapters of its own, a name a row."""
+    model = with_adapters("llama")
+    loaded = dataclasses.replace(model, default_adapter="fin")
+    names = [None, "bio", "fin"] * 3
+    for expert, adapter in ((merged(model, 1), None), (model, names)):
+        found, expected, against_base = (
+            expert.generate_tokens(
+                CONTEXTS,
+                8,
+                Contrastive(alpha=0.3),
+                EOS,
+                weights=WEIGHTS,
+                adapter=adapter,
+                amateur=amateur,
+            )
+            for amateur in (loaded, merged(model, 2), make("llama"))
+        )
+        assert found == expected != against_base
+
+
+def test_an_amateur_with_adapters_of_which_none_is_its_own_is_refused() -> None:
+    message = "amateur: a model with adapters bio, fin, none of which is named; allowed: Model.load"
+    with pytest.raises(ConfigError, match=message):
+        make("llama").generate_tokens([[1]], 4, Contrastive(), amateur=with_adapters("llama"))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from sampler import BUNDLED, Sampler, run
 
-from t5x_ext import audit
+from t5x_ext import audit, progress
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import (
     Completion,
@@ -110,6 +111,14 @@ def test_a_damaged_made_json_is_one_line(unbroken, tmp_path, capsys, made, messa
     assert audit.main(["--synthetic", str(tmp_path / "train.jsonl")]) == 1
     error = capsys.readouterr().err
     assert message in error and "made.json" in error and error.count("\n") == 1
+
+
+def test_how_far_writing_is_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECS", 0.01)
+    run(str(tmp_path), 0.01, 4, tasks=20, rows=8)
+    said = capsys.readouterr().err
+    assert re.search(r"writing tasks: [1-9]\d*/20 tasks kept  ETA \ds\n", said)
+    assert re.search(r"writing answers: [1-9]/8 answers kept  ETA \ds\n", said)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from sampler import BUNDLED, Sampler
 
-from t5x_ext.decoding import LimitByKind
+from t5x_ext import progress
+from t5x_ext.decoding import Beam, LimitByKind
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import Generator, read_evaluation, read_seeds
 from t5x_ext.generation.audit import SyntheticRow, audit_rows, verb_noun
@@ -54,9 +56,23 @@ def test_a_prompt_that_does_not_fit_loses_demonstrations_from_the_front() -> Non
 def test_answers_end_where_the_template_says() -> None:
     assert EvaluationSettings("ss.none").stops == ("###", "\n\n")
     assert EvaluationSettings("alpaca").stops == ("###",)
+    assert EvaluationSettings("alpaca", stop=["\n"]).stops == ("\n",)
+    for wrong in ("###", [""], [5]):
+        with pytest.raises(ConfigError, match="EvaluationSettings.stop: .*; allowed: a list of"):
+            EvaluationSettings(stop=wrong)
+    with pytest.raises(ConfigError, match="EvaluationSettings.decoding: .*; allowed: Greedy"):
+        EvaluationSettings(decoding=Beam())
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
     by_kind = EvaluationSettings(max_new_tokens=LimitByKind(20, 30, ["ner"]))
     assert (by_kind.limit("qa_long"), by_kind.limit("ner")) == (20, 30)
+
+
+def test_how_far_answering_is_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECS", 0.01)
+    slow = dataclasses.replace(Sampler(0.02).generator(), max_tokens=1000)
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, ROWS, SEEDS, slow, EvaluationSettings("ss.none"), 2)
+    assert re.search(r"predictions.jsonl: 4/6 questions  ETA \ds\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -79,6 +95,9 @@ def test_predictions_are_resumed_at_any_byte_and_can_be_scored(
     assert labels == ["container", "dry bulk", "liquid bulk", "passenger"]
     with pytest.raises(ConfigError, match="line 1: field 'inputs'"):
         write_predictions(path, ROWS, SEEDS, generator(), EvaluationSettings("ss.none"))
+    other = EvaluationSettings("ss.none", shots=1, stop=["###"])
+    with pytest.raises(ConfigError, match="field 'stops'"):
+        write_predictions(path, ROWS, SEEDS, generator(), other)
     shorter = EvaluationSettings("ss.none", shots=1, max_new_tokens=8)
     with pytest.raises(ConfigError, match="'max_new_tokens': 128, but this run has 8; allowed"):
         write_predictions(path, ROWS, SEEDS, generator(), shorter)

@@ -139,6 +139,18 @@ def test_rows_beyond_the_context_are_refused_before_any_is_written(
     assert "allowed: 4096 in all" in error and not (tmp_path / "run").exists()
 
 
+def test_answers_longer_than_what_is_tuned_on_are_refused_before_any_is_written(
+    checkpoint: str, tmp_path: Path, capsys
+) -> None:
+    limit = "--gin.ResponseSettings.max_new_tokens=33"
+    assert run(checkpoint, tmp_path / "run", limit) == 1
+    assert capsys.readouterr().err == (
+        "error: ResponseSettings.max_new_tokens: 33; allowed: up to 32, the tokens of a response "
+        "that are tuned on (TASK_FEATURE_LENGTHS['targets'])\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:
     first, second = (records(finished / f"round{n}" / "responses.jsonl") for n in (1, 2))
     assert [len(response["passages"]) for response in first] == [2, 2, 2, 0]
@@ -281,6 +293,19 @@ def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
     assert described.max_tokens == 4096 and len(described.identity) == 16
     text = "Instruction: say\nwhat it is."
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
+
+
+def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: Path) -> None:
+    rows, weights = finished / "round1" / "train.jsonl", Weights(checkpoint)
+    for counts in (False, True):
+        lengths = {"inputs": 224, "targets": 32}
+        settings = tuning.TuningSettings(lengths=lengths, loss_on_prompt=counts)
+        made = tuning.train_arguments(settings, weights, rows, tmp_path)
+        assert made["model"].loss_on_prompt is counts
+        # Runs that were begun without the field go on.
+        assert ("loss_on_prompt" in settings.describe()) is counts
+    with pytest.raises(ConfigError, match="loss_on_prompt: 'no'; allowed: True, False"):
+        tuning.TuningSettings(loss_on_prompt="no")
 
 
 def test_rows_without_an_end_in_the_loss_are_refused(checkpoint: str, finished: Path) -> None:

@@ -9,8 +9,12 @@ import pytest
 
 from mixtures.specialization import rows as domains
 from mixtures.specialization.names import parse_name
+from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import InstructionSettings, ResponseSettings
+from t5x_ext.models import DecoderOnlyModel
+from t5x_ext.models.llama import LlamaConfig
+from t5x_ext.models.network import Transformer
 from t5x_ext.studies import Recipe
 from t5x_ext.studies.generated_data import Domain, check_generated
 from t5x_ext.studies.self_specialization import self_specialization_arms, self_specialization_data
@@ -31,11 +35,23 @@ def test_answers_longer_than_what_is_tuned_on_are_refused() -> None:
     data = self_specialization_data("harbour", InstructionSettings("x"), ResponseSettings("x"))
     most = data[0].answering.max_new_tokens
     names = ["self.harbour.harbour_log"]
-    check_generated(data, arms, Recipe({"inputs": 64, "targets": most}), names)
+    config = LlamaConfig(
+        vocab_size=768,
+        emb_dim=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_dim=8,
+        max_length=4096,
+    )
+    model = DecoderOnlyModel(Transformer(config), bundled_vocabulary())
+    check_generated(data, arms, Recipe({"inputs": 64, "targets": most}), names, model)
     with pytest.raises(ConfigError, match=f"ss_r1_docs0: tuned on answers of up to {most} tokens"):
-        check_generated(data, arms, Recipe({"inputs": 64, "targets": most - 1}), names)
+        short = Recipe({"inputs": 64, "targets": most - 1})
+        check_generated(data, arms, short, names, model)
     with pytest.raises(ConfigError, match="TASKS: with generated data allowed"):
-        check_generated(data, arms, Recipe(), ["writing.jfleg"])
+        check_generated(data, arms, Recipe(), ["writing.jfleg"], model)
 
 
 def test_a_warm_up_by_share_follows_the_length_of_the_run() -> None:

@@ -43,6 +43,11 @@ def mean_lengths(targets: Sequence[int], predictions: Sequence[int]) -> dict[str
     }
 
 
+def mean_score(targets: Sequence[int], scores: Sequence[float]) -> dict[str, float]:
+    """A metric of log-likelihoods."""
+    return {"mean_score": sum(scores) / len(targets)}
+
+
 def _register(name: str, vocabulary: seqio.Vocabulary) -> None:
     feature = seqio.Feature(vocabulary, add_eos=True)
     seqio.TaskRegistry.add(
@@ -51,7 +56,7 @@ def _register(name: str, vocabulary: seqio.Vocabulary) -> None:
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features={"inputs": feature, "targets": feature},
         postprocess_fn=_length_of,
-        metric_fns=[mean_lengths],
+        metric_fns=[mean_lengths, mean_score],
     )
 
 
