@@ -193,10 +193,8 @@ def _read(
         with adapter_rows(shared.adapters):
             return generator.start(params, weights, prompts, lengths)
     assert length is not None
-    tokens, of_tokens, which, adapters = jax.tree.map(jnp.asarray, shared.prefixes)
-    with adapter_rows(adapters):
-        # Of a prompt, the last token is not kept; of a prefix, every token is.
-        begun, _ = generator.start(params, weights, tokens, of_tokens + 1)
+    begun = generator.read_prefixes(params, weights, shared.prefixes)
+    which = jnp.asarray(shared.prefixes.which)
     with adapter_rows(shared.adapters):
         return generator.start_after(params, begun, which, prompts, lengths, length)
 

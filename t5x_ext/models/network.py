@@ -21,8 +21,8 @@ and, to be decoded with cached keys and values (see `generation`; `recomputing` 
 
 and, for prompts that begin alike to share what is kept of that,
 
-    start_after(prefixes, which, prompts, lengths, length)   what `start` keeps of them, see
-                                        `decoder_only_network`
+    start_after(prefixes, which, prompts, lengths, length)   what `start` keeps of them, and their
+                                        own last activations, see `decoder_only_network`
 """
 
 from __future__ import annotations
