@@ -20,7 +20,7 @@ writing   the first --writing_rows test rows of every set, written as Alpaca's p
 shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same 400 tokens, as
           definitions and examples do, and have 8 to 64 of their own; 16 new tokens, batches of 16;
           and the same here with every prompt read whole. Not among the defaults.
-options   --options_questions questions of 200 to 300 tokens with four answers of 1 to 8 tokens each,
+options   --options_questions questions of 200 to 300 tokens, four answers of 1 to 8 tokens to each,
           scored: answers a second, batches of 16; and the same here with every prompt read whole.
           transformers gets the rows sorted, and computes scores of the answers alone. Not among the
           defaults.
@@ -449,7 +449,8 @@ def main() -> None:
     print(f"torch threads {torch.get_num_threads()}, {jax.devices()}", flush=True)
     for dtype in args.dtypes:
         for case in args.cases:
-            unit = {"train": "tokens", "packed": "tokens", "options": "answers"}.get(case, "prompts")
+            units = {"train": "tokens", "packed": "tokens", "options": "answers"}
+            unit = units.get(case, "prompts")
             print(f"{case}, {dtype}, {unit}:", flush=True)
             if case in ("train", "packed"):
                 train(args, dtype, case == "packed")
