@@ -412,7 +412,7 @@ def test_a_run_is_planned_with_the_adapter_that_it_goes_on_from_or_decodes_with(
     files = "--gin_file=models/llama_tiny.gin", "--gin_file=runs/plan.gin"
     config, lora = read_setup(*files).model.config, LoRA(3, targets=["q_proj"])
     params = network.Transformer(config, lora).init_trainable(jax.random.key(0))
-    peft.write(str(tmp_path / "adapter"), config, lora, params, None)
+    peft.write(str(tmp_path / "adapter"), config, peft.StoredAdapter(lora, params))
     adapter = f"--gin.ADAPTER='{tmp_path / 'adapter'}'"
     found = [
         read_setup(*files, adapter),
