@@ -52,7 +52,7 @@ class Scorer:
         Args:
           params: parameters on the partitioner's mesh.
           examples: prompts and targets.
-          adapters: int32 [examples], see `lora.adapter_rows`.
+          adapters: int32 [examples], see `models.adapter_rows`.
 
         Returns:
           float32 [len(examples)], natural logarithm, summed over the target's tokens.

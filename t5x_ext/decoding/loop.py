@@ -46,7 +46,7 @@ class Shared(NamedTuple):
     Attributes:
       log_weights: float32 [B, C], natural logarithms of the contexts' weights; None if each
         output has one context.
-      adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
+      adapters: int32 [B * R], the adapter that each prompt is read with, see `models.adapter_rows`.
       limits: int32 [B], most tokens of each output.
       prefixes: what the prompts begin with; None where they are given whole. Used up by reading.
     """

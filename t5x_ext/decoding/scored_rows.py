@@ -33,7 +33,7 @@ class ScoredRows(NamedTuple):
     Attributes:
       places: int [n], of its rows among the examples; the other rows are filler.
       features: see `Features.build`; with prefixes, tokens, targets and weights of what follows.
-      adapters: int32 [B], see `lora.adapter_rows`; None if the model has none to choose from.
+      adapters: int32 [B], see `models.adapter_rows`; None if the model has none to choose from.
       prefixes: what the rows begin with; None where they are whole.
       length: with prefixes, positions of whole rows; see `Generator.scores_after`.
     """

@@ -40,8 +40,8 @@ class Prefixes(NamedTuple):
       tokens: int32 [N, P], from the left.
       lengths: int32 [N], tokens of each; none where a prompt shares nothing.
       which: int32 [B], the prefix of each prompt.
-      adapters: int32 [N], the adapter that each is read with, see `lora.adapter_rows`; None if the
-        model has none to choose from.
+      adapters: int32 [N], the adapter that each is read with, see `models.adapter_rows`; None if
+        the model has none to choose from.
     """
 
     tokens: jax.Array | np.ndarray

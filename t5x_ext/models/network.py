@@ -134,7 +134,7 @@ class Transformer(Network):
       config: shape and numerics; its class is the family.
       lora: adapters on its linear layers, the only part that is then trained; None for none.
       num_adapters: how many adapters it holds, one of which each row of a batch uses (see
-        `blocks.lora.adapter_rows`); None for one, used by all rows.
+        `models.adapter_rows`); None for one, used by all rows.
       quantization: 'nf4' holds the kernels of its layers in four bits a number, see `nf4`; None
         for not. They cannot be trained.
     """
