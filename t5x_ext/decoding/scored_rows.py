@@ -76,10 +76,10 @@ def scored_batches(
                 left[rows.places] = False
                 yield rows
     (whole,) = np.nonzero(left)
-    others = [examples[place] for place in whole]
-    for indices, rows in eval_batches(features, others, batch_size, lengths):
+    others = [examples[place] for place in whole.tolist()]
+    for indices, of_batch in eval_batches(features, others, batch_size, lengths):
         places = whole[indices[indices >= 0]]
-        yield ScoredRows(places, rows, take_filled(adapters, places, batch_size))
+        yield ScoredRows(places, of_batch, take_filled(adapters, places, batch_size))
 
 
 def _ask(example: Example, number: int, adapter: int | None) -> Request:
