@@ -22,6 +22,10 @@ shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same
           and the same here with every prompt read whole. Not among the defaults.
 one       a call of `Model.generate_tokens` for one prompt, of 60 tokens with 64 new ones and of
           1,000 with 16. Not among the defaults.
+options   --options_questions questions of 200 to 300 tokens, four answers of 1 to 8 tokens to each,
+          scored: answers a second, batches of 16; and the same here with every prompt read whole.
+          transformers gets the rows sorted, and computes scores of the answers alone. Not among the
+          defaults.
 
 Both sides do a case in turn, --repeats times after a first run that compiles; the fastest counts.
 bf16 is computing in bfloat16 over float32 parameters in training (autocast there), and bfloat16
@@ -53,8 +57,10 @@ from t5x_ext.data import datasets
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.data.packing import lay_out, pack_rows
+from t5x_ext.data.records import Example
 from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer, to_example
 from t5x_ext.decoding.methods import first_argmax
 from t5x_ext.decoding.requests import Request
 from t5x_ext.models import DecoderOnlyModel
@@ -352,6 +358,60 @@ def write(args: argparse.Namespace, dtype: str) -> None:
     race(runs, args.repeats, len(prompts))
 
 
+# Scoring ----------------------------------------------------------------------------------------
+
+
+def our_scoring(
+    path: str, dtype: str, rows: list[Example], batch_size: int, share_prefixes: bool | None = None
+) -> Callable:
+    """The log-probability of each answer."""
+    model = DecoderOnlyModel(our_network(path, dtype), Vocabulary())
+    longest = max(len(row.inputs) for row in rows)
+    scorer = Scorer(model, PjitPartitioner(), batch_size, longest, share_prefixes)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), load_params(path))
+    return lambda: scorer.log_likelihoods(params, rows)
+
+
+def their_scoring(path: str, dtype: str, rows: list[Example], batch_size: int) -> Callable:
+    """The same, longest rows first."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    whole = [np.concatenate([row.inputs, row.targets[0]]) for row in rows]
+    order = sorted(range(len(rows)), key=lambda place: -len(whole[place]))
+
+    def run() -> np.ndarray:
+        found = np.zeros(len(rows), np.float32)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            ids, mask = padded([whole[place] for place in places], "left")
+            kept = max(len(rows[place].targets[0]) for place in places) + 1
+            with torch.inference_mode():
+                logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
+                scores = logits[:, :-1].float().log_softmax(-1)
+            of_ids = scores.gather(-1, ids[:, 1 - kept :, None])[..., 0].numpy()
+            for row, place in enumerate(places):
+                found[place] = of_ids[row, -len(rows[place].targets[0]) :].sum()
+        return found
+
+    return run
+
+
+def score_options(args: argparse.Namespace, dtype: str) -> None:
+    """Prints answers a second of both, and here with prompts read again for every answer."""
+    rng = np.random.default_rng(3)
+    rows = []
+    lengths = rng.integers(200, 301, args.options_questions).tolist()
+    for number, prompt in enumerate(draw(lengths)):
+        answers = draw(rng.integers(1, 9, 4).tolist(), seed=number + 1)
+        rows += [to_example(prompt, answer) for answer in answers]
+    settings = args.model, dtype, rows, 16
+    runs = {
+        "t5x_ext": our_scoring(*settings),
+        "prompts read whole": our_scoring(*settings, share_prefixes=False),
+        "transformers": their_scoring(*settings),
+    }
+    race(runs, args.repeats, len(rows))
+
+
 def race(runs: dict[str, Callable[[], Any]], repeats: int, count: int) -> None:
     """Prints how much of `count` each does a second, and against the first."""
     results = {name: run() for name, run in runs.items()}  # compiles
@@ -364,8 +424,11 @@ def race(runs: dict[str, Callable[[], Any]], repeats: int, count: int) -> None:
     ours, *others = best
     for theirs in others:
         rows = ""
-        if isinstance(results[ours], np.ndarray):
-            equal = (results[ours] == results[theirs]).all(axis=1)
+        one, other = results[ours], results[theirs]
+        if isinstance(one, np.ndarray) and one.ndim == 1:
+            rows = f"   log-probabilities differ by {np.abs(one - other).max():.1e} at most"
+        elif isinstance(one, np.ndarray):
+            equal = (one == other).all(axis=1)
             rows = f"   {equal.sum()} of {len(equal)} rows equal"
         print(
             f"  {ours} {count / best[ours]:9.2f}/s   {theirs} {count / best[theirs]:9.2f}/s   "
@@ -383,7 +446,7 @@ def main() -> None:
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
     for flag, names, default in (
-        ("--cases", [*cases, "writing", "shots", "one"], cases),
+        ("--cases", [*cases, "writing", "shots", "one", "options"], cases),
         ("--dtypes", dtypes, dtypes),
         ("--sets", [*sets, *TASKS], PAPER_SETS),
     ):
@@ -403,6 +466,7 @@ def main() -> None:
         ("writing_tokens", 128),
         ("shots_tasks", 2),
         ("shots_rows", 16),
+        ("options_questions", 16),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     args = parser.parse_args()
@@ -411,7 +475,8 @@ def main() -> None:
     print(f"torch threads {torch.get_num_threads()}, {jax.devices()}", flush=True)
     for dtype in args.dtypes:
         for case in args.cases:
-            unit = "tokens" if case in ("train", "packed") else "prompts"
+            units = {"train": "tokens", "packed": "tokens", "options": "answers"}
+            unit = units.get(case, "prompts")
             print(f"{case}, {dtype}, {unit}:", flush=True)
             if case in ("train", "packed"):
                 train(args, dtype, case == "packed")
@@ -421,6 +486,8 @@ def main() -> None:
                 follow_shots(args, dtype)
             elif case == "one":
                 answer_one(args, dtype)
+            elif case == "options":
+                score_options(args, dtype)
             else:
                 decode(args, dtype, case)
 

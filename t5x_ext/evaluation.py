@@ -9,7 +9,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
@@ -34,6 +34,9 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program, Trainer
+
+if TYPE_CHECKING:
+    from t5x_ext.checkpoints.adapters import Adapter
 
 
 def make_decoder(
@@ -248,37 +251,103 @@ def restore_each(
     if jax.process_count() > 1:
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from t5x_ext.checkpoints import adapters
+
+    # A wrong path is refused before the data, whose imports take long.
+    checkpoints = _find_checkpoints(restore_cfg, model)
+
+    @functools.lru_cache(maxsize=1)  # the first one is asked for twice
+    def open_adapter(path: str | None) -> adapters.Adapter | None:
+        return None if path is None else adapters.open_adapter(path, model.config)
+
+    first = open_adapter(checkpoints[0].adapter_path)
+    if first is None:
+        restore_cfg.lora.refuse_none(checkpoints[0].path)
+    else:
+        first.check_stated(restore_cfg.lora, model.config)
+        model = first.on(model)
+    program = Program(model, partitioner, Trainer())
+    abstract_params = program.abstract_params()
+    dataset_cfg, examples = _load_split(model, dataset_cfg, superni_cfg, num_examples)
+
+    @functools.cache
+    def decoder_that_ends_at(eos_ids: tuple[int, ...]) -> Decoder:
+        return make_decoder(model, partitioner, dataset_cfg, eos_ids=eos_ids)
+
+    prompts = _hash_prompts(examples)
+    for path, adapter_path, eos_ids in checkpoints:
+        decoder = decoder_that_ends_at(eos_ids)
+        adapter = open_adapter(adapter_path)
+        if (adapter and adapter.lora) != (first and first.lora):
+            raise ConfigError(
+                f"CHECKPOINT_PATH: {adapter_path or path} has other adapters than "
+                f"{checkpoints[0].path}; allowed: checkpoints of one network"
+            )
+        if adapter is not None:
+            _warn(adapter, path, model, dataset_cfg)
+        weights = adapters.load_weights(
+            abstract_params, path, adapter, restore_cfg.dtype, model.config
+        )
+        signature = _sign(decoder, dataset_cfg, weights.digest, prompts, restore_cfg)
+        multihost.check_same({"weights, prompts and settings": signature})
+        yield Session(
+            program, decoder, weights.params, weights.step, examples, dataset_cfg, signature
+        )
+        del weights  # before the next checkpoint comes in
+
+
+class _Checkpoint(NamedTuple):
+    """A checkpoint to restore.
+
+    Attributes:
+      path: of the whole model.
+      adapter_path: of the adapter over it, or None.
+      eos_ids: ids that end an answer by its files.
+    """
+
+    path: str
+    adapter_path: str | None
+    eos_ids: tuple[int, ...]
+
+
+def _find_checkpoints(
+    restore_cfg: RestoreCheckpointConfig, model: BaseTransformerModel
+) -> list[_Checkpoint]:
+    """The checkpoints that are named.
+
+    Raises:
+      ConfigError: one cannot be opened, or was trained with another mask of prompts.
+    """
     from t5x_ext.checkpoints import adapters, open_source, selection
     from t5x_ext.checkpoints.meta import eos_ids_in
 
-    # A wrong path is refused before the data, whose imports take long.
-    paths = [
-        adapters.split_path(path, restore_cfg.adapter) for path in selection.select(restore_cfg)
-    ]
-    eos_ids = []
-    for path, adapter_path in paths:
+    found = []
+    for selected in selection.select(restore_cfg):
+        path, adapter_path = adapters.split_path(selected, restore_cfg.adapter)
         source = open_source(path)
-        # An encoder-decoder's vocabulary may be the user's own.
-        eos_ids.append(eos_ids_in(source.meta) if model.features.joined else ())
         stated = adapters.bidirectional_in(source, adapter_path)
         if stated not in (None, _is_bidirectional(model)):
             raise ConfigError(
                 f"DecoderOnlyModel.inputs_bidirectional_attention: {not stated}; allowed: {stated},"
                 f" with which {adapter_path or path} was trained"
             )
+        # An encoder-decoder's vocabulary may be the user's own.
+        eos_ids = eos_ids_in(source.meta) if model.features.joined else ()
+        found.append(_Checkpoint(path, adapter_path, eos_ids))
+    return found
 
-    @functools.lru_cache(maxsize=1)  # the first one is asked for twice
-    def open_adapter(path: str | None) -> adapters.Adapter | None:
-        return None if path is None else adapters.open_adapter(path, model.config)
 
-    first = open_adapter(paths[0][1])
-    if first is None:
-        restore_cfg.lora.refuse_none(paths[0][0])
-    else:
-        first.check_stated(restore_cfg.lora, model.config)
-        model = first.on(model)
-    program = Program(model, partitioner, Trainer())
-    abstract_params = program.abstract_params()
+def _load_split(
+    model: BaseTransformerModel,
+    dataset_cfg: DatasetConfig,
+    superni_cfg: SuperNIConfig,
+    num_examples: int | None,
+) -> tuple[DatasetConfig, list[Example]]:
+    """The split's config, with lengths, and its examples.
+
+    Raises:
+      ConfigError: it is empty, or does not fit the model.
+    """
     from t5x_ext.data import datasets
 
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
@@ -293,31 +362,20 @@ def restore_each(
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
     model.check_context(dataset_cfg.task_feature_lengths)
+    return dataset_cfg, examples
 
-    @functools.cache
-    def decoder_that_ends_at(ids: tuple[int, ...]) -> Decoder:
-        return make_decoder(model, partitioner, dataset_cfg, eos_ids=ids)
 
-    prompts = hashlib.sha256()
+def _hash_prompts(examples: Sequence[Example]) -> str:
+    """A digest of all tokens that are read."""
+    digest = hashlib.sha256()
     for example in examples:
-        prompts.update(example.inputs.tobytes() + b"|")
-    for (path, adapter_path), ids in zip(paths, eos_ids, strict=True):
-        decoder = decoder_that_ends_at(ids)
-        adapter = open_adapter(adapter_path)
-        if (adapter and adapter.lora) != (first and first.lora):
-            raise ConfigError(
-                f"CHECKPOINT_PATH: {adapter_path or path} has other adapters than {paths[0][0]}; "
-                "allowed: checkpoints of one network"
-            )
-        if adapter is not None:
-            adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
-            adapter.warn_of_prompt(datasets.prompt_of(dataset_cfg))
-        weights = adapters.load_weights(
-            abstract_params, path, adapter, restore_cfg.dtype, model.config
-        )
-        signature = _sign(decoder, dataset_cfg, weights.digest, prompts.hexdigest(), restore_cfg)
-        multihost.check_same({"weights, prompts and settings": signature})
-        yield Session(
-            program, decoder, weights.params, weights.step, examples, dataset_cfg, signature
-        )
-        del weights  # before the next checkpoint comes in
+        digest.update(example.inputs.tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def _warn(adapter: Adapter, path: str, model: BaseTransformerModel, cfg: DatasetConfig) -> None:
+    """Says where an adapter is used otherwise than it was tuned; `path` is of its base."""
+    from t5x_ext.data import datasets
+
+    adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
+    adapter.warn_of_prompt(datasets.prompt_of(cfg))

@@ -54,7 +54,8 @@ def make(directory: Path, family: str, lora: LoRA | None = None) -> tuple[Path, 
     save_params(str(base), random_params(Transformer(config).specs, 0), meta)
     params = random_params(Transformer(config, lora).trainable, 1)
     fingerprint = fingerprint_base(open_source(str(base)))
-    peft.write(str(adapter), config, lora, params, fingerprint, str(base), step=5)
+    stored = peft.StoredAdapter(lora, params, str(base), fingerprint, step=5)
+    peft.write(str(adapter), config, stored)
     return base, adapter, params
 
 
@@ -226,7 +227,8 @@ def test_what_cannot_be_combined_is_refused_in_one_line_and_nothing_is_written(t
     lora = LoRA(rank=1)
     drawn = random_params(Transformer(CONFIGS["llama"], lora).trainable, 5)
     prefix = str(tmp_path / "prefix")
-    peft.write(prefix, CONFIGS["llama"], lora, drawn, None, bidirectional=True)
+    drawn_adapter = peft.StoredAdapter(lora, drawn)
+    peft.write(prefix, CONFIGS["llama"], drawn_adapter, bidirectional=True)
     made, two = str(tmp_path / "made"), dict(combine=paths)
     for source, to, options, message in (
         (base, "peft", dict(combine=paths[:1]), f"combine: {paths[0]}; allowed: two adapters"),

@@ -111,7 +111,7 @@ def test_runs_are_told_apart_by_all_that_changes_predictions(sign, tmp_path: Pat
 
     lora = LoRA(2, alpha=4.0, targets=["query"])
     drawn = parameters.init_params(network.Transformer(LLAMA, lora).trainable, jax.random.key(1))
-    peft.write(str(tmp_path / "adapter"), LLAMA, lora, drawn, None)
+    peft.write(str(tmp_path / "adapter"), LLAMA, peft.StoredAdapter(lora, drawn))
     config = tmp_path / "adapter" / "adapter_config.json"
     fields = json.loads(config.read_text())
     for changes in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,9 @@ from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
 from t5x_ext.models.parameters import Params, ParamSpec, join, path_name, select, without
 from t5x_ext.terminal import note
+
+if TYPE_CHECKING:
+    from t5x_ext.checkpoints.peft import StoredAdapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,13 @@ class Adapter:
     step: int = 0
     prompt: Any = None
     base_quantization: str | None = None
+
+    @property
+    def stored(self) -> StoredAdapter:
+        """All of it but its path, as a directory of PEFT's holds it."""
+        from t5x_ext.checkpoints.peft import StoredAdapter
+
+        return StoredAdapter(*(getattr(self, name) for name in StoredAdapter._fields))
 
     def check_base(self, fingerprint: str, path: str) -> None:
         """Refuses another base than the adapter's own; see `check_base`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,17 +21,17 @@ from t5x_ext.checkpoints import (
     peft,
     t5x_layout,
     trees,
+    watching,
 )
 from t5x_ext.checkpoints.adapters import Adapter, open_adapter
 from t5x_ext.checkpoints.damage import reason
 from t5x_ext.checkpoints.meta import ADAPTER
 from t5x_ext.checkpoints.params import open_source
-from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
+from t5x_ext.checkpoints.sources import Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.families import config_to_json
-from t5x_ext.terminal import note
 
 KINDS = ("hf", "t5x", "t5x_ext")
 PEFT = "peft"  # of a run with LoRA, or of adapters that are combined; written only
@@ -86,11 +85,7 @@ def convert(
     began = time.monotonic()
     if to not in (*KINDS, PEFT):
         raise ConfigError(f"--to {to}: unknown; allowed: {', '.join((*KINDS, PEFT))}")
-    base = open_source(source_path)
-    if source_kind not in ("auto", base.kind):
-        raise ConfigError(f"{base.path}: is of kind {base.kind}, not {source_kind}")
-    if config is not None:
-        base = _with_config(base, config)
+    base = _open_base(source_path, source_kind, config)
     _check_target(base, to, dtype, scan_layers, adapter)
     if combine is not None and (adapter is not None or merge_into is not None):
         raise ConfigError(
@@ -109,9 +104,30 @@ def convert(
     if opened is not None:
         written = open_source(destination)
         change = merging.largest_changes(base, opened, written) if verify else None
-        facts = {"adapter": adapter, "into": merge_into, "largest_change": change}
-        merged = {"merged": facts}
-    return merged | {
+        merged = {"merged": {"adapter": adapter, "into": merge_into, "largest_change": change}}
+    return (
+        merged
+        | _describe(source, destination, to, dtype)
+        | {"verified": verify, "seconds": round(time.monotonic() - began, 1)}
+    )
+
+
+def _open_base(path: str, kind: str, config: ModelConfig | None) -> Source:
+    """The checkpoint to convert, of the kind and the config that it has to be."""
+    base = open_source(path)
+    if kind not in ("auto", base.kind):
+        raise ConfigError(f"{base.path}: is of kind {base.kind}, not {kind}")
+    if config is None:
+        return base
+    specs = trees.named_leaves(network.Transformer(config).specs)
+    trees.check_tree(base.path, dict(base.tensors), specs)
+    base.check_config(config)
+    return dataclasses.replace(base, config=config)
+
+
+def _describe(source: Source, destination: str, to: str, dtype: str | None) -> dict[str, Any]:
+    """What was converted into what; see `convert`."""
+    return {
         "source": {
             "path": source.path,
             "kind": source.kind,
@@ -121,8 +137,6 @@ def convert(
         "destination": {"path": destination, "kind": to},
         **_sizes(source, dtype),
         "config": config_to_json(source.config) if source.config else None,
-        "verified": verify,
-        "seconds": round(time.monotonic() - began, 1),
     }
 
 
@@ -154,10 +168,10 @@ def _write(
 
     def check(written: epath.Path) -> None:
         if verify:
-            with _shown(source, "comparing") as shown:
+            with watching.shown(source, "comparing") as shown:
                 comparing.compare(shown, written, dtype)
 
-    with _shown(source, "writing") as shown, _one_line(source, destination):
+    with watching.shown(source, "writing") as shown, _one_line(source, destination):
         if to == "hf":
             hugging_face.write_hf(shown, destination, dtype, check=check)
         elif to == "t5x":
@@ -239,26 +253,7 @@ def _write_peft(source: Source, combined: Adapter | None, destination: str, veri
         if verify:
             comparing.compare_adapter(adapter, written, config)
 
-    peft.write(
-        destination,
-        config,
-        adapter.lora,
-        adapter.params,
-        adapter.base_fingerprint,
-        adapter.base_path,
-        adapter.step,
-        adapter.prompt,
-        adapter.base_quantization,
-        source.bidirectional,
-        check,
-    )
-
-
-def _with_config(source: Source, config: ModelConfig) -> Source:
-    specs = trees.named_leaves(network.Transformer(config).specs)
-    trees.check_tree(source.path, dict(source.tensors), specs)
-    source.check_config(config)
-    return dataclasses.replace(source, config=config)
+    peft.write(destination, config, adapter.stored, source.bidirectional, check)
 
 
 @contextmanager
@@ -272,38 +267,3 @@ def _one_line(source: Source, destination: str) -> Iterator[None]:
         file = getattr(error, "filename", None)
         why = f"{file}: {reason(error)}" if file else reason(error)
         raise ConfigError(f"{source.path} to {destination}: {why}") from error
-
-
-@contextmanager
-def _shown(source: Source, doing: str) -> Iterator[Source]:
-    """A source whose reads move a progress bar or, off a terminal, print a line a tensor."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        total = sum(math.prod(t.shape) * t.dtype.itemsize for t in source.tensors.values())
-        with tqdm(total=total, desc=doing, unit="B", unit_scale=True) as bar:
-            yield _watched(source, lambda name, values: bar.update(values.nbytes))
-        return
-    seen: set[str] = set()
-
-    def print_line(name: str, values: np.ndarray) -> None:
-        if name not in seen:
-            seen.add(name)
-            shape = list(source.tensors[name].shape)
-            count = f"{len(seen)}/{len(source.tensors)}"
-            note(f"{doing} {count}  {name} {shape} {values.dtype}")
-
-    yield _watched(source, print_line)
-
-
-def _watched(source: Source, on_read: Callable[[str, np.ndarray], object]) -> Source:
-    def watch(name: str, tensor: LazyTensor) -> LazyTensor:
-        def read(index: Index) -> np.ndarray:
-            values = tensor.read(index)
-            on_read(name, values)
-            return values
-
-        return dataclasses.replace(tensor, read=read)
-
-    tensors = {name: watch(name, tensor) for name, tensor in source.tensors.items()}
-    return dataclasses.replace(source, tensors=tensors)

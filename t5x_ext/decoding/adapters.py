@@ -45,7 +45,7 @@ def adapter_index(names: Sequence[str], adapter: Adapter, count: int) -> np.ndar
       count: rows of the call.
 
     Returns:
-      int32 [count], see `lora.adapter_rows`; None if the model has no adapters.
+      int32 [count], see `models.adapter_rows`; None if the model has no adapters.
 
     Raises:
       ConfigError: there is no such adapter, or not one for each row.

@@ -131,7 +131,9 @@ class Batching(NamedTuple):
         kinds = [
             numbers.setdefault(one.adapters, len(numbers)) for one in requests for _ in one.prompts
         ]
-        return _Set(*sizes, *shared_prefixes.group(prompts, kinds))
+        ends = [len(prompt) - one.given for one in requests for prompt in one.prompts]
+        asked = [prompt[:end] for prompt, end in zip(prompts, ends, strict=True)]
+        return _Set(*sizes, *shared_prefixes.group(asked, kinds, self.sharing.least_prompts))
 
     def _plan(self, sets: Sequence[_Set]) -> list[_Plan]:
         """The batches to make: by length, or by prefix where that leaves much less to read."""

@@ -25,7 +25,7 @@ from t5x_ext.decoding.side_by_side import SideBySideGenerator
 from t5x_ext.decoding.stages import Finished, Queue, stage_ends
 from t5x_ext.decoding.t5x_names import method_of
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import BaseTransformerModel, parameters
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.generation import Generator
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -150,13 +150,8 @@ class Decoder:
     @property
     def _batching(self) -> Batching:
         sizes = self.batch_size, self.buckets, self.num_contexts, self._num_sides
-        generator = self._generator
-        if self.share_prefixes is False or not generator.shares_prefixes:
-            return Batching(*sizes)
-        if self.share_prefixes:
-            return Batching(*sizes, Sharing(self.partitioner))
-        num_params = parameters.count_params(generator.specs)
-        return Batching(*sizes, Sharing.where_worth(self.partitioner, num_params))
+        sharing = Sharing.of(self._generator, self.partitioner, self.share_prefixes)
+        return Batching(*sizes, sharing)
 
     @functools.cached_property
     def programs_together(self) -> Programs:

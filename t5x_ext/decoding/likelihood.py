@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext import multihost
-from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import to_answer, to_rows
 from t5x_ext.decoding.prompts import check_examples
-from t5x_ext.decoding.token_calls import take_filled
+from t5x_ext.decoding.scored_rows import ScoredRows, scored_batches
+from t5x_ext.decoding.shared_prefixes import LEAST_ANSWERS, Sharing
 from t5x_ext.metrics.predictions import Prediction
-from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models import BaseTransformerModel, losses
 from t5x_ext.models.adapter_rows import adapter_rows
+from t5x_ext.models.generation import Prefixes
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes, counted
@@ -35,12 +36,15 @@ class Scorer:
       partitioner: the mesh that parameters already live on.
       batch_size: examples per batch, global; rounded up to what the mesh divides.
       max_input_length: longest prompt in tokens, EOS included.
+      share_prefixes: as of `Decoder`, where rows begin alike: two are enough, such as two answers
+        to a prompt.
     """
 
     model: BaseTransformerModel
     partitioner: PjitPartitioner
     batch_size: int
     max_input_length: int
+    share_prefixes: bool | None = None
 
     def log_likelihoods(
         self,
@@ -54,7 +58,7 @@ class Scorer:
         Args:
           params: parameters on the partitioner's mesh.
           examples: prompts and targets.
-          adapters: int32 [examples], see `lora.adapter_rows`.
+          adapters: int32 [examples], see `models.adapter_rows`.
           progress: counts the examples.
 
         Returns:
@@ -83,20 +87,28 @@ class Scorer:
         self, params: Params, examples: Sequence[Example], adapters: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """Places in `examples`, and of each the sum over its target and its tokens' scores."""
+        for rows in self._batches(examples, adapters):
+            count = len(rows.places)
+            features = {name: self.partitioner.put_whole(x) for name, x in rows.features.items()}
+            found = self._score(params, features, rows.adapters, rows.prefixes, rows.length)
+            sums, chosen = (np.asarray(array)[:count] for array in found)
+            is_target = rows.features["decoder_loss_weights"][:count] > 0
+            kept = [row[own] for row, own in zip(chosen, is_target, strict=True)]
+            yield rows.places, sums, kept
+
+    def _batches(
+        self, examples: Sequence[Example], adapters: np.ndarray | None
+    ) -> Iterator[ScoredRows]:
         batch_size = self.partitioner.round_up_batch(self.batch_size)
         longest = max((len(e.targets[0]) for e in examples if e.targets), default=1)
         lengths = {"inputs": self.max_input_length, "targets": -(-longest // 32) * 32}
         features = self.model.features.of_targets
         if features.joined:  # an encoder reads an empty prompt as one token of padding
             check_examples(examples)
-        for indices, batch in eval_batches(features, examples, batch_size, lengths):
-            places = indices[indices >= 0]
-            placed = {name: self.partitioner.put_whole(rows) for name, rows in batch.items()}
-            of_rows = take_filled(adapters, places, batch_size)
-            sums, chosen = (np.asarray(array) for array in self._score(params, placed, of_rows))
-            counts = batch["decoder_loss_weights"][: len(places)] > 0
-            rows = [row[kept] for row, kept in zip(chosen, counts, strict=False)]
-            yield places, sums[: len(places)], rows
+        sharing = Sharing.of(self.model.generator, self.partitioner, self.share_prefixes)
+        if sharing is not None:
+            sharing = dataclasses.replace(sharing, least_prompts=LEAST_ANSWERS)
+        return scored_batches(features, examples, adapters, batch_size, lengths, sharing)
 
     @classmethod
     def like(cls, decoder: Decoder) -> Scorer:
@@ -106,13 +118,23 @@ class Scorer:
     @functools.cached_property
     def _score(self) -> Any:
         def score(
-            params: Params, batch: dict[str, jax.Array], adapters: jax.Array | None
+            params: Params,
+            batch: dict[str, jax.Array],
+            adapters: jax.Array | None,
+            prefixes: Prefixes | None,
+            length: int | None,
         ) -> tuple[jax.Array, jax.Array]:
             with self.partitioner.activate(), adapter_rows(adapters):
-                chosen = self.model.log_probabilities(params, batch)
+                if prefixes is None or length is None:
+                    scores = self.model.logits(params, batch)
+                else:
+                    after = prefixes, batch["decoder_input_tokens"], length
+                    scores = self.model.generator.scores_after(params, *after)
+            chosen = losses.log_probabilities(scores, batch["decoder_target_tokens"])
             return jnp.sum(chosen * batch["decoder_loss_weights"], axis=-1), chosen
 
-        return jax.jit(score, out_shardings=self.partitioner.sharding((None,)))
+        everywhere = self.partitioner.sharding((None,))
+        return jax.jit(score, static_argnums=4, out_shardings=everywhere)
 
 
 def score_all(scorer: Scorer, params: Params, examples: Sequence[Example]) -> np.ndarray:

@@ -46,7 +46,7 @@ class Shared(NamedTuple):
     Attributes:
       log_weights: float32 [B, C], natural logarithms of the contexts' weights; None if each
         output has one context.
-      adapters: int32 [B * R], the adapter that each prompt is read with, see `lora.adapter_rows`.
+      adapters: int32 [B * R], the adapter that each prompt is read with, see `models.adapter_rows`.
       limits: int32 [B], most tokens of each output.
       prefixes: what the prompts begin with; None where they are given whole. Used up by reading.
     """
@@ -193,10 +193,8 @@ def _read(
         with adapter_rows(shared.adapters):
             return generator.start(params, weights, prompts, lengths)
     assert length is not None
-    tokens, of_tokens, which, adapters = jax.tree.map(jnp.asarray, shared.prefixes)
-    with adapter_rows(adapters):
-        # Of a prompt, the last token is not kept; of a prefix, every token is.
-        begun, _ = generator.start(params, weights, tokens, of_tokens + 1)
+    begun = generator.read_prefixes(params, weights, shared.prefixes)
+    which = jnp.asarray(shared.prefixes.which)
     with adapter_rows(shared.adapters):
         return generator.start_after(params, begun, which, prompts, lengths, length)
 

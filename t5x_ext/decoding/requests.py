@@ -113,6 +113,7 @@ class Request(NamedTuple):
       adapters: index of the adapter that its prompts are read with: one, or the expert's and the
         amateur's; () where the model has none to choose from.
       limit: most tokens of the output, EOS included; None is as many as decoding allows at all.
+      given: tokens at the end of each prompt that belong to an answer, which no other shares.
     """
 
     prompts: tuple[np.ndarray, ...]
@@ -120,6 +121,7 @@ class Request(NamedTuple):
     log_weights: tuple[float, ...] = (0.0,)
     adapters: tuple[int, ...] = ()
     limit: int | None = None
+    given: int = 0
 
     @classmethod
     def of(cls, example: Example, number: int, limit: int | None = None) -> Request:

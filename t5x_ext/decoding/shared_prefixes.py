@@ -7,7 +7,8 @@ batch of such prompts reads what they share once, and then the rest of each row:
                          | question 2                B rows of S tokens,
                          | question 3          instead of B rows of P + S
 
-Nothing is kept from one batch to the next.
+Nothing is kept from one batch to the next. Answers that are scored share their prompts in the same
+way, see `scored_rows`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import numpy as np
 
 from t5x_ext.data.length_buckets import make_length_buckets, smallest_holding
 from t5x_ext.decoding.compile_costs import positions_per_program
+from t5x_ext.models import parameters
+from t5x_ext.models.generation import Generator
 from t5x_ext.partitioning import PjitPartitioner
 
 # A beginning counts as shared where this many prompts have it: two that happen to begin with the
-# same words split no group.
-LEAST_PROMPTS = 4
+# same words split no group. Two answers to a prompt have nearly all in common.
+LEAST_PROMPTS, LEAST_ANSWERS = 4, 2
 # Positions left to read, as shares of those of whole prompts and of an order by length; and how
 # much longer prompts may be padded to in an order by prefix.
 WORTH_A_BATCH, WORTH_AN_ORDER, MOST_PADDING = 0.75, 0.8, 1.1
@@ -56,10 +59,29 @@ class Sharing:
       partitioner: the mesh.
       least_saved: positions that each program for prefixes has to save in all; where it saves
         fewer, prompts are read whole.
+      least_prompts: that have to begin alike.
     """
 
     partitioner: PjitPartitioner
     least_saved: int = 0
+    least_prompts: int = LEAST_PROMPTS
+
+    @classmethod
+    def of(
+        cls, generator: Generator, partitioner: PjitPartitioner, wanted: bool | None
+    ) -> Sharing | None:
+        """How a model shares them; None where it cannot, or is not to.
+
+        Args:
+          generator: the model.
+          partitioner: the mesh.
+          wanted: None shares where that saves more than it costs to compile.
+        """
+        if wanted is False or not generator.shares_prefixes:
+            return None
+        if wanted:
+            return cls(partitioner)
+        return cls.where_worth(partitioner, parameters.count_params(generator.specs))
 
     @classmethod
     def where_worth(cls, partitioner: PjitPartitioner, num_params: int) -> Sharing:
@@ -86,12 +108,15 @@ class Sharing:
         )
 
 
-def group(prompts: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def group(
+    prompts: Sequence[np.ndarray], kinds: Sequence[int], least_prompts: int = LEAST_PROMPTS
+) -> tuple[np.ndarray, np.ndarray]:
     """Groups of prompts by what they begin with.
 
     Args:
       prompts: int32 [length] each.
       kinds: prompts of different kinds share nothing, whatever their tokens.
+      least_prompts: that have to begin alike.
 
     Returns:
       shared: int64 [n], tokens that all prompts of its group begin with, fewer than any has.
@@ -110,7 +135,7 @@ def group(prompts: Sequence[np.ndarray], kinds: Sequence[int]) -> tuple[np.ndarr
         [_common(keys[one], keys[other]) for one, other in zip(order, order[1:], strict=False)],
         np.int64,
     )
-    reach = _reach(alike)
+    reach = _reach(alike, least_prompts - 1)
     is_boundary = 2 * alike < np.maximum(reach[:-1], reach[1:])
     starts = [0, *(np.flatnonzero(is_boundary) + 1), len(order)]
     for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
@@ -138,9 +163,9 @@ def _common(one: bytes, other: bytes) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _reach(alike: np.ndarray) -> np.ndarray:
-    """What each of n sorted prompts shares with `LEAST_PROMPTS - 1` neighbours: [n - 1] -> [n]."""
-    width = min(LEAST_PROMPTS - 1, len(alike))
+def _reach(alike: np.ndarray, num_neighbours: int) -> np.ndarray:
+    """What each of n sorted prompts shares with so many neighbours: [n - 1] -> [n]."""
+    width = min(num_neighbours, len(alike))
     if width == 0:
         return np.zeros(len(alike) + 1, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(alike, width).min(axis=1)

@@ -49,7 +49,7 @@ class TokenLogits:
         Args:
           params: parameters on the mesh.
           rows: token ids, at least one each.
-          adapters: int32 [rows], see `lora.adapter_rows`.
+          adapters: int32 [rows], see `models.adapter_rows`.
 
         Returns:
           float32 [L, vocab_size] for each row of L ids; none depends on the others.

@@ -253,18 +253,9 @@ def write_adapter(model_dir: files.StrPath, directory: files.StrPath) -> None:
     if lora is None or source.config is None:
         raise ConfigError(f"{model_dir}: holds no adapter")
     base = source.meta[ADAPTER]["base"]
-    peft.write(
-        str(directory),
-        source.config,
-        lora,
-        params,
-        base["sha256"],
-        base["path"],
-        source.step,
-        PROMPT,
-        base["quantization"] or NOT_QUANTIZED,
-        source.bidirectional,
-    )
+    facts = base["path"], base["sha256"], source.step, PROMPT, base["quantization"] or NOT_QUANTIZED
+    adapter = peft.StoredAdapter(lora, params, *facts)
+    peft.write(str(directory), source.config, adapter, source.bidirectional)
 
 
 def load_rows(dataset: DatasetConfig, model: DecoderOnlyModel) -> list[Example]:

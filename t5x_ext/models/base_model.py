@@ -191,9 +191,3 @@ class BaseTransformerModel(abc.ABC):
         """Scores of every vocabulary row at every target position: float32 [B, T, V]."""
         network = self.module.bind(params)
         return scores(network, network.hidden_states(batch, dropout_key))
-
-    def log_probabilities(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        """Of each target token given those before it: float32 [B, T], natural logarithm."""
-        targets = batch["decoder_target_tokens"][..., None]
-        all_ids = jax.nn.log_softmax(self.logits(params, batch))
-        return jnp.take_along_axis(all_ids, targets, axis=-1)[..., 0]

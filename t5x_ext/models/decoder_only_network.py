@@ -215,7 +215,7 @@ class DecoderOnly(nnx.Module):
         prompts: jax.Array,
         lengths: jax.Array,
         length: int,
-    ) -> PromptCache:
+    ) -> tuple[PromptCache, jax.Array]:
         """Reads what follows prefixes that `start` has read, as if it had read both.
 
         Args:
@@ -223,7 +223,11 @@ class DecoderOnly(nnx.Module):
           which: int32 [B], the prefix of each row.
           prompts: int32 [B, S], what follows it.
           lengths: int32 [B], how many of these tokens to keep: all but the last.
-          length: positions of the result, padding included.
+          length: positions that are kept of a row, padding included.
+
+        Returns:
+          What `start` keeps of whole rows, and the last activations of what follows, [B, S, D].
+          Whoever uses one of them has the compiler leave the other out.
         """
         before = prefixes.lengths[which]
         positions = before[:, None] + jnp.arange(prompts.shape[1])
@@ -237,9 +241,9 @@ class DecoderOnly(nnx.Module):
             return one(x, rows.attend_to(*joined), None), joined
 
         x = self.token_embedder(prompts)
-        _, (keys, values) = self._scan(layer, x, None, *stack_layers(prefixes))
+        x, (keys, values) = self._scan(layer, x, None, *stack_layers(prefixes))
         mask = jnp.arange(length) < (before + lengths)[:, None]
-        return prompt_cache(tuple(keys), tuple(values), mask)
+        return prompt_cache(tuple(keys), tuple(values), mask), self.decoder.decoder_norm(x)
 
     def step(
         self,

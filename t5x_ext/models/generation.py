@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_ext.models import nf4, parameters
+from t5x_ext.models.adapter_rows import adapter_rows
 from t5x_ext.models.config import CacheShape
 from t5x_ext.models.network import Network
 from t5x_ext.models.nf4 import NF4
@@ -39,8 +40,8 @@ class Prefixes(NamedTuple):
       tokens: int32 [N, P], from the left.
       lengths: int32 [N], tokens of each; none where a prompt shares nothing.
       which: int32 [B], the prefix of each prompt.
-      adapters: int32 [N], the adapter that each is read with, see `lora.adapter_rows`; None if the
-        model has none to choose from.
+      adapters: int32 [N], the adapter that each is read with, see `models.adapter_rows`; None if
+        the model has none to choose from.
     """
 
     tokens: jax.Array | np.ndarray
@@ -119,7 +120,7 @@ class Generator(abc.ABC):
 
         Args:
           params: parameters in the tree of `Network.specs`.
-          prefixes: of N prefixes, from `start` with lengths of one more, which keeps them whole.
+          prefixes: of N prefixes, from `read_prefixes`.
           which: int32 [B], the prefix of each prompt.
           prompts: int32 [B, S], what follows it.
           lengths: int32 [B], tokens of that, at least one; none for a filler row.
@@ -127,6 +128,31 @@ class Generator(abc.ABC):
 
         Returns:
           As `start`, of the prompts as a whole.
+        """
+        raise NotImplementedError(f"{type(self).__name__} shares no prefixes")
+
+    def read_prefixes(
+        self, params: Params, weights: DecodingWeights, prefixes: Prefixes
+    ) -> PromptCache:
+        """Reads prefixes for `start_after`, each with its own adapter."""
+        lengths = jnp.asarray(prefixes.lengths)
+        with adapter_rows(prefixes.adapters):
+            # Of a prompt, the last token is not kept; of a prefix, every token is.
+            return self.start(params, weights, jnp.asarray(prefixes.tokens), lengths + 1)[0]
+
+    def scores_after(
+        self, params: Params, prefixes: Prefixes, tokens: jax.Array, length: int
+    ) -> jax.Array:
+        """Scores what comes after each token of rows, but for those of their prefixes.
+
+        Args:
+          params: parameters in the tree of `Network.specs`.
+          prefixes: read here.
+          tokens: int32 [B, S], what follows the prefixes.
+          length: most positions of a row, its prefix and padding included.
+
+        Returns:
+          float32 [B, S, V].
         """
         raise NotImplementedError(f"{type(self).__name__} shares no prefixes")
 
@@ -298,7 +324,17 @@ class DecoderOnlyGenerator(Generator):
         kept = jnp.maximum(lengths - 1, 0)
         first = jnp.take_along_axis(prompts, kept[:, None], axis=1)[:, 0]
         module = self.network.bind(params)
-        return module.start_after(prefixes, which, prompts, kept, length), first
+        return module.start_after(prefixes, which, prompts, kept, length)[0], first
+
+    def scores_after(
+        self, params: Params, prefixes: Prefixes, tokens: jax.Array, length: int
+    ) -> jax.Array:
+        nothing = DecodingWeights((), {})  # `start` reads none
+        begun, which = self.read_prefixes(params, nothing, prefixes), jnp.asarray(prefixes.which)
+        module = self.network.bind(params)
+        all_of_them = jnp.full(tokens.shape[:1], tokens.shape[1])
+        _, hidden = module.start_after(begun, which, tokens, all_of_them, length)
+        return scores(module, hidden)
 
 
 def scores(module: Any, hidden: jax.Array) -> jax.Array:

@@ -16,8 +16,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 
@@ -183,39 +181,6 @@ def create_lora(
         return None
     patterns = rank_pattern or {}, alpha_pattern or {}
     return LoRA(rank, alpha, dropout, targets, rslora, *patterns)
-
-
-def row_indices(
-    names: Sequence[str], chosen: str | Sequence[str | None] | None, num_rows: int
-) -> np.ndarray | None:
-    """Which adapter each row of a batch uses, as a network with several takes it.
-
-    Args:
-      names: of the adapters that there are; adapter 0, which none of them names, is none.
-      chosen: a name for all rows; or for each row a name, or None, which is the base. None is the
-        adapter `DEFAULT` where there is one, else the base.
-      num_rows: rows.
-
-    Returns:
-      int32 [num_rows]; None if there are no adapters.
-
-    Raises:
-      ConfigError: a name is unknown, or there are not as many as rows.
-    """
-    if chosen is None and DEFAULT in names:
-        chosen = DEFAULT
-    given = [chosen] * num_rows if chosen is None or isinstance(chosen, str) else [*chosen]
-    if len(given) != num_rows:
-        raise ConfigError(f"adapter: {len(given)} names; allowed: one, or {num_rows}, one per row")
-    for name in given:
-        if name is not None and name not in names:
-            known = ", ".join(map(repr, names))
-            raise ConfigError(f"adapter: {name!r}; allowed: {f'{known}, ' if known else ''}None")
-    if not names:
-        return None
-    numbers: dict[str | None, int] = {None: 0}
-    numbers |= {name: number for number, name in enumerate(names, 1)}
-    return np.array([numbers[name] for name in given], np.int32)
 
 
 def _matches(pattern: str | re.Pattern[str], name: str) -> bool:

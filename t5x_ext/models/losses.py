@@ -37,6 +37,12 @@ class LossSums(NamedTuple):
     weight: jax.Array
 
 
+def log_probabilities(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Natural logarithms of the targets' probabilities: [B, T, V], int32 [B, T] -> [B, T]."""
+    all_ids = jax.nn.log_softmax(logits)
+    return jnp.take_along_axis(all_ids, targets[..., None], axis=-1)[..., 0]
+
+
 def cross_entropy_sums(
     logits: jax.Array,
     targets: jax.Array,

@@ -21,8 +21,8 @@ and, to be decoded with cached keys and values (see `generation`; `recomputing` 
 
 and, for prompts that begin alike to share what is kept of that,
 
-    start_after(prefixes, which, prompts, lengths, length)   what `start` keeps of them, see
-                                        `decoder_only_network`
+    start_after(prefixes, which, prompts, lengths, length)   what `start` keeps of them, and their
+                                        own last activations, see `decoder_only_network`
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Transformer(Network):
       config: shape and numerics; its class is the family.
       lora: adapters on its linear layers, the only part that is then trained; None for none.
       num_adapters: how many adapters it holds, one of which each row of a batch uses (see
-        `blocks.lora.adapter_rows`); None for one, used by all rows.
+        `models.adapter_rows`); None for one, used by all rows.
       quantization: 'nf4' holds the kernels of its layers in four bits a number, see `nf4`; None
         for not. They cannot be trained.
     """

@@ -48,7 +48,7 @@ def _arms(study: Study, setting: str) -> list[Arm]:
     return [arm for arm in study.arms if arm.setting == setting]
 
 
-def _panels(study: Study, grid: ScoreGrid, height: float, **axes) -> tuple[Figure, dict[str, Axes]]:
+def _panels(grid: ScoreGrid, height: float, **axes) -> tuple[Figure, dict[str, Axes]]:
     """A figure with one panel per setting that has a score."""
     settings = [s for s in SETTINGS if any(p.arm.setting == s for p in grid.points)]
     figure = Figure(figsize=(_PANEL_WIDTH * max(len(settings), 1.3), height), layout="constrained")
@@ -86,7 +86,7 @@ def plot_scores(study: Study, grid: ScoreGrid) -> Figure:
     """
     with matplotlib.rc_context(_STYLE):
         looks = looks_of(study)
-        figure, panels = _panels(study, grid, 4.2, sharey=True)
+        figure, panels = _panels(grid, 4.2, sharey=True)
         for setting, panel in panels.items():
             points = [p for p in grid.points if p.arm.setting == setting]
             axis = budget_axis(points)
@@ -191,7 +191,7 @@ def plot_categories(study: Study, grid: ScoreGrid) -> Figure:
         categories = sorted(counts, key=lambda category: (-counts[category], category))
         bars = max(len(category_points(study, grid, setting)) for setting in SETTINGS)
         height = 1.8 + len(categories) * max(0.14 * bars, 0.28)
-        figure, panels = _panels(study, grid, height, sharey=True, sharex=True)
+        figure, panels = _panels(grid, height, sharey=True, sharex=True)
         for setting, panel in panels.items():
             points = category_points(study, grid, setting)
             for i, point in enumerate(points):

@@ -71,10 +71,10 @@ class Arm(grids.Arm):
                 f"Arm {self.name}: decoding {self.decoding!r:.60}; allowed: Greedy(...), "
                 "Sampling(...) or Beam(...) of t5x_ext.decoding, or None"
             )
-        if self.output_limit is not None and not isinstance(self.output_limit, OutputLimit):
+        if self.output_limit is not None and not isinstance(self.output_limit, Limit):
             raise ConfigError(
                 f"Arm {self.name}: output_limit {self.output_limit!r:.60}; allowed: "
-                "decoding.make_limit((64, 2, 32)) and the like, or None"
+                "make_limit((64, 2, 32)) and the like, LimitByKind(...), or None"
             )
 
     def describe(self) -> dict[str, Any]:

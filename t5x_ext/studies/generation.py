@@ -171,16 +171,15 @@ class Generation:
             return
         module: Any = self.tuner.model.module
         path = self.initials.path_of(cell.arm.initial)
-        peft.write(
-            str(directory),
-            self.tuner.model.config,
+        stored = peft.StoredAdapter(
             module.lora,
             jax.tree.map(np.asarray, adapter),
-            fingerprint_base(open_source(path)) if path else None,
             path,
+            fingerprint_base(open_source(path)) if path else None,
             prompt=cell.arm.prompt,
             base_quantization=module.quantization or NOT_QUANTIZED,
         )
+        peft.write(str(directory), self.tuner.model.config, stored)
 
     def path(self, name: str) -> epath.Path:
         """The rows of generated data, one object per line."""

@@ -91,7 +91,8 @@ def test_an_adapter_in_a_bucket_is_that_of_a_disk(bucket: str, here: Path) -> No
     )
     fingerprint = fingerprint_base(open_source(f"{bucket}/base"))
     for place in (f"{bucket}/adapter", str(here / "adapter")):
-        peft.write(place, base.config, lora, params, fingerprint, f"{bucket}/base")
+        stored = peft.StoredAdapter(lora, params, f"{bucket}/base", fingerprint)
+        peft.write(place, base.config, stored)
     assert files.names_in(f"{bucket}/adapter") == files.names_in(here / "adapter")
     found = peft.read(f"{bucket}/adapter", base.config)
     assert trees.named_leaves(found.params).keys() == trees.named_leaves(params).keys()

@@ -59,7 +59,8 @@ def random_adapter(config, lora: LoRA, seed: int = 0) -> Params:
 
 
 def write_adapter(directory: Path, config, lora: LoRA, **options: Any) -> Path:
-    peft.write(str(directory), config, lora, random_adapter(config, lora), None, **options)
+    adapter = peft.StoredAdapter(lora, random_adapter(config, lora), **options)
+    peft.write(str(directory), config, adapter)
     return directory
 
 
@@ -143,7 +144,8 @@ def test_written_directories_come_back_to_the_bit(family, kind, tmp_path) -> Non
     lora = LoRA(**lora.describe() | {"rank_pattern": ranks})
     params = random_adapter(config, lora)
     options = dict(base_path="/data/me/base", step=7, prompt="alpaca", base_quantization="nf4")
-    peft.write(str(tmp_path / "out"), config, lora, params, "f" * 64, **options)
+    adapter = peft.StoredAdapter(lora, params, base_fingerprint="f" * 64, **options)
+    peft.write(str(tmp_path / "out"), config, adapter)
     found = peft.read(tmp_path / "out", config)
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     for module in _modules(config):
@@ -361,7 +363,7 @@ def test_an_adapter_of_another_family_or_size_is_refused(tmp_path) -> None:
 
 def test_another_base_is_refused(tmp_path) -> None:
     config, lora = MODELS["llama"], LoRA(rank=2)
-    peft.write(str(tmp_path / "out"), config, lora, random_adapter(config, lora), "a" * 64)
+    write_adapter(tmp_path / "out", config, lora, base_fingerprint="a" * 64)
     adapter = open_adapter(str(tmp_path / "out"), config)
     adapter.check_base("a" * 64, "/base")
     with pytest.raises(
@@ -405,5 +407,5 @@ def test_parameters_of_another_lora_are_not_written(tmp_path) -> None:
     config = MODELS["llama"]
     params = random_adapter(config, LoRA(rank=2))
     with pytest.raises(ConfigError, match="of another shape"):
-        peft.write(str(tmp_path / "out"), config, LoRA(rank=3), params, None)
+        peft.write(str(tmp_path / "out"), config, peft.StoredAdapter(LoRA(rank=3), params))
     assert not (tmp_path / "out").exists()

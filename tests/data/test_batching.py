@@ -11,55 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batch_examples import (
+    FEATURES,
+    LENGTHS,
+    assert_same,
+    make_batches,
+    make_example,
+    make_examples,
+    share_of,
+    take,
+)
 
-from t5x_ext.data import batching
-from t5x_ext.data.batching import TrainBatches, eval_batches
+from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.epochs import share_out
-from t5x_ext.data.features import DecoderOnlyFeatures, EncoderDecoderFeatures
-from t5x_ext.data.length_buckets import make_length_buckets
-from t5x_ext.data.packing import join_rows, lay_out
-from t5x_ext.data.records import Example, Member
+from t5x_ext.data.packing import lay_out
+from t5x_ext.data.records import Member
 from t5x_ext.errors import ConfigError
-
-LENGTHS = {"inputs": 64, "targets": 16}
-
-
-def make_example(name: str, inputs, *targets) -> Example:
-    arrays = tuple(np.array(target, np.int32) for target in targets)
-    texts = tuple(" ".join(map(str, target)) for target in targets)
-    return Example(name, "task", "", np.array(inputs, np.int32), arrays, "", texts, False)
-
-
-def make_examples(count: int, prefix: str = "e", seed: int = 0, num_targets: int = 1):
-    """Random examples whose first input token tells them apart."""
-    random = np.random.RandomState(seed)
-    return [
-        make_example(
-            f"{prefix}{index}",
-            [100 + index, *random.randint(3, 99, random.randint(1, 40)), 1],
-            *([*random.randint(3, 99, random.randint(1, 9)), 1] for _ in range(num_targets)),
-        )
-        for index in range(count)
-    ]
-
-
-def make_batches(examples, batch_size=4, pack=True, seed=0, **kwargs) -> TrainBatches:
-    return TrainBatches([("t", examples, 1.0)], batch_size, LENGTHS, pack, seed, **kwargs)
-
-
-def take(batches: TrainBatches, count: int):
-    return list(itertools.islice(batches, count))
-
-
-FEATURES = EncoderDecoderFeatures()
-
-
-def assert_same(some, others):
-    for (batch, info), (other, other_info) in zip(some, others, strict=True):
-        assert info == other_info
-        assert batch.keys() == other.keys()
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
 
 def test_packed_arrays_of_two_examples_with_token_zero_and_an_empty_side():
@@ -197,11 +164,6 @@ def test_a_restored_position_continues_exactly(pack):
         assert_same(whole[consumed:], take(resumed, 20 - consumed))
 
 
-def share_of(host: int, num_hosts: int):
-    """What PjitPartitioner.host_rows is on a mesh of these hosts."""
-    return lambda rows: (host * rows // num_hosts, (host + 1) * rows // num_hosts)
-
-
 def test_hosts_share_each_batch_and_their_number_may_change():
     examples = make_examples(40)
     whole = take(make_batches(examples, batch_size=8), 6)
@@ -318,54 +280,6 @@ def test_mistakes_get_one_clear_line(message, make):
     assert "\n" not in str(error.value)
 
 
-def eval_all(examples, batch_size, inputs, targets=32, buckets=None):
-    lengths = {"inputs": inputs, "targets": targets}
-    return eval_batches(FEATURES, examples, batch_size, lengths, buckets)
-
-
-def test_eval_batches_come_biggest_first_and_cover_all():
-    examples = make_examples(23)
-    buckets = (8, 16, 32, 64)
-    seen, lengths = [], []
-    for indices, batch in eval_all(examples, 4, 64, buckets=buckets):
-        lengths.append(batch["encoder_input_tokens"].shape[1])
-        assert batch["decoder_target_tokens"].shape == (4, 32)
-        for index, tokens in zip(indices, batch["encoder_input_tokens"], strict=True):
-            if index < 0:
-                assert not tokens.any()
-            else:
-                seen.append(index)
-                expected = examples[index].inputs
-                np.testing.assert_array_equal(tokens[: len(expected)], expected)
-                assert not tokens[len(expected) :].any()
-    assert sorted(seen) == list(range(23))
-    assert lengths == sorted(lengths, reverse=True)
-    assert set(lengths) <= set(buckets)
-    assert len(lengths) == 6
-
-
-def test_eval_batches_of_examples_without_targets():
-    indices, batch = next(eval_all([make_example("x", [3, 1])], 2, 4, 5))
-    assert indices.tolist() == [0, -1]
-    assert batch["decoder_loss_weights"].tolist() == [[0] * 5] * 2
-    assert list(eval_all([], 2, 4)) == []
-
-
-def test_eval_batches_refuse_what_no_bucket_holds():
-    with pytest.raises(ConfigError, match="inputs: an example of 5 tokens; allowed: 4"):
-        next(eval_all([make_example("x", [3] * 5, [1])], 2, 4))
-    with pytest.raises(ConfigError, match="targets: an example of 3 tokens; allowed: 2"):
-        next(eval_all([make_example("x", [3], [4, 4, 1])], 2, 4, 2))
-
-
-def test_length_buckets_double_up_to_the_limit():
-    assert make_length_buckets(400) == (64, 128, 256, 400)
-    assert make_length_buckets(1024) == (64, 128, 256, 512, 1024)
-    assert make_length_buckets(50) == (50,)
-    assert make_length_buckets(400, per_doubling=2) == (64, 96, 128, 192, 256, 384, 400)
-    assert make_length_buckets(96, per_doubling=2) == (64, 96)
-
-
 def test_batching_needs_no_tensorflow():
     code = (
         "import sys, t5x_ext.data.batching\n"
@@ -374,83 +288,3 @@ def test_batching_needs_no_tensorflow():
     repo = Path(__file__).resolve().parents[2]
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=repo, text=True)
     assert printed.strip() == "[]"
-
-
-def test_joined_batches_hold_the_examples_of_unpacked_ones_in_fewer_rows():
-    examples = make_examples(200, num_targets=3)
-    alone = make_batches(examples, batch_size=16, pack=False)
-    joined = make_batches(examples, batch_size=16, pack="batch", multiple=2)
-    assert joined.steps_for_epochs(2) == alone.steps_for_epochs(2) == 26
-    sizes = set()
-    for (padded, one), (fewer, info) in zip(take(alone, 26), take(joined, 26), strict=True):
-        assert sorted(info.ids) == sorted(one.ids)
-        assert (info.epoch, info.step_in_epoch) == (one.epoch, one.step_in_epoch)
-        assert info.num_tokens == one.num_tokens
-        assert info.padding_share < one.padding_share
-        for name in ("encoder_input_tokens", "decoder_target_tokens"):
-            assert sorted(fewer[name][fewer[name] > 0]) == sorted(padded[name][padded[name] > 0])
-        assert len(fewer["encoder_input_tokens"]) == info.num_rows <= 10
-        assert info.num_rows % 2 == 0
-        sizes.add(info.num_rows)
-    # Few batches: all of the first epoch have one shape.
-    assert joined.num_rows in sizes
-    assert len(sizes) <= 2
-
-
-def test_joined_batches_of_a_long_epoch_take_the_rows_that_each_needs():
-    batches = make_batches(make_examples(2400), batch_size=16, pack="batch")
-    sizes = Counter(batches.make(0, step)[1].num_rows for step in range(150))
-    assert batches.num_rows == sizes.most_common(1)[0][0]
-    assert 2 <= len(sizes) <= 8
-
-
-def test_a_joined_batch_that_needs_more_rows_than_the_first_ones_gets_them():
-    short = [make_example(f"s{i}", [5] * 3, [6] * 2) for i in range(2048)]
-    long = [make_example(f"l{i}", [5] * 64, [6] * 16) for i in range(8)]
-    batches = make_batches([*short, *long], batch_size=8, pack="batch", shuffle=False)
-    assert batches.num_rows == 1
-    assert batches.make(0, 0)[1].num_rows == 1
-    assert batches.make(0, 256)[1].num_rows == 8
-
-
-def test_rows_of_joined_batches_are_as_long_as_wastes_least():
-    examples = [make_example(f"e{i}", [5] * 40, [6] * 10) for i in range(8)]
-    lengths = {"inputs": 128, "targets": 32}
-    batches = TrainBatches([("t", examples, 1.0)], 8, lengths, "batch", 0)
-    # Eight rows of 64 and 32 hold one each; three of 128 and 32 hold all, three to a row.
-    assert (batches.num_rows, dict(batches.row_lengths)) == (3, lengths)
-
-
-def test_the_shape_of_joined_rows_is_found_in_few_tries(monkeypatch):
-    tries = Counter()
-
-    def counted(layout, first, second, *limits):
-        tries[limits] += 1
-        return join_rows(layout, first, second, *limits)
-
-    monkeypatch.setattr(batching, "join_rows", counted)
-    examples = make_examples(320)
-    for features, lengths, allowed in (
-        (DecoderOnlyFeatures(), {"inputs": 1792, "targets": 256}, 64),
-        (EncoderDecoderFeatures(), {"inputs": 1024, "targets": 256}, 256),
-    ):
-        tries.clear()
-        TrainBatches([("t", examples, 1.0)], 32, lengths, "batch", 0, features=features)
-        assert len(tries) <= allowed / 4
-        assert max(tries.values()) == 10  # once for each batch
-
-
-@pytest.mark.parametrize("num_hosts", [1, 2, 4])
-def test_hosts_share_joined_batches(num_hosts):
-    examples = make_examples(40)
-    whole = take(make_batches(examples, 8, pack="batch", multiple=4), 6)
-    hosts = [
-        make_batches(examples, 8, "batch", host_rows=share_of(host, num_hosts), multiple=4)
-        for host in range(num_hosts)
-    ]
-    for batch, info in whole:
-        parts = [next(host) for host in hosts]
-        assert all(part_info == info for _, part_info in parts)
-        for name in batch:
-            joined = np.concatenate([part[name] for part, _ in parts])
-            np.testing.assert_array_equal(joined, batch[name], err_msg=name)

@@ -10,60 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_operands import BUCKETS, HEAD_DIM, HEADS, SHAPE, bias_of, operands, packed_segments
 
-from t5x_ext.errors import ConfigError
 from t5x_ext.models.blocks import (
-    attend,
     by_distance,
-    by_distance_kernel,
     cudnn,
-    kernel_check,
     splash,
     xla_attention,
 )
 from t5x_ext.models.blocks.attend import drop_keys, make_attend
 from t5x_ext.models.blocks.pattern import Heads, Pattern, segment_mask, split_heads
-from t5x_ext.models.blocks.positions import ALiBi, RelativeBias
+from t5x_ext.models.blocks.positions import ALiBi
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.compiling import describe_devices
 from t5x_ext.planning.devices import parse_topology
-
-HEADS, HEAD_DIM, BUCKETS = 4, 64, 32
-SHAPE = Heads(HEADS, HEAD_DIM)
-
-
-@pytest.fixture(autouse=True)
-def nothing_told_yet(monkeypatch) -> None:
-    monkeypatch.setattr(attend, "_told", set())
-
-
-def bias_of(table: jax.Array, bidirectional: bool = True) -> RelativeBias:
-    bias = RelativeBias(*table.shape, 128, bidirectional)
-    bias.rel_embedding.set_value(table)
-    return bias
-
-
-def packed_segments(rng: np.random.Generator, batch: int, length: int) -> jax.Array:
-    """Three segments a row and some padding at the end."""
-    rows = []
-    for _ in range(batch):
-        cuts = np.sort(rng.choice(np.arange(1, length), 3, replace=False))
-        row = np.searchsorted(cuts, np.arange(length), side="right") + 1
-        rows.append(np.where(row == 4, 0, row))
-    return jnp.asarray(np.stack(rows), jnp.int32)
-
-
-def operands(query_length: int, key_length: int, batch: int = 2, heads: int = HEADS):
-    rng = np.random.default_rng(0)
-    width = heads * HEAD_DIM
-    query, key, value, grad = (
-        jnp.asarray(rng.normal(size=(batch, length, width)) / 8, jnp.float32)
-        for length in (query_length, key_length, key_length, query_length)
-    )
-    table = jnp.asarray(rng.normal(size=(heads, BUCKETS)), jnp.float32)
-    segments = packed_segments(rng, batch, query_length), packed_segments(rng, batch, key_length)
-    return query * 8, key * 8, value, grad, table, segments
-
 
 CASES = {
     "encoder": (256, 256, dict(causal=False), True),
@@ -269,16 +229,6 @@ def test_splash_compiles_for_every_tpu(topology: str, heads: Heads, saves_heads:
     assert "4096,4096]" not in text  # no logits
 
 
-def test_kernel_is_taken_only_where_it_fits() -> None:
-    assert by_distance_kernel.suits(1024, 1024)
-    assert by_distance_kernel.suits(128, 1024)
-    assert not by_distance_kernel.suits(100, 128)
-    assert not by_distance_kernel.suits(128, 4096)  # one block of logits exceeds the memory
-    sizes = {(32, 64): 64, (64, 112): 128, (8, 24): 32, (3, 64): 128, (8, 16): 16, (8, 256): None}
-    for heads, size in sizes.items():
-        assert by_distance_kernel.padded_head_dim(*heads) == size
-
-
 @pytest.mark.parametrize(
     "heads", [Heads(4, 112, scale=112**-0.5), Heads(3, 64, scale=0.125)], ids=str
 )
@@ -310,117 +260,6 @@ def test_alibi_of_a_prefix_lowers_keys_on_both_sides() -> None:
     np.testing.assert_array_equal(bias, -alibi.slopes[:, None, None] * np.abs(distance))
     back = jnp.asarray(np.minimum(distance, 0))
     np.testing.assert_array_equal(alibi.of_distance(back, 4), alibi.by_distance(np.asarray(back)))
-
-
-def test_each_platform_takes_the_first_kernel_that_can(monkeypatch, capsys) -> None:
-    """On a mesh that is only described: nothing is tried on it."""
-    alibi, segments = ALiBi(8), jnp.ones((1, 256), jnp.int32)
-    rotary = Pattern(segments, segments, causal=True)
-    long = rotary._replace(
-        **{name: jnp.ones((1, 4096), jnp.int32) for name in ("query_segments", "key_segments")}
-    )
-    cases = {
-        "tpu": [
-            (rotary, Heads(8, 64), "the kernel by distance"),
-            (rotary._replace(bias=alibi), Heads(8, 64), "the kernel by distance"),
-            (rotary._replace(bias=alibi), Heads(8, 112), "the kernel by distance"),
-            (rotary, Heads(8, 64, 2), "splash attention"),
-            (long, Heads(8, 128), "splash attention"),
-            (rotary, Heads(71, 64, 1), "splash attention"),
-            (rotary, Heads(4, 16, 2), None),
-            (long._replace(bias=alibi), Heads(8, 64), None),
-        ],
-        "gpu": [(rotary, Heads(8, 64, 2), None)],  # without cuDNN; see test_other_platforms.py
-        "cpu": [(rotary, Heads(8, 64), None)],
-    }
-    for platform, choices in cases.items():
-        monkeypatch.setattr(PjitPartitioner, "platform", platform)
-        with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
-            for pattern, heads, name in choices:
-                taken = attend._choose(pattern, heads, "auto", jnp.bfloat16)
-                assert (taken and taken.name) == name, (platform, heads)
-                assert attend._choose(pattern, heads, "xla", jnp.bfloat16) is None
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(set(lines)) == 8  # one for each shape of heads and path, none for CPUs
-    assert any("splash attention for 71 heads of 64 that share 1 key head (not" in x for x in lines)
-    assert (
-        "attention: plain XLA for 4 heads of 16 that share 2 key heads (the kernel by distance "
-        "does not take 4 heads of 16 that share 2 key heads; splash attention does not take heads "
-        "of 16 (it takes multiples of 64))"
-    ) in lines
-
-
-def test_rows_of_a_gpu_without_cudnn_say_so(monkeypatch) -> None:
-    monkeypatch.setattr(PjitPartitioner, "platform", "gpu")
-    segments = jnp.ones((1, 128), jnp.int32)
-    with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
-        with pytest.raises(ConfigError, match="cuDNN is not detected.*allowed: 'auto'"):
-            make_attend(Pattern(segments, segments, causal=True), Heads(4, 64), path="flash")
-        with pytest.raises(ConfigError, match="cuDNN's attention does not take a bias"):
-            biased = Pattern(segments, segments, causal=True, bias=ALiBi(4))
-            make_attend(biased, Heads(4, 64), path="flash")
-
-
-@pytest.mark.parametrize(
-    ("lengths", "heads", "what"),
-    [
-        ((100, 128), Heads(4, 64), "100 x 128 positions"),
-        ((128, 4096), Heads(4, 64), "up to 2,048 keys"),
-        ((128, 128), Heads(4, 256), "4 heads of 256"),
-        ((128, 128), Heads(4, 64, num_kv_heads=2), "4 heads of 64 that share 2 key heads"),
-        ((128, 128), Heads(4, 64, num_kv_heads=2), "rows that are not causal"),
-    ],
-)
-def test_a_kernel_that_cannot_be_had_is_an_error(lengths, heads, what) -> None:
-    segments = (jnp.ones((1, length), jnp.int32) for length in lengths)
-    with pytest.raises(ConfigError, match=what) as caught:
-        make_attend(Pattern(*segments), heads, path="flash")
-    assert "allowed: 'auto'" in str(caught.value)
-
-
-@pytest.mark.slow(but="splash")
-@pytest.mark.parametrize(
-    ("path", "heads", "has_bias"),
-    [(by_distance, SHAPE, True), (splash, Heads(12, 64, 4, 0.125), False)],
-    ids=["by_distance", "splash"],
-)
-def test_a_kernel_is_compared_with_a_reference_before_it_is_taken(path, heads, has_bias) -> None:
-    def wrong(pattern: Pattern, heads: Heads):
-        kernel = path.build(pattern, heads)
-        return lambda query, key, value: kernel(query, key, value) + 0.1 * query
-
-    def broken(pattern: Pattern, heads: Heads):
-        raise RuntimeError("no such instruction")
-
-    found = {}
-
-    def ask(x):  # while a step is traced, as `auto` does
-        for build in (path.build, wrong, broken):
-            found[build] = kernel_check.compare(build, heads, has_bias, jnp.bfloat16)
-        return x
-
-    jax.jit(ask)(1.0)
-    assert found[path.build].agrees, found[path.build].text
-    assert not found[wrong].agrees and "of the largest value on this cpu" in found[wrong].text
-    assert found[broken] == (False, "fails on this cpu: RuntimeError: no such instruction")
-
-
-def test_a_kernel_that_differs_is_not_taken(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(PjitPartitioner, "platform", "tpu")
-    outcomes = {
-        True: "splash attention for 4 heads of 64 that share 2 key heads (agrees)",
-        False: "plain XLA for",
-    }
-    segments = jnp.ones((1, 128), jnp.int32)
-    for agrees, text in outcomes.items():
-        outcome = kernel_check.Outcome(agrees, "agrees" if agrees else "differs by 0.5")
-        monkeypatch.setattr(kernel_check, "compare", lambda *_, outcome=outcome: outcome)
-        with PjitPartitioner(devices=tuple(jax.devices()[:1])).activate():
-            pattern = Pattern(segments, segments, causal=True)
-            taken = attend._choose(pattern, Heads(4, 64, 2), "auto", jnp.bfloat16)
-        assert (taken is not None) == agrees
-        assert text in capsys.readouterr().err
 
 
 def test_dropping_keys_equals_dropping_attention_weights() -> None:

@@ -97,7 +97,8 @@ def test_our_adapters_have_our_logits_in_peft(variant: str, tmp_path: Path) -> N
         lambda spec: (0.2 * rng.normal(size=spec.shape)).astype(np.float32),
         network.Transformer(config, lora).trainable,
     )
-    peft.write(str(tmp_path / "adapter"), config, lora, params, None, str(directory))
+    adapter = peft.StoredAdapter(lora, params, str(directory))
+    peft.write(str(tmp_path / "adapter"), config, adapter)
     rows = [pair.prompt for pair in make_pairs(base.config.vocab_size)]
     ours = our_logits(config, join(load_params(str(directory)), params), rows, lora)
     model = theirs.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
@@ -231,7 +232,7 @@ def test_t5_goes_both_ways(tmp_path: Path) -> None:
     found = peft.read(tmp_path / "theirs", config)
     wanted = in_torch(model)
     np.testing.assert_allclose(here(found), wanted, atol=2e-4, rtol=1e-4)
-    peft.write(str(tmp_path / "ours"), config, found.lora, found.params, None)
+    peft.write(str(tmp_path / "ours"), config, peft.StoredAdapter(found.lora, found.params))
     base = model.unload()
     again = theirs.PeftModel.from_pretrained(base, str(tmp_path / "ours")).eval()
     np.testing.assert_allclose(in_torch(again), wanted, atol=1e-6)

@@ -6,11 +6,11 @@ import csv
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_study import ANSWERS, HALF, METRICS, RIGHT, SIZE, WRONG, row_of, rows_of, write_study
 
 from mixtures.writing.m2 import Edit
 from t5x_ext import report
@@ -25,101 +25,13 @@ from t5x_ext.metrics import (
     write_predictions,
 )
 from t5x_ext.metrics.aggregate import over_instances
-from t5x_ext.reports.dataset_content import find
 from t5x_ext.reports.dataset_scores import BOUNDS, DatasetScores, Row, score_datasets
 from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
-from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.edit_marks import mark_edits
-from t5x_ext.reports.published import names, published_blocks, read_published
 from t5x_ext.reports.study_files import read_study
 from t5x_ext.reports.tables import ABSENT
 from t5x_ext.reports.training_tables import source_table, tuning_table
 from t5x_ext.reports.wording_tables import wording_table
-
-METRICS = {"writing.fix": ("errant", "gleu_closed"), "writing.plain": ("sari", "sari_hf")}
-WRONG = "She play the harp every day , and he listen ."
-RIGHT = "She plays the harp every day , and he listens ."
-HALF = "She plays the harp every day , and he listen ."
-HOSTILE = "<script>alert('x')</script>"
-SIZE = 12
-
-
-def rows_of(task: str, answers: Sequence[str], repeat: int = 1) -> list[Prediction]:
-    """An answer to each of some sentences, which differ in one word."""
-    rows = []
-    for i, answer in enumerate(answers):
-        own = [text.replace("harp", f"harp{i}") for text in (WRONG, RIGHT, answer)]
-        source, reference, said = own
-        row = Prediction(task, "c", f"{i}", f"Fix: {source}", (reference,), said, source=source)
-        row = dataclasses.replace(row, finish="length" if answer == HOSTILE else "eos")
-        rows += [dataclasses.replace(row, id=f"{task}-{i}-{n}") for n in range(repeat)]
-    return rows
-
-
-# Answers of each arm: base copies, "some" mends every second sentence, "most" all but the first.
-ANSWERS = {
-    ("base", "n0"): [WRONG] * SIZE,
-    ("some", "n10"): [RIGHT, WRONG] * (SIZE // 2),
-    ("most", "n10"): [HALF] * SIZE,
-    ("most", "n100"): [HOSTILE, *[RIGHT] * (SIZE - 1)],
-}
-
-
-def write_study(root: Path, seeds: Sequence[int] = (0,), repeat: int = 1) -> Path:
-    arms = [
-        {
-            "name": name,
-            "setting": "MTL",
-            "initial": "base",
-            "prompt": "alpaca",
-            "budgets": [budget for arm, budget in ANSWERS if arm == name],
-            "baseline": name != "most",
-            "label": f"arm {name}",
-        }
-        for name in dict.fromkeys(arm for arm, _ in ANSWERS)
-    ]
-    tasks = [
-        {"name": name, "category": "c", "train_instances": 100, "metrics": list(metrics)}
-        for name, metrics in METRICS.items()
-    ]
-    root.mkdir(parents=True)
-    study = {"name": "datasets", "arms": arms, "tasks": tasks, "seeds": list(seeds)}
-    (root / "study.json").write_text(json.dumps(study))
-    for (arm, budget), answers in ANSWERS.items():
-        for seed in seeds[:1] if budget == "n0" else seeds:
-            write_cell(root, (arm, budget, seed), answers, repeat)
-    return root
-
-
-def write_cell(
-    root: Path, place: tuple[str, str, int], answers: Sequence[str], repeat: int
-) -> None:
-    arm, budget, seed = place
-    path = root / "cells" / f"{arm}-{budget}-{seed}"
-    path.mkdir(parents=True)
-    rows, scores = [], {}
-    for task, metrics in METRICS.items():
-        measured = measure(rows_of(task, answers, repeat), metrics, always=DEFAULT)
-        rows += measured.rows
-        scores |= task_scores(measured)
-    write_predictions(path / "predictions.jsonl", rows)
-    result = {
-        "arm": arm,
-        "budget": budget,
-        "seed": seed,
-        "scores": {"by_task": scores},
-        "train_examples_by_task": dict.fromkeys(METRICS, int(budget[1:])),
-        "train_loss": [1.0, 0.5],
-        "steps": 20,
-        "train_secs": 30.0,
-        "parameters": 2_000_000,
-        "trainable_parameters": 250_000,
-        "parameter_bytes": 5_000_000,
-        "sources": {"generic": 500, "fluency": int(budget[1:])},
-        "passes": 2.5,
-        "cleaned_answers": {"heading": 3, "space": 0, "lines": 0, "quotes": 0, "empty": 0},
-    }
-    (path / "result.json").write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +42,6 @@ def study_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scores(study_dir) -> DatasetScores:
     return score_datasets(read_study(study_dir))
-
-
-def row_of(scores: DatasetScores, arm: str, budget: str) -> Row:
-    return next(row for row in scores.rows if (row.arm, row.budget) == (arm, budget))
 
 
 def value(scores: DatasetScores, row: Row, task: str, name: str) -> float:
@@ -418,68 +326,3 @@ def test_rows_without_a_finish_have_no_share_that_stopped(tmp_path):
     scores = score_datasets(read_study(root))
     (row,) = (row for row in scores.rows if row.budget == "n100")
     assert not row.has(scores.trait("stopped")) and row.has(scores.trait("run_away"))
-
-
-@pytest.mark.parametrize("name", names())
-def test_papers_of_the_package_can_be_read(name):
-    published = read_published(name)
-    assert published.rows and published.source
-
-
-def test_the_papers_means_are_those_of_its_scores():
-    published = read_published("writing_alpaca")
-    for row in published.rows:
-        if row.mean is not None:
-            assert np.mean(row.scores) == pytest.approx(row.mean, abs=0.011)
-
-
-def test_published_figures_stand_beside_ours(tmp_path):
-    root = write_study(tmp_path / "study")
-    paper = {
-        "source": "A. Author 2023",
-        "datasets": [
-            {"name": "FIX", "metric": "F0.5", "rows": 100, "task": "writing.fix"},
-            {"name": "OTHER", "metric": "SARI", "rows": 100, "task": "writing.absent"},
-        ],
-        "rows": [
-            {"label": "theirs", "arm": "base", "scores": [12.5, 30], "mean": 21.25},
-            {"label": "another", "scores": [None, 31.5]},
-        ],
-        "parts": {
-            "columns": ["P", "R", "F0.5"],
-            "datasets": ["FIX", "OTHER"],
-            "rows": [
-                {"label": "greedy", "arm": "most", "scores": [[70, 30, 55], [1, 2, 3]]},
-                {"label": "another", "scores": [[60, 20, 44], [4, 5, 6]]},
-            ],
-        },
-        "footnotes": ["Read this."],
-    }
-    path = tmp_path / "paper.json"
-    path.write_text(json.dumps(paper))
-    study = json.loads((root / "study.json").read_text())
-    (root / "study.json").write_text(json.dumps(study | {"published": str(path)}))
-    findings = find(read_study(root))
-    published = read_published(findings.study.published)
-    table, parts, note = published_blocks(published, findings.scores)
-    assert isinstance(table, Table) and note == Paragraph("Read this.")
-    assert table.groups == (("", 1), ("FIX (F0.5)", 2), ("OTHER (SARI)", 1), ("mean", 1))
-    assert table.rows[0] == ("theirs", "12.50", "0.00", "30.00", "21.25")
-    assert table.rows[1] == ("another", "–", "–", "31.50", "–")
-    assert "FIX: fix by ERRANT" in table.note
-    assert isinstance(parts, Table)
-    assert parts.groups == (("", 1), ("FIX, paper", 3), ("FIX, here", 3), ("OTHER, paper", 3))
-    # At its largest budget it makes 22 of 24 edits, and changes much in the row that is hostile.
-    own = row_of(findings.scores, "most", "n100").parts[0]
-    assert parts.rows[0][1:7] == ("70.00", "30.00", "55.00", *(f"{value:.2f}" for value in own))
-    assert own[1] == pytest.approx(100 * 22 / 24)
-    assert parts.rows[1][4:7] == ("–", "–", "–")
-
-    path.write_text(json.dumps(paper | {"rows": [{"label": "x", "scores": [1]}]}))
-    with pytest.raises(ConfigError, match=r"rows\[0\].scores': \[1\]; allowed: 2 numbers of 0 to"):
-        read_published(str(path))
-
-
-def test_unknown_paper_is_refused():
-    with pytest.raises(ConfigError, match="PUBLISHED: 'zhang'; allowed: .*writing_alpaca"):
-        read_published("zhang")

@@ -12,10 +12,11 @@ import pytest
 from test_decoder_only_training import CONFIGS, assert_close, make_batches
 
 from t5x_ext.checkpoints import trees
+from t5x_ext.decoding.adapters import adapter_index
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, parameters
 from t5x_ext.models.adapter_rows import adapter_rows
-from t5x_ext.models.lora import LoRA, row_indices
+from t5x_ext.models.lora import LoRA
 from t5x_ext.models.merging import merge
 from t5x_ext.models.network import T5Config, Transformer
 from t5x_ext.partitioning import PjitPartitioner
@@ -191,8 +192,8 @@ def test_a_fused_projection_has_one_rank_and_one_alpha(family, fused, field, def
             r"LoRA.alpha_pattern: '\('; allowed: names, or a regular expression",
         ),
         (lambda: LoRA(4, targets="("), r"LoRA.targets: '\('; allowed: names, or a regular"),
-        (lambda: row_indices(("bio",), "bip", 2), "adapter: 'bip'; allowed: 'bio', None"),
-        (lambda: row_indices(("bio",), ["bio"], 2), "adapter: 1 names; allowed: one, or 2"),
+        (lambda: adapter_index(("bio",), "bip", 2), "adapter: 'bip'; allowed: 'bio'"),
+        (lambda: adapter_index(("bio",), ["bio"], 2), "adapter: 1 for 2 prompts; allowed: one for"),
     ],
 )
 def test_what_is_not_allowed_is_said_in_one_line(make, message: str) -> None:

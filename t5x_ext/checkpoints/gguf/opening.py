@@ -93,8 +93,7 @@ def open_gguf(path: str) -> Source:
     file = find_gguf(epath.Path(path))
     assert file is not None
     reader = _read(file)
-    metadata = {name: field for name, field in reader.fields.items()}
-    raw = _config(reader, metadata, file)
+    raw = _config(reader, file)
     stored = _tensors(reader, raw, file)
     config, tensors = assemble(raw, stored, file, file)
     return Source(
@@ -126,7 +125,7 @@ def _value(reader: Any, name: str) -> Any:
     return None if field is None else field.contents()
 
 
-def _config(reader: Any, metadata: Mapping[str, Any], file: epath.Path) -> dict[str, Any]:
+def _config(reader: Any, file: epath.Path) -> dict[str, Any]:
     """config.json of the same model."""
     architecture = _value(reader, "general.architecture")
     if architecture != "llama":

@@ -6,7 +6,8 @@ file, `t5x_ext.json`, which PEFT does not look at: the base's fingerprint, wheth
 in four bits, and the prompt.
 """
 
-from t5x_ext.checkpoints.peft.reading import StoredAdapter, open_source, read
+from t5x_ext.checkpoints.peft.reading import open_source, read
+from t5x_ext.checkpoints.peft.stored import StoredAdapter
 from t5x_ext.checkpoints.peft.writing import write
 
 __all__ = ["StoredAdapter", "open_source", "read", "write"]

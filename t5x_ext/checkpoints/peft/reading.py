@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -23,33 +23,12 @@ from t5x_ext.checkpoints.peft.modules import (
     modules_of,
     tensor_names,
 )
+from t5x_ext.checkpoints.peft.stored import StoredAdapter
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import ALL, LoRA
 from t5x_ext.models.parameters import Params
-
-
-class StoredAdapter(NamedTuple):
-    """What a directory holds.
-
-    Attributes:
-      lora: which layers it is for, and its size.
-      params: float32 NumPy arrays in the tree of `Network.trainable`.
-      base_path: the base's name; None if it does not say.
-      base_fingerprint: see `fingerprints`; None if it does not say.
-      step: updates it has seen; 0 if it does not say.
-      prompt: name of the prompt it was tuned with, as it was given to `write`; None without.
-      base_quantization: of the base's kernels, "nf4" or "none"; None if it does not say.
-    """
-
-    lora: LoRA
-    params: Params
-    base_path: str | None = None
-    base_fingerprint: str | None = None
-    step: int = 0
-    prompt: Any = None
-    base_quantization: str | None = None
 
 
 def read(directory: files.StrPath, config: ModelConfig) -> StoredAdapter:

@@ -21,23 +21,17 @@ from t5x_ext.checkpoints.peft.modules import (
     modules_of,
     tensor_names,
 )
+from t5x_ext.checkpoints.peft.stored import StoredAdapter
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
-from t5x_ext.models.parameters import Params
 
 
 def write(
     directory: str,
     config: ModelConfig,
-    lora: LoRA,
-    params: Params,
-    base_fingerprint: str | None,
-    base_path: str | None = None,
-    step: int = 0,
-    prompt: Any = None,
-    base_quantization: str | None = None,
+    adapter: StoredAdapter,
     bidirectional: bool | None = None,
     check: Check = unchecked,
 ) -> None:
@@ -46,41 +40,33 @@ def write(
     Args:
         directory: To create, local or `gs://`.
         config: Of the base.
-        lora: Which layers the adapter is for, and its size.
-        params: Arrays in the tree of `Network.trainable`.
-        base_fingerprint: See `fingerprints`; None if it is not known.
-        base_path: Of the base. Its last part alone is written: paths of this machine are no use
-            elsewhere.
-        step: Updates that the adapter has seen.
-        prompt: The name of the prompt it was tuned with.
-        base_quantization: Of the base's kernels, "nf4" or "none"; None if it is not known.
+        adapter: What to write.
         bidirectional: Of its prompts, see `Source`.
         check: Called with the directory that holds everything, before it gets its name.
 
     Raises:
-        ConfigError: If the directory exists, or the arrays are not those of `lora`.
+        ConfigError: If the directory exists, or the arrays are not those of its `lora`.
     """
-    trees.check_tree(directory, params, Transformer(config, lora).trainable)
-    leaves = {
-        name: np.asarray(leaf, np.float32) for name, leaf in trees.named_leaves(params).items()
-    }
+    trees.check_tree(directory, adapter.params, Transformer(config, adapter.lora).trainable)
+    named = trees.named_leaves(adapter.params)
+    leaves = {name: np.asarray(leaf, np.float32) for name, leaf in named.items()}
     modules = modules_of(config)
     present = [m for m in modules if any(f"{part}/lora/b" in leaves for part in m.parts)]
     arrays = {name: array for module in present for name, array in _tensors(module, leaves).items()}
-    base_name = PurePosixPath(base_path).name if base_path else None
+    base_name = PurePosixPath(adapter.base_path).name if adapter.base_path else None
     with complete_or_absent(directory) as path:
         infos = [TensorInfo(name, array.shape, array.dtype) for name, array in arrays.items()]
         write_file(path / WEIGHTS_FILE, infos, iter(arrays.values()), {"format": "pt"})
         written = {
-            CONFIG_FILE: _describe(config, lora, modules, present, base_name),
+            CONFIG_FILE: _describe(config, adapter.lora, modules, present, base_name),
             OWN_FILE: {
                 "base": {
                     "name": base_name,
-                    "sha256": base_fingerprint,
-                    "quantization": base_quantization,
+                    "sha256": adapter.base_fingerprint,
+                    "quantization": adapter.base_quantization,
                 },
-                "step": step,
-                PROMPT: prompt,
+                "step": adapter.step,
+                PROMPT: adapter.prompt,
                 BIDIRECTIONAL: bidirectional,
             },
         }

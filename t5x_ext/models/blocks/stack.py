@@ -68,21 +68,3 @@ def scan_layers(
         # A loop keeps the compiler from merging what is computed again with the first time.
         body = jax.checkpoint(body, policy=policy, prevent_cse=not scan)
     return jax.lax.scan(body, x, (stacked, keys, *own), unroll=not scan)
-
-
-def layer_weights(params: Any, specs: Any, dtype: Any) -> tuple[Any, ...]:
-    """The parameters of a stack taken apart, as a decoding loop reads them.
-
-    Slicing the stack inside the loop would copy every weight at every position.
-
-    Args:
-      params: the stack's parameters, [layers, ...].
-      specs: their `ParamSpec`.
-      dtype: of kernels.
-
-    Returns:
-      One nested dictionary per layer.
-    """
-    num_layers = jax.tree.leaves(params)[0].shape[0]
-    cast = parameters.cast_kernels(specs, params, dtype)
-    return tuple(jax.tree.map(lambda x: x[i], cast) for i in range(num_layers))  # noqa: B023
