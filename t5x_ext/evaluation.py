@@ -218,6 +218,7 @@ def restore_each(
         # JAX's service catches it, for training runs to save. Here nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from t5x_ext.checkpoints import adapters, open_source, selection
+    from t5x_ext.checkpoints.meta import PROMPT
 
     # A wrong path is refused before the data, whose imports take long.
     paths = [
@@ -266,10 +267,14 @@ def restore_each(
             )
         if adapter is not None:
             adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
-            adapter.warn_of_prompt(datasets.prompt_of(dataset_cfg))
         weights = adapters.load_weights(
             abstract_params, path, adapter, restore_cfg.dtype, model.config
         )
+        # An adapter was tuned after its base.
+        tuned = (
+            (adapter.path, adapter.prompt) if adapter else (path, weights.source.meta.get(PROMPT))
+        )
+        adapters.warn_of_prompt(*tuned, datasets.prompt_of(dataset_cfg))
         signature = _sign(decoder, dataset_cfg, weights.digest, prompts.hexdigest(), restore_cfg)
         multihost.check_same({"weights, prompts and settings": signature})
         yield Session(

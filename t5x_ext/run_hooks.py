@@ -5,26 +5,30 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import jax
 
+from mixtures.task_metrics import metrics_of
 from t5x_ext import multihost
 from t5x_ext.checkpoints import Checkpointer
 from t5x_ext.checkpoints.best import BEST, Best
 from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.evaluation import evaluate_loss, make_decoder, predict_and_score
 from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.catalogue import get_metric
 from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.models.losses import zero_sums
 from t5x_ext.terminal import note
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
+from t5x_ext.training.step import loss_metrics
 from t5x_ext.training.trainer import Program, StepEvent
 
 # Above this share of a run's time, and these seconds, the run says how to evaluate less.
@@ -58,14 +62,43 @@ class Evaluation:
     before_training: bool = False
 
     def check_best(self, best: Best | None) -> None:
-        """Raises ConfigError if checkpoints are judged by what is never evaluated."""
+        """Refuses to judge checkpoints by a number that is never logged.
+
+        What a task's own metrics are called shows only once they are computed: of these
+        (`infer_eval/<task>/<metric>`) the task alone is looked at.
+
+        Raises:
+          ConfigError: it is not evaluated, or not called so.
+        """
+        if best is None:
+            return
         kinds = {"eval": self.loss_examples, "infer_eval": self.infer_examples}
-        if best is not None and not kinds[best.metric.partition("/")[0]]:
-            there = [f"{group}/..." for group, examples in kinds.items() if examples]
+        group, _, name = best.metric.partition("/")
+        if not kinds[group]:
+            there = [f"{kind}/..." for kind, examples in kinds.items() if examples]
             raise ConfigError(
                 f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; "
                 f"allowed: {', '.join(there) or 'None, as nothing is held out'}"
             )
+        tasks = {example.task for example in kinds[group]}
+        task, is_own, _ = name.partition("/")
+        if group == "infer_eval" and is_own and task in tasks:
+            return
+        names = _logged(group, tasks)
+        if best.metric not in names:
+            raise ConfigError(
+                f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not log"
+                f"{nearest(best.metric, names)}"
+            )
+
+
+def _logged(group: str, tasks: Collection[str]) -> list[str]:
+    """The names under which evaluations of `tasks` log numbers, but for the tasks' own metrics."""
+    if group == "eval":
+        names = list(loss_metrics(zero_sums()))
+    else:
+        names = [get_metric(name).key for task in sorted(tasks) for name in metrics_of(task)]
+    return [f"{group}/{name}" for name in dict.fromkeys(names)]
 
 
 def evaluation_line(seconds: float, run_seconds: float) -> str:
@@ -172,6 +205,7 @@ class Saver:
         self._checkpointer, self._settings, self._batches = checkpointer, settings, batches
         self._finite, self._log, self._meta = finite, log, meta
         self._best = Best(*settings.best) if settings and settings.best else None
+        self._unjudged: int | None = None  # the last step that was said to be
 
     def __call__(self, event: StepEvent) -> None:
         if self._settings is not None:
@@ -198,7 +232,9 @@ class Saver:
         group = self._best.metric.partition("/")[0]
         found = self._log.written(step)
         evaluated = [name for name in found if name.startswith(f"{group}/")]
-        if evaluated and self._best.metric not in found and multihost.is_primary():
+        is_told = step == self._unjudged or not multihost.is_primary()
+        if evaluated and self._best.metric not in found and not is_told:
+            self._unjudged = step
             there = ", ".join(evaluated[:12])
             note(f"step {step} is not judged: no {self._best.metric}, there is {there}")
         value = found.get(self._best.metric, math.nan)
