@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import gin
 
 from t5x_ext import files, multihost, startup, terminal
-from t5x_ext.gin_strict import binding, checks
+from t5x_ext.gin_strict import binding, checks, order
 from t5x_ext.gin_strict.source import GinFile, Macro, read_bindings, read_file, symbols
 
 CONFIG_FILE = "config.gin"
@@ -64,6 +64,7 @@ def parse(
     instead = [text for item in checks.unset_macros(said) for text in unset(item.name, ())]
     sources.append(read_bindings([*instead, *bindings]))
     checks.check_text(sources, _shipped_macros)
+    order.warn_of_order(sources, _SHIPPED)
     gin.clear_config()
     bound = binding.Bound()
     if command is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import gin
@@ -13,7 +13,8 @@ import gin
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.gin_strict import hints
-from t5x_ext.gin_strict.binding import Bound, Entry
+from t5x_ext.gin_strict.binding import Bound, Entry, is_macro, macro_name, references
+from t5x_ext.gin_strict.networks import check_networks
 from t5x_ext.gin_strict.source import (
     COMMAND_LINE,
     REQUIRED_NAMES,
@@ -213,19 +214,9 @@ def check_bound(bound: Bound, command: Callable[..., Any] | None, given: Collect
     for entry in entries:
         _check_type(entry, bound)
     if command is not None:
+        check_networks(bound, command)
         configurable = gin.config._inverse_lookup(command)
         _check_arguments(configurable, (), bound, given, "the command", configurable.name)
-
-
-def _references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
-    if isinstance(value, gin.config.ConfigurableReference):
-        yield value
-    elif isinstance(value, dict):
-        for item in (*value, *value.values()):
-            yield from _references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _references(item)
 
 
 def _check_arguments(
@@ -264,7 +255,7 @@ def _check_arguments(
                 f"file that sets it"
             )
     for entry in arguments.values():
-        for reference in _references(entry.value):
+        for reference in references(entry.value):
             _check_call(reference, scopes, bound, entry.binding.place, calls)
 
 
@@ -278,9 +269,9 @@ def _check_call(
     # A reference without scopes is called in the caller's; a macro's value is called
     # in a scope of the macro's name, which replaces the caller's (so gin has it).
     inner = tuple(reference.scopes) or scopes
-    if _is_macro(reference):
-        macro = bound.macros[_macro_name(reference)]
-        for inner_reference in _references(macro.value):
+    if is_macro(reference):
+        macro = bound.macros[macro_name(reference)]
+        for inner_reference in references(macro.value):
             _check_call(inner_reference, inner, bound, macro.binding.place, calls)
     elif reference.evaluate and not _is_constant(reference):
         label = reference.scoped_selector
@@ -291,23 +282,15 @@ def _is_constant(reference: gin.config.ConfigurableReference) -> bool:
     return reference.configurable.selector == "gin.constant"
 
 
-def _is_macro(reference: gin.config.ConfigurableReference) -> bool:
-    return reference.configurable.wrapped is gin.config.macro
-
-
-def _macro_name(reference: gin.config.ConfigurableReference) -> str:
-    return "/".join(reference.scopes)
-
-
 def _check_macros_defined(entry: Entry, bound: Bound) -> None:
     if entry.binding.is_required:
         raise ConfigError(
             f"{entry.binding.place}: {entry.binding.name} is required and not set: give "
             f"{COMMAND_LINE}{entry.binding.name}=VALUE"
         )
-    for reference in _references(entry.value):
-        if _is_macro(reference) and _macro_name(reference) not in bound.macros:
-            name = _macro_name(reference)
+    for reference in references(entry.value):
+        if is_macro(reference) and macro_name(reference) not in bound.macros:
+            name = macro_name(reference)
             raise ConfigError(
                 f"{entry.binding.place}: macro '{name}' is used but never set: give "
                 f"{COMMAND_LINE}{name}=VALUE or add the gin file that sets it"
@@ -333,9 +316,7 @@ def _check_type(entry: Entry, bound: Bound) -> None:
     hint = hints.hint_of(entry.configurable, entry.binding.parameter)
     if hints.accepts(hint, _typed(entry.value, bound)):
         return
-    origin = entry
-    while isinstance(origin.value, gin.config.ConfigurableReference) and _is_macro(origin.value):
-        origin = bound.macros[_macro_name(origin.value)]
+    origin = bound.origin(entry)
     message = f"{origin.binding.place}: {origin.binding.name} = {origin.value!r}, but "
     if origin is not entry:
         message += f"{entry.binding.name} ({entry.binding.place}) "
@@ -345,8 +326,8 @@ def _check_type(entry: Entry, bound: Bound) -> None:
 def _typed(value: Any, bound: Bound) -> Any:
     """Returns a bound value with macros replaced, in the form `hints.accepts` takes."""
     if isinstance(value, gin.config.ConfigurableReference):
-        if _is_macro(value):
-            return _typed(bound.macros[_macro_name(value)].value, bound)
+        if is_macro(value):
+            return _typed(bound.macros[macro_name(value)].value, bound)
         if _is_constant(value):
             return hints.Unknown()
         function = value.configurable.wrapped
