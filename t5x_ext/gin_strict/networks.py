@@ -12,11 +12,10 @@ from typing import Any
 from t5x_ext.errors import ConfigError
 from t5x_ext.gin_strict.binding import Bound, Entry, is_macro, macro_name, references
 
-_NETWORK = "t5x_ext.models.network.Transformer"
-# What each of them gives to a network.
+# What each of them gives to a network. `specialize` calls create_lora itself.
 _SETTINGS = {
     "t5x_ext.models.lora.create_lora.rank": "adapters",
-    f"{_NETWORK}.quantization": "kernels in four bits",
+    "t5x_ext.models.network.Transformer.quantization": "kernels in four bits",
 }
 
 
@@ -32,12 +31,13 @@ def check_networks(bound: Bound, command: Callable[..., Any]) -> None:
         ConfigError: One of them is set.
     """
     reached = _reached(bound, command)
-    if len(reached) == 1 or _NETWORK in reached:
+    if len(reached) == 1:
         return
     for parameter, entry in _entries(bound):
-        what = _SETTINGS.get(f"{_name(entry.configurable)}.{parameter}")
+        name = _name(entry.configurable)
+        what = _SETTINGS.get(f"{name}.{parameter}")
         origin = bound.origin(entry)
-        if what and origin.value is not None:
+        if what and name not in reached and origin.value is not None:
             raise ConfigError(
                 f"{origin.binding.place}: {origin.binding.name} = {origin.value!r}, but the run's "
                 f"model has another network than network.Transformer, which alone takes {what}; "
