@@ -195,14 +195,23 @@ def run(
     startup.add_flags(parser)
     if add_flags:
         add_flags(parser)
+    has_own = "dry_run" in inspect.signature(command).parameters
+    if not has_own:
+        parser.add_argument(
+            "--dry_run", action="store_true", help="check the configuration, print it, do no more"
+        )
 
     def call() -> None:
         flags, others = parse_flags(parser, argv)
+        only_check = not has_own and vars(others).pop("dry_run")
         if not flags.files and not flags.bindings:
             parser.error(f"give a gin file, for example --gin_file={gin_file}")
         process_flags = startup.take_flags(others)
         given = {name: value for name, value in vars(others).items() if value is not None}
         parse(flags.files, flags.bindings, flags.search_paths, command, tuple(given))
+        if only_check:
+            terminal.show(*operative_config().splitlines())
+            return
         with startup.session(process_flags, joins_cluster):
             multihost.check_same({"config": operative_config()})
             binding.register(command)(**given)
@@ -258,7 +267,9 @@ def parse_flags(
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        others = parser.parse_args([_rewrite(argument) for argument in argv])
+        others = parser.parse_args(
+            terminal.spell_switches(parser, [_rewrite(argument) for argument in argv])
+        )
     except argparse.ArgumentError as error:
         parser.error(str(error))
     values = vars(others)
