@@ -8,10 +8,11 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
@@ -61,6 +62,7 @@ def evaluate_loss(
     examples: Sequence[Example],
     cfg: DatasetConfig,
     max_batches: int | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Means per target token over the examples: 'cross_entropy', 'accuracy', ...
 
@@ -71,6 +73,7 @@ def evaluate_loss(
       cfg: gives batch size and lengths, which are set.
       max_batches: batches to take, of the examples that `first_of_all_tasks` picks for them; None
         takes all.
+      between: called before every batch; what it raises ends the evaluation.
     """
     assert cfg.task_feature_lengths is not None
     batch_size = program.partitioner.round_up_batch(cfg.batch_size)
@@ -78,7 +81,13 @@ def evaluate_loss(
         examples = first_of_all_tasks(examples, max_batches * batch_size)
     features = program.model.features
     batches = eval_batches(features, examples, batch_size, cfg.task_feature_lengths)
-    return program.evaluate(model_params, (batch for _, batch in batches))
+
+    def given() -> Iterator[dict[str, np.ndarray]]:
+        for _, batch in batches:
+            between()
+            yield batch
+
+    return program.evaluate(model_params, given())
 
 
 def predict_and_score(
@@ -88,9 +97,13 @@ def predict_and_score(
     path: str | os.PathLike[str] | None = None,
     signature: str = "",
     show_progress: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[Measured, dict[str, float]]:
     """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
-    measured = measure(predict(decoder, model_params, examples, path, signature, show_progress))
+    rows = predict(
+        decoder, model_params, examples, path, signature, show_progress, between=between
+    )
+    measured = measure(rows)
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
 
 

@@ -201,7 +201,20 @@ class Saver:
         finite: FiniteCheck,
         log: Log,
         meta: Mapping[str, Any],
+        changing: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        """Prepares to save.
+
+        Args:
+          checkpointer: the run's own.
+          settings: what to keep; None for nothing.
+          batches: say the position in the data.
+          finite: checks the numbers.
+          log: says what a step is judged by.
+          meta: JSON of every checkpoint.
+          changing: called at each for more of it.
+        """
+        self._changing = changing
         self._checkpointer, self._settings, self._batches = checkpointer, settings, batches
         self._finite, self._log, self._meta = finite, log, meta
         self._best = Best(*settings.best) if settings and settings.best else None
@@ -220,6 +233,7 @@ class Saver:
         check_params(event.state.params, event.step)
         self._log.flush()
         meta = {**self._meta, "step": event.step, "skipped_steps": self._finite.skipped}
+        meta |= self._changing()
         value = self._value(event.step)
         if self._best and value is not None:
             meta[BEST] = self._best.describe(value)
@@ -241,11 +255,17 @@ class Saver:
         return value if math.isfinite(value) else None
 
 
+class _InterruptedError(Exception):
+    """The run is to stop, and an evaluation is under way."""
+
+
 class Evaluator:
     """Every `period` steps and at the end: held-out loss, decoded scores.
 
     Attributes:
       seconds: spent on it so far, compilation included.
+      interrupted: whether the run is to stop and the last evaluation was given up for that. No
+        action has seen its numbers.
     """
 
     def __init__(
@@ -255,10 +275,22 @@ class Evaluator:
         what: Evaluation,
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
+        should_stop: Callable[[int], bool] = lambda step: False,
     ) -> None:
+        """Prepares to evaluate.
+
+        Args:
+          program: compiled functions.
+          log: takes the numbers.
+          what: examples and periods.
+          last_step: the step at which the run ends.
+          actions: see `training.actions.BaseAction`.
+          should_stop: asked before every batch, in every process.
+        """
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
-        self._actions = actions
+        self._actions, self._should_stop = actions, should_stop
         self.seconds = 0.0
+        self.interrupted = False
         if what.infer_cfg:
             mesh = program.partitioner
             slots = jax.tree.leaves(program.abstract_state().opt_state)
@@ -274,27 +306,41 @@ class Evaluator:
         return step == self._last_step or bool(period and step % period == 0)
 
     def evaluate(self, event: StepEvent) -> bool:
-        """Evaluates the state of an event; returns whether an action ends the run."""
+        """Evaluates the state of an event; returns whether an action, or a signal, ends the run."""
         jax.block_until_ready(event.state.step)  # whose steps may still be under way
         started = time.monotonic()
-        ends = self._evaluate(event)
+        try:
+            ends = self._evaluate(event)
+        except _InterruptedError:
+            self.interrupted = ends = True
         if self._what.loss_examples or self._what.infer_examples:
             self.seconds += time.monotonic() - started
         return ends
 
     def _evaluate(self, event: StepEvent) -> bool:
+        def between() -> None:
+            if self._should_stop(event.step):
+                raise _InterruptedError
+
         what = self._what
         weights = event.params
-        ends = False
+        # Asked once all is known: a resumed run evaluates again what was given up.
+        asked: list[tuple[str, Mapping[str, Any]]] = []
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(
-                self._program, weights, what.loss_examples, what.loss_cfg, what.max_batches
+                self._program,
+                weights,
+                what.loss_examples,
+                what.loss_cfg,
+                what.max_batches,
+                between,
             )
             self._report(event.step, "eval", values)
-            by_mixture = {what.loss_cfg.mixture_or_task_name: values}
-            ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_mixture)
+            asked.append(("TRAIN_EVAL", {what.loss_cfg.mixture_or_task_name: values}))
         if what.infer_cfg and what.infer_examples:
-            measured, scores = predict_and_score(self._decoder, weights, what.infer_examples)
+            measured, scores = predict_and_score(
+                self._decoder, weights, what.infer_examples, between=between
+            )
             rows = measured.rows
             self._report(event.step, "infer_eval", scores)
             if multihost.is_primary():
@@ -305,8 +351,8 @@ class Evaluator:
             for task, own in what.own_metrics(rows).items():
                 self._report(event.step, f"infer_eval/{task}", own)
                 by_task[task] = by_task[task] | own
-            ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
-        return ends
+            asked.append(("INFER_EVAL", by_task))
+        return any([_ask(self._actions.get(mode, ()), event, seen) for mode, seen in asked])
 
     def _report(self, step: int, group: str, values: Mapping[str, float]) -> None:
         self._log.write(step, group, values)
