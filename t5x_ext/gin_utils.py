@@ -109,15 +109,19 @@ def _read_files(gin_files: Sequence[str], search_paths: Sequence[str]) -> list[G
 
 
 @functools.cache
-def _shipped_macros() -> frozenset[str]:
-    """Returns every macro that the package's own gin files set or use."""
-    names: set[str] = set()
-    for path in _SHIPPED.rglob("*.gin"):
-        for item in read_file(str(path), [str(_PACKAGES), str(_SHIPPED)]).bindings():
-            names.update(s.name for s in symbols(item.value) if isinstance(s, Macro))
-            if item.is_macro:
-                names.add(item.name)
-    return frozenset(names)
+def _shipped_macros() -> Mapping[str, Sequence[str]]:
+    """Returns every macro of the package's own gin files, with the files that set it, runs first."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(_SHIPPED.rglob("*.gin"), key=lambda path: (path.parent.name != "runs", path)):
+        file = read_file(str(path), [str(_PACKAGES), str(_SHIPPED)])
+        for item in file.bindings():
+            for symbol in symbols(item.value):
+                if isinstance(symbol, Macro):
+                    found.setdefault(symbol.name, [])
+            name = path.relative_to(_SHIPPED).as_posix()
+            if item.is_macro and name not in found.setdefault(item.name, []):
+                found[item.name].append(name)
+    return found
 
 
 def operative_config() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -29,15 +29,19 @@ from t5x_ext.gin_strict.t5x_bindings import Named, Rule
 _logger = logging.getLogger("t5x_ext")
 # How alike two names are (difflib's ratio) of which one is taken for the other misspelt.
 _MISSPELT = 0.8
+_SHOWN = 4  # files in a message
 
 
-def check_text(sources: Sequence[GinFile], shipped_macros: Callable[[], Collection[str]]) -> None:
+def check_text(
+    sources: Sequence[GinFile], shipped_macros: Callable[[], Mapping[str, Sequence[str]]]
+) -> None:
     """Checks what needs no imports: repeated keys, macros, scopes, unset REQUIRED macros.
 
     Args:
         sources: The files in order and last the command line.
-        shipped_macros: Returns the macros that the package's own gin files know. Files may set them
-            without effect, so that one file of settings can serve several commands.
+        shipped_macros: Returns the macros that the package's own gin files know, and which of these
+            set them. Files may set them without effect, so that one file of settings can serve
+            several commands.
 
     Raises:
         ConfigError: The first problem found.
@@ -73,7 +77,7 @@ def _check_repeated(file: GinFile) -> None:
 
 
 def _check_macro_use(
-    bindings: Sequence[Binding], shipped_macros: Callable[[], Collection[str]]
+    bindings: Sequence[Binding], shipped_macros: Callable[[], Mapping[str, Sequence[str]]]
 ) -> None:
     """Refuses macros that nothing uses and that look misspelt; files may set others in vain.
 
@@ -92,9 +96,12 @@ def _check_macro_use(
             continue
         if _on_command_line(binding):
             if binding.name not in in_files:
+                elsewhere = shipped_macros().get(binding.name, ())
+                more = ", ..." if len(elsewhere) > _SHOWN else ""
+                hint = f" ({', '.join(elsewhere[:_SHOWN])}{more} would)" if elsewhere else ""
                 raise ConfigError(
                     f"{binding.place}: unknown macro '{binding.name}': no gin file of this run "
-                    f"sets or uses it{nearest(binding.name, in_files | used)}"
+                    f"sets or uses it{hint}{nearest(binding.name, in_files | used)}"
                 )
         elif not binding.is_required and binding.name not in shipped_macros():
             for close in difflib.get_close_matches(binding.name, used, n=1, cutoff=_MISSPELT):
