@@ -212,7 +212,9 @@ def _read_proto(path: str) -> Any:
     try:
         return _checked(sentencepiece_model_pb2.ModelProto.FromString(content), path)
     except DecodeError:
-        raise DataError(f"vocabulary: {path} is not a SentencePiece model; {ALLOWED_PATHS}") from None
+        raise DataError(
+            f"vocabulary: {path} is not a SentencePiece model; {ALLOWED_PATHS}"
+        ) from None
 
 
 def _checked(proto: Any, path: str) -> Any:

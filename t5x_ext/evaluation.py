@@ -100,9 +100,7 @@ def predict_and_score(
     between: Callable[[], None] = lambda: None,
 ) -> tuple[Measured, dict[str, float]]:
     """Scored rows in the order given, and means over tasks in percent; see `decoding.predict`."""
-    rows = predict(
-        decoder, model_params, examples, path, signature, show_progress, between=between
-    )
+    rows = predict(decoder, model_params, examples, path, signature, show_progress, between=between)
     measured = measure(rows)
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
 

@@ -112,7 +112,9 @@ def _read_files(gin_files: Sequence[str], search_paths: Sequence[str]) -> list[G
 def _shipped_macros() -> Mapping[str, Sequence[str]]:
     """Returns every macro of the package's own gin files, with the files that set it, runs first."""
     found: dict[str, list[str]] = {}
-    for path in sorted(_SHIPPED.rglob("*.gin"), key=lambda path: (path.parent.name != "runs", path)):
+    for path in sorted(
+        _SHIPPED.rglob("*.gin"), key=lambda path: (path.parent.name != "runs", path)
+    ):
         file = read_file(str(path), [str(_PACKAGES), str(_SHIPPED)])
         for item in file.bindings():
             for symbol in symbols(item.value):

@@ -96,7 +96,9 @@ def run_training(
         )
         first, last = int(state.step), last_step(carried.initial_step)
         if carried.has_ended:
-            multihost.say(f"step {first}: one of train.actions has ended the run; nothing is left to do")
+            multihost.say(
+                f"step {first}: one of train.actions has ended the run; nothing is left to do"
+            )
             last = first
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         frozen = base.params if base else {}

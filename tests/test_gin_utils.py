@@ -354,7 +354,9 @@ def test_a_parameter_that_is_like_none_gets_the_list_and_no_guess(parse, name):
 
 def test_a_macro_of_other_files_of_the_package_is_told_as_that():
     with pytest.raises(ConfigError) as caught:
-        gin_utils.parse(["studies/superni_tiny.gin"], ["MODEL_DIR = 'run'", "ADAPTER = 'runs/mine'"])
+        gin_utils.parse(
+            ["studies/superni_tiny.gin"], ["MODEL_DIR = 'run'", "ADAPTER = 'runs/mine'"]
+        )
     assert str(caught.value).startswith(
         "--gin.ADAPTER: unknown macro 'ADAPTER': no gin file of this run sets or uses it "
         "(runs/eval.gin, runs/finetune.gin, runs/infer.gin, runs/plan.gin, ... would); allowed: "

@@ -123,7 +123,9 @@ def test_wrong_paths_are_refused_in_one_line(tmp_path):
         (not_a_model, "is not a SentencePiece model"),
         (nothing, "is empty"),
     ):
-        expected += ".*; allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, "
+        expected += (
+            ".*; allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, "
+        )
         vocabulary = SentencePieceVocabulary(str(path))  # nothing is read yet
         for use in (lambda v: v.encode("text"), lambda v: v.as_seqio()):
             with pytest.raises(DataError, match=expected) as caught:
