@@ -27,8 +27,8 @@ TOKENIZER_DIR = "tokenizer"  # in a checkpoint of ours, and in a MODEL_DIR
 
 # Most paths come from this macro of the model files.
 ALLOWED_PATHS = (
-    "allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, or a directory that "
-    "has one, such as a Hugging Face directory or a MODEL_DIR"
+    "allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, or a directory "
+    "that has one, such as a Hugging Face directory or a MODEL_DIR"
 )
 
 _FIELD = "vocabulary (VOCABULARY_PATH)"

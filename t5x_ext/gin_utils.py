@@ -110,17 +110,17 @@ def _read_files(gin_files: Sequence[str], search_paths: Sequence[str]) -> list[G
 
 @functools.cache
 def _shipped_macros() -> Mapping[str, Sequence[str]]:
-    """Returns every macro of the package's own gin files, with the files that set it, runs first."""
+    """Returns every macro of the package's own gin files, and of each the files that set it."""
     found: dict[str, list[str]] = {}
-    for path in sorted(
-        _SHIPPED.rglob("*.gin"), key=lambda path: (path.parent.name != "runs", path)
-    ):
-        file = read_file(str(path), [str(_PACKAGES), str(_SHIPPED)])
-        for item in file.bindings():
+    runs_first = sorted(
+        _SHIPPED.rglob("*.gin"), key=lambda file: (file.parent.name != "runs", file)
+    )
+    for path in runs_first:
+        name = path.relative_to(_SHIPPED).as_posix()
+        for item in read_file(str(path), [str(_PACKAGES), str(_SHIPPED)]).bindings():
             for symbol in symbols(item.value):
                 if isinstance(symbol, Macro):
                     found.setdefault(symbol.name, [])
-            name = path.relative_to(_SHIPPED).as_posix()
             if item.is_macro and name not in found.setdefault(item.name, []):
                 found[item.name].append(name)
     return found

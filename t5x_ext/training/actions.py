@@ -33,10 +33,11 @@ class BaseAction(abc.ABC):
         return None
 
     def restore_state(self, state: Any) -> None:
-        """Takes up what `saved_state` returned when the checkpoint that a run goes on from was made.
+        """Takes up what `saved_state` gave to the checkpoint that a run goes on from.
 
         The settings may have changed since.
         """
+        del state
 
     def is_over(self) -> bool:
         """Whether what has been restored ends the run at once."""
