@@ -25,6 +25,13 @@ MODEL_NAMES = ("spiece.model", "sentencepiece.model", "vocab.model", LLAMA_MODEL
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_DIR = "tokenizer"  # in a checkpoint of ours, and in a MODEL_DIR
 
+# Most paths come from this macro of the model files.
+ALLOWED_PATHS = (
+    "allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, or a directory "
+    "that has one, such as a Hugging Face directory or a MODEL_DIR"
+)
+
+_FIELD = "vocabulary (VOCABULARY_PATH)"
 _FILE_SUFFIXES = (".model", ".json")
 
 
@@ -91,13 +98,13 @@ def find_model(path: str) -> str:
                 return str(directory / name)
         raise DataError(
             f"vocabulary: no SentencePiece model in directory {path}; "
-            f"looked for {', '.join((*MODEL_NAMES, TOKENIZER_JSON))}"
+            f"looked for {', '.join((*MODEL_NAMES, TOKENIZER_JSON))}; {ALLOWED_PATHS}"
         )
     if "://" in path:
         return path
-    local = files.path(path, "vocabulary")
+    local = files.path(path, _FIELD)
     if not files.is_file(local):
-        raise DataError(f"vocabulary: file not found: {path}; give a SentencePiece .model file")
+        raise DataError(f"vocabulary: file not found: {path}; {ALLOWED_PATHS}")
     return str(local)
 
 
@@ -109,7 +116,7 @@ def find_directory(path: str) -> epath.Path | None:
     if "://" in path and path.endswith(_FILE_SUFFIXES):
         return None
     try:
-        directory = files.path(path, "vocabulary")
+        directory = files.path(path, _FIELD)
         if not files.is_dir(directory):
             return None
         inner = directory / TOKENIZER_DIR
@@ -125,7 +132,7 @@ def read_bytes(path: str) -> bytes:
         DataError: a remote file that cannot be reached.
     """
     try:
-        return files.read_bytes(files.path(path, "vocabulary"))
+        return files.read_bytes(files.path(path, _FIELD))
     except OSError as error:
         raise _unreachable(path, error) from None
 
@@ -133,7 +140,7 @@ def read_bytes(path: str) -> bytes:
 def _unreachable(path: str, error: OSError) -> DataError:
     return DataError(
         f"vocabulary: cannot read {path} ({error.strerror}); "
-        "copy the file here and give its local path"
+        "copy the file here and give its local path as VOCABULARY_PATH"
     )
 
 
@@ -181,7 +188,9 @@ def _process(model: Any, path: str) -> tuple[Any, bytes]:
     try:
         processor.LoadFromSerializedProto(serialized)
     except RuntimeError as error:  # pieces that occur twice, a damaged normalizer, no unknown piece
-        raise DataError(f"vocabulary: {path} is a damaged SentencePiece model ({error})") from None
+        raise DataError(
+            f"vocabulary: {path} is a damaged SentencePiece model ({error}); {ALLOWED_PATHS}"
+        ) from None
     return processor, serialized
 
 
@@ -191,9 +200,7 @@ def _read_proto(path: str) -> Any:
 
     content = read_bytes(path)
     if not content:
-        raise DataError(
-            f"vocabulary: {path} is empty; allowed: a SentencePiece model or a tokenizer.json"
-        )
+        raise DataError(f"vocabulary: {path} is empty; {ALLOWED_PATHS}")
     if path.endswith(".json"):
         try:
             return _checked(tokenizer_json.to_sentencepiece(json.loads(content)), path)
@@ -205,7 +212,9 @@ def _read_proto(path: str) -> Any:
     try:
         return _checked(sentencepiece_model_pb2.ModelProto.FromString(content), path)
     except DecodeError:
-        raise DataError(f"vocabulary: {path} is not a SentencePiece model") from None
+        raise DataError(
+            f"vocabulary: {path} is not a SentencePiece model; {ALLOWED_PATHS}"
+        ) from None
 
 
 def _checked(proto: Any, path: str) -> Any:

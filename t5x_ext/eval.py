@@ -11,18 +11,13 @@ from etils import epath
 from t5x_ext import files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.task_metrics import own_metrics
-from t5x_ext.evaluation import (
-    Session,
-    evaluate_loss,
-    predict_and_score,
-    restore_each,
-    targets_scorer,
-)
+from t5x_ext.evaluation import evaluate_loss, predict_and_score, targets_scorer
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.seqio import Evaluator, make_evaluator
+from t5x_ext.sessions import Session, restore_each
 
 
 def evaluate(

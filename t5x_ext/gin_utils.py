@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import gin
 
 from t5x_ext import files, multihost, startup, terminal
-from t5x_ext.gin_strict import binding, checks
+from t5x_ext.gin_strict import binding, checks, order
 from t5x_ext.gin_strict.source import GinFile, Macro, read_bindings, read_file, symbols
 
 CONFIG_FILE = "config.gin"
@@ -64,6 +64,7 @@ def parse(
     instead = [text for item in checks.unset_macros(said) for text in unset(item.name, ())]
     sources.append(read_bindings([*instead, *bindings]))
     checks.check_text(sources, _shipped_macros)
+    order.warn_of_order(sources, _SHIPPED)
     gin.clear_config()
     bound = binding.Bound()
     if command is not None:
@@ -108,15 +109,21 @@ def _read_files(gin_files: Sequence[str], search_paths: Sequence[str]) -> list[G
 
 
 @functools.cache
-def _shipped_macros() -> frozenset[str]:
-    """Returns every macro that the package's own gin files set or use."""
-    names: set[str] = set()
-    for path in _SHIPPED.rglob("*.gin"):
+def _shipped_macros() -> Mapping[str, Sequence[str]]:
+    """Returns every macro of the package's own gin files, and of each the files that set it."""
+    found: dict[str, list[str]] = {}
+    runs_first = sorted(
+        _SHIPPED.rglob("*.gin"), key=lambda file: (file.parent.name != "runs", file)
+    )
+    for path in runs_first:
+        name = path.relative_to(_SHIPPED).as_posix()
         for item in read_file(str(path), [str(_PACKAGES), str(_SHIPPED)]).bindings():
-            names.update(s.name for s in symbols(item.value) if isinstance(s, Macro))
-            if item.is_macro:
-                names.add(item.name)
-    return frozenset(names)
+            for symbol in symbols(item.value):
+                if isinstance(symbol, Macro):
+                    found.setdefault(symbol.name, [])
+            if item.is_macro and name not in found.setdefault(item.name, []):
+                found[item.name].append(name)
+    return found
 
 
 def operative_config() -> str:
@@ -194,14 +201,23 @@ def run(
     startup.add_flags(parser)
     if add_flags:
         add_flags(parser)
+    has_own = "dry_run" in inspect.signature(command).parameters
+    if not has_own:
+        parser.add_argument(
+            "--dry_run", action="store_true", help="check the configuration, print it, do no more"
+        )
 
     def call() -> None:
         flags, others = parse_flags(parser, argv)
+        only_check = not has_own and vars(others).pop("dry_run")
         if not flags.files and not flags.bindings:
             parser.error(f"give a gin file, for example --gin_file={gin_file}")
         process_flags = startup.take_flags(others)
         given = {name: value for name, value in vars(others).items() if value is not None}
         parse(flags.files, flags.bindings, flags.search_paths, command, tuple(given))
+        if only_check:
+            terminal.show(*operative_config().splitlines())
+            return
         with startup.session(process_flags, joins_cluster):
             multihost.check_same({"config": operative_config()})
             binding.register(command)(**given)
@@ -257,7 +273,9 @@ def parse_flags(
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        others = parser.parse_args([_rewrite(argument) for argument in argv])
+        others = parser.parse_args(
+            terminal.spell_switches(parser, [_rewrite(argument) for argument in argv])
+        )
     except argparse.ArgumentError as error:
         parser.error(str(error))
     values = vars(others)

@@ -15,10 +15,10 @@ from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfi
 from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
 from t5x_ext.decoding.predict import predict
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import Session, restore_each
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.sessions import Session, restore_each
 
 Mode = Literal["predict", "score", "predict_with_aux"]
 

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import jax
 
+from mixtures.task_metrics import metrics_of
 from t5x_ext import multihost
 from t5x_ext.checkpoints import Checkpointer
 from t5x_ext.checkpoints.best import BEST, Best
@@ -19,7 +20,7 @@ from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.data.task_metrics import Score
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.evaluation import (
     evaluate_loss,
     first_of_all_tasks,
@@ -28,11 +29,14 @@ from t5x_ext.evaluation import (
     targets_scorer,
 )
 from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.catalogue import get_metric
 from t5x_ext.metrics.predictions import Prediction
+from t5x_ext.models.losses import zero_sums
 from t5x_ext.terminal import note
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.logs import MetricLog, ProgressLine
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
+from t5x_ext.training.step import loss_metrics
 from t5x_ext.training.trainer import Program, StepEvent
 
 # Above this share of a run's time, and these seconds, the run says how to evaluate less.
@@ -67,14 +71,43 @@ class Evaluation:
     before_training: bool = False
 
     def check_best(self, best: Best | None) -> None:
-        """Raises ConfigError if checkpoints are judged by what is never evaluated."""
+        """Refuses to judge checkpoints by a number that is never logged.
+
+        What a task's own metrics are called shows only once they are computed: of these
+        (`infer_eval/<task>/<metric>`) the task alone is looked at.
+
+        Raises:
+          ConfigError: it is not evaluated, or not called so.
+        """
+        if best is None:
+            return
         kinds = {"eval": self.loss_examples, "infer_eval": self.infer_examples}
-        if best is not None and not kinds[best.metric.partition("/")[0]]:
-            there = [f"{group}/..." for group, examples in kinds.items() if examples]
+        group, _, name = best.metric.partition("/")
+        if not kinds[group]:
+            there = [f"{kind}/..." for kind, examples in kinds.items() if examples]
             raise ConfigError(
                 f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; "
                 f"allowed: {', '.join(there) or 'None, as nothing is held out'}"
             )
+        tasks = {example.task for example in kinds[group]}
+        task, is_own, _ = name.partition("/")
+        if group == "infer_eval" and is_own and task in tasks:
+            return
+        names = _logged(group, tasks)
+        if best.metric not in names:
+            raise ConfigError(
+                f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not log"
+                f"{nearest(best.metric, names)}"
+            )
+
+
+def _logged(group: str, tasks: Collection[str]) -> list[str]:
+    """The names under which evaluations of `tasks` log numbers, but for the tasks' own metrics."""
+    if group == "eval":
+        names = list(loss_metrics(zero_sums()))
+    else:
+        names = [get_metric(name).key for task in sorted(tasks) for name in metrics_of(task)]
+    return [f"{group}/{name}" for name in dict.fromkeys(names)]
 
 
 def evaluation_line(seconds: float, run_seconds: float) -> str:
@@ -177,10 +210,24 @@ class Saver:
         finite: FiniteCheck,
         log: Log,
         meta: Mapping[str, Any],
+        changing: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        """Prepares to save.
+
+        Args:
+          checkpointer: the run's own.
+          settings: what to keep; None for nothing.
+          batches: say the position in the data.
+          finite: checks the numbers.
+          log: says what a step is judged by.
+          meta: JSON of every checkpoint.
+          changing: called at each for more of it.
+        """
+        self._changing = changing
         self._checkpointer, self._settings, self._batches = checkpointer, settings, batches
         self._finite, self._log, self._meta = finite, log, meta
         self._best = Best(*settings.best) if settings and settings.best else None
+        self._unjudged: int | None = None  # the last step that was said to be
 
     def __call__(self, event: StepEvent) -> None:
         if self._settings is not None:
@@ -195,6 +242,7 @@ class Saver:
         check_params(event.state.params, event.step)
         self._log.flush()
         meta = {**self._meta, "step": event.step, "skipped_steps": self._finite.skipped}
+        meta |= self._changing()
         value = self._value(event.step)
         if self._best and value is not None:
             meta[BEST] = self._best.describe(value)
@@ -207,11 +255,17 @@ class Saver:
         group = self._best.metric.partition("/")[0]
         found = self._log.written(step)
         evaluated = [name for name in found if name.startswith(f"{group}/")]
-        if evaluated and self._best.metric not in found and multihost.is_primary():
+        is_told = step == self._unjudged or not multihost.is_primary()
+        if evaluated and self._best.metric not in found and not is_told:
+            self._unjudged = step
             there = ", ".join(evaluated[:12])
             note(f"step {step} is not judged: no {self._best.metric}, there is {there}")
         value = found.get(self._best.metric, math.nan)
         return value if math.isfinite(value) else None
+
+
+class _InterruptedError(Exception):
+    """The run is to stop, and an evaluation is under way."""
 
 
 class Evaluator:
@@ -219,6 +273,8 @@ class Evaluator:
 
     Attributes:
       seconds: spent on it so far, compilation included.
+      interrupted: whether the run is to stop and the last evaluation was given up for that. No
+        action has seen its numbers.
     """
 
     def __init__(
@@ -228,10 +284,22 @@ class Evaluator:
         what: Evaluation,
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
+        should_stop: Callable[[int], bool] = lambda step: False,
     ) -> None:
+        """Prepares to evaluate.
+
+        Args:
+          program: compiled functions.
+          log: takes the numbers.
+          what: examples and periods.
+          last_step: the step at which the run ends.
+          actions: see `training.actions.BaseAction`.
+          should_stop: asked before every batch, in every process.
+        """
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
-        self._actions = actions
+        self._actions, self._should_stop = actions, should_stop
         self.seconds = 0.0
+        self.interrupted = False
         if what.infer_cfg:
             mesh = program.partitioner
             slots = jax.tree.leaves(program.abstract_state().opt_state)
@@ -247,27 +315,41 @@ class Evaluator:
         return step == self._last_step or bool(period and step % period == 0)
 
     def evaluate(self, event: StepEvent) -> bool:
-        """Evaluates the state of an event; returns whether an action ends the run."""
+        """Evaluates the state of an event; returns whether an action, or a signal, ends the run."""
         jax.block_until_ready(event.state.step)  # whose steps may still be under way
         started = time.monotonic()
-        ends = self._evaluate(event)
+        try:
+            ends = self._evaluate(event)
+        except _InterruptedError:
+            self.interrupted = ends = True
         if self._what.loss_examples or self._what.infer_examples:
             self.seconds += time.monotonic() - started
         return ends
 
     def _evaluate(self, event: StepEvent) -> bool:
+        def between() -> None:
+            if self._should_stop(event.step):
+                raise _InterruptedError
+
         what = self._what
         weights = event.params
-        ends = False
+        # Asked once all is known: a resumed run evaluates again what was given up.
+        asked: list[tuple[str, Mapping[str, Any]]] = []
         if what.loss_cfg and what.loss_examples:
             values = evaluate_loss(
-                self._program, weights, self._loss_examples, what.loss_cfg, what.max_batches
+                self._program,
+                weights,
+                self._loss_examples,
+                what.loss_cfg,
+                what.max_batches,
+                between,
             )
             self._report(event.step, "eval", values)
-            by_mixture = {what.loss_cfg.mixture_or_task_name: values}
-            ends |= _ask(self._actions.get("TRAIN_EVAL", ()), event, by_mixture)
+            asked.append(("TRAIN_EVAL", {what.loss_cfg.mixture_or_task_name: values}))
         if what.infer_cfg and what.infer_examples:
-            measured, scores = predict_and_score(self._decoder, weights, what.infer_examples)
+            measured, scores = predict_and_score(
+                self._decoder, weights, what.infer_examples, between=between
+            )
             rows = measured.rows
             self._report(event.step, "infer_eval", scores)
             if multihost.is_primary():
@@ -279,8 +361,8 @@ class Evaluator:
             for task, own in what.own_metrics(rows, score).items():
                 self._report(event.step, f"infer_eval/{task}", own)
                 by_task[task] = by_task[task] | own
-            ends |= _ask(self._actions.get("INFER_EVAL", ()), event, by_task)
-        return ends
+            asked.append(("INFER_EVAL", by_task))
+        return any([_ask(self._actions.get(mode, ()), event, seen) for mode, seen in asked])
 
     @functools.cached_property
     def _loss_examples(self) -> Sequence[Example]:

@@ -27,11 +27,13 @@ from t5x_ext.models import DecoderOnlyModel, parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
 from t5x_ext.run_hooks import Evaluation, Evaluator, Log, Saver, evaluation_line
 from t5x_ext.terminal import note
-from t5x_ext.training.actions import BaseAction
+from t5x_ext.training.actions import BaseAction, restore_states, saved_states
 from t5x_ext.training.logs import MetricLog
 from t5x_ext.training.nonfinite import FiniteCheck
 from t5x_ext.training.state import TrainState
 from t5x_ext.training.trainer import Program, StepEvent, train_loop
+
+ACTIONS, EVALUATION_DUE = "actions", "evaluation_due"  # in the meta of a run's checkpoints
 
 
 def run_training(
@@ -87,32 +89,43 @@ def run_training(
     )
     interrupted = False
 
-    def interrupt(step: int) -> bool:
-        nonlocal interrupted
-        interrupted = guard.should_stop(step)
-        return interrupted
-
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
         base = adapter_runs.load_base(program, checkpoint_cfg.restore)
         state, carried = _start(
-            program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base
+            program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base, actions
         )
         first, last = int(state.step), last_step(carried.initial_step)
+        if carried.has_ended:
+            multihost.say(
+                f"step {first}: one of train.actions has ended the run; nothing is left to do"
+            )
+            last = first
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, multihost.say)
         metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
         log = Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
-        evaluator = Evaluator(program, log, evaluation, last, actions)
+        evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop)
+
+        def interrupt(step: int) -> bool:
+            nonlocal interrupted
+            interrupted = evaluator.interrupted or guard.should_stop(step)
+            return interrupted
+
+        def describe_progress() -> dict[str, Any]:
+            found: dict[str, Any] = {ACTIONS: saved_states(actions)} if actions else {}
+            return found | ({EVALUATION_DUE: True} if evaluator.interrupted else {})
+
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
         facts |= _described(program, base)
-        saver = Saver(checkpointer, save, batches, finite, log, facts)
+        saver = Saver(checkpointer, save, batches, finite, log, facts, describe_progress)
         with log:
             on_start(metric_log, first)
             started = time.monotonic()
-            if evaluation.before_training:
-                evaluator.evaluate(StepEvent(first, state, {}, None, frozen))
+            if carried.evaluation_due or (evaluation.before_training and not carried.is_resumed):
+                if evaluator.evaluate(StepEvent(first, state, {}, None, frozen)):
+                    last = first
             state = train_loop(
                 program,
                 state,
@@ -131,7 +144,7 @@ def run_training(
         multihost.say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
         if best is not None and checkpointer.best_step() is not None:
             multihost.say(f"best by {best.metric}: checkpoint_{checkpointer.best_step()}")
-    return state, not interrupted
+    return state, not (interrupted or evaluator.interrupted)
 
 
 class _Carried(NamedTuple):
@@ -140,10 +153,16 @@ class _Carried(NamedTuple):
     Attributes:
       initial_step: step of the checkpoint that it began with.
       skipped_steps: steps left out since.
+      is_resumed: whether the run goes on in its own directory.
+      has_ended: whether one of its actions has ended it.
+      evaluation_due: whether the evaluation after its last step was given up.
     """
 
     initial_step: int
     skipped_steps: int = 0
+    is_resumed: bool = False
+    has_ended: bool = False
+    evaluation_due: bool = False
 
 
 def _start(
@@ -154,6 +173,7 @@ def _start(
     random_seed: int,
     model_dir: str,
     base: adapter_runs.Base | None,
+    actions: Mapping[str, Sequence[BaseAction]],
 ) -> tuple[TrainState, _Carried]:
     """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
@@ -163,8 +183,14 @@ def _start(
         batches.restore(restored.data_state)
         step = int(restored.state.step)
         multihost.say(f"resuming at step {step}: parameters, optimizer and data")
-        skipped = restored.meta.get("skipped_steps", 0)
-        return restored.state, _Carried(restored.meta["initial_step"], skipped)
+        meta = restored.meta
+        return restored.state, _Carried(
+            meta["initial_step"],
+            meta.get("skipped_steps", 0),
+            is_resumed=True,
+            has_ended=restore_states(actions, meta.get(ACTIONS, {})),
+            evaluation_due=meta.get(EVALUATION_DUE, False),
+        )
     if base is not None:
         state = adapter_runs.start(program, checkpoint_cfg.restore, random_seed, base)
         return state, _Carried(base.step)

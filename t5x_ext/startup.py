@@ -18,6 +18,10 @@ from t5x_ext import files, multihost
 from t5x_ext.bounds import int_flag, real_flag
 from t5x_ext.errors import ConfigError
 
+# How T5X's binaries log, by absl. Commands here write their few lines to standard error anyway.
+_ABSL_SWITCHES = ("logtostderr", "alsologtostderr", "showprefixforinfo")
+_ABSL_VALUES = ("verbosity", "v", "stderrthreshold", "log_dir", "logger_levels")
+_ABSL_FLAGS = tuple(f"--{name}" for name in (*_ABSL_SWITCHES, *_ABSL_VALUES))
 _DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 # Files in /dev.
 _TPUS = ("accel*", "vfio/[0-9]*")
@@ -59,6 +63,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tfds_data_dir", metavar="DIR", help="where TensorFlow Datasets keeps its data"
     )
+    group.add_argument(
+        "--seqio_additional_cache_dirs",
+        metavar="DIR,DIR",
+        help="where else SeqIO looks for tasks that are cached (USE_CACHED_TASKS)",
+    )
+    group.add_argument(
+        f"--{_ABSL_SWITCHES[0]}",
+        action="store_true",
+        help=f"absl's, taken and without effect, like {', '.join(_ABSL_FLAGS[1:])}",
+    )
+    for name in _ABSL_SWITCHES[1:]:
+        group.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    for name in _ABSL_VALUES:
+        group.add_argument(f"--{name}", help=argparse.SUPPRESS)
 
 
 class ProcessFlags(NamedTuple):
@@ -70,6 +88,7 @@ class ProcessFlags(NamedTuple):
     initialization_timeout: float
     compilation_cache_dir: str
     tfds_data_dir: str | None
+    seqio_additional_cache_dirs: str | None
 
 
 def take_flags(flags: argparse.Namespace) -> ProcessFlags:
@@ -79,6 +98,8 @@ def take_flags(flags: argparse.Namespace) -> ProcessFlags:
       ConfigError: --multiprocess_gpu without saying which processes.
     """
     values = vars(flags)
+    for name in (*_ABSL_SWITCHES, *_ABSL_VALUES):
+        del values[name]
     taken = ProcessFlags(**{name: values.pop(name) for name in ProcessFlags._fields})
     if values.pop("multiprocess_gpu") and None in taken[:3]:
         raise ConfigError(
@@ -110,6 +131,12 @@ def session(flags: ProcessFlags, joins_cluster: bool) -> Iterator[None]:
             import seqio
 
             seqio.set_tfds_data_dir_override(flags.tfds_data_dir)
+        if flags.seqio_additional_cache_dirs:
+            import seqio
+
+            seqio.add_global_cache_dirs(
+                [each for each in flags.seqio_additional_cache_dirs.split(",") if each]
+            )
         yield
 
 

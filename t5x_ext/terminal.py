@@ -34,6 +34,9 @@ _DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, 
 # pipe took before it was closed; up to 4,096 bytes go as a whole, or fail.
 _PIECE = 1024
 
+# As absl reads them.
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+
 
 def show(*lines: object) -> None:
     """Writes lines to standard output; a line break inside one of them is escaped.
@@ -128,6 +131,43 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Shows usage and the message, in which arguments are quoted, and exits with status 2."""
         super().error(printable(message))
+
+
+def spell_switches(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Takes boolean flags as absl has them: `--dry_run=true`, `--dry_run=false`, `--nodry_run`.
+
+    Args:
+        parser: Its flags without a value are the boolean ones.
+        argv: A command line.
+
+    Returns:
+        The other arguments, and the flags that are on in the end.
+
+    Raises:
+        argparse.ArgumentError: A value is no boolean.
+    """
+    switches = {
+        option: action
+        for action in parser._actions
+        if action.const is True and action.nargs == 0
+        for option in action.option_strings
+    }
+    off = {f"--no{option.removeprefix('--')}": option for option in switches}
+    others, is_on = [], {}
+    for argument in argv:
+        option, equals, value = argument.partition("=")
+        if argument in off:
+            is_on[off[argument]] = False
+        elif option not in switches:
+            others.append(argument)
+        elif not equals or value.lower() in _TRUE:
+            is_on[option] = True
+        elif value.lower() in _FALSE:
+            is_on[option] = False
+        else:
+            problem = f"{value!r}; allowed: true, false"
+            raise argparse.ArgumentError(switches[option], problem)
+    return [*others, *(option for option, value in is_on.items() if value)]
 
 
 def names_flag(allowed: Sequence[str]) -> Callable[[str], list[str]]:

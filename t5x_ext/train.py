@@ -137,6 +137,7 @@ def train(
     from t5x_ext.run_hooks import Evaluation
     from t5x_ext.runs import run_training
 
+    _check_start(length, model_dir, checkpoint_cfg)
     model = with_adapter(model, checkpoint_cfg.restore)
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
@@ -226,7 +227,24 @@ class _Length:
                 f"set are: {', '.join(given) or 'none'}"
             )
         for name, value in given.items():
-            bounds.check_int(name, value, 0)
+            bounds.check_int(name, value, 1)
+
+    def check_initial(self, step: int, path: str) -> None:
+        """Refuses a run that would end before its first step.
+
+        Args:
+          step: of the initial checkpoint.
+          path: where that is.
+
+        Raises:
+          ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
+        """
+        if self.total_steps is not None and step >= self.total_steps:
+            raise ConfigError(
+                f"TRAIN_STEPS: {self.total_steps}, which includes the steps of the initial "
+                f"checkpoint, and {path} is at step {step} already; allowed: more than {step}, or "
+                f"TRAIN_STEPS_RELATIVE = {self.total_steps} for as many on top"
+            )
 
     def last_step(self, batches: TrainBatches, initial_step: int) -> int:
         """The step at which a run ends that began with a checkpoint of `initial_step`."""
@@ -238,12 +256,28 @@ class _Length:
         return initial_step + batches.steps_for_epochs(self.total_epochs)
 
 
+def _check_start(length: _Length, model_dir: str, checkpoint_cfg: CheckpointConfig) -> None:
+    """Refuses a new run that would train nothing; one that goes on in MODEL_DIR may be at its end.
+
+    Raises:
+      ConfigError: see `_Length.check_initial`, or there is no such checkpoint.
+    """
+    from t5x_ext.checkpoints import open_source, selection
+    from t5x_ext.checkpoints.directories import saved_steps
+
+    if saved_steps(files.absolute(model_dir, "MODEL_DIR")):
+        return
+    path = selection.select_one(checkpoint_cfg.restore)
+    if path is not None:
+        length.check_initial(open_source(path).step, path)
+
+
 def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
-    """Says what a run of several sources is trained on, before its first step."""
+    """Says what a run is trained on, before its first step."""
     from t5x_ext.data.mixture_tables import share_of_sources, source_lines
 
     shares = share_of_sources(batches.members, num_steps / batches.steps_per_epoch())
-    if len(shares) > 1 and multihost.is_primary():
+    if shares and multihost.is_primary():
         note(*source_lines(shares))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.checkpoints import Checkpointer, load_meta
 from t5x_ext.checkpoints.best import BEST, Best
 from t5x_ext.checkpoints.selection import select
@@ -28,6 +31,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.run_hooks import Evaluation
 from t5x_ext.runs import run_training
 from t5x_ext.training import optimizers
+from t5x_ext.training.actions import MetricsByTask
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 LOSS = ("eval/cross_entropy", "min")
@@ -49,10 +53,15 @@ def train(
     best: tuple[str, str] | None = LOSS,
     period: int | None = 4,
     stop_after: int | None = None,
+    own_metrics: MetricsByTask | None = None,
 ) -> None:
     """Learns for seven steps, and forgets with a learning rate of the wrong sign after that."""
-    config = network.T5Config(vocab_size=64, mlp_dim=32, **SIZES)
-    model = EncoderDecoderModel(network.Transformer(config), optimizer_def=optimizers.AdamW())
+    config = network.T5Config(vocab_size=400, mlp_dim=32, **SIZES)
+    model = EncoderDecoderModel(
+        network.Transformer(config),
+        output_vocabulary=ByteVocabulary(),
+        optimizer_def=optimizers.AdamW(),
+    )
     rate = Trainer(learning_rate_fn=lambda step: jax.numpy.where(step < 7, 3e-3, -3e-3))
 
     def stop(event: StepEvent) -> bool:
@@ -60,6 +69,15 @@ def train(
             raise KeyboardInterrupt
         return False
 
+    held_out = DatasetConfig("task", LENGTHS, "validation", 8)
+    evaluation = Evaluation(1, held_out, make_examples(8))
+    if own_metrics is not None:
+        evaluation = dataclasses.replace(
+            evaluation,
+            infer_cfg=held_out,
+            infer_examples=make_examples(2),
+            own_metrics=lambda rows: own_metrics,
+        )
     run_training(
         Program(model, PjitPartitioner(devices=jax.devices()[:1]), rate),
         TrainBatches([("task", make_examples(24), 1.0)], 8, LENGTHS, pack=False, seed=0),
@@ -69,7 +87,7 @@ def train(
         random_seed=0,
         meta={},
         stats_period=1,
-        evaluation=Evaluation(1, DatasetConfig("task", LENGTHS, "validation", 8), make_examples(8)),
+        evaluation=evaluation,
         hooks=[stop],
     )
 
@@ -121,14 +139,33 @@ def test_the_largest_is_best_where_that_is_asked_for(tmp_path: Path) -> None:
     assert saved(tmp_path) == sorted({max(found, key=found.__getitem__), 12})
 
 
-def test_a_number_that_is_not_there_is_told_and_nothing_is_lost(
+def test_a_number_that_is_not_there_is_told_once_a_step_and_nothing_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tmp_path, 1, ("eval/crossentropy", "min"))
-    told = capsys.readouterr().err
-    assert "step 1 is not judged: no eval/crossentropy, there is eval/" in told
-    assert "eval/cross_entropy" in told
+    train(tmp_path, 1, ("infer_eval/task/bleu", "max"), own_metrics={"task": {"chrf": 1.0}})
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if "is not judged" in line]
+    assert told.startswith("step 1 is not judged: no infer_eval/task/bleu, there is infer_eval/")
+    assert "infer_eval/task/chrf" in told
     assert saved(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("eval/crossentropy", "which this run does not log; did you mean 'eval/cross_entropy'?"),
+        ("eval/perplexity", "allowed: eval/accuracy, eval/cross_entropy, "),
+        ("infer_eval/rouge_l", "which this run does not log; did you mean 'infer_eval/rougeL'?"),
+        ("infer_eval/other/bleu", "which this run does not log; allowed: infer_eval/"),
+    ],
+)
+def test_a_number_that_is_never_logged_is_refused(metric: str, message: str) -> None:
+    examples = make_examples(2)
+    evaluation = Evaluation(loss_examples=examples, infer_examples=examples)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        evaluation.check_best(Best(metric, "max"))
+    for known in ("eval/accuracy", "infer_eval/rougeL", "infer_eval/task/of_its_own"):
+        evaluation.check_best(Best(known, "max"))
 
 
 def test_what_is_never_evaluated_is_refused_before_the_first_step(tmp_path: Path) -> None:

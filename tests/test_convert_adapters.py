@@ -135,6 +135,19 @@ def test_the_command_states_the_base_and_both_changes(tmp_path, capsys):
     assert out.count("largest change of a logit against it over the ") == 2
 
 
+def test_a_merged_model_names_the_prompt_of_its_adapter(tmp_path):
+    config, lora = CONFIGS["llama"], LoRA(rank=2)
+    meta = {CONFIG: config_to_json(config), PROMPT: "alpaca"}
+    save_params(str(tmp_path / "base"), random_params(Transformer(config).specs, 0), meta)
+    params = random_params(Transformer(config, lora).trainable, 1)
+    options = dict(merge_into="original", verify=False)
+    for tuned, wanted in (("tk.def", "tk.def"), (None, "alpaca")):
+        adapter, made = (str(tmp_path / f"{kind}_{tuned}") for kind in ("adapter", "made"))
+        peft.write(adapter, config, lora, params, None, prompt=tuned)
+        convert.convert(str(tmp_path / "base"), made, "t5x_ext", adapter=adapter, **options)
+        assert open_source(made).meta[PROMPT] == wanted
+
+
 def run_checkpoint(directory: Path, family: str, lora: LoRA) -> tuple[Path, Params]:
     """What a run with LoRA leaves."""
     config = CONFIGS[family]

@@ -14,11 +14,12 @@ from t5x_ext.checkpoints import peft, save_params
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
-from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks, restore_each
+from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network, parameters
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.sessions import restore_each
 from t5x_ext.training.trainer import Program, Trainer
 
 CONFIG = network.T5Config(
@@ -79,14 +80,19 @@ LLAMA = LlamaConfig(
 @pytest.fixture
 def sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Signature of a run of `infer` over one base: `sign(adapter directory, quantization, ...)`."""
-    base = str(tmp_path / "base")
+    plain = str(tmp_path / "base")
     specs = network.Transformer(LLAMA).specs
-    save_params(base, parameters.init_params(specs, jax.random.key(0)), {})
+    save_params(plain, parameters.init_params(specs, jax.random.key(0)), {})
     monkeypatch.setattr(datasets, "set_context", lambda *_: None)
     monkeypatch.setattr(datasets, "load_flat", lambda _: make_examples("task", 3, (2, 9)))
     monkeypatch.setattr(datasets, "prompt_of", lambda _: None)
 
-    def sign(adapter: Path | None = None, quantization: str | None = None, **settings) -> str:
+    def sign(
+        adapter: Path | None = None,
+        quantization: str | None = None,
+        base: str = plain,
+        **settings,
+    ) -> str:
         model = DecoderOnlyModel(
             network.Transformer(LLAMA, quantization=quantization), ByteVocabulary(), **settings
         )
@@ -125,3 +131,24 @@ def test_runs_are_told_apart_by_all_that_changes_predictions(sign, tmp_path: Pat
     found.add(sign(config.parent, quantization="nf4"))
     assert len(found) == 3 + 5
     assert sign(config.parent) in found and sign() == plain
+
+
+@pytest.mark.parametrize(
+    ("tuned", "used", "told"),
+    [
+        ("alpaca", "tk.def", "tuned with prompt 'alpaca', used with 'tk.def'"),
+        ("alpaca", "alpaca", ""),
+        ("alpaca", None, ""),
+        (None, "alpaca", ""),
+    ],
+)
+def test_a_whole_model_used_with_another_prompt_is_told(
+    sign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, tuned, used, told
+) -> None:
+    specs = network.Transformer(LLAMA).specs
+    run = str(tmp_path / "run")
+    save_params(run, parameters.init_params(specs, jax.random.key(0)), {"prompt": tuned})
+    monkeypatch.setattr(datasets, "prompt_of", lambda _: used)
+    capsys.readouterr()
+    sign(base=run)
+    assert capsys.readouterr().err == (f"warning: {run}: {told}\n" if told else "")

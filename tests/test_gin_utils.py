@@ -352,6 +352,17 @@ def test_a_parameter_that_is_like_none_gets_the_list_and_no_guess(parse, name):
     assert "allowed: learning_rate, num_microbatches" in str(caught.value)
 
 
+def test_a_macro_of_other_files_of_the_package_is_told_as_that():
+    with pytest.raises(ConfigError) as caught:
+        gin_utils.parse(
+            ["studies/superni_tiny.gin"], ["MODEL_DIR = 'run'", "ADAPTER = 'runs/mine'"]
+        )
+    assert str(caught.value).startswith(
+        "--gin.ADAPTER: unknown macro 'ADAPTER': no gin file of this run sets or uses it "
+        "(runs/eval.gin, runs/finetune.gin, runs/infer.gin, runs/plan.gin, ... would); allowed: "
+    )
+
+
 def test_unset_required_macros_are_all_named(parse):
     with pytest.raises(ConfigError, match=r"run\.gin:6: MODEL_DIR is required.*TRAIN_STEPS \(.*:7"):
         parse(bindings=[])

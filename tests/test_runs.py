@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -29,6 +33,7 @@ from t5x_ext.run_hooks import Evaluation, evaluation_line
 from t5x_ext.runs import run_training
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training import optimizers
+from t5x_ext.training.actions import BaseAction, EarlyStoppingAction, MetricsByTask
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 CONFIG = network.T5Config(
@@ -77,6 +82,8 @@ def train(
     evaluation: Evaluation = Evaluation(),
     lora: LoRA | None = None,
     base: Path | None = None,
+    actions: Mapping[str, Sequence[BaseAction]] = MappingProxyType({}),
+    stop_after: int | None = None,
 ) -> dict[int, tuple[tuple[str, ...], Any]]:
     """Runs; returns (ids, state) after each step."""
     module = network.Transformer(CONFIG, lora)
@@ -87,6 +94,10 @@ def train(
 
     def keep(event: StepEvent) -> None:
         seen[event.step] = event.info.ids, jax.device_get(event.state)
+
+    def stop(event: StepEvent) -> None:
+        if event.step == stop_after:
+            raise KeyboardInterrupt
 
     run_training(
         program,
@@ -101,7 +112,8 @@ def train(
         meta={},
         stats_period=1,
         evaluation=evaluation,
-        hooks=[keep],
+        hooks=[keep, stop],
+        actions=actions,
     )
     return seen
 
@@ -187,6 +199,60 @@ def test_a_run_says_what_its_evaluation_took(tmp_path: Path, capsys: pytest.Capt
         r"^evaluation took (\d+)% of the run's time", capsys.readouterr().err, re.M
     )
     assert 0 < int(share) < 100
+
+
+def every_step(**settings: Any) -> Evaluation:
+    cfg = DatasetConfig("task", {"inputs": 32, "targets": 32}, "validation", 8)
+    return Evaluation(1, cfg, make_examples(4), **settings)
+
+
+def early_stopping(patience: int = 4) -> dict[str, list[BaseAction]]:
+    """Ends a run as if its falling loss should rise, after `patience` evaluations."""
+    return {"TRAIN_EVAL": [EarlyStoppingAction(("task", "cross_entropy"), "max", patience)]}
+
+
+@pytest.mark.parametrize("before_training", [False, True])
+def test_a_run_that_was_killed_ends_early_where_the_unbroken_one_does(
+    before_training: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def run(name: str, patience: int = 4, **settings: Any) -> list[int]:
+        evaluation = every_step(before_training=before_training)
+        options = dict(evaluation=evaluation, actions=early_stopping(patience), **settings)
+        return list(train(tmp_path / name, Batches(), **options))
+
+    end = 3 if before_training else 4
+    assert run("whole")[-1] == end
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", stop_after=3, period=1)
+    assert saved(tmp_path / "killed") == ["checkpoint_1", "checkpoint_2"]
+    assert run("killed") == list(range(3, end + 1))
+    capsys.readouterr()
+    assert run("killed") == []  # it has ended
+    assert f"step {end}: one of train.actions has ended the run" in capsys.readouterr().out
+    assert run("killed", patience=6)[-1] == end + 2
+
+
+class Terminates(BaseAction):
+    """Sends the process SIGTERM in the first step, before its evaluation."""
+
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        if int(train_state.step) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+
+def test_sigterm_ends_an_evaluation_which_the_resumed_run_makes_up_for(tmp_path: Path) -> None:
+    def evaluated() -> list[int]:
+        rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        return [row["step"] for row in rows if "eval/cross_entropy" in row]
+
+    stops = early_stopping()
+    options: dict[str, Any] = dict(evaluation=every_step(), period=100)
+    actions = {"TRAIN": [Terminates()], **stops}
+    assert list(train(tmp_path, Batches(), actions=actions, **options)) == [1]
+    assert saved(tmp_path) == ["checkpoint_1"] and evaluated() == []
+    assert list(train(tmp_path, Batches(), actions=early_stopping(), **options)) == [2, 3, 4]
+    assert evaluated() == [1, 2, 3, 4]
 
 
 def test_a_large_share_comes_with_the_settings_that_make_it_less() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from t5x_ext import startup, train
+from t5x_ext import gin_utils, startup, train
 from t5x_ext.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -177,6 +177,78 @@ def test_wrong_flags_are_left_to_the_command() -> None:
     for wrong in ("--gin.MODEL_DIR", "--no_such_flag", "--gin_file"):
         done = subprocess.run([*start, wrong], cwd=REPO, capture_output=True, text=True)
         assert done.returncode == 2 and "usage: t5x_ext train" in done.stderr, wrong
+
+
+TINY = [
+    "--gin_file=models/t5_1_1_tiny.gin",
+    "--gin_file=runs/train.gin",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}",
+    "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+    "--gin.PROMPT='tk.def'",
+    "--gin.TRAIN_STEPS=1",
+]
+ABSL = "--logtostderr --noalsologtostderr --showprefixforinfo=false --verbosity=1 --v=0".split()
+ABSL += ["--stderrthreshold", "info", "--log_dir=/nowhere", "--logger_levels=absl:info"]
+
+
+def test_t5x_s_flags_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Those of T5X's train.py, eval.py, infer.py and main.py, and absl's for logging."""
+    monkeypatch.chdir(tmp_path)
+    where = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+    t5x = ["--gin_search_paths=.,/nowhere", "--gin_bindings=BATCH_SIZE = 4", "--tfds_data_dir=d"]
+    t5x += ["--nomultiprocess_gpu", "--initialization_timeout=9", "--seqio_additional_cache_dirs=a"]
+    assert train.main([*TINY, where, *ABSL, *t5x, "--dry_run"]) == 0
+    out, err = capsys.readouterr()
+    assert "BATCH_SIZE = 4\n" in out and err == ""
+    assert not any(tmp_path.iterdir())
+    assert train.main([*TINY, where, *ABSL, "--dry_run=true", "--gin.TRIAN_STEPS=1"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "runs"),
+    [
+        ("--dry_run", False),
+        ("--dry_run=True", False),
+        ("--nodry_run --dry_run=1", False),
+        ("--dry_run=false", True),
+        ("--dry_run --nodry_run", True),
+        ("--nodry_run", True),
+    ],
+)
+def test_switches_are_spelt_as_absl_has_them(flags: str, runs: bool, tmp_path: Path) -> None:
+    (tmp_path / "empty.gin").write_text("")
+    called = []
+
+    def command() -> None:
+        called.append(1)
+
+    gin_file = f"--gin_file={tmp_path / 'empty.gin'}"
+    gin_utils.run(command, [gin_file, *flags.split()], gin_file="runs/train.gin")
+    assert called == [1] * runs
+
+
+def test_what_is_no_boolean_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        train.main([*TINY, "--dry_run=maybe"])
+    assert "argument --dry_run: 'maybe'; allowed: true, false" in capsys.readouterr().err
+
+
+def test_seqio_looks_for_cached_tasks_where_a_flag_says(tmp_path: Path) -> None:
+    import seqio
+
+    (tmp_path / "empty.gin").write_text("")
+    before = list(seqio.get_global_cache_dirs())
+    seen = []
+
+    def command() -> None:
+        seen.extend(seqio.get_global_cache_dirs())
+
+    flags = [f"--gin_file={tmp_path / 'empty.gin'}", "--seqio_additional_cache_dirs=/one,/two"]
+    try:
+        assert gin_utils.run(command, flags, gin_file="runs/train.gin") == 0
+    finally:
+        seqio.set_global_cache_dirs(before)
+    assert seen == [*before, "/one", "/two"]
 
 
 def test_help_names_the_flags(capsys) -> None:

@@ -112,6 +112,8 @@ def test_finetuning_starts_from_the_parameters_and_counts_on(unbroken, tmp_path,
     assert "step 6): parameters only, a new optimizer" in capsys.readouterr().out
     assert sorted(losses(tmp_path)) == [7, 8]
     before, after = load_params(str(unbroken)), load_params(str(tmp_path))
+    assert train.main(arguments) == 0  # finished: there is nothing left to do, and nothing wrong
+    assert "resuming at step 8" in capsys.readouterr().out
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["infer_eval/rougeL"] <= 100
@@ -209,6 +211,42 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1] and lines[-1].startswith("error: ")
     assert not (tmp_path / "run" / "config.gin").exists()
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_a_new_run_that_would_train_nothing_is_refused_at_once(
+    steps: int, unbroken: Path, tmp_path: Path, capsys
+) -> None:
+    arguments = [
+        f"--gin.INITIAL_CHECKPOINT_PATH='{unbroken}'",
+        f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+        f"--gin.TRAIN_STEPS={steps}",
+    ]
+    assert train.main([*TRAIN, *arguments, "--gin.MIXTURE_OR_TASK_NAME='not read'"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: TRAIN_STEPS: {steps}, which includes the steps of the initial checkpoint, and "
+        f"{unbroken} is at step 6 already; allowed: more than 6, or TRAIN_STEPS_RELATIVE = {steps} "
+        "for as many on top\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["TRAIN_STEPS", "TRAIN_STEPS_RELATIVE", "TRAIN_EPOCHS"])
+def test_a_run_of_no_steps_is_refused(name: str, tmp_path: Path, capsys) -> None:
+    assert train.main([*TRAIN, f"--gin.MODEL_DIR='{tmp_path / 'run'}'", f"--gin.{name}=0"]) == 1
+    assert capsys.readouterr().err == f"error: {name}: 0; allowed: 1 and more\n"
+
+
+def test_what_a_single_task_holds_is_told(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "mine.jsonl"
+    rows = [{"instruction": "Say.", "input": f"word{i}", "output": f"word{i}"} for i in range(16)]
+    own.write_text("\n".join(map(json.dumps, rows)))
+    arguments = [f"--gin.MIXTURE_OR_TASK_NAME='{own}'", "--gin.BUDGET=None", "--gin.PACK=False"]
+    where = [f"--gin.MODEL_DIR='{tmp_path / 'run'}'", "--gin.TRAIN_STEPS=3"]
+    assert train.main([*TRAIN, *arguments, *where]) == 0
+    head, row = capsys.readouterr().err.splitlines()[:2]
+    assert head.split() == ["source", "rows", "tokens", "share", "passes"]
+    assert row.split()[1] == "16" and row.split()[3:] == ["100.0%", "1.50"]
 
 
 @pytest.mark.slow

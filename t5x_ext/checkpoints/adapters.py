@@ -86,8 +86,7 @@ class Adapter:
         Args:
           prompt: name of the prompt that the adapter is used with; None if it has none.
         """
-        if None not in (self.prompt, prompt) and self.prompt != prompt:
-            _warn(f"{self.path}: tuned with prompt {self.prompt!r}, used with {prompt!r}")
+        warn_of_prompt(self.path, self.prompt, prompt)
 
     def check_stated(self, stated: StatedLoRA, config: ModelConfig) -> None:
         """Refuses LORA macros that say something else than the adapter; None says nothing.
@@ -377,6 +376,18 @@ def _warn_of_kernels(path: str, own: tuple[str, str | None], used: tuple[str, st
     shown = ["in NF4" if one == "nf4" else "unquantised" for one in (own_kernels, used_kernels)]
     if shown[0] != shown[1]:
         _warn(f"{path}: tuned over {own_path} {shown[0]}, used over {used_path} {shown[1]}")
+
+
+def warn_of_prompt(path: str, tuned: str | None, used: str | None) -> None:
+    """Says so in a line where prompts are written otherwise than in tuning.
+
+    Args:
+      path: of what was tuned.
+      tuned: name of the prompt of its training; None if it does not say.
+      used: name of the prompt that it is used with; None if that has none.
+    """
+    if None not in (tuned, used) and tuned != used:
+        _warn(f"{path}: tuned with prompt {tuned!r}, used with {used!r}")
 
 
 def _warn(line: str) -> None:

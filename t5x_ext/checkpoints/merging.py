@@ -18,6 +18,7 @@ from t5x_ext.checkpoints import trees
 from t5x_ext.checkpoints.adapters import Adapter, bidirectional_in
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.hugging_face.placements import specs_by_name
+from t5x_ext.checkpoints.meta import PROMPT
 from t5x_ext.checkpoints.params import hash_params
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL, Index, LazyTensor, Source
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, nf4, parameters
@@ -69,6 +70,8 @@ def merge_source(source: Source, adapter: Adapter, base: str, dtype: str | None 
     bidirectional = bidirectional_in(source, adapter.path)
     if bidirectional is not None:
         meta[BIDIRECTIONAL] = bidirectional
+    if adapter.prompt is not None:
+        meta[PROMPT] = adapter.prompt
     return dataclasses.replace(
         source,
         tensors={name: merged(name, tensor) for name, tensor in source.tensors.items()},

@@ -246,11 +246,15 @@ def _read_from(path: str, read: Callable[[Source], Any], together: bool = False)
     if directory.name == t5x_layout.INDEX and directory.is_file():  # as T5X's users write it
         directory = directory.parent
     if not directory.is_dir() and not find_gguf(directory):
+        if t5x_layout.is_tensorflow(directory):
+            raise t5x_layout.tensorflow_error(path)
         raise ConfigError(f"checkpoint {path!r}: no such directory")
     if saved_steps(directory):
         result, _ = read_newest(directory, in_agreement(read_one) if together else read_one)
         return result
     if not _layout(directory):
+        if t5x_layout.is_tensorflow(directory):
+            raise t5x_layout.tensorflow_error(path)
         if (directory / PEFT_CONFIG).is_file():
             raise ConfigError(
                 f"{directory}: an adapter in PEFT's layout, not a whole model; allowed: its base, "

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mixtures.writing.gold_edits import GoldEdits, parse_gold_edits
 from t5x_ext import multihost
@@ -52,6 +52,7 @@ def predict(
     show_progress: bool = False,
     log_period: int = 1,
     first: int = 0,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
     """Decodes every example.
 
@@ -66,6 +67,7 @@ def predict(
       log_period: batches between writes to the partial file; a killed run decodes these again.
       first: the number of the first example, where `examples` is a part of a split; samples depend
         on the numbers.
+      between: called after every batch; what it raises ends the work.
 
     Returns:
       One row per example, in the order given, without scores.
@@ -88,6 +90,7 @@ def predict(
             if log and number % log_period == 0:
                 log.append(pending)
                 pending = []
+            between()
         if log:
             log.append(pending)
             log.finish()

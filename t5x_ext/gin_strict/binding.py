@@ -12,7 +12,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gin
@@ -54,6 +54,34 @@ class Bound:
     macros: dict[str, Entry] = dataclasses.field(default_factory=dict)
     parameters: dict[tuple[str, str], dict[str, Entry]] = dataclasses.field(default_factory=dict)
     of_t5x: dict[tuple[str, str], tuple[Binding, Rule]] = dataclasses.field(default_factory=dict)
+
+    def origin(self, entry: Entry) -> Entry:
+        """The entry that states a value: the given one, or the last macro that it leads to."""
+        while isinstance(entry.value, gin.config.ConfigurableReference) and is_macro(entry.value):
+            entry = self.macros[macro_name(entry.value)]
+        return entry
+
+
+def references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
+    """Yields gin's references anywhere inside a bound value, those to macros among them."""
+    if isinstance(value, gin.config.ConfigurableReference):
+        yield value
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)
+
+
+def is_macro(reference: gin.config.ConfigurableReference) -> bool:
+    """Whether a reference stands for a macro's value."""
+    return reference.configurable.wrapped is gin.config.macro
+
+
+def macro_name(reference: gin.config.ConfigurableReference) -> str:
+    """The name of the macro that a reference stands for."""
+    return "/".join(reference.scopes)
 
 
 def bound_to(command: Callable[..., Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -13,7 +13,8 @@ import gin
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.gin_strict import hints
-from t5x_ext.gin_strict.binding import Bound, Entry
+from t5x_ext.gin_strict.binding import Bound, Entry, is_macro, macro_name, references
+from t5x_ext.gin_strict.networks import check_networks
 from t5x_ext.gin_strict.source import (
     COMMAND_LINE,
     REQUIRED_NAMES,
@@ -28,15 +29,19 @@ from t5x_ext.gin_strict.t5x_bindings import Named, Rule
 _logger = logging.getLogger("t5x_ext")
 # How alike two names are (difflib's ratio) of which one is taken for the other misspelt.
 _MISSPELT = 0.8
+_SHOWN = 4  # files in a message
 
 
-def check_text(sources: Sequence[GinFile], shipped_macros: Callable[[], Collection[str]]) -> None:
+def check_text(
+    sources: Sequence[GinFile], shipped_macros: Callable[[], Mapping[str, Sequence[str]]]
+) -> None:
     """Checks what needs no imports: repeated keys, macros, scopes, unset REQUIRED macros.
 
     Args:
         sources: The files in order and last the command line.
-        shipped_macros: Returns the macros that the package's own gin files know. Files may set them
-            without effect, so that one file of settings can serve several commands.
+        shipped_macros: Returns the macros that the package's own gin files know, and which of these
+            set them. Files may set them without effect, so that one file of settings can serve
+            several commands.
 
     Raises:
         ConfigError: The first problem found.
@@ -72,7 +77,7 @@ def _check_repeated(file: GinFile) -> None:
 
 
 def _check_macro_use(
-    bindings: Sequence[Binding], shipped_macros: Callable[[], Collection[str]]
+    bindings: Sequence[Binding], shipped_macros: Callable[[], Mapping[str, Sequence[str]]]
 ) -> None:
     """Refuses macros that nothing uses and that look misspelt; files may set others in vain.
 
@@ -91,9 +96,12 @@ def _check_macro_use(
             continue
         if _on_command_line(binding):
             if binding.name not in in_files:
+                elsewhere = shipped_macros().get(binding.name, ())
+                more = ", ..." if len(elsewhere) > _SHOWN else ""
+                hint = f" ({', '.join(elsewhere[:_SHOWN])}{more} would)" if elsewhere else ""
                 raise ConfigError(
                     f"{binding.place}: unknown macro '{binding.name}': no gin file of this run "
-                    f"sets or uses it{nearest(binding.name, in_files | used)}"
+                    f"sets or uses it{hint}{nearest(binding.name, in_files | used)}"
                 )
         elif not binding.is_required and binding.name not in shipped_macros():
             for close in difflib.get_close_matches(binding.name, used, n=1, cutoff=_MISSPELT):
@@ -213,19 +221,9 @@ def check_bound(bound: Bound, command: Callable[..., Any] | None, given: Collect
     for entry in entries:
         _check_type(entry, bound)
     if command is not None:
+        check_networks(bound, command)
         configurable = gin.config._inverse_lookup(command)
         _check_arguments(configurable, (), bound, given, "the command", configurable.name)
-
-
-def _references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
-    if isinstance(value, gin.config.ConfigurableReference):
-        yield value
-    elif isinstance(value, dict):
-        for item in (*value, *value.values()):
-            yield from _references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _references(item)
 
 
 def _check_arguments(
@@ -264,7 +262,7 @@ def _check_arguments(
                 f"file that sets it"
             )
     for entry in arguments.values():
-        for reference in _references(entry.value):
+        for reference in references(entry.value):
             _check_call(reference, scopes, bound, entry.binding.place, calls)
 
 
@@ -278,9 +276,9 @@ def _check_call(
     # A reference without scopes is called in the caller's; a macro's value is called
     # in a scope of the macro's name, which replaces the caller's (so gin has it).
     inner = tuple(reference.scopes) or scopes
-    if _is_macro(reference):
-        macro = bound.macros[_macro_name(reference)]
-        for inner_reference in _references(macro.value):
+    if is_macro(reference):
+        macro = bound.macros[macro_name(reference)]
+        for inner_reference in references(macro.value):
             _check_call(inner_reference, inner, bound, macro.binding.place, calls)
     elif reference.evaluate and not _is_constant(reference):
         label = reference.scoped_selector
@@ -291,23 +289,15 @@ def _is_constant(reference: gin.config.ConfigurableReference) -> bool:
     return reference.configurable.selector == "gin.constant"
 
 
-def _is_macro(reference: gin.config.ConfigurableReference) -> bool:
-    return reference.configurable.wrapped is gin.config.macro
-
-
-def _macro_name(reference: gin.config.ConfigurableReference) -> str:
-    return "/".join(reference.scopes)
-
-
 def _check_macros_defined(entry: Entry, bound: Bound) -> None:
     if entry.binding.is_required:
         raise ConfigError(
             f"{entry.binding.place}: {entry.binding.name} is required and not set: give "
             f"{COMMAND_LINE}{entry.binding.name}=VALUE"
         )
-    for reference in _references(entry.value):
-        if _is_macro(reference) and _macro_name(reference) not in bound.macros:
-            name = _macro_name(reference)
+    for reference in references(entry.value):
+        if is_macro(reference) and macro_name(reference) not in bound.macros:
+            name = macro_name(reference)
             raise ConfigError(
                 f"{entry.binding.place}: macro '{name}' is used but never set: give "
                 f"{COMMAND_LINE}{name}=VALUE or add the gin file that sets it"
@@ -333,9 +323,7 @@ def _check_type(entry: Entry, bound: Bound) -> None:
     hint = hints.hint_of(entry.configurable, entry.binding.parameter)
     if hints.accepts(hint, _typed(entry.value, bound)):
         return
-    origin = entry
-    while isinstance(origin.value, gin.config.ConfigurableReference) and _is_macro(origin.value):
-        origin = bound.macros[_macro_name(origin.value)]
+    origin = bound.origin(entry)
     message = f"{origin.binding.place}: {origin.binding.name} = {origin.value!r}, but "
     if origin is not entry:
         message += f"{entry.binding.name} ({entry.binding.place}) "
@@ -345,8 +333,8 @@ def _check_type(entry: Entry, bound: Bound) -> None:
 def _typed(value: Any, bound: Bound) -> Any:
     """Returns a bound value with macros replaced, in the form `hints.accepts` takes."""
     if isinstance(value, gin.config.ConfigurableReference):
-        if _is_macro(value):
-            return _typed(bound.macros[_macro_name(value)].value, bound)
+        if is_macro(value):
+            return _typed(bound.macros[macro_name(value)].value, bound)
         if _is_constant(value):
             return hints.Unknown()
         function = value.configurable.wrapped

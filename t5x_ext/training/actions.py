@@ -28,6 +28,21 @@ class BaseAction(abc.ABC):
     def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
         """Returns whether to end the run; with several processes the same in each."""
 
+    def saved_state(self) -> Any:
+        """What a run's checkpoints keep of the action, as JSON; None for nothing."""
+        return None
+
+    def restore_state(self, state: Any) -> None:
+        """Takes up what `saved_state` gave to the checkpoint that a run goes on from.
+
+        The settings may have changed since.
+        """
+        del state
+
+    def is_over(self) -> bool:
+        """Whether what has been restored ends the run at once."""
+        return False
+
 
 class TerminateOnNanAction(BaseAction):
     """Ends a run whose loss is not a finite number any more."""
@@ -88,14 +103,27 @@ class EarlyStoppingAction(BaseAction):
         if value is None:
             return False
         self._history = [*self._history, value][-self._patience :]
-        if len(self._history) < self._patience:
-            return False
-        pairs = zip(self._history, self._history[1:], strict=False)
-        if any(self._is_better(before, now) for before, now in pairs):
+        if not self.is_over():
             return False
         shown = ", ".join(f"{value:.4g}" for value in self._history)
         note(f"{self._task}/{self._metric} no longer improves ({shown}): ending the run")
         return True
+
+    def saved_state(self) -> dict[str, Any]:
+        """See `BaseAction`: the last reports, and of what."""
+        return {"metric": [self._task, self._metric], "history": self._history}
+
+    def restore_state(self, state: Any) -> None:
+        """See `BaseAction`; reports of another number do not count."""
+        if state["metric"] == [self._task, self._metric]:
+            self._history = list(state["history"])[-self._patience :]
+
+    def is_over(self) -> bool:
+        """See `BaseAction`."""
+        if len(self._history) < self._patience:
+            return False
+        pairs = zip(self._history, self._history[1:], strict=False)
+        return not any(self._is_better(before, now) for before, now in pairs)
 
     def _is_better(self, before: float, now: float) -> bool:
         return self._sign * (now - before) > self._atol + self._rtol * abs(before)
@@ -115,3 +143,26 @@ def check_modes(actions: Mapping[str, Sequence[BaseAction]]) -> None:
     for mode in actions:
         if mode not in MODES:
             raise ConfigError(f"train.actions: {mode!r}; allowed: {', '.join(MODES)}")
+
+
+def saved_states(actions: Mapping[str, Sequence[BaseAction]]) -> dict[str, list[Any]]:
+    """What a checkpoint keeps of a run's actions, as JSON: class and state of each, by mode."""
+    return {
+        mode: [[type(action).__qualname__, action.saved_state()] for action in each]
+        for mode, each in actions.items()
+    }
+
+
+def restore_states(
+    actions: Mapping[str, Sequence[BaseAction]], states: Mapping[str, Sequence[Any]]
+) -> bool:
+    """Hands the states of a checkpoint back to the actions that have the same place and class.
+
+    Returns:
+      Whether one of them ends the run at once.
+    """
+    for mode, each in actions.items():
+        for action, (name, state) in zip(each, states.get(mode, ()), strict=False):
+            if name == type(action).__qualname__ and state is not None:
+                action.restore_state(state)
+    return any(action.is_over() for each in actions.values() for action in each)

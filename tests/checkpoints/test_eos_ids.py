@@ -15,11 +15,11 @@ from t5x_ext import Model
 from t5x_ext.checkpoints import own_layout
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
-from t5x_ext.evaluation import restore_each
 from t5x_ext.models import DecoderOnlyModel
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.network import Transformer
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.sessions import restore_each
 
 CONFIG = LlamaConfig(
     vocab_size=768, emb_dim=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,17 @@ def test_paths_that_hold_no_checkpoint(tmp_path):
         load_params(str(tmp_path))
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         fingerprint(str(tmp_path))
+
+
+@pytest.mark.parametrize("end", ["", ".index", ".data-00000-of-00002", None])
+def test_a_tensorflow_checkpoint_is_refused_by_name(tmp_path, end):
+    prefix = tmp_path / "model.ckpt-1000000"
+    for suffix in (".index", ".meta", ".data-00000-of-00002", ".data-00001-of-00002"):
+        Path(f"{prefix}{suffix}").write_bytes(b"")
+    path = str(tmp_path) if end is None else f"{prefix}{end}"
+    message = f"^{path}: a TensorFlow checkpoint, which is not read; allowed: T5X's native ones, .*"
+    with pytest.raises(ConfigError, match=message + "convert_tf_checkpoint"):
+        open_source(path)
 
 
 def test_fingerprint_of_saved_parameters_is_that_of_their_content(tmp_path):

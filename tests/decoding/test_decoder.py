@@ -244,6 +244,12 @@ def test_predictions_are_in_input_order_and_resume(family, weights, examples, tm
     assert not path.exists()
     done = len(written)
     assert 0 < done < 37
+
+    def end() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):  # after the first batch, as SIGTERM in an evaluation
+        predict(decoder, weights, examples, between=end)
     rows = predict(stopping, weights, examples, path, "signature")
     assert calls == [37, 37 - done]
     assert rows == whole

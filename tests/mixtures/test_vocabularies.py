@@ -113,13 +113,19 @@ def test_a_hugging_face_directory_names_the_model_in_it(model_file, tmp_path):
 def test_wrong_paths_are_refused_in_one_line(tmp_path):
     not_a_model = tmp_path / "text.model"
     not_a_model.write_text("not a model\n" * 10)
+    nothing = tmp_path / "nothing.model"
+    nothing.write_bytes(b"")
     empty = tmp_path / "empty"
     empty.mkdir()
     for path, expected in (
         (tmp_path / "missing.model", "file not found"),
         (empty, "no SentencePiece model in directory"),
         (not_a_model, "is not a SentencePiece model"),
+        (nothing, "is empty"),
     ):
+        expected += (
+            ".*; allowed as VOCABULARY_PATH: a SentencePiece .model file, a tokenizer.json, "
+        )
         vocabulary = SentencePieceVocabulary(str(path))  # nothing is read yet
         for use in (lambda v: v.encode("text"), lambda v: v.as_seqio()):
             with pytest.raises(DataError, match=expected) as caught:

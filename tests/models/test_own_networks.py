@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ from flax import nnx
 
 from mixtures.vocabularies import ByteVocabulary
 from t5x_ext import eval as eval_script
-from t5x_ext import infer, train
+from t5x_ext import gin_utils, infer, train
 from t5x_ext.checkpoints import load_params
 from t5x_ext.data.packing import lay_out
 from t5x_ext.decoding.loop import decode_batch
@@ -77,6 +78,36 @@ def trained(request, examples: Path, tmp_path_factory) -> tuple[str, Path]:
 
 
 @pytest.mark.slow(but="my_nnx")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("setting", "what"), [("LORA_RANK=4", "adapters"), ("QUANTIZATION='nf4'", "kernels in four b")]
+)
+def test_what_a_network_does_not_take_is_refused(
+    kind: str, setting: str, what: str, examples: Path, capsys
+) -> None:
+    name, _, value = setting.partition("=")
+    files = [f"--gin_file={examples / kind}.gin", "--gin_file=runs/train.gin"]
+    assert train.main([*files, *DATA, f"--gin.{setting}", "--gin.MODEL_DIR='not made'"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: --gin.{name}: {name} = {value}, but the run's model has another network than "
+        f"network.Transformer, which alone takes {what}"
+    )
+    assert line.endswith("; allowed: None")
+
+
+def test_a_plan_of_another_command_is_not_judged_by_its_network(examples: Path) -> None:
+    files = ["models/t5_1_1_tiny.gin", "runs/eval.gin"]
+    values = ["CHECKPOINT_PATH = 'x'", "EVAL_OUTPUT_DIR = 'x'", "MIXTURE_OR_TASK_NAME = 'held_in'"]
+    values += ["TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 8}", "QUANTIZATION = 'nf4'"]
+    arguments = tuple(inspect.signature(train.train).parameters)
+    gin_utils.parse(files, values, command=train.train, given=arguments)  # as `plan` does
+    gin_utils.parse(files, values, command=eval_script.evaluate)
+    own = [str(examples / "my_nnx.gin"), "runs/eval.gin"]
+    with pytest.raises(ConfigError, match="--gin.QUANTIZATION: QUANTIZATION = 'nf4', but the run"):
+        gin_utils.parse(own, values, command=eval_script.evaluate)
+
+
 def test_a_resumed_run_equals_an_unbroken_one(trained, examples: Path, tmp_path: Path) -> None:
     kind, unbroken = trained
     lines = map(json.loads, (unbroken / "metrics.jsonl").read_text().splitlines())

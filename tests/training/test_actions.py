@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.training.actions import EarlyStoppingAction, TerminateOnNanAction, check_modes
+from t5x_ext.training.actions import (
+    EarlyStoppingAction,
+    TerminateOnNanAction,
+    check_modes,
+    restore_states,
+    saved_states,
+)
 
 
 def answers(action, values, task="train", metric="loss"):
@@ -52,3 +59,20 @@ def test_values_out_of_range_are_refused(values):
         EarlyStoppingAction(("train", "loss"), **values)
     with pytest.raises(ConfigError, match="TRAIN_EVAL"):
         check_modes({"EVAL": []})
+
+
+def test_states_go_to_the_same_action_only():
+    def make(metric="loss", patience=3):
+        return EarlyStoppingAction(("train", metric), "min", patience)
+
+    before = {"TRAIN": [TerminateOnNanAction(), make()]}
+    answers(before["TRAIN"][1], [1.0, 1.0])
+    states = json.loads(json.dumps(saved_states(before)))
+    same, moved = {"TRAIN": [TerminateOnNanAction(), make()]}, {"TRAIN": [make()]}
+    other, shorter = {"TRAIN": [TerminateOnNanAction(), make("accuracy")]}, make(patience=2)
+    assert not restore_states(same, states)
+    assert answers(same["TRAIN"][1], [1.0]) == [True]
+    for actions in (moved, other):
+        assert not restore_states(actions, states)
+        assert actions["TRAIN"][-1].saved_state()["history"] == []
+    assert restore_states({"TRAIN": [TerminateOnNanAction(), shorter]}, states)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints import orbax_trees, tensorstores, trees
 from t5x_ext.checkpoints.digests import hash_files
 from t5x_ext.checkpoints.directories import STATE
@@ -39,6 +40,7 @@ _TARGET = "target/"
 _STEP = "state/step"
 _VERSION = "version"
 _STATISTICS = "state/param_states/"  # an optimizer's: passed over
+_TENSORFLOW = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")  # ends of its files
 _PLACEHOLDER = "PLACEHOLDER://"
 # First parts of the paths of the files that hold parameters, or say which there are.
 _WEIGHTS = (
@@ -73,6 +75,27 @@ class Stored:
 def is_t5x(directory: epath.Path) -> bool:
     """Whether a directory holds a checkpoint in one of these layouts."""
     return _item(directory) is not None
+
+
+def is_tensorflow(path: epath.Path) -> bool:
+    """Whether a path is a checkpoint of TensorFlow, as T5's first release has them.
+
+    Args:
+        path: A directory, a prefix such as `model.ckpt-1000000`, or one of the files that begin so.
+    """
+    if files.is_dir(path):
+        return any(_TENSORFLOW.search(name) for name in files.names_in(path))
+    prefix = _TENSORFLOW.sub("", path.name)
+    return files.is_file(path.parent / f"{prefix}.index")
+
+
+def tensorflow_error(path: str) -> ConfigError:
+    """What to say of a checkpoint of TensorFlow."""
+    return ConfigError(
+        f"{path}: a TensorFlow checkpoint, which is not read; allowed: T5X's native ones, in which "
+        "T5's models are released too (gs://t5-data/pretrained_models/t5x), or what T5X's "
+        "convert_tf_checkpoint makes of this one; Hugging Face's directories"
+    )
 
 
 def open_stored(directory: epath.Path) -> Stored:
@@ -127,10 +150,7 @@ def _array_dirs(item: epath.Path) -> Iterator[epath.Path]:
 def _read_index(item: epath.Path) -> dict[str, LazyTensor]:
     raw = (item / INDEX).read_bytes()
     if raw.startswith(b"model_checkpoint_path"):
-        raise ConfigError(
-            f"{item}: a TensorFlow checkpoint; allowed: T5X's native ones, as its "
-            "convert_tf_checkpoint makes them"
-        )
+        raise tensorflow_error(str(item))
     leaves = {}
     try:
         tree = flax_msgpack.decode(raw)
