@@ -42,6 +42,7 @@ STAGES = [
     "text_model",
     "seqio",
     "evaluation",
+    "sessions",
     "adapter_runs",
     "run_hooks",
     "runs",
