@@ -20,6 +20,8 @@ writing   the first --writing_rows test rows of every set, written as Alpaca's p
 shots     --shots_tasks tasks of --shots_rows prompts, which begin with the same 400 tokens, as
           definitions and examples do, and have 8 to 64 of their own; 16 new tokens, batches of 16;
           and the same here with every prompt read whole. Not among the defaults.
+one       a call of `Model.generate_tokens` for one prompt, of 60 tokens with 64 new ones and of
+          1,000 with 16. Not among the defaults.
 options   --options_questions questions of 200 to 300 tokens, four answers of 1 to 8 tokens to each,
           scored: answers a second, batches of 16; and the same here with every prompt read whole.
           transformers gets the rows sorted, and computes scores of the answers alone. Not among the
@@ -48,7 +50,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 import mixtures
 from mixtures.vocabularies import open_vocabulary
 from mixtures.writing.sets import SETS, TASKS
-from t5x_ext import schedules, startup
+from t5x_ext import Model, schedules, startup
 from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data import datasets
@@ -313,6 +315,30 @@ def follow_shots(args: argparse.Namespace, dtype: str) -> None:
     race(runs, args.repeats, len(prompts))
 
 
+def answer_one(args: argparse.Namespace, dtype: str) -> None:
+    """Prints answers a second of a call for one prompt, a short one and a long one."""
+    model = Model.load(args.model, dtype=dtype)
+    for size, limit in ((60, 64), (1000, 16)):
+        print(f"  {size} tokens, {limit} new:")
+        prompts, lengths = draw([size]), np.array([limit])
+        runs = {
+            "t5x_ext": our_call(model, prompts, limit),
+            "transformers": their_decoding(args.model, dtype, prompts, 1, limit, lengths),
+        }
+        race(runs, args.repeats, len(prompts))
+
+
+def our_call(model: Model, prompts: Prompts, limit: int) -> Callable:
+    """Decodes all prompts, `limit` tokens each, as a user would."""
+    method = GivenLengths(lengths=(limit,) * len(prompts))
+
+    def run() -> np.ndarray:
+        made = model.generate_tokens(prompts, limit, method, eos_ids=[EOS_ID])
+        return np.array([[*tokens, EOS_ID] for tokens in made])
+
+    return run
+
+
 # Scoring ----------------------------------------------------------------------------------------
 
 
@@ -420,7 +446,7 @@ def main() -> None:
     dtypes = ["float32", "bfloat16"]
     parser.add_argument("--model", default="downloads/smollm2", metavar="DIR")
     for flag, names, default in (
-        ("--cases", [*cases, "writing", "shots", "options"], cases),
+        ("--cases", [*cases, "writing", "shots", "one", "options"], cases),
         ("--dtypes", dtypes, dtypes),
         ("--sets", [*sets, *TASKS], PAPER_SETS),
     ):
@@ -460,6 +486,8 @@ def main() -> None:
                 follow_shots(args, dtype)
             elif case == "options":
                 score_options(args, dtype)
+            elif case == "one":
+                answer_one(args, dtype)
             else:
                 decode(args, dtype, case)
 

@@ -10,8 +10,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from t5x_ext import bounds
+from t5x_ext.decoding import compile_costs, token_calls
 from t5x_ext.decoding import prompts as texts
-from t5x_ext.decoding import token_calls
 from t5x_ext.decoding.adapters import Adapter, adapter_index, contrasted
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer, to_example
@@ -23,7 +23,7 @@ from t5x_ext.decoding.sampling import Greedy
 from t5x_ext.decoding.stops import Stop, check_stops
 from t5x_ext.decoding.token_ids import check_ids, check_rows
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -75,7 +75,7 @@ class Calls(abc.ABC):
           prompts: texts, in the format the model was tuned with; or chats, lists of messages such
             as {"role": "user", "content": "Hello"}. With `weights`, lists of either.
           max_new_tokens: longest answer in tokens, end of sequence included.
-          batch_size: answers at a time; none depends on it.
+          batch_size: answers at a time at most; none depends on it.
           max_input_tokens: longest prompt in tokens, end of sequence included. A longer one loses
             its end, with a warning.
           decoding: `Greedy`, `Sampling`, `Beam` or `Contrastive` of t5x_ext.decoding; None is
@@ -115,7 +115,7 @@ class Calls(abc.ABC):
           max_new_tokens: longest answer in tokens, end of sequence included.
           decoding: as of `generate`.
           eos_ids: ids that end an answer; None is as the vocabulary has them, or none without one.
-          batch_size: answers at a time; none depends on it.
+          batch_size: answers at a time at most; none depends on it.
           how: weights, adapter, amateur, stop and numbers, as of `generate_outputs`.
 
         Returns:
@@ -147,7 +147,7 @@ class Calls(abc.ABC):
           max_new_tokens: longest answer in tokens, end of sequence included.
           decoding: as of `generate`, but for `Beam`.
           eos_ids: as of `generate_tokens`.
-          batch_size: answers at a time; none depends on it.
+          batch_size: answers at a time at most; none depends on it.
           max_input_tokens: of texts, as of `generate`.
           how: by name:
             weights: of each list of prompts, probabilities that sum to 1. Each token is then chosen
@@ -208,7 +208,7 @@ class Calls(abc.ABC):
         for example in examples:
             self._check_context(len(example.inputs), len(example.targets[0]))
         index = self._adapter_index(adapter, len(examples))
-        scorer = self._scorer(batch_size, max_input_tokens)
+        scorer = self._scorer(self._places(batch_size, len(examples)), max_input_tokens)
         return scorer.log_likelihoods(self.params, examples, index)
 
     def score_tokens(
@@ -252,7 +252,7 @@ class Calls(abc.ABC):
             self._check_context(len(row), len(targets[place]))
             examples.append(to_example(row, targets[place]))
         longest = token_calls.round_up_length(max(map(len, inputs), default=1))
-        scorer = self._scorer(batch_size, longest)
+        scorer = self._scorer(self._places(batch_size, len(examples)), longest)
         of_rows = None if index is None else index[owners]
         found = iter(scorer.token_log_probs(self.params, examples, of_rows))
         return [
@@ -278,8 +278,8 @@ class Calls(abc.ABC):
           ConfigError: the model has an encoder, or a row or an id is not allowed.
         """
         bounds.check_int("Model.token_logits: batch_size", batch_size, 1, bounds.MAX_ROWS)
-        scorer = self._token_logits(batch_size)
         checked = check_rows("token_logits", rows, self.config.vocab_size)
+        scorer = self._token_logits(self._places(batch_size, len(checked)))
         for row in checked:
             self._check_context(len(row), 0)
         return scorer(self.params, checked, self._adapter_index(adapter, len(checked)))
@@ -320,11 +320,15 @@ class Calls(abc.ABC):
         contexts = [[next(left) for _ in group] for group in groups]
         asked = make_requests(contexts, log_weights, sides, numbers)
         other = amateur if isinstance(amateur, Calls) else None
+        places = self._places(batch_size, len(groups))
+        # Stages pay where many rows go on for long; each is a program to compile.
+        could_save = -(-len(groups) // places) * places * max_new_tokens
         decoder = self._decoder(
-            batch_size,
+            places,
             longest,
             max_new_tokens,
             method,
+            first_stage=Decoder.first_stage if could_save > self._worth_compiling else None,
             ids=self._output_ids(eos_ids, stop),
             num_contexts=max((len(group) for group in groups), default=1),
             amateur=None if other is None else other._described,
@@ -393,6 +397,15 @@ class Calls(abc.ABC):
         if eos_ids is not None:
             eos = tuple(check_ids("eos_ids", eos_ids, size, may_be_empty=True).tolist())
         return OutputIds(eos, known.num_valid, check_stops(stop, self.vocabulary, size))
+
+    def _places(self, batch_size: int, count: int) -> int:
+        return compile_costs.places_for(self.partitioner, batch_size, count)
+
+    @functools.cached_property
+    def _worth_compiling(self) -> int:
+        """Positions that one more program has to save."""
+        num_params = parameters.count_params(self._described.generator.specs)
+        return compile_costs.positions_per_program(self.partitioner, num_params)
 
     # What is compiled for a setting is kept for the next call with it.
     @functools.cached_property

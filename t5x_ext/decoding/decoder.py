@@ -13,6 +13,7 @@ from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.batches import Batching, RequestBatch
+from t5x_ext.decoding.compile_costs import smaller_batch
 from t5x_ext.decoding.loop import Shared
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
@@ -298,8 +299,7 @@ class Decoder:
         limits: np.ndarray,
     ) -> Iterator[Finished]:
         weights = programs.prepare(params)
-        small_batch = self.partitioner.round_up_batch(-(-self.batch_size // 4))
-        queue = Queue(programs, weights, small_batch)
+        queue = Queue(programs, weights, smaller_batch(self.partitioner, self.batch_size))
         for batch in self._batching.side_by_side(sets):
             places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t5x_ext.data.length_buckets import make_length_buckets, smallest_holding
+from t5x_ext.decoding.compile_costs import positions_per_program
 from t5x_ext.models import parameters
 from t5x_ext.models.generation import Generator
 from t5x_ext.partitioning import PjitPartitioner
@@ -30,9 +31,6 @@ LEAST_PROMPTS, LEAST_ANSWERS = 4, 2
 # Positions left to read, as shares of those of whole prompts and of an order by length; and how
 # much longer prompts may be padded to in an order by prefix.
 WORTH_A_BATCH, WORTH_AN_ORDER, MOST_PADDING = 0.75, 0.8, 1.1
-# What each program for prefixes has to save in all, in FLOPs a device: what is computed while it is
-# compiled, some 5 s on a CPU and 10 s on an accelerator.
-COMPILE_FLOPS, COMPILE_FLOPS_ON_CPU = 1e15, 5e11
 
 
 class Cut(NamedTuple):
@@ -88,8 +86,7 @@ class Sharing:
     @classmethod
     def where_worth(cls, partitioner: PjitPartitioner, num_params: int) -> Sharing:
         """Sharing that saves more than it costs to compile, for a model of that size."""
-        flops = COMPILE_FLOPS_ON_CPU if partitioner.platform == "cpu" else COMPILE_FLOPS
-        return cls(partitioner, int(flops * partitioner.mesh.devices.size / (2 * num_params)))
+        return cls(partitioner, positions_per_program(partitioner, num_params))
 
     def cut(self, num_prefixes: int, longest_prefix: int, longest_rest: int, limit: int) -> Cut:
         """Padded sizes; few, each a program to compile.
