@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
@@ -20,6 +21,7 @@ from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel
 from t5x_ext.models.blocks import attend
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.falcon import FalconConfig
+from t5x_ext.models.generation import Prefixes
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.mpt import MptConfig
@@ -106,6 +108,9 @@ def test_scores_of_targets_lower(family: str) -> None:
     _, batch, *_ = train_arguments(program, WORKLOAD.rows, lengths, 1)
     scorer = Scorer(program.model, program.partitioner, WORKLOAD.rows, 32)
     check(scorer._score, program.abstract_params(), batch, None)
+    if family == "llama":  # as many prefixes as rows divide over the mesh
+        prefixes = Prefixes(np.ones((4, 128), np.int32), np.full(4, 9), np.zeros(8, int), None)
+        check(scorer._score, program.abstract_params(), batch, None, prefixes, 176)
 
 
 @pytest.mark.slow(but="llama-Sampling")

@@ -121,8 +121,8 @@ class Scorer:
             params: Params,
             batch: dict[str, jax.Array],
             adapters: jax.Array | None,
-            prefixes: Prefixes | None,
-            length: int | None,
+            prefixes: Prefixes | None = None,
+            length: int | None = None,
         ) -> tuple[jax.Array, jax.Array]:
             with self.partitioner.activate(), adapter_rows(adapters):
                 if prefixes is None or length is None:
