@@ -73,7 +73,8 @@ class Settings:
     """What the tests vary.
 
     `family` is "t5" or "llama"; `predictions` is a file to write after the last step; to
-    `steps_file` each process adds the number and the examples of every step.
+    `steps_file` each process adds the number and the examples of every step; `long_evaluations`
+    come after every step.
     """
 
     model_dir: str
@@ -85,6 +86,7 @@ class Settings:
     predictions: str | None = None
     steps_file: str | None = None
     config: str = "a = 1\nc = 3"
+    long_evaluations: bool = False
 
 
 def make_examples(count: int) -> list[Example]:
@@ -129,6 +131,9 @@ def run(settings: Settings) -> None:
         features=model.features,
     )
     held_out = DatasetConfig("task", LENGTHS, "validation", BATCH_SIZE)
+    evaluation = Evaluation(loss_cfg=held_out, loss_examples=examples[:21])
+    if settings.long_evaluations:
+        evaluation = Evaluation(1, held_out, examples * 4)
 
     def record(event: StepEvent) -> None:
         if settings.steps_file:
@@ -144,7 +149,7 @@ def run(settings: Settings) -> None:
         random_seed=0,
         meta={},
         stats_period=1,
-        evaluation=Evaluation(loss_cfg=held_out, loss_examples=examples[:21]),
+        evaluation=evaluation,
         hooks=[record],
     )
     if settings.predictions:

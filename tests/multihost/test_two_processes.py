@@ -26,6 +26,7 @@ from t5x_ext.metrics.predictions import Answer, PredictionLog, read_predictions
 REPO = Path(__file__).resolve().parents[2]
 RUN = {"steps": 6, "save_period": 3, "mesh": {"fsdp": 2}, "microbatches": 2}
 ENDLESS = RUN | {"steps": 10**6, "save_period": None}
+EVAL_LOSS = "eval/cross_entropy"
 pytestmark = pytest.mark.slow
 PATIENCE = 300  # seconds; for machines that do much else
 
@@ -254,6 +255,19 @@ def test_sigterm_to_one_saves_in_both(processes: Processes, tmp_path: Path) -> N
     last = max(logged(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").glob("checkpoint_*")] == [f"checkpoint_{last}"]
     assert load_meta(str(tmp_path / "run"))["step"] == last
+
+
+def test_sigterm_to_one_ends_an_evaluation_in_both(processes: Processes, tmp_path: Path) -> None:
+    for index in (0, 1):
+        processes.start(index, **ENDLESS, long_evaluations=True)
+    processes.wait_for(0, "step 2/")
+    processes.running[1].send_signal(signal.SIGTERM)
+    for index in (0, 1):
+        assert processes.status(index) == 0, processes.output(index)
+    meta = load_meta(str(tmp_path / "run"))
+    trained, evaluated = (max(logged(tmp_path / "run", n)) for n in ("train/loss", EVAL_LOSS))
+    assert meta["step"] == trained
+    assert meta.get("evaluation_due", False) == (evaluated < trained)
 
 
 def test_a_process_that_fails_ends_the_other_with_its_reason(processes: Processes) -> None:
