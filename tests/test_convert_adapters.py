@@ -143,7 +143,7 @@ def test_a_merged_model_names_the_prompt_of_its_adapter(tmp_path):
     options = dict(merge_into="original", verify=False)
     for tuned, wanted in (("tk.def", "tk.def"), (None, "alpaca")):
         adapter, made = (str(tmp_path / f"{kind}_{tuned}") for kind in ("adapter", "made"))
-        peft.write(adapter, config, lora, params, None, prompt=tuned)
+        peft.write(adapter, config, peft.StoredAdapter(lora, params, prompt=tuned))
         convert.convert(str(tmp_path / "base"), made, "t5x_ext", adapter=adapter, **options)
         assert open_source(made).meta[PROMPT] == wanted
 
