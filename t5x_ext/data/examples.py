@@ -23,6 +23,7 @@ from mixtures.writing.rows import find_directory
 from t5x_ext.data import row_examples
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
+from t5x_ext.progress import counted
 
 Task = Any  # a RowTask, or a seqio.Task
 
@@ -146,7 +147,8 @@ def _load_task(
 ) -> list[Example]:
     examples = recall(task, split, lengths, use_cached)
     if examples is None:
-        examples = list(read_examples(task, split, lengths, use_cached))
+        read = read_examples(task, split, lengths, use_cached)
+        examples = list(counted(read, f"tokenising {task.name}", "examples"))
         remember(task, split, lengths, use_cached, examples)
     return list(examples)
 

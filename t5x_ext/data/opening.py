@@ -21,6 +21,7 @@ from t5x_ext.data import examples as loading
 from t5x_ext.data import row_examples, stores
 from t5x_ext.data.records import Example, Member
 from t5x_ext.data.tables import ExampleTable, MemoryTable, hash_example
+from t5x_ext.progress import MinuteNotes
 
 _SAMPLE = 256  # examples that tell whether a store is still what the task gives
 
@@ -112,14 +113,18 @@ class _TaskOpener:
         rows = itertools.chain(sample, rows)
         kept: deque[Example] = deque()
         size = 0
-        for example in rows:
-            kept.append(example)
-            size += stores.memory_bytes(example)
-            if size > memory_limit_bytes:
-                self._clear_draws_before(path, number)
-                del sample
-                every = itertools.chain(_emptied(kept), rows)
-                return stores.build_store(path, self.task.name, every), 0
+        with MinuteNotes(f"tokenising {self.task.name}", None, "examples") as progress:
+            for example in rows:
+                kept.append(example)
+                size += stores.memory_bytes(example)
+                progress.count(len(kept))
+                if size > memory_limit_bytes:
+                    break
+        if size > memory_limit_bytes:
+            self._clear_draws_before(path, number)
+            del sample
+            every = itertools.chain(_emptied(kept), rows)
+            return stores.build_store(path, self.task.name, every), 0
         examples = list(kept)
         if not self.is_stochastic:
             loading.remember(*arguments, examples)
