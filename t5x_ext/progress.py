@@ -49,6 +49,7 @@ class MinuteNotes:
         self._speaking, self._ended = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
+        self._ended.clear()
         if not self._silent:
             threading.Thread(target=self._speak, name="progress", daemon=True).start()
         return self
@@ -59,7 +60,8 @@ class MinuteNotes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
+        with self._speaking:  # after the last line
+            self._ended.set()
 
     def find(self, done: int) -> None:
         """Counts units that an earlier run has finished, which tell nothing about this one's speed.

@@ -135,7 +135,7 @@ def test_what_has_no_meaning_here_is_refused_in_one_line(
 ) -> None:
     macros = {
         "MODEL_DIR": str(tmp_path),
-        "INITIAL_CHECKPOINT_PATH": "nowhere",
+        "INITIAL_CHECKPOINT_PATH": [],
         "TRAIN_STEPS": 2,
         "BATCH_SIZE": 8,
     }

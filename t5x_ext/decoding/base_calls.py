@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from t5x_ext.decoding import compile_costs
 from t5x_ext.decoding.adapters import Adapter, adapter_index
-from t5x_ext.models import BaseTransformerModel
+from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -56,5 +57,14 @@ class BaseCalls(abc.ABC):
             f"Model: a prompt of {prompt_length} tokens{new}",
         )
 
-    def _places(self, batch_size: int, count: int) -> int:
-        return compile_costs.places_for(self.partitioner, batch_size, count)
+    def _places(self, batch_size: int, rows: Sequence[Any], count: int, new: int = 0) -> int:
+        """Places of a batch for `count` answers of `new` tokens to prompts, rows of token ids."""
+        length = max(map(len, rows), default=1) + new
+        worth = self._worth_compiling
+        return compile_costs.places_for(self.partitioner, batch_size, count, length, worth)
+
+    @functools.cached_property
+    def _worth_compiling(self) -> int:
+        """Positions that one more program has to save."""
+        num_params = parameters.count_params(self._described.generator.specs)
+        return compile_costs.positions_per_program(self.partitioner, num_params)

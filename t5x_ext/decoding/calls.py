@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
 from t5x_ext import bounds
-from t5x_ext.decoding import compile_costs, token_calls
 from t5x_ext.decoding import prompts as texts
+from t5x_ext.decoding import token_calls
 from t5x_ext.decoding.adapters import Adapter, adapter_number, contrasted
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.methods import Method, OutputIds, check_method
@@ -19,7 +19,6 @@ from t5x_ext.decoding.scoring_calls import ScoringCalls
 from t5x_ext.decoding.stops import Stop, check_stops
 from t5x_ext.decoding.token_ids import check_ids, check_rows
 from t5x_ext.errors import ConfigError
-from t5x_ext.models import parameters
 
 
 class How(TypedDict, total=False):
@@ -136,7 +135,7 @@ class Calls(ScoringCalls):
           how: by name:
             weights: of each list of prompts, probabilities that sum to 1. Each token is then chosen
               by the mixture of what the prompts make probable.
-            adapter: see `Calls`.
+            adapter: see `BaseCalls`.
             amateur: whom `Contrastive` is set against: an adapter's name, None for the base alone,
               or another model, which reads with the adapter that it was loaded with.
             stop: texts, or lists of ids, that end an answer wherever they appear in it, and are
@@ -186,9 +185,9 @@ class Calls(ScoringCalls):
         contexts = [[next(left) for _ in group] for group in groups]
         asked = make_requests(contexts, log_weights, sides, numbers)
         other = amateur if isinstance(amateur, Calls) else None
-        places = self._places(batch_size, len(groups))
-        # Stages pay where many rows go on for long; each is a program to compile.
-        could_save = -(-len(groups) // places) * places * max_new_tokens
+        places = self._places(batch_size, rows, len(groups), max_new_tokens)
+        # Stages spare a batch's other rows the wait for its longest; each is a program to compile.
+        could_save = -(-len(groups) // places) * (places - 1) * max_new_tokens
         decoder = self._decoder(
             places,
             longest,
@@ -257,12 +256,6 @@ class Calls(ScoringCalls):
         if eos_ids is not None:
             eos = tuple(check_ids("eos_ids", eos_ids, size, may_be_empty=True).tolist())
         return OutputIds(eos, known.num_valid, check_stops(stop, self.vocabulary, size))
-
-    @functools.cached_property
-    def _worth_compiling(self) -> int:
-        """Positions that one more program has to save."""
-        num_params = parameters.count_params(self._described.generator.specs)
-        return compile_costs.positions_per_program(self.partitioner, num_params)
 
     # What is compiled for a setting is kept for the next call with it.
     @functools.cached_property

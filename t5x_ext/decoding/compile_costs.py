@@ -9,6 +9,8 @@ from t5x_ext.partitioning import PjitPartitioner
 COMPILE_FLOPS, COMPILE_FLOPS_ON_CPU = 1e15, 5e11
 # A batch for fewer prompts has a quarter of the places, so that few are ever compiled: 8, 2, 1.
 SMALLER = 4
+# How often a call is taken to be made with other prompts of its kind.
+TIMES_ASKED = 10
 
 
 def positions_per_program(partitioner: PjitPartitioner, num_params: int) -> int:
@@ -22,9 +24,20 @@ def smaller_batch(partitioner: PjitPartitioner, batch_size: int) -> int:
     return min(batch_size, partitioner.round_up_batch(-(-batch_size // SMALLER)))
 
 
-def places_for(partitioner: PjitPartitioner, batch_size: int, count: int) -> int:
-    """Places of the smallest batch that holds `count` prompts, `batch_size` at most."""
-    places = partitioner.round_up_batch(batch_size)
+def places_for(
+    partitioner: PjitPartitioner, batch_size: int, count: int, length: int, worth: int
+) -> int:
+    """Places of the smallest batch for some prompts that saves what its programs cost.
+
+    Args:
+      partitioner: the mesh.
+      batch_size: most places.
+      count: prompts.
+      length: positions of the longest, its answer included.
+      worth: positions that one more program has to save, see `positions_per_program`.
+    """
+    most = places = partitioner.round_up_batch(batch_size)
     while count <= (fewer := smaller_batch(partitioner, places)) < places:
         places = fewer
-    return places
+    saved = TIMES_ASKED * (most - places) * length
+    return places if saved > worth else most

@@ -88,8 +88,7 @@ class Decoder:
         longest = min(self.max_decode_length, method.max_length or self.max_decode_length)
         object.__setattr__(self, "max_decode_length", longest)
         method.check_length(self.max_decode_length)
-        if self.ids is not None:  # a vocabulary has an EOS
-            method.check_ids(self.ids)
+        method.check_ids(self.output_ids)
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"

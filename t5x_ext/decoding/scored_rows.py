@@ -75,8 +75,9 @@ def scored_batches(
                 rows = _after_prefixes(batch, examples, adapters is not None)
                 left[rows.places] = False
                 yield rows
+        del requests  # copies of all prompts
     (whole,) = np.nonzero(left)
-    others = [examples[place] for place in whole.tolist()]
+    others = examples if left.all() else [examples[place] for place in whole.tolist()]
     for indices, of_batch in eval_batches(features, others, batch_size, lengths):
         places = whole[indices[indices >= 0]]
         yield ScoredRows(places, of_batch, take_filled(adapters, places, batch_size))

@@ -38,7 +38,7 @@ class ScoringCalls(BaseCalls):
           targets: one answer per prompt.
           batch_size: as of `generate`.
           max_input_tokens: as of `generate`.
-          adapter: see `Calls`.
+          adapter: see `BaseCalls`.
 
         Returns:
           float32 [len(prompts)]: natural logarithm of the answer's probability, the sum over its
@@ -66,7 +66,8 @@ class ScoringCalls(BaseCalls):
             self._check_context(len(example.inputs), len(example.targets[0]))
         index = self._adapter_index(adapter, len(examples))
         longest = token_calls.longest_input(inputs, max_input_tokens)
-        scorer = self._scorer(self._places(batch_size, len(examples)), longest)
+        places = self._places(batch_size, inputs, len(examples))
+        scorer = self._scorer(places, longest)
         return scorer.log_likelihoods(self.params, examples, index)
 
     def score_tokens(
@@ -84,7 +85,7 @@ class ScoringCalls(BaseCalls):
           responses: token ids of an answer to each; nothing is added to them.
           weights: as of `generate_outputs`.
           batch_size: rows at a time; no result depends on it.
-          adapter: see `Calls`.
+          adapter: see `BaseCalls`.
 
         Returns:
           Natural logarithms, one for each token of each answer.
@@ -110,7 +111,7 @@ class ScoringCalls(BaseCalls):
             self._check_context(len(row), len(targets[place]))
             examples.append(to_example(row, targets[place]))
         longest = token_calls.round_up_length(max(map(len, inputs), default=1))
-        scorer = self._scorer(self._places(batch_size, len(examples)), longest)
+        scorer = self._scorer(self._places(batch_size, inputs, len(examples)), longest)
         of_rows = None if index is None else index[owners]
         found = iter(scorer.token_log_probs(self.params, examples, of_rows))
         return [
@@ -127,7 +128,7 @@ class ScoringCalls(BaseCalls):
           rows: token ids; nothing is added to them, and each sees those before it, in a prefix
             language model too.
           batch_size: rows at a time; a result does not depend on it.
-          adapter: see `Calls`.
+          adapter: see `BaseCalls`.
 
         Returns:
           float32 [L, vocab_size] for each row of L ids.
@@ -137,7 +138,7 @@ class ScoringCalls(BaseCalls):
         """
         bounds.check_int("Model.token_logits: batch_size", batch_size, 1, bounds.MAX_ROWS)
         checked = check_rows("token_logits", rows, self.config.vocab_size)
-        scorer = self._token_logits(self._places(batch_size, len(checked)))
+        scorer = self._token_logits(self._places(batch_size, checked, len(checked)))
         for row in checked:
             self._check_context(len(row), 0)
         return scorer(self.params, checked, self._adapter_index(adapter, len(checked)))

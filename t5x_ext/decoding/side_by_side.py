@@ -25,8 +25,8 @@ class SideBySideGenerator(Generator):
       network: the expert's.
       expert: the first model.
       amateur: the second, with the same tokens; with an encoder where the first has one.
-      amateur_adapter: the adapter that it reads every row with, see `lora.adapter_rows`; None where
-        its network holds no several. The expert's are those of the batch.
+      amateur_adapter: the adapter that it reads every row with, see `models.adapter_rows`; None
+        where its network holds no several. The expert's are those of the batch.
     """
 
     expert: Generator

@@ -246,5 +246,5 @@ def test_a_setting_that_cannot_be_made_is_named(read_setup):
     """It is not taken for gin files without a run."""
     names = ("LLAMA_PATH", "DATA_DIR", "MODEL_DIR")
     empty = [f"--gin.{name}=''" for name in names]
-    with pytest.raises(DataError, match="vocabulary: ''; allowed: a path"):
+    with pytest.raises(DataError, match=r"vocabulary \(VOCABULARY_PATH\): ''; allowed: a path"):
         read_setup("--gin_file=studies/writing_paper.gin", "--gin.FSDP=16", *empty)

@@ -42,7 +42,7 @@ def t5() -> EncoderDecoderModel:
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"decoding": "beam"}, "Arm a: decoding 'beam'; allowed: Greedy"),
     ({"decoding": Greedy}, "Arm a: decoding <class .*; allowed: Greedy"),
-    ({"output_limit": (64, 2, 32)}, r"Arm a: output_limit \(64, 2, 32\); allowed: decoding.make"),
+    ({"output_limit": (64, 2, 32)}, r"Arm a: output_limit \(64, 2, 32\); allowed: make_limit"),
     ({"stop": "###"}, "Arm a: stop: '###'; allowed: a list of texts"),
     ({"decoding": Beam(), "stop": ("###",)}, "Arm a: stop: not with Beam; allowed: Greedy"),
     ({"decoding": Sampling(min_length=8)}, "Arm a: Sampling.min_length: 8; allowed: less than 8"),
