@@ -1,4 +1,4 @@
-"""How many prompts and targets of each source lost tokens to TASK_FEATURE_LENGTHS, in one line."""
+"""How many prompts and targets of each task lost tokens to TASK_FEATURE_LENGTHS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from t5x_ext.data.records import Example
 
-_LINES = 20  # sources that are told of one by one
-
 
 class Cuts(NamedTuple):
-    """Rows of a source, and those that did not fit.
+    """Rows of a task, and those that did not fit.
 
     Attributes:
         rows: all of them.
@@ -51,31 +49,33 @@ def joined_cuts(parts: Iterable[Mapping[str, Cuts]]) -> dict[str, Cuts]:
     return found
 
 
-def cut_lines(
-    cuts: Mapping[str, Cuts], lengths: Mapping[str, int] | None, what: str = ""
-) -> list[str]:
-    """A line for each source that was cut; none where all fits.
+def cut_lines(cuts: Mapping[str, Cuts], lengths: Mapping[str, int] | None, what: str) -> list[str]:
+    """A line about prompts and one about targets; none where all fit.
 
     Args:
-        cuts: by source.
+        cuts: by task.
         lengths: TASK_FEATURE_LENGTHS, tokens; None cuts nothing.
-        what: the part of the data, such as 'train', which ends a source's name.
+        what: the part of the data, such as 'train'.
     """
     if lengths is None:
         return []
-    found = {name: each for name, each in cuts.items() if each.prompts or each.targets}
-    lines = [_line(f"{name} {what}".strip(), each, lengths) for name, each in found.items()]
-    if len(lines) <= _LINES:
-        return lines
-    rest = Cuts()
-    for each in list(found.values())[_LINES:]:
-        rest = rest.plus(each)
-    return [*lines[:_LINES], _line(f"{len(lines) - _LINES} more sources {what}", rest, lengths)]
+    prompts = {task: each.prompts for task, each in cuts.items()}
+    targets = {task: each.targets for task, each in cuts.items()}
+    rows = {task: each.rows for task, each in cuts.items()}
+    return [
+        f"{what}: {sum(lost.values()):,} of {sum(rows.values()):,} {side} were cut to "
+        f"{length:,} tokens (TASK_FEATURE_LENGTHS){_worst(lost, rows)}"
+        for side, lost, length in (
+            ("prompts", prompts, lengths["inputs"]),
+            ("targets", targets, lengths["targets"]),
+        )
+        if any(lost.values())
+    ]
 
 
-def _line(name: str, cuts: Cuts, lengths: Mapping[str, int]) -> str:
-    return (
-        f"{name.strip()}: of {cuts.rows:,} rows, {cuts.prompts:,} prompts were cut to "
-        f"{lengths['inputs']:,} tokens, {cuts.targets:,} targets to {lengths['targets']:,} "
-        "(TASK_FEATURE_LENGTHS)"
-    )
+def _worst(lost: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """Of several tasks, the one that lost the largest share."""
+    if len(rows) < 2:
+        return ""
+    worst = max(lost, key=lambda task: lost[task] / max(1, rows[task]))
+    return f"; most in {worst} ({lost[worst]:,} of {rows[worst]:,})"

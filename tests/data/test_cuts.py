@@ -103,17 +103,19 @@ def test_tables_count_what_was_cut(add_task: Callable[..., str], memory_limit_by
         assert member.examples.cuts == {"table": Cuts(5, 2, 2)}
 
 
-def test_each_source_that_was_cut_has_a_line() -> None:
+def test_prompts_and_targets_that_were_cut_have_a_line_each() -> None:
     cuts = {"a": Cuts(1000, 12, 3), "whole": Cuts(5, 0, 0), "b": Cuts(10, 0, 1)}
     assert cut_lines(cuts, LENGTHS, "train") == [
-        "a train: of 1,000 rows, 12 prompts were cut to 8 tokens, 3 targets to 4 "
-        "(TASK_FEATURE_LENGTHS)",
-        "b train: of 10 rows, 0 prompts were cut to 8 tokens, 1 targets to 4 "
-        "(TASK_FEATURE_LENGTHS)",
+        "train: 12 of 1,015 prompts were cut to 8 tokens (TASK_FEATURE_LENGTHS); most in a "
+        "(12 of 1,000)",
+        "train: 4 of 1,015 targets were cut to 4 tokens (TASK_FEATURE_LENGTHS); most in b "
+        "(1 of 10)",
     ]
-    assert cut_lines(cuts, None) == [] == cut_lines({"whole": Cuts(5, 0, 0)}, LENGTHS)
-    many = cut_lines({str(n): Cuts(2, 1, 0) for n in range(30)}, LENGTHS)
-    assert len(many) == 21 and many[-1].startswith("10 more sources: of 20 rows, 10 prompts")
+    assert cut_lines({"b": Cuts(10, 0, 1)}, LENGTHS, "test") == [
+        "test: 1 of 10 targets were cut to 4 tokens (TASK_FEATURE_LENGTHS)"
+    ]
+    assert cut_lines(cuts, None, "train") == []
+    assert cut_lines({"whole": Cuts(5, 0, 0)}, LENGTHS, "train") == []
 
 
 def test_examples_are_counted_by_task(add_task: Callable[..., str]) -> None:
