@@ -76,7 +76,7 @@ def train(
             evaluation,
             infer_cfg=held_out,
             infer_examples=make_examples(2),
-            own_metrics=lambda rows: own_metrics,
+            own_metrics=lambda rows, score: own_metrics,
         )
     run_training(
         Program(model, PjitPartitioner(devices=jax.devices()[:1]), rate),
