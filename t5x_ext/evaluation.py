@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +27,6 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program
-
-if TYPE_CHECKING:
-    pass
-
 
 def make_decoder(
     model: BaseTransformerModel,

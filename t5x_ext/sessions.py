@@ -261,5 +261,8 @@ def _warn_of_prompt(
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets
 
-    tuned = (path, meta.get(PROMPT)) if adapter is None else (adapter.path, adapter.prompt)
-    adapters.warn_of_prompt(*tuned, datasets.prompt_of(cfg))
+    used = datasets.prompt_of(cfg)
+    if adapter is None:
+        adapters.warn_of_prompt(path, meta.get(PROMPT), used)
+    else:
+        adapter.warn_of_prompt(used)
