@@ -284,7 +284,7 @@ class Evaluator:
         what: Evaluation,
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
-        should_stop: Callable[[int], bool] = lambda step: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepares to evaluate.
 
@@ -328,7 +328,7 @@ class Evaluator:
 
     def _evaluate(self, event: StepEvent) -> bool:
         def between() -> None:
-            if self._should_stop(event.step):
+            if self._should_stop():
                 raise _InterruptedError
 
         what = self._what

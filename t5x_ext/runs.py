@@ -108,9 +108,9 @@ def run_training(
         log = Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop)
 
-        def interrupt(step: int) -> bool:
+        def interrupt() -> bool:
             nonlocal interrupted
-            interrupted = evaluator.interrupted or guard.should_stop(step)
+            interrupted = evaluator.interrupted or guard.should_stop()
             return interrupted
 
         def describe_progress() -> dict[str, Any]:
