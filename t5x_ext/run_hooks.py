@@ -242,11 +242,24 @@ class Saver:
         check_params(event.state.params, event.step)
         self._log.flush()
         meta = {**self._meta, "step": event.step, "skipped_steps": self._finite.skipped}
-        meta |= self._changing()
-        value = self._value(event.step)
-        if self._best and value is not None:
-            meta[BEST] = self._best.describe(value)
+        meta |= self._found(event.step)
         self._checkpointer.save(event.step, event.state, self._batches.state(), meta, force)
+
+    def add_evaluation(self, step: int) -> None:
+        """Adds to the checkpoint that a run goes on from what its late evaluation has given.
+
+        From there on it is judged, and told from others, as if it had been evaluated in time.
+        """
+        self._log.flush()
+        self._checkpointer.add_to_meta(step, self._found(step))
+
+    def _found(self, step: int) -> dict[str, Any]:
+        """What changes from checkpoint to checkpoint, and what the step is judged by."""
+        found = dict(self._changing())
+        value = self._value(step)
+        if self._best and value is not None:
+            found[BEST] = self._best.describe(value)
+        return found
 
     def _value(self, step: int) -> float | None:
         """What the step is judged by; None where it was not evaluated, or without a number."""

@@ -115,7 +115,7 @@ def run_training(
 
         def describe_progress() -> dict[str, Any]:
             found: dict[str, Any] = {ACTIONS: saved_states(actions)} if actions else {}
-            return found | ({EVALUATION_DUE: True} if evaluator.interrupted else {})
+            return found | {EVALUATION_DUE: evaluator.interrupted}
 
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
         facts |= _described(program, base)
@@ -126,6 +126,8 @@ def run_training(
             if carried.evaluation_due or (evaluation.before_training and not carried.is_resumed):
                 if evaluator.evaluate(StepEvent(first, state, {}, None, frozen)):
                     last = first
+            if carried.evaluation_due and not evaluator.interrupted:
+                saver.add_evaluation(first)
             state = train_loop(
                 program,
                 state,

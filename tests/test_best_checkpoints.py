@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.run_hooks import Evaluation
 from t5x_ext.runs import run_training
 from t5x_ext.training import optimizers
-from t5x_ext.training.actions import MetricsByTask
+from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 LOSS = ("eval/cross_entropy", "min")
@@ -54,6 +57,7 @@ def train(
     period: int | None = 4,
     stop_after: int | None = None,
     own_metrics: MetricsByTask | None = None,
+    sigterm_at: int | None = None,
 ) -> None:
     """Learns for seven steps, and forgets with a learning rate of the wrong sign after that."""
     config = network.T5Config(vocab_size=400, mlp_dim=32, **SIZES)
@@ -89,7 +93,20 @@ def train(
         stats_period=1,
         evaluation=evaluation,
         hooks=[stop],
+        actions={"TRAIN": [Terminates(sigterm_at)]} if sigterm_at else {},
     )
+
+
+class Terminates(BaseAction):
+    """Sends the process SIGTERM before the evaluation of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        if int(train_state.step) == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
 
 
 def losses(model_dir: Path) -> dict[int, float]:
@@ -131,6 +148,25 @@ def test_a_run_that_was_interrupted_keeps_the_same(tmp_path: Path) -> None:
     assert saved(tmp_path) == sorted({best, 8})
     train(tmp_path)  # from step 8, which is worse
     assert saved(tmp_path) == [best, 12]
+
+
+def test_a_best_step_whose_evaluation_was_given_up_is_judged_and_kept(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    found = losses(tmp_path / "whole")
+    best = min(found, key=found.__getitem__)
+    run = tmp_path / "run"
+    train(run, sigterm_at=best)
+    assert saved(run) == [best - 1, best]
+    with pytest.raises(KeyboardInterrupt):
+        train(run, stop_after=best + 1)  # judges `best`, and is killed before it saves again
+    train(run)
+    assert saved(run) == [best, 12]
+    assert losses(run) == pytest.approx(found)
+    path = str(run / f"checkpoint_{best}")
+    assert load_meta(path)[BEST]["value"] == pytest.approx(found[best])
+    assert select(RestoreCheckpointConfig(str(run), "best")) == [path]
+    copy = shutil.copytree(path, tmp_path / "copy" / f"checkpoint_{best}")
+    assert select(RestoreCheckpointConfig(str(copy.parent), "best")) == [str(copy)]
 
 
 def test_the_largest_is_best_where_that_is_asked_for(tmp_path: Path) -> None:
