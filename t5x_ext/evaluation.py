@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from t5x_ext.data.cuts import cut_lines
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import as_table
+from t5x_ext.data.task_metrics import Score
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.likelihood import Scorer, score_all
+from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict
 from t5x_ext.metrics.aggregate import over_tasks
@@ -27,6 +29,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program
+
 
 def make_decoder(
     model: BaseTransformerModel,
@@ -107,14 +110,43 @@ def predict_and_score(
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
 
 
+class _NotesBetween(MinuteNotes):
+    """Lines about the scoring of rows, and a call before every batch of them."""
+
+    def __init__(self, total: int, between: Callable[[], None]) -> None:
+        super().__init__("scoring", total, "rows", silent=not multihost.is_primary())
+        self._total_rows, self._between = total, between
+
+    def __enter__(self) -> Self:
+        self._between()
+        return super().__enter__()
+
+    def count(self, done: int, result: Any = None) -> None:
+        """See `MinuteNotes`; called after every batch, in every process."""
+        super().count(done, result)
+        if done < self._total_rows:
+            self._between()
+
+
 def targets_scorer(
-    decoder: Decoder, model_params: Params, examples: Sequence[Example]
-) -> Callable[[Sequence[int]], Sequence[float]]:
-    """Gives natural log-likelihoods of the first targets of examples, by their places."""
+    scorer: Scorer,
+    model_params: Params,
+    examples: Sequence[Example],
+    between: Callable[[], None] = lambda: None,
+) -> Score:
+    """Gives natural log-likelihoods of the first targets of examples, by their places.
+
+    Args:
+      scorer: compiled scoring, for all that is scored with the model.
+      model_params: parameters on its mesh.
+      examples: what places are counted in.
+      between: called before every batch; what it raises ends the scoring.
+    """
 
     def score(places: Sequence[int]) -> Sequence[float]:
         chosen = [examples[place] for place in places]
-        return score_all(Scorer.like(decoder), model_params, chosen).tolist()
+        with _NotesBetween(len(chosen), between) as progress:
+            return scorer.log_likelihoods(model_params, chosen, progress=progress).tolist()
 
     return score
 
