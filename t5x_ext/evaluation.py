@@ -12,10 +12,10 @@ import numpy as np
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig
 from t5x_ext.data.batching import eval_batches
-from t5x_ext.data.cuts import cut_lines
+from t5x_ext.data.cuts import joined_cuts
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
-from t5x_ext.data.tables import as_table
+from t5x_ext.data.tables import as_table, parts_of
 from t5x_ext.data.task_metrics import Score
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
@@ -27,7 +27,6 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes
-from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program
 
 
@@ -151,12 +150,6 @@ def targets_scorer(
     return score
 
 
-def tell_cuts(examples: Sequence[Example], cfg: DatasetConfig) -> None:
-    """Says how many prompts and targets of each task do not fit the config's lengths."""
-    if multihost.is_primary():
-        note(*cut_lines(as_table(examples).cuts, cfg.task_feature_lengths, cfg.split))
-
-
 def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:
     """The first `count` examples of every task, in the order given; None takes all."""
     seen: Counter[str] = Counter()
@@ -168,7 +161,7 @@ def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[E
     return kept
 
 
-def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]:
+def first_of_all_tasks(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """The first examples of every task, in proportion to the tasks' sizes, in the order given.
 
     Of a single task these are its first `count` examples, as in T5X. Data of several tasks lie
@@ -176,12 +169,19 @@ def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]
     Batches are sorted by length, so a sample has to be taken before they are made, not of them.
     """
     if len(examples) <= count:
-        return list(examples)
-    sizes = Counter(example.task for example in examples)
+        return examples
+    parts = parts_of(examples)
+    tasks_of = [as_table(part).cuts for part in parts]
+    sizes = {task: cuts.rows for task, cuts in joined_cuts(tasks_of).items()}
     left = dict(zip(sizes, share_out(count, list(sizes.values())), strict=True))
     kept = []
-    for example in examples:
-        if left[example.task]:
-            left[example.task] -= 1
-            kept.append(example)
+    for part, tasks in zip(parts, tasks_of, strict=True):
+        wanted = sum(left[task] for task in tasks)  # what lies on disk is read no further than that
+        for example in part if wanted else ():
+            if left[example.task]:
+                left[example.task] -= 1
+                wanted -= 1
+                kept.append(example)
+            if not wanted:
+                break
     return kept

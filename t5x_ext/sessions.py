@@ -19,7 +19,7 @@ from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import first_of_each_task, make_decoder, tell_cuts
+from t5x_ext.evaluation import first_of_each_task, make_decoder
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -241,7 +241,7 @@ def _load_split(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
-    tell_cuts(examples, dataset_cfg)
+    datasets.tell_cuts([examples], dataset_cfg)
     if model.features.joined:
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
