@@ -60,7 +60,7 @@ def read_neighbours(directory: epath.Path) -> Neighbours:
 
 
 def read_files(directory: epath.Path) -> dict[str, bytes]:
-    """The files themselves by name: what to write to have them elsewhere.
+    """The files themselves by name, in the order of `NAMES`: what to write to have them elsewhere.
 
     What config.json alone says, which is the model's, a generation_config.json says there.
     """
@@ -70,7 +70,7 @@ def read_files(directory: epath.Path) -> dict[str, bytes]:
     ids = _stated_eos_ids(directory)
     if ids and ids != eos_ids_in(generation):
         contents[_GENERATION] = (json.dumps(generation | {_EOS: [*ids]}) + "\n").encode()
-    return contents
+    return {name: contents[name] for name in NAMES if name in contents}
 
 
 def eos_ids_in(*configs: Mapping[str, Any]) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ def _evaluate_one(
         session.decoder, session.params, session.examples, path, session.signature, True
     )
     rows = measured.rows
-    score = targets_scorer(session.decoder, session.params, session.examples)
+    score = targets_scorer(session.scorer, session.params, session.examples)
     own = own_metrics(session.dataset_cfg, rows, score)
     loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
     scores = {

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 import numpy as np
 
 from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig
 from t5x_ext.data.batching import eval_batches
-from t5x_ext.data.cuts import cut_lines
+from t5x_ext.data.cuts import joined_cuts
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
-from t5x_ext.data.tables import as_table
+from t5x_ext.data.tables import as_table, parts_of
+from t5x_ext.data.task_metrics import Score
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.likelihood import Scorer, score_all
+from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.predict import predict
 from t5x_ext.metrics.aggregate import over_tasks
@@ -26,11 +27,7 @@ from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.progress import MinuteNotes
-from t5x_ext.terminal import note
 from t5x_ext.training.trainer import Program
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_decoder(
@@ -112,22 +109,45 @@ def predict_and_score(
     return measured, {key: score.mean for key, score in over_tasks(measured).means.items()}
 
 
+class _NotesBetween(MinuteNotes):
+    """Lines about the scoring of rows, and a call before every batch of them."""
+
+    def __init__(self, total: int, between: Callable[[], None]) -> None:
+        super().__init__("scoring", total, "rows", silent=not multihost.is_primary())
+        self._total_rows, self._between = total, between
+
+    def __enter__(self) -> Self:
+        self._between()
+        return super().__enter__()
+
+    def count(self, done: int, result: Any = None) -> None:
+        """See `MinuteNotes`; called after every batch, in every process."""
+        super().count(done, result)
+        if done < self._total_rows:
+            self._between()
+
+
 def targets_scorer(
-    decoder: Decoder, model_params: Params, examples: Sequence[Example]
-) -> Callable[[Sequence[int]], Sequence[float]]:
-    """Gives natural log-likelihoods of the first targets of examples, by their places."""
+    scorer: Scorer,
+    model_params: Params,
+    examples: Sequence[Example],
+    between: Callable[[], None] = lambda: None,
+) -> Score:
+    """Gives natural log-likelihoods of the first targets of examples, by their places.
+
+    Args:
+      scorer: compiled scoring, for all that is scored with the model.
+      model_params: parameters on its mesh.
+      examples: what places are counted in.
+      between: called before every batch; what it raises ends the scoring.
+    """
 
     def score(places: Sequence[int]) -> Sequence[float]:
         chosen = [examples[place] for place in places]
-        return score_all(Scorer.like(decoder), model_params, chosen).tolist()
+        with _NotesBetween(len(chosen), between) as progress:
+            return scorer.log_likelihoods(model_params, chosen, progress=progress).tolist()
 
     return score
-
-
-def tell_cuts(examples: Sequence[Example], cfg: DatasetConfig) -> None:
-    """Says how many prompts and targets of each task do not fit the config's lengths."""
-    if multihost.is_primary():
-        note(*cut_lines(as_table(examples).cuts, cfg.task_feature_lengths, cfg.split))
 
 
 def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[Example]:
@@ -141,7 +161,7 @@ def first_of_each_task(examples: Sequence[Example], count: int | None) -> list[E
     return kept
 
 
-def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]:
+def first_of_all_tasks(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """The first examples of every task, in proportion to the tasks' sizes, in the order given.
 
     Of a single task these are its first `count` examples, as in T5X. Data of several tasks lie
@@ -149,12 +169,19 @@ def first_of_all_tasks(examples: Sequence[Example], count: int) -> list[Example]
     Batches are sorted by length, so a sample has to be taken before they are made, not of them.
     """
     if len(examples) <= count:
-        return list(examples)
-    sizes = Counter(example.task for example in examples)
+        return examples
+    parts = parts_of(examples)
+    tasks_of = [as_table(part).cuts for part in parts]
+    sizes = {task: cuts.rows for task, cuts in joined_cuts(tasks_of).items()}
     left = dict(zip(sizes, share_out(count, list(sizes.values())), strict=True))
     kept = []
-    for example in examples:
-        if left[example.task]:
-            left[example.task] -= 1
-            kept.append(example)
+    for part, tasks in zip(parts, tasks_of, strict=True):
+        wanted = sum(left[task] for task in tasks)  # what lies on disk is read no further than that
+        for example in part if wanted else ():
+            if left[example.task]:
+                left[example.task] -= 1
+                wanted -= 1
+                kept.append(example)
+            if not wanted:
+                break
     return kept

@@ -12,7 +12,7 @@ from etils import epath
 
 from t5x_ext import bounds, files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
-from t5x_ext.decoding.likelihood import Scorer, predict_with_scores, score_targets
+from t5x_ext.decoding.likelihood import predict_with_scores, score_targets
 from t5x_ext.decoding.predict import predict
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, write_predictions
@@ -105,7 +105,7 @@ def _rows(
     if mode == "predict":
         signature = session.signature
         return predict(decoder, weights, examples, path, signature, True, checkpoint_period, first)
-    scorer = Scorer.like(decoder)
+    scorer = session.scorer
     if mode == "score":
         rows = score_targets(scorer, weights, examples)
     else:

@@ -20,6 +20,7 @@ from t5x_ext.configs import DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.data.task_metrics import Score
+from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.evaluation import (
     evaluate_loss,
@@ -89,7 +90,8 @@ class Evaluation:
                 f"SaveCheckpointConfig.best: {best.metric!r}, which this run does not evaluate; "
                 f"allowed: {', '.join(there) or 'None, as nothing is held out'}"
             )
-        tasks = {example.task for example in kinds[group]}
+        # The losses are of all tasks together; their examples may lie on disk, and are many.
+        tasks = {example.task for example in kinds[group]} if group == "infer_eval" else set()
         task, is_own, _ = name.partition("/")
         if group == "infer_eval" and is_own and task in tasks:
             return
@@ -242,11 +244,24 @@ class Saver:
         check_params(event.state.params, event.step)
         self._log.flush()
         meta = {**self._meta, "step": event.step, "skipped_steps": self._finite.skipped}
-        meta |= self._changing()
-        value = self._value(event.step)
-        if self._best and value is not None:
-            meta[BEST] = self._best.describe(value)
+        meta |= self._found(event.step)
         self._checkpointer.save(event.step, event.state, self._batches.state(), meta, force)
+
+    def add_evaluation(self, step: int) -> None:
+        """Adds to the checkpoint that a run goes on from what its late evaluation has given.
+
+        From there on it is judged, and told from others, as if it had been evaluated in time.
+        """
+        self._log.flush()
+        self._checkpointer.add_to_meta(step, self._found(step))
+
+    def _found(self, step: int) -> dict[str, Any]:
+        """What changes from checkpoint to checkpoint, and what the step is judged by."""
+        found = dict(self._changing())
+        value = self._value(step)
+        if self._best and value is not None:
+            found[BEST] = self._best.describe(value)
+        return found
 
     def _value(self, step: int) -> float | None:
         """What the step is judged by; None where it was not evaluated, or without a number."""
@@ -268,6 +283,21 @@ class _InterruptedError(Exception):
     """The run is to stop, and an evaluation is under way."""
 
 
+@dataclasses.dataclass
+class _Findings:
+    """What an evaluation has found so far.
+
+    Attributes:
+      logged: numbers for the log, by group.
+      rows: scored predictions.
+      by_mode: what actions are shown, by their mode.
+    """
+
+    logged: dict[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    rows: Sequence[Prediction] = ()
+    by_mode: dict[str, MetricsByTask] = dataclasses.field(default_factory=dict)
+
+
 class Evaluator:
     """Every `period` steps and at the end: held-out loss, decoded scores.
 
@@ -284,7 +314,7 @@ class Evaluator:
         what: Evaluation,
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
-        should_stop: Callable[[int], bool] = lambda step: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepares to evaluate.
 
@@ -294,7 +324,8 @@ class Evaluator:
           what: examples and periods.
           last_step: the step at which the run ends.
           actions: see `training.actions.BaseAction`.
-          should_stop: asked before every batch, in every process.
+          should_stop: asked before every batch that is evaluated, decoded or scored, in every
+            process; True gives the evaluation up.
         """
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
         self._actions, self._should_stop = actions, should_stop
@@ -305,6 +336,7 @@ class Evaluator:
             slots = jax.tree.leaves(program.abstract_state().opt_state)
             slot_bytes = sum(mesh.bytes_per_device(one, one.sharding.spec) for one in slots)
             self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes)
+            self._scorer = Scorer.like(self._decoder)
 
     def __call__(self, event: StepEvent) -> bool:
         return self.is_due(event.step) and self.evaluate(event)
@@ -328,41 +360,50 @@ class Evaluator:
 
     def _evaluate(self, event: StepEvent) -> bool:
         def between() -> None:
-            if self._should_stop(event.step):
+            if self._should_stop():
                 raise _InterruptedError
 
-        what = self._what
-        weights = event.params
-        # Asked once all is known: a resumed run evaluates again what was given up.
-        asked: list[tuple[str, Mapping[str, Any]]] = []
-        if what.loss_cfg and what.loss_examples:
-            values = evaluate_loss(
-                self._program,
-                weights,
-                self._loss_examples,
-                what.loss_cfg,
-                what.max_batches,
-                between,
-            )
-            self._report(event.step, "eval", values)
-            asked.append(("TRAIN_EVAL", {what.loss_cfg.mixture_or_task_name: values}))
-        if what.infer_cfg and what.infer_examples:
-            measured, scores = predict_and_score(
-                self._decoder, weights, what.infer_examples, between=between
-            )
-            rows = measured.rows
-            self._report(event.step, "infer_eval", scores)
-            if multihost.is_primary():
-                for logger in what.loggers:
-                    logger(event.step, rows)
-            by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
-            by_task |= task_scores(measured)
-            score = targets_scorer(self._decoder, weights, what.infer_examples)
-            for task, own in what.own_metrics(rows, score).items():
-                self._report(event.step, f"infer_eval/{task}", own)
-                by_task[task] = by_task[task] | own
-            asked.append(("INFER_EVAL", by_task))
-        return any([_ask(self._actions.get(mode, ()), event, seen) for mode, seen in asked])
+        # Logged, and shown to actions, once all is known: a resumed run makes again what is given
+        # up.
+        found = _Findings()
+        if self._what.loss_cfg and self._what.loss_examples:
+            self._find_loss(event, found, between)
+        if self._what.infer_cfg and self._what.infer_examples:
+            self._find_scores(event, found, between)
+        for group, values in found.logged.items():
+            self._log.write(event.step, group, values)
+        if found.rows and multihost.is_primary():
+            for logger in self._what.loggers:
+                logger(event.step, found.rows)
+        asked = [_ask(self._actions.get(m, ()), event, seen) for m, seen in found.by_mode.items()]
+        return any(asked)
+
+    def _find_loss(self, event: StepEvent, found: _Findings, between: Callable[[], None]) -> None:
+        """Adds the means over held-out tokens."""
+        cfg, max_batches = self._what.loss_cfg, self._what.max_batches
+        assert cfg is not None  # asked before
+        values = evaluate_loss(
+            self._program, event.params, self._loss_examples, cfg, max_batches, between
+        )
+        self._report(event.step, "eval", values, found)
+        found.by_mode["TRAIN_EVAL"] = {cfg.mixture_or_task_name: values}
+
+    def _find_scores(self, event: StepEvent, found: _Findings, between: Callable[[], None]) -> None:
+        """Adds decoded rows and their scores, those of the tasks' own metrics too."""
+        what, weights = self._what, event.params
+        assert what.infer_cfg is not None  # asked before
+        measured, scores = predict_and_score(
+            self._decoder, weights, what.infer_examples, between=between
+        )
+        found.rows = measured.rows
+        self._report(event.step, "infer_eval", scores, found)
+        by_task: dict[str, Any] = {what.infer_cfg.mixture_or_task_name: scores}
+        by_task |= task_scores(measured)
+        score = targets_scorer(self._scorer, weights, what.infer_examples, between)
+        for task, own in what.own_metrics(found.rows, score).items():
+            self._report(event.step, f"infer_eval/{task}", own, found)
+            by_task[task] = by_task[task] | own
+        found.by_mode["INFER_EVAL"] = by_task
 
     @functools.cached_property
     def _loss_examples(self) -> Sequence[Example]:
@@ -373,8 +414,9 @@ class Evaluator:
         batch_size = self._program.partitioner.round_up_batch(what.loss_cfg.batch_size)
         return first_of_all_tasks(what.loss_examples, what.max_batches * batch_size)
 
-    def _report(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        self._log.write(step, group, values)
+    def _report(self, step: int, group: str, values: Mapping[str, float], found: _Findings) -> None:
+        """Says numbers at once, and adds them to what is to be logged."""
+        found.logged[group] = values
         if multihost.is_primary():
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             note(f"step {step}  {group}  {shown}")

@@ -108,14 +108,14 @@ def run_training(
         log = Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop)
 
-        def interrupt(step: int) -> bool:
+        def interrupt() -> bool:
             nonlocal interrupted
-            interrupted = evaluator.interrupted or guard.should_stop(step)
+            interrupted = evaluator.interrupted or guard.should_stop()
             return interrupted
 
         def describe_progress() -> dict[str, Any]:
             found: dict[str, Any] = {ACTIONS: saved_states(actions)} if actions else {}
-            return found | ({EVALUATION_DUE: True} if evaluator.interrupted else {})
+            return found | {EVALUATION_DUE: evaluator.interrupted}
 
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
         facts |= _described(program, base)
@@ -126,6 +126,8 @@ def run_training(
             if carried.evaluation_due or (evaluation.before_training and not carried.is_resumed):
                 if evaluator.evaluate(StepEvent(first, state, {}, None, frozen)):
                     last = first
+            if carried.evaluation_due and not evaluator.interrupted:
+                saver.add_evaluation(first)
             state = train_loop(
                 program,
                 state,

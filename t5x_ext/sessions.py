@@ -15,10 +15,11 @@ from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import first_of_each_task, make_decoder, tell_cuts
+from t5x_ext.evaluation import first_of_each_task, make_decoder
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -34,6 +35,7 @@ class Session(NamedTuple):
     Attributes:
       program: compiled loss.
       decoder: compiled decoding.
+      scorer: compiled scoring of targets, in the decoder's batches.
       params: parameters on the mesh.
       step: updates the parameters have seen.
       examples: the split.
@@ -43,6 +45,7 @@ class Session(NamedTuple):
 
     program: Program
     decoder: Decoder
+    scorer: Scorer
     params: Params
     step: int
     examples: list[Example]
@@ -143,12 +146,13 @@ def restore_each(
     dataset_cfg, examples = _load_split(model, dataset_cfg, superni_cfg, num_examples)
 
     @functools.cache
-    def decoder_that_ends_at(eos_ids: tuple[int, ...]) -> Decoder:
-        return make_decoder(model, partitioner, dataset_cfg, eos_ids=eos_ids)
+    def programs_that_end_at(eos_ids: tuple[int, ...]) -> tuple[Decoder, Scorer]:
+        decoder = make_decoder(model, partitioner, dataset_cfg, eos_ids=eos_ids)
+        return decoder, Scorer.like(decoder)
 
     prompts = _hash_prompts(examples)
     for path, adapter_path, eos_ids in checkpoints:
-        decoder = decoder_that_ends_at(eos_ids)
+        decoder, scorer = programs_that_end_at(eos_ids)
         adapter = open_adapter(adapter_path)
         if (adapter and adapter.lora) != (first and first.lora):
             raise ConfigError(
@@ -164,7 +168,14 @@ def restore_each(
         signature = _sign(decoder, dataset_cfg, weights.digest, prompts, restore_cfg)
         multihost.check_same({"weights, prompts and settings": signature})
         yield Session(
-            program, decoder, weights.params, weights.step, examples, dataset_cfg, signature
+            program,
+            decoder,
+            scorer,
+            weights.params,
+            weights.step,
+            examples,
+            dataset_cfg,
+            signature,
         )
         del weights  # before the next checkpoint comes in
 
@@ -230,7 +241,7 @@ def _load_split(
             f"{dataset_cfg.mixture_or_task_name}: split {dataset_cfg.split!r} holds no examples; "
             "allowed: a split with at least one"
         )
-    tell_cuts(examples, dataset_cfg)
+    datasets.tell_cuts([examples], dataset_cfg)
     if model.features.joined:
         check_examples(examples)
     dataset_cfg = datasets.with_lengths(dataset_cfg, examples)
@@ -261,5 +272,8 @@ def _warn_of_prompt(
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets
 
-    tuned = (path, meta.get(PROMPT)) if adapter is None else (adapter.path, adapter.prompt)
-    adapters.warn_of_prompt(*tuned, datasets.prompt_of(cfg))
+    used = datasets.prompt_of(cfg)
+    if adapter is None:
+        adapters.warn_of_prompt(path, meta.get(PROMPT), used)
+    else:
+        adapter.warn_of_prompt(used)

@@ -2,13 +2,14 @@
 
     python -m t5x_ext.show_batch --gin_file=models/t5_1_1_tiny.gin --gin_file=runs/train.gin ...
 
-Give the gin files and bindings of the run itself. Its data is read, truncated, packed and put into
-rows as the run does it; no parameters are read, no accelerator is used and nothing is written. The
-loss counts what stands between ⟦ and ⟧.
+Give the gin files, bindings and process flags of the run itself. Its data is read, truncated,
+packed and put into rows as the run does it; no parameters are read, no accelerator is used and
+nothing is written. The loss counts what stands between ⟦ and ⟧.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from mixtures.spelling import spell, spell_marked
 from mixtures.vocabularies import Vocabulary
-from t5x_ext import bounds, gin_utils
+from t5x_ext import bounds, gin_utils, startup
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.features import Batch
@@ -181,17 +182,12 @@ def _parser() -> Parser:
         action="store_true",
         help="also show each position: what is read, what is predicted, its weight in the loss",
     )
+    startup.add_flags(parser)
     return parser
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; returns its exit status."""
-    jax.config.update("jax_platforms", "cpu")
-    flags, args = gin_utils.parse_flags(_parser(), argv)
-    # Only some of the arguments matter here, so that none has to be given.
-    arguments = tuple(inspect.signature(train).parameters)
-    gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments)
+def _show(args: argparse.Namespace) -> None:
+    """Shows what the command's own flags ask for, of the run that gin describes."""
     bound = bound_to(train)
     cfg = bound.get("train_dataset_cfg")
     if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
@@ -205,6 +201,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         if segment.row < args.rows:
             show("", *texts(segment, model.input_vocabulary, model.output_vocabulary))
             show(*table(segment, model.output_vocabulary) if args.tokens else ())
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; returns its exit status."""
+    jax.config.update("jax_platforms", "cpu")
+    flags, args = gin_utils.parse_flags(_parser(), argv)
+    # Batches are shown whole, by one process, however many the run has.
+    alone = startup.take_flags(args)._replace(
+        coordinator_address=None, process_count=None, process_index=None
+    )
+    # Only some of the arguments matter here, so that none has to be given.
+    arguments = tuple(inspect.signature(train).parameters)
+    gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments)
+    with startup.session(alone, joins_cluster=False):
+        _show(args)
 
 
 if __name__ == "__main__":

@@ -149,8 +149,9 @@ def train(
         partitioner.num_batch_shards * (trainer.num_microbatches or 1),
     )
     last_step = functools.partial(length.last_step, batches)
-    _tell_sources(batches, last_step(0))
-    _tell_cuts(batches, train_dataset_cfg)
+    initial_step = _initial_step(model_dir, checkpoint_cfg)
+    _tell_sources(batches, last_step(initial_step) - initial_step)
+    datasets.tell_cuts([member.examples for member in batches.members], train_dataset_cfg)
     loss_cfg, loss_examples = _held_out(train_eval_dataset_cfg, datasets.open_flat)
     infer_cfg, infer_examples = _held_out(
         infer_eval_dataset_cfg,
@@ -272,23 +273,24 @@ def _check_start(length: _Length, model_dir: str, checkpoint_cfg: CheckpointConf
         length.check_initial(open_source(path).step, path)
 
 
+def _initial_step(model_dir: str, checkpoint_cfg: CheckpointConfig) -> int:
+    """The step that the run of MODEL_DIR began with, or begins with now."""
+    from t5x_ext.checkpoints import load_meta, open_source, selection
+    from t5x_ext.checkpoints.directories import saved_steps
+
+    if saved_steps(files.absolute(model_dir, "MODEL_DIR")):
+        return load_meta(model_dir)["initial_step"]
+    path = selection.select_one(checkpoint_cfg.restore)
+    return open_source(path).step if path is not None else 0
+
+
 def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
-    """Says what a run is trained on, before its first step."""
+    """Says what the steps of a run are trained on, before the first of them."""
     from t5x_ext.data.mixture_tables import share_of_sources, source_lines
 
     shares = share_of_sources(batches.members, num_steps / batches.steps_per_epoch())
     if shares and multihost.is_primary():
         note(*source_lines(shares))
-
-
-def _tell_cuts(batches: TrainBatches, cfg: DatasetConfig) -> None:
-    """Says how much of the training data does not fit, before the first step."""
-    from t5x_ext.data.cuts import cut_lines, joined_cuts
-    from t5x_ext.data.tables import as_table
-
-    if multihost.is_primary():
-        cuts = joined_cuts(as_table(member.examples).cuts for member in batches.members)
-        note(*cut_lines(cuts, cfg.task_feature_lengths, cfg.split))
 
 
 def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
@@ -320,7 +322,6 @@ def _held_out(
 ) -> tuple[DatasetConfig | None, Sequence[Example]]:
     """Held-out examples, and the config with their lengths; none where there is no such split."""
     from t5x_ext.data import datasets
-    from t5x_ext.evaluation import tell_cuts
 
     if cfg is None:
         return None, []
@@ -328,7 +329,7 @@ def _held_out(
         multihost.say(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
         return None, []
     examples = load(cfg)
-    tell_cuts(examples, cfg)
+    datasets.tell_cuts([examples], cfg)
     return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +30,15 @@ from t5x_ext.configs import (
 )
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.task_metrics import Score
+from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.run_hooks import Evaluation
 from t5x_ext.runs import run_training
 from t5x_ext.training import optimizers
-from t5x_ext.training.actions import MetricsByTask
+from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 
 LOSS = ("eval/cross_entropy", "min")
@@ -53,7 +60,8 @@ def train(
     best: tuple[str, str] | None = LOSS,
     period: int | None = 4,
     stop_after: int | None = None,
-    own_metrics: MetricsByTask | None = None,
+    own_metrics: Callable[[Score], MetricsByTask] | None = None,
+    sigterm_at: int | None = None,
 ) -> None:
     """Learns for seven steps, and forgets with a learning rate of the wrong sign after that."""
     config = network.T5Config(vocab_size=400, mlp_dim=32, **SIZES)
@@ -76,7 +84,7 @@ def train(
             evaluation,
             infer_cfg=held_out,
             infer_examples=make_examples(2),
-            own_metrics=lambda rows: own_metrics,
+            own_metrics=lambda rows, score: own_metrics(score),
         )
     run_training(
         Program(model, PjitPartitioner(devices=jax.devices()[:1]), rate),
@@ -89,7 +97,20 @@ def train(
         stats_period=1,
         evaluation=evaluation,
         hooks=[stop],
+        actions={"TRAIN": [Terminates(sigterm_at)]} if sigterm_at else {},
     )
+
+
+class Terminates(BaseAction):
+    """Sends the process SIGTERM before the evaluation of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def run(self, train_state: Any, metrics_by_task: MetricsByTask) -> bool:
+        if int(train_state.step) == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
 
 
 def losses(model_dir: Path) -> dict[int, float]:
@@ -133,6 +154,63 @@ def test_a_run_that_was_interrupted_keeps_the_same(tmp_path: Path) -> None:
     assert saved(tmp_path) == [best, 12]
 
 
+def test_a_best_step_whose_evaluation_was_given_up_is_judged_and_kept(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    found = losses(tmp_path / "whole")
+    best = min(found, key=found.__getitem__)
+    run = tmp_path / "run"
+    train(run, sigterm_at=best)
+    assert saved(run) == [best - 1, best]
+    with pytest.raises(KeyboardInterrupt):
+        train(run, stop_after=best + 1)  # judges `best`, and is killed before it saves again
+    train(run)
+    assert saved(run) == [best, 12]
+    assert losses(run) == pytest.approx(found)
+    path = str(run / f"checkpoint_{best}")
+    assert load_meta(path)[BEST]["value"] == pytest.approx(found[best])
+    assert select(RestoreCheckpointConfig(str(run), "best")) == [path]
+    copy = shutil.copytree(path, tmp_path / "copy" / f"checkpoint_{best}")
+    assert select(RestoreCheckpointConfig(str(copy.parent), "best")) == [str(copy)]
+
+
+def test_an_evaluation_that_is_given_up_while_it_scores_leaves_no_numbers(tmp_path: Path) -> None:
+    scored = 0
+
+    def likelihood(score: Score) -> MetricsByTask:
+        nonlocal scored
+        scored += 1
+        if scored == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"task": {"likelihood": sum(score([0, 1]))}}
+
+    best = ("infer_eval/task/likelihood", "max")
+    train(tmp_path, 3, best, own_metrics=likelihood)
+    assert scored == 2 and saved(tmp_path) == [1, 2]
+    assert sorted(losses(tmp_path)) == [1]
+    train(tmp_path, 3, best, own_metrics=likelihood)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    names = Counter((line["step"], name) for line in lines for name in line)
+    for name in (LOSS[0], "infer_eval/rougeL", best[0]):
+        assert [names[step, name] for step in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_targets_are_scored_by_one_program_in_all_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: dict[Any, int] = {}
+    log_likelihoods = Scorer.log_likelihoods
+
+    def counting(scorer: Scorer, *args: Any, **kwargs: Any) -> np.ndarray:
+        found = log_likelihoods(scorer, *args, **kwargs)
+        compiled[scorer._score] = scorer._score._cache_size()
+        return found
+
+    monkeypatch.setattr(Scorer, "log_likelihoods", counting)
+    likelihood = lambda score: {"task": {"likelihood": sum(score([0, 1]))}}  # noqa: E731
+    train(tmp_path, 2, None, own_metrics=likelihood)
+    assert list(compiled.values()) == [1]
+
+
 def test_the_largest_is_best_where_that_is_asked_for(tmp_path: Path) -> None:
     train(tmp_path, best=(LOSS[0], "max"), period=None)
     found = losses(tmp_path)
@@ -142,7 +220,12 @@ def test_the_largest_is_best_where_that_is_asked_for(tmp_path: Path) -> None:
 def test_a_number_that_is_not_there_is_told_once_a_step_and_nothing_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tmp_path, 1, ("infer_eval/task/bleu", "max"), own_metrics={"task": {"chrf": 1.0}})
+    train(
+        tmp_path,
+        1,
+        ("infer_eval/task/bleu", "max"),
+        own_metrics=lambda score: {"task": {"chrf": 1.0}},
+    )
     lines = capsys.readouterr().err.splitlines()
     (told,) = [line for line in lines if "is not judged" in line]
     assert told.startswith("step 1 is not judged: no infer_eval/task/bleu, there is infer_eval/")

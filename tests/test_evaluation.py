@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,14 +12,17 @@ import pytest
 
 from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.checkpoints import peft, save_params
+from t5x_ext.checkpoints.best import Best
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import MemoryTable, TableExamples
 from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network, parameters
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.run_hooks import Evaluation
 from t5x_ext.sessions import restore_each
 from t5x_ext.training.trainer import Program, Trainer
 
@@ -64,6 +68,33 @@ def test_a_sample_of_several_tasks_holds_each_in_proportion() -> None:
     ids = [example.id for example in first_of_all_tasks(examples, 10)]
     assert ids == ["a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "c0", "c1"]
     assert first_of_all_tasks(examples, 100) == first_of_all_tasks(examples, 500) == examples
+
+
+class CountedTable(MemoryTable):
+    """Tells how many examples are read of it."""
+
+    num_read = 0
+
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        self.num_read += len(indices)
+        return super().read(indices)
+
+
+def test_few_examples_on_disk_are_read_for_a_few_batches() -> None:
+    sizes = {"a": 5000, "b": 3000, "c": 2000}
+    lists = {task: make_examples(task, count, (2, 9)) for task, count in sizes.items()}
+    tables = [CountedTable(examples) for examples in lists.values()]
+    stored = TableExamples(tables)
+    cfg = DatasetConfig("task", None, "validation", batch_size=8)
+    lengths = {"inputs": 8, "targets": 7}
+    assert datasets.with_lengths(cfg, stored).task_feature_lengths == lengths
+    Evaluation(loss_examples=stored).check_best(Best("eval/cross_entropy", "min"))
+    assert sum(table.num_read for table in tables) == 0
+    ids = [example.id for example in first_of_all_tasks(stored, 10)]
+    assert sum(table.num_read for table in tables) < 1000
+    whole = [example for examples in lists.values() for example in examples]
+    assert ids == [example.id for example in first_of_all_tasks(whole, 10)]
+    assert datasets.with_lengths(cfg, whole).task_feature_lengths == lengths
 
 
 LLAMA = LlamaConfig(

@@ -255,6 +255,27 @@ def test_sigterm_ends_an_evaluation_which_the_resumed_run_makes_up_for(tmp_path:
     assert evaluated() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("last", [1, 4])
+def test_an_evaluation_is_made_up_for_once(
+    last: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Also where it is that of the last step, whose checkpoint no other follows."""
+
+    def run(patience: int, *others: BaseAction) -> int:
+        capsys.readouterr()
+        actions = {"TRAIN": list(others), **early_stopping(patience)}
+        options: dict[str, Any] = dict(steps=last, evaluation=every_step(), period=100)
+        train(tmp_path, Batches(), actions=actions, **options)
+        return capsys.readouterr().err.count("  eval  ")
+
+    assert run(2, Terminates()) == 0
+    assert run(2) == min(last, 2)
+    assert run(2) == 0
+    history = load_meta(str(tmp_path))["actions"]["TRAIN_EVAL"][0][1]["history"]
+    assert len(history) == min(last, 2)
+    assert run(2) == 0
+
+
 def test_a_large_share_comes_with_the_settings_that_make_it_less() -> None:
     assert evaluation_line(7.0, 100.0) == "evaluation took 7% of the run's time"
     assert evaluation_line(0.5, 1.0) == "evaluation took 50% of the run's time"  # of a trial

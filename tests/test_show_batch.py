@@ -88,6 +88,24 @@ def test_the_loss_is_marked_from_the_command_line(capsys):
     assert weights == ["0"] * (len(rows) - count) + ["1"] * count
 
 
+def test_the_process_flags_of_the_run_are_taken(tmp_path: Path, capsys, monkeypatch) -> None:
+    import seqio
+
+    added: list[list[str]] = []
+    monkeypatch.setattr(seqio, "add_global_cache_dirs", added.append)
+    of_the_run = [
+        "--coordinator_address=elsewhere:1234",
+        "--process_count=4",
+        "--process_index=0",
+        f"--seqio_additional_cache_dirs={tmp_path}",
+        "--alsologtostderr",
+    ]
+    arguments = ["--gin_file=models/llama_tiny.gin", *RUN, "--gin.MODEL_DIR=''", *of_the_run]
+    assert show_batch.main(arguments) == 0
+    assert capsys.readouterr().out.startswith("step 1 (epoch 0): 32 examples in 32 rows, ")
+    assert added == [[str(tmp_path)]]
+
+
 def test_any_step_can_be_shown_and_the_next_epoch_has_the_same_examples(capsys):
     def ids(step: int) -> set[str]:
         run = ["--gin_file=models/t5_1_1_tiny.gin", *RUN, "--gin.MODEL_DIR=''", "--rows=200"]

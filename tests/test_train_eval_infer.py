@@ -250,6 +250,12 @@ def test_what_a_single_task_holds_is_told(tmp_path: Path, capsys) -> None:
     head, row = capsys.readouterr().err.splitlines()[:2]
     assert head.split() == ["source", "rows", "tokens", "share", "passes"]
     assert row.split()[1] == "16" and row.split()[3:] == ["100.0%", "1.50"]
+    after = [f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'run'}'", "--gin.TRAIN_STEPS=4"]
+    for steps in (4, 5):  # from step 3; then the run goes on
+        where = [f"--gin.MODEL_DIR='{tmp_path / 'after'}'", f"--gin.TRAIN_STEPS={steps}"]
+        assert train.main([*TRAIN, *arguments, *after, *where]) == 0
+        row = capsys.readouterr().err.splitlines()[1]
+        assert row.split()[4:] == [f"{(steps - 3) / 2:.2f}"]
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from t5x_ext.checkpoints.damage import Damage, reading
-from t5x_ext.checkpoints.directories import META, checkpoint_dir, saved_steps
-from t5x_ext.checkpoints.own_layout import read_json
+from t5x_ext.checkpoints.directories import checkpoint_dir, saved_steps
+from t5x_ext.checkpoints.own_layout import read_meta
 from t5x_ext.errors import ConfigError
 
 BEST = "best"  # in the meta of a checkpoint that was evaluated
@@ -77,6 +77,6 @@ def _meta(model_dir: epath.Path, step: int) -> dict[str, Any]:
     path = checkpoint_dir(model_dir, step)
     try:
         with reading(path):
-            return read_json(path, META)
+            return read_meta(path)
     except Damage:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from t5x_ext.checkpoints.directories import (
     saved_steps,
 )
 from t5x_ext.checkpoints.manifests import check_manifest, write_manifest
-from t5x_ext.checkpoints.own_layout import read_json
+from t5x_ext.checkpoints.own_layout import add_to_meta, read_json, read_meta
 from t5x_ext.errors import ConfigError
 from t5x_ext.locks import DirectoryLock
 
@@ -157,6 +157,22 @@ class Checkpointer:
         if not self._async_save:
             self.wait()
         return True
+
+    def add_to_meta(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Adds what was found out of a saved step only later, such as what `Best` describes.
+
+        Args:
+            step: Its checkpoint has been restored or waited for.
+            facts: As `meta` of `save`; they win over that, and over those that were added before.
+
+        Raises:
+            ConfigError: If they cannot be written.
+        """
+        if multihost.is_primary():
+            add_to_meta(checkpoint_dir(self._dir, step), facts)
+        value = self._best.value_in(facts) if self._best else None
+        if value is not None:
+            self._values[step] = value
 
     def restore(
         self,
@@ -295,7 +311,7 @@ def _read(path: epath.Path, wanted: PyTree, check: _Check) -> Restored:
     with reading(path):
         refuse_pipes(path, below=True)
         check_manifest(path)
-        meta = read_json(path, META)
+        meta = read_meta(path)
         check(meta)
         state = path / STATE
         tensors = orbax_trees.open_arrays(state, orbax_trees.names_in(state))

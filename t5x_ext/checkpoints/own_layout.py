@@ -6,17 +6,20 @@ meta/       step, seed, config, origin: JSON
 data/       the position in the training data, in a run's: JSON
 fingerprint/  a hash of all values, in parameters saved alone: JSON
 tokenizer/  in converted ones; a run keeps it once, in MODEL_DIR
+later.json  what has been added to the meta since, in few
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from t5x_ext import files
 from t5x_ext.checkpoints import meta, orbax_trees, tensorstores, trees
 from t5x_ext.checkpoints.damage import decoding
 from t5x_ext.checkpoints.destinations import Check, complete_or_absent, unchecked
@@ -29,6 +32,7 @@ from t5x_ext.models import network
 PARAMS = "params"
 CONTENT = "params_sha256"  # in the fingerprint
 
+_LATER = "later.json"
 _JSON = "metadata"  # Orbax's name for the file of a JSON item
 
 
@@ -49,7 +53,7 @@ def open_t5x_ext(path: str) -> Source:
         raise ValueError("its list of tensors names no parameters")
     arrays = orbax_trees.open_arrays(state, names)
     tensors = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    facts = read_json(checkpoint, META)
+    facts = read_meta(checkpoint)
     config = meta.config_in(facts, checkpoint)
     if config is not None:
         whole = network.Transformer(config, meta.lora_in(facts))
@@ -92,6 +96,31 @@ def write_params(
         meta.copy_tokenizer(source, directory)
         write_manifest(directory)
         check(directory)
+
+
+def read_meta(checkpoint: epath.Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, and what has been added to that.
+
+    Raises:
+        Damage: If it does not decode.
+    """
+    found = read_json(checkpoint, META)
+    later = checkpoint / _LATER
+    if later.exists():
+        with decoding(_LATER):
+            found |= json.loads(files.read_text(later))
+    return found
+
+
+def add_to_meta(checkpoint: epath.Path, facts: Mapping[str, Any]) -> None:
+    """Adds JSON to what a checkpoint says of itself; the last to be added is all that is added.
+
+    The file is written whole or not at all, beside those of the manifest, which stay as they are.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    files.write_text(checkpoint / _LATER, json.dumps(facts))
 
 
 def read_json(checkpoint: epath.Path, item: str) -> dict[str, Any]:
@@ -139,4 +168,5 @@ def _digest(checkpoint: epath.Path) -> str:
         return read_json(checkpoint, FINGERPRINT)[CONTENT]
     if has_checksums(checkpoint):
         return hash_manifest(checkpoint)
-    return hash_files(files_in(checkpoint), checkpoint)
+    saved = (file for file in files_in(checkpoint) if file.name != _LATER)
+    return hash_files(saved, checkpoint)

@@ -15,7 +15,7 @@ class PreemptionGuard:
         with PreemptionGuard() as guard:
             for step in ...:
                 state = train_step(state)
-                if guard.should_stop(step):
+                if guard.should_stop():
                     break  # save, then exit 0
 
     With several processes JAX's own service listens for the signal instead, and makes all
@@ -44,13 +44,12 @@ class PreemptionGuard:
             signal.signal(signal.SIGTERM, self._previous)
             self._installed = False
 
-    def should_stop(self, step: int) -> bool:
-        """Whether to save and stop now. With several processes, all must ask at every step."""
+    def should_stop(self) -> bool:
+        """Whether to save and stop now. With several processes, all must ask equally often."""
         if jax.process_count() == 1:
             return self._signalled
         # JAX waits for equality with a count from 1. The training step will not do: a resumed
         # run is beyond it already if the signal came before its first step.
-        del step
         self._times_asked += 1
         return multihost_utils.reached_preemption_sync_point(self._times_asked)
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mixtures.lookup
 from mixtures.tasks import RowTask
+from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
+from t5x_ext.data.cuts import cut_lines, joined_cuts
 from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.features import Features
-from t5x_ext.data.opening import open_mixture
+from t5x_ext.data.opening import is_stochastic, open_mixture
 from t5x_ext.data.records import Example, Member
-from t5x_ext.data.tables import MemoryTable, TableExamples
+from t5x_ext.data.tables import ExampleTable, MemoryTable, TableExamples, as_table
 from t5x_ext.errors import ConfigError
+from t5x_ext.terminal import note
 
 _UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
 
@@ -60,10 +63,22 @@ def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConf
     """The same config with task_feature_lengths: those given, else the longest of the examples."""
     if cfg.task_feature_lengths is not None:
         return cfg
-    inputs = max(len(example.inputs) for example in examples)
-    targets = max((len(t) for example in examples for t in example.targets), default=0)
-    lengths = {"inputs": max(inputs, 2), "targets": max(targets, 2)}
+    table = as_table(examples)
+    columns = {"inputs": table.input_lengths, "targets": table.target_lengths}
+    lengths = {side: int(column.max(initial=2)) for side, column in columns.items()}
     return dataclasses.replace(cfg, task_feature_lengths=lengths)
+
+
+def tell_cuts(parts: Iterable[Sequence[Example] | ExampleTable], cfg: DatasetConfig) -> None:
+    """Says how many prompts and targets of each task do not fit the config's lengths.
+
+    Args:
+      parts: the examples.
+      cfg: what they were opened by.
+    """
+    if multihost.is_primary():
+        cuts = joined_cuts(as_table(part).cuts for part in parts)
+        note(*cut_lines(cuts, cfg.task_feature_lengths, cfg.split))
 
 
 def has_split(cfg: DatasetConfig) -> bool:
@@ -137,12 +152,11 @@ def open_flat(cfg: DatasetConfig) -> Sequence[Example]:
 
     Tasks with stochastic preprocessors are in memory in any case.
     """
-    lengths = cfg.task_feature_lengths or _UNLIMITED
-    name, limit = _checked_name(cfg), cfg.memory_limit_bytes
-    members = open_mixture(name, cfg.split, lengths, cfg.use_cached, memory_limit_bytes=limit)
-    tables = [member.examples for member in members]
-    if any(member.redraw is not None for member in members):
+    what = _checked_name(cfg), cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached
+    if is_stochastic(*what):
         return load_flat(cfg)
+    members = open_mixture(*what, memory_limit_bytes=cfg.memory_limit_bytes)
+    tables = [member.examples for member in members]
     if all(isinstance(table, MemoryTable) for table in tables):
         return [example for table in tables for example in table.read(range(len(table)))]
     return TableExamples(tables)

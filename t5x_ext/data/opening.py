@@ -66,6 +66,15 @@ def open_mixture(
     return members
 
 
+def is_stochastic(
+    name: str, split: str, lengths: Mapping[str, int], use_cached: bool = False
+) -> bool:
+    """Whether a task of a name has other examples in each pass; arguments of `open_mixture`."""
+    tasks = [task for task, _ in loading.tasks_of(name, split)]
+    openers = [_TaskOpener(task, split, dict(lengths), use_cached, 0) for task in tasks]
+    return any(opener.is_stochastic for opener in openers)
+
+
 @dataclass(frozen=True)
 class _TaskOpener:
     """Opens the examples of one task; fields as of `open_mixture`."""

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,13 @@ from t5x_ext import caches
 from t5x_ext.data.cuts import Cuts
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import hash_example
-from t5x_ext.terminal import note
+from t5x_ext.progress import counted
 
 _RECORDS = "examples.array_record"
 _ABOUT = "store.json"
 _COLUMNS = ("input_lengths", "num_targets", "target_lengths")
 _VERSION = 2  # of what records and columns hold
 _OVERHEAD = 700  # bytes of Python and NumPy objects that an example of one target is made of
-_REPORT_SECS = 20
 
 
 def memory_bytes(example: Example) -> int:
@@ -124,7 +121,8 @@ def build_store(path: Path, name: str, examples: Iterable[Example]) -> StoredTab
     Raises:
         ConfigError: the cache cannot be written.
     """
-    caches.make_once(path, _ABOUT, lambda directory: _write(directory, _progress(examples, name)))
+    told = counted(examples, f"tokenising {name}", "examples")
+    caches.make_once(path, _ABOUT, lambda directory: _write(directory, told))
     return StoredTable(path)
 
 
@@ -168,19 +166,3 @@ def _from_record(record: bytes) -> Example:
     dtype, name, task, category, *parts = msgpack.unpackb(record)
     inputs, *targets = (np.frombuffer(part, dtype).astype(np.int32) for part in parts)
     return Example(name, task, category, inputs, tuple(targets), "", (), False)
-
-
-def _progress(examples: Iterable[Example], name: str) -> Iterator[Example]:
-    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
-    what = f"tokenising {name}"
-    if sys.stderr is not None and sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(examples, desc=what, unit=" examples", unit_scale=True)
-        return
-    told = time.monotonic()
-    for number, example in enumerate(examples, start=1):
-        yield example
-        if time.monotonic() - told > _REPORT_SECS:
-            told = time.monotonic()
-            note(f"{what}: {number:,} examples")

@@ -154,6 +154,10 @@ class TableExamples(Sequence[Example]):
     def cuts(self) -> dict[str, Cuts]:
         return joined_cuts(table.cuts for table in self._tables)
 
+    def parts(self) -> list[Sequence[Example]]:
+        """The examples of each table, in this order."""
+        return [TableExamples([table]) for table in self._tables]
+
     def read(self, indices: Sequence[int]) -> list[Example]:
         return self._pool.read(np.asarray(indices, np.int64))
 
@@ -171,3 +175,8 @@ class TableExamples(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), _READ):
             yield from self[start : start + _READ]
+
+
+def parts_of(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """What examples lie in one after the other: the tables of `TableExamples`, else themselves."""
+    return examples.parts() if isinstance(examples, TableExamples) else [examples]

@@ -67,7 +67,7 @@ def predict(
       log_period: batches between writes to the partial file; a killed run decodes these again.
       first: the number of the first example, where `examples` is a part of a split; samples depend
         on the numbers.
-      between: called after every batch; what it raises ends the work.
+      between: called before every batch; what it raises ends the work.
 
     Returns:
       One row per example, in the order given, without scores.
@@ -83,6 +83,8 @@ def predict(
         left = [i for i in range(len(rows)) if i not in answers]
         batches = _progress(decoder, params, examples, left, show_progress, first)
         pending: list[tuple[int, Answer]] = []
+        if left:
+            between()
         for number, pairs in enumerate(batches, start=1):
             found = [(left[index], to_answer(output)) for index, output in pairs]
             answers.update(found)
@@ -90,7 +92,8 @@ def predict(
             if log and number % log_period == 0:
                 log.append(pending)
                 pending = []
-            between()
+            if len(answers) < len(rows):
+                between()
         if log:
             log.append(pending)
             log.finish()

@@ -212,7 +212,7 @@ def train_loop(
     total_steps: int,
     key: jax.Array,
     after_step: Sequence[Callable[[StepEvent], bool | None]] = (),
-    should_stop: Callable[[int], bool] = lambda step: False,
+    should_stop: Callable[[], bool] = lambda: False,
     frozen: Params | None = None,
 ) -> TrainState:
     """Runs steps until the state has seen `total_steps` updates.
@@ -232,7 +232,7 @@ def train_loop(
       The last state.
     """
     for step in range(int(state.step) + 1, total_steps + 1):
-        if should_stop(step):
+        if should_stop():
             break
         batch, info = next(batches)
         placed = {

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
 from hf_checkpoints import edit_config, make_checkpoint
 
-from mixtures import json_vocabularies
+from mixtures import json_vocabularies, tokenizer_files
 from mixtures.vocabularies import bundled_vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext import Model
 from t5x_ext.checkpoints import own_layout
@@ -101,6 +102,8 @@ def test_a_tokenizer_beside_config_json_ends_texts_there(tmp_path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
     vocabulary = open_vocabulary(str(folder))
     assert vocabulary.eos_ids == (2, 5)
+    # The config makes the rest a tokenizer, so it is written last.
+    assert list(tokenizer_files.read_files(epath.Path(folder)))[-1] == tokenizer_files.CONFIG
     save_tokenizer(vocabulary, str(tmp_path / "copy"))
     assert open_vocabulary(str(tmp_path / "copy")).eos_ids == (2, 5)
     assert not (tmp_path / "copy" / "config.json").exists()

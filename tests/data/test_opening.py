@@ -272,6 +272,25 @@ def test_held_out_examples_on_disk_give_the_batches_of_those_in_memory(add_task)
                 np.testing.assert_array_equal(batch[name], other[name])
 
 
+def test_a_stochastic_task_is_tokenised_once_for_a_loss(
+    add_task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixtures.configure()
+    monkeypatch.setattr(datasets, "_check_vocabularies", lambda name: None)
+    rows = []
+    read_examples = seqio_examples.read_examples
+
+    def read(*arguments) -> Iterator:
+        for example in read_examples(*arguments):
+            rows.append(example.id)
+            yield example
+
+    monkeypatch.setattr(seqio_examples, "read_examples", read)
+    cfg = DatasetConfig(add_task("masked", 40, [corrupt]), LENGTHS, "validation", 8)
+    assert [example.id for example in datasets.open_flat(cfg)] == rows
+    assert len(rows) == 40
+
+
 def test_a_loss_is_of_examples_that_stay_on_disk(tmp_path: Path) -> None:
     mixtures.configure()
     cfg = DatasetConfig("superni.ql.io.held_in.n10", {"inputs": 64, "targets": 16}, "validation", 8)

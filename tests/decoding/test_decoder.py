@@ -248,12 +248,28 @@ def test_predictions_are_in_input_order_and_resume(family, weights, examples, tm
     def end() -> None:
         raise InterruptedError
 
-    with pytest.raises(InterruptedError):  # after the first batch, as SIGTERM in an evaluation
+    with pytest.raises(InterruptedError):  # as SIGTERM in an evaluation
         predict(decoder, weights, examples, between=end)
     rows = predict(stopping, weights, examples, path, "signature")
     assert calls == [37, 37 - done]
     assert rows == whole
     assert path.read_text().count("\n") == 37
+
+
+def test_work_can_end_before_every_batch_and_not_after_the_last(family, weights, examples) -> None:
+    events = []
+
+    class Told(Decoder):
+        def decode_texts(self, *args):
+            for pairs in super().decode_texts(*args):
+                events.append("batch")
+                yield pairs
+
+    decoder = make_decoder(family, 8)
+    told = Told(**{f: getattr(decoder, f) for f in decoder.__dataclass_fields__})
+    predict(told, weights, examples, between=lambda: events.append("asked"))
+    assert len(events) > 4
+    assert events == ["asked", "batch"] * (len(events) // 2)
 
 
 def test_a_part_of_a_split_draws_the_samples_of_the_whole(
