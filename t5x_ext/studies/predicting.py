@@ -17,8 +17,8 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.studies.arms import Arm
-from t5x_ext.studies.tuning import Tuned, Way
+from t5x_ext.studies.arms import Arm, Way
+from t5x_ext.studies.tuning import Tuned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Predictor:
                 raise ConfigError(f"Arm {arm.name}: {error}") from None
 
     def _check(self, arm: Arm) -> None:
-        decoder = self._decoder(arm.tuning, Way.of(arm))
+        decoder = self._decoder(arm.tuning, arm.way)
         if decoder.method.num_sides > 1:
             raise ConfigError(
                 f"decoding {type(decoder.method).__name__}, which needs an amateur; allowed: "
@@ -92,17 +92,16 @@ class Predictor:
         def make(tuning: str, way: Way, num_adapters: int | None = None) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
             vocabulary = model.output_vocabulary
-            limit, longest = way.output_limit, lengths["targets"]
             stops = check_stops(way.stop, vocabulary, vocabulary.vocab_size)
             return Decoder(
                 model if num_adapters is None else model.with_adapters(num_adapters),
                 self.partitioner,
                 self.batch_size,
                 lengths["inputs"],
-                longest if limit is None else limit.longest(longest),
+                way.longest_output(lengths["targets"]),
                 way.decoding or Greedy(),
                 ids=dataclasses.replace(OutputIds.of(vocabulary), stops=stops),
-                output_limit=limit,
+                output_limit=way.output_limit,
             )
 
         return functools.cache(make)
