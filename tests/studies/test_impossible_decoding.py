@@ -86,7 +86,9 @@ def test_rows_that_a_model_has_no_room_to_write_are_refused(monkeypatch) -> None
     check_generated(data, arms, recipe, names, llama())
     with pytest.raises(ConfigError, match="GeneratedData r1_docs0: a request that shows the seed"):
         check_generated(data, arms, recipe, names, llama(64))
-    with pytest.raises(ConfigError, match="GeneratedData r1_docs0: tasks_of 'r3'; allowed: generic"):
+    with pytest.raises(
+        ConfigError, match="GeneratedData r1_docs0: tasks_of 'r3'; allowed: generic"
+    ):
         missing = [dataclasses.replace(one, tasks_of="r3") for one in data]
         check_generated(missing, arms, recipe, names, llama())
     with pytest.raises(ConfigError, match="r1_docs0: needs itself: r1_docs0 -> r1_docs0"):
