@@ -285,6 +285,7 @@ class Evaluator:
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
         should_stop: Callable[[int], bool] = lambda step: False,
+        eos_ids: Sequence[int] = (),
     ) -> None:
         """Prepares to evaluate.
 
@@ -295,6 +296,7 @@ class Evaluator:
           last_step: the step at which the run ends.
           actions: see `training.actions.BaseAction`.
           should_stop: asked before every batch, in every process.
+          eos_ids: ids that end a prediction besides those of the vocabulary.
         """
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
         self._actions, self._should_stop = actions, should_stop
@@ -304,7 +306,7 @@ class Evaluator:
             mesh = program.partitioner
             slots = jax.tree.leaves(program.abstract_state().opt_state)
             slot_bytes = sum(mesh.bytes_per_device(one, one.sharding.spec) for one in slots)
-            self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes)
+            self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes, eos_ids)
 
     def __call__(self, event: StepEvent) -> bool:
         return self.is_due(event.step) and self.evaluate(event)

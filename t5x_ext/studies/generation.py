@@ -19,7 +19,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints import peft
 from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import NOT_QUANTIZED
+from t5x_ext.checkpoints.meta import NOT_QUANTIZED, carried_eos_ids
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
@@ -277,6 +277,7 @@ class Generation:
             described.output_vocabulary,
             partitioner,
             path=initial,
+            meta=carried_eos_ids(self.initials.eos_ids(initial)),
             adapters=adapters,
             lora=lora,
             quantization=quantization,
