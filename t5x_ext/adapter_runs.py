@@ -12,7 +12,7 @@ import jax
 from t5x_ext import multihost
 from t5x_ext.checkpoints import adapters, load, selection
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import describe_adapter, lora_in
+from t5x_ext.checkpoints.meta import describe_adapter, eos_ids_for, lora_in
 from t5x_ext.configs import RestoreCheckpointConfig, StatedLoRA
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import BaseTransformerModel, parameters
@@ -34,6 +34,7 @@ class Base(NamedTuple):
       fingerprint: see `checkpoints.fingerprints`.
       step: updates that they have seen.
       quantization: of their kernels.
+      eos_ids: ids that end an answer by its files, see `checkpoints.meta.eos_ids_for`.
     """
 
     lora: LoRA
@@ -42,6 +43,7 @@ class Base(NamedTuple):
     fingerprint: str
     step: int
     quantization: str | None
+    eos_ids: tuple[int, ...]
 
     def describe(self) -> dict[str, Any]:
         """What the run's checkpoints say of it."""
@@ -100,7 +102,8 @@ def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base
         f"adapters of rank {lora.rank}: {trained:,} parameters over the {kept:,} of {path} "
         f"({100 * trained / (trained + kept):.2g}%){_stored(params)}"
     )
-    return Base(lora, params, path, fingerprint_base(source), source.step, quantization)
+    eos_ids = eos_ids_for(program.model, source.meta)
+    return Base(lora, params, path, fingerprint_base(source), source.step, quantization, eos_ids)
 
 
 def _stored(params: Params) -> str:

@@ -315,6 +315,7 @@ class Evaluator:
         last_step: int,
         actions: Mapping[str, Sequence[BaseAction]],
         should_stop: Callable[[], bool] = lambda: False,
+        eos_ids: Sequence[int] = (),
     ) -> None:
         """Prepares to evaluate.
 
@@ -326,6 +327,7 @@ class Evaluator:
           actions: see `training.actions.BaseAction`.
           should_stop: asked before every batch that is evaluated, decoded or scored, in every
             process; True gives the evaluation up.
+          eos_ids: ids that end a prediction besides those of the vocabulary.
         """
         self._program, self._log, self._what, self._last_step = program, log, what, last_step
         self._actions, self._should_stop = actions, should_stop
@@ -335,7 +337,7 @@ class Evaluator:
             mesh = program.partitioner
             slots = jax.tree.leaves(program.abstract_state().opt_state)
             slot_bytes = sum(mesh.bytes_per_device(one, one.sharding.spec) for one in slots)
-            self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes)
+            self._decoder = make_decoder(program.model, mesh, what.infer_cfg, slot_bytes, eos_ids)
             self._scorer = Scorer.like(self._decoder)
 
     def __call__(self, event: StepEvent) -> bool:

@@ -19,7 +19,7 @@ import jax
 from t5x_ext import adapter_runs, multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
 from t5x_ext.checkpoints.best import Best
-from t5x_ext.checkpoints.meta import ADAPTER, CONFIG
+from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, carried_eos_ids, eos_ids_for, eos_ids_in
 from t5x_ext.checkpoints.sources import BIDIRECTIONAL
 from t5x_ext.configs import CheckpointConfig
 from t5x_ext.data.batching import TrainBatches
@@ -106,7 +106,8 @@ def run_training(
         finite = FiniteCheck(may_skip, carried.skipped_steps, multihost.say)
         metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
         log = Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
-        evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop)
+        ends = carried.eos_ids
+        evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop, ends)
 
         def interrupt() -> bool:
             nonlocal interrupted
@@ -118,7 +119,7 @@ def run_training(
             return found | {EVALUATION_DUE: evaluator.interrupted}
 
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
-        facts |= _described(program, base)
+        facts |= _described(program, base) | carried_eos_ids(carried.eos_ids)
         saver = Saver(checkpointer, save, batches, finite, log, facts, describe_progress)
         with log:
             on_start(metric_log, first)
@@ -158,6 +159,7 @@ class _Carried(NamedTuple):
       is_resumed: whether the run goes on in its own directory.
       has_ended: whether one of its actions has ended it.
       evaluation_due: whether the evaluation after its last step was given up.
+      eos_ids: ids that end an answer by the files of that checkpoint, or of its base.
     """
 
     initial_step: int
@@ -165,6 +167,7 @@ class _Carried(NamedTuple):
     is_resumed: bool = False
     has_ended: bool = False
     evaluation_due: bool = False
+    eos_ids: tuple[int, ...] = ()
 
 
 def _start(
@@ -192,10 +195,12 @@ def _start(
             is_resumed=True,
             has_ended=restore_states(actions, meta.get(ACTIONS, {})),
             evaluation_due=meta.get(EVALUATION_DUE, False),
+            # Of adapters that were begun before runs kept them, the base has them still.
+            eos_ids=base.eos_ids if base is not None else eos_ids_in(meta),
         )
     if base is not None:
         state = adapter_runs.start(program, checkpoint_cfg.restore, random_seed, base)
-        return state, _Carried(base.step)
+        return state, _Carried(base.step, eos_ids=base.eos_ids)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
         count = parameters.count_params(program.model.specs)
@@ -203,7 +208,8 @@ def _start(
         return program.init_state(jax.random.key(random_seed)), _Carried(0)
     initial, source = load(path, abstract.params, config=program.model.config)
     multihost.say(f"starting from {path} (step {source.step}): parameters only, a new optimizer")
-    return program.state_from_params(initial, source.step), _Carried(source.step)
+    carried = _Carried(source.step, eos_ids=eos_ids_for(program.model, source.meta))
+    return program.state_from_params(initial, source.step), carried
 
 
 def _described(program: Program, base: adapter_runs.Base | None) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def _find_checkpoints(
       ConfigError: one cannot be opened, or was trained with another mask of prompts.
     """
     from t5x_ext.checkpoints import adapters, open_source, selection
-    from t5x_ext.checkpoints.meta import eos_ids_in
+    from t5x_ext.checkpoints.meta import eos_ids_for
 
     found = []
     for selected in selection.select(restore_cfg):
@@ -215,9 +215,7 @@ def _find_checkpoints(
                 f"DecoderOnlyModel.inputs_bidirectional_attention: {not stated}; allowed: {stated},"
                 f" with which {adapter_path or path} was trained"
             )
-        # An encoder-decoder's vocabulary may be the user's own.
-        eos_ids = eos_ids_in(source.meta) if model.features.joined else ()
-        found.append(_Checkpoint(path, adapter_path, eos_ids))
+        found.append(_Checkpoint(path, adapter_path, eos_ids_for(model, source.meta)))
     return found
 
 

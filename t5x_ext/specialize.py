@@ -36,6 +36,7 @@ def specialize(
     instruction_decoding: Sampling,
     response_decoding: Greedy,
     contrast: Contrastive,
+    evaluation_decoding: Greedy = Greedy(),
     seeds: str | None = None,
     corpus: str | None = None,
     evaluation: Sequence[str] = (),
@@ -70,6 +71,7 @@ def specialize(
       instruction_decoding: how tasks are written.
       response_decoding: how answers are written.
       contrast: how experts answer, set against the model before them.
+      evaluation_decoding: how questions are answered.
       seeds: JSONL of tasks with answers; None is the bundled ones, of a made-up harbour.
       corpus: JSONL of passages; None is the bundled one with the bundled seeds, else none.
       evaluation: files, or directories of files, of evaluation rows. No task may repeat them, and
@@ -133,6 +135,7 @@ def specialize(
         ),
         tuning=tuning_cfg,
         evaluation=evaluation_cfg,
+        evaluation_decoding=evaluation_decoding,
         shots=shots,
         num_rounds=rounds,
         new_instructions=new_instructions,

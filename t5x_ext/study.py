@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -204,7 +205,7 @@ def _plan(
     from t5x_ext.studies.arms import GENERATED, ZERO_SHOT
     from t5x_ext.studies.cells import Determinants, describe_model, make_cells
     from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
-    from t5x_ext.studies.keys import key_initials
+    from t5x_ext.studies.keys import find_further_eos_ids, key_initials
 
     def canonical(budget: str) -> str:
         return budget if budget == ZERO_SHOT else parse_budget(budget).name
@@ -217,7 +218,8 @@ def _plan(
     policies = dataclasses.asdict(superni_cfg)
     del policies["data_dir"], policies["missing"]
     described = describe_model(model)
-    initial_keys = key_initials(initials, described, policies, data)
+    further_eos_ids = functools.partial(find_further_eos_ids, model)
+    initial_keys = key_initials(initials, described, policies, data, further_eos_ids)
     # A seed draws its own subset, so the SeqIO names' budget_seed plays no part in the cells.
     del policies["budget_seed"]
     common = {"model": described, "recipe": recipe.describe(), "data": policies}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -11,10 +11,13 @@ from mixtures import tokenizer_files
 from t5x_ext.checkpoints.directories import PREFIX
 from t5x_ext.checkpoints.hugging_face import tokenizers
 from t5x_ext.checkpoints.hugging_face.configs import GENERATION_FILE
-from t5x_ext.checkpoints.sources import Source
+from t5x_ext.checkpoints.sources import EOS_IDS, Source
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.models.families import config_from_json, config_to_json
 from t5x_ext.models.lora import LoRA
+
+if TYPE_CHECKING:
+    from t5x_ext.models import BaseTransformerModel
 
 TOKENIZER = "tokenizer"
 
@@ -66,10 +69,25 @@ def lora_in(meta: Mapping[str, Any]) -> LoRA | None:
 def eos_ids_in(meta: Mapping[str, Any]) -> tuple[int, ...]:
     """The ids that end an answer, by the files of a Hugging Face checkpoint; empty of others.
 
-    generation_config.json is asked first, as transformers does, then config.json.
+    generation_config.json is asked first, as transformers does, then config.json. A run has
+    those of the checkpoint that it began with.
     """
-    stated = meta.get("generation_config", {}), meta.get("hugging_face", {})
+    carried = {"eos_token_id": meta.get(EOS_IDS)}
+    stated = meta.get("generation_config", {}), meta.get("hugging_face", {}), carried
     return tokenizer_files.eos_ids_in(*stated)
+
+
+def eos_ids_for(model: BaseTransformerModel, meta: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that end an answer of `model` besides its vocabulary's: `eos_ids_in`.
+
+    None for an encoder-decoder, whose vocabulary may be the user's own.
+    """
+    return eos_ids_in(meta) if model.features.joined else ()
+
+
+def carried_eos_ids(eos_ids: Sequence[int]) -> dict[str, Any]:
+    """What the meta of a run says of these; nothing where there are none."""
+    return {EOS_IDS: [*eos_ids]} if eos_ids else {}
 
 
 def tokenizer_of(checkpoint: epath.Path) -> str | None:

@@ -19,6 +19,7 @@ from t5x_ext.models.config import ModelConfig
 Index = tuple[slice, ...]
 
 BIDIRECTIONAL = "inputs_bidirectional_attention"  # in `Source.meta`, see `DecoderOnlyModel`
+EOS_IDS = "eos_ids"  # likewise, of a run: those of the checkpoint that it began with
 
 
 @dataclasses.dataclass(frozen=True)

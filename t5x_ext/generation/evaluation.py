@@ -16,7 +16,6 @@ from mixtures.prompts import TEMPLATES
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
-from t5x_ext.decoding import Greedy
 from t5x_ext.decoding.requests import LimitByKind
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
@@ -41,7 +40,6 @@ class EvaluationSettings:
         max_new_tokens: of an answer: one number, or by the kind of its question; None is 256 for
             long answers and summaries, else 128.
         seed: of the draws, where the method draws.
-        decoding: how answers are decoded; of a `Sampling` the seed is that above.
         stop: texts before which an answer ends; None are the template's.
     """
 
@@ -49,7 +47,6 @@ class EvaluationSettings:
     shots: int = 0
     max_new_tokens: int | LimitByKind | None = None
     seed: int = 0
-    decoding: Greedy = Greedy()
     stop: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -62,10 +59,6 @@ class EvaluationSettings:
         bounds.check_seed(f"{name}.seed", self.seed)
         if not isinstance(self.max_new_tokens, LimitByKind | None):
             bounds.check_int(f"{name}.max_new_tokens", self.max_new_tokens, 1, bounds.MAX_TOKENS)
-        if not isinstance(self.decoding, Greedy):
-            raise ConfigError(
-                f"{name}.decoding: {self.decoding!r:.60}; allowed: Greedy(...) or Sampling(...)"
-            )
         if self.stop is not None:
             object.__setattr__(self, "stop", bounds.to_texts(f"{name}.stop", self.stop))
 
@@ -162,7 +155,7 @@ def write_predictions(
         path: the file.
         rows: the questions, of any tasks.
         seeds: demonstrations, by task.
-        generator: the model.
+        generator: the model, and how it decodes.
         settings: how to ask.
         batch_size: questions given to the model at a time; does not change the file.
 

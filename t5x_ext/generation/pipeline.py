@@ -26,6 +26,7 @@ from etils import epath
 
 from t5x_ext import bounds, files
 from t5x_ext.checkpoints.directories import saved_steps
+from t5x_ext.decoding import Greedy
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import rounds, scores, tuning
 from t5x_ext.generation.answering import check_room
@@ -58,6 +59,7 @@ class Pipeline:
         round: what each round is made from; its number is replaced.
         tuning: how adapters are tuned.
         evaluation: how questions are asked; its template and shots are replaced.
+        evaluation_decoding: how they are answered; a `Sampling` has the seed of `evaluation`.
         shots: numbers of demonstrations.
         num_rounds: how many rounds.
         new_instructions: whether later rounds write new tasks, or answer those of the
@@ -70,6 +72,7 @@ class Pipeline:
     round: Round
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation_decoding: Greedy = Greedy()
     shots: Sequence[int] = (0, 1, 5)
     num_rounds: int = 2
     new_instructions: bool = True
@@ -77,6 +80,11 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         bounds.check_int("ROUNDS", self.num_rounds, 1, 100)
+        if not isinstance(self.evaluation_decoding, Greedy):
+            raise ConfigError(
+                f"specialize.evaluation_decoding: {self.evaluation_decoding!r:.60}; allowed: "
+                "Greedy(...) or Sampling(...)"
+            )
         if not self.shots:
             raise ConfigError("SHOTS: (); allowed: numbers of demonstrations, such as (0, 1, 5)")
         for shots in self.shots:
@@ -176,7 +184,7 @@ class Pipeline:
         found: dict[str, dict[int, scores.Scored]] = {}
         for name, template in self.asked_models(tuned):
             writer = writers.get(name) or writers[None]
-            method = rounds.seeded(self.evaluation.decoding, self.evaluation.seed)
+            method = rounds.seeded(self.evaluation_decoding, self.evaluation.seed)
             generator = writer.generator(method, self.round.batch_size)
             for shots in self.shots:
                 path = self.predictions_file(name, shots)

@@ -181,12 +181,13 @@ def _notes(study: Study) -> list[Block]:
         note_tables.short_table(study),
         note_tables.truncation_table(study),
     )
-    stopped = note_tables.stop_table(study)
+    cut_targets, stopped = note_tables.cut_target_table(study), note_tables.stop_table(study)
     no_leak = f"No task was tested on rows it was trained on (split policy: {study.split_policy})."
     return [
         leaks or Paragraph(no_leak),
         short or Paragraph("Every task had as many training rows as each budget asked for."),
         cut or Paragraph("No prompt was longer than the length limit."),
+        *([cut_targets] if cut_targets else []),
         *([stopped] if stopped else []),
         Paragraph(
             "Each starting model was tuned once, and all models at one learning rate. The "

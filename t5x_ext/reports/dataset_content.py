@@ -212,7 +212,7 @@ def _beside(findings: Findings) -> list[Block]:
 
 
 def _notes(study: Study) -> list[Block]:
-    cut = note_tables.truncation_table(study)
+    cut, cut_targets = note_tables.truncation_table(study), note_tables.cut_target_table(study)
     short = note_tables.short_table(study)
     seeds = (
         "Each arm was tuned once: the intervals hold the spread of test inputs, but not the luck "
@@ -223,6 +223,7 @@ def _notes(study: Study) -> list[Block]:
     return [
         *([short] if short else []),
         cut or Paragraph("No prompt was longer than the length limit."),
+        *([cut_targets] if cut_targets else []),
         Paragraph(
             f"{seeds} Figures under different metrics, or under one metric on different datasets, "
             "cannot be compared with each other; a mean over them only ranks arms on these "

@@ -190,3 +190,25 @@ def truncation_table(study: Study) -> Table | None:
         rows,
         text_columns=2,
     )
+
+
+def cut_target_table(study: Study) -> Table | None:
+    """Sources of training rows whose targets were cut, the most affected first, or None.
+
+    A source is a task, or other data that an arm was trained on. The worst cell counts.
+    """
+    worst: dict[str, tuple[int, int]] = {}
+    for cell in study.cells:
+        for source, cut in cell.targets_truncated_by_task.items():
+            if cut and cell.scores:
+                rows = cell.sources.get(source) or cell.train_examples_by_task.get(source, 0)
+                worst[source] = max(worst.get(source, (0, 0)), (cut, rows))
+    if not worst:
+        return None
+    ranked = sorted(worst.items(), key=lambda item: (-item[1][0], item[0]))
+    return Table(
+        "Targets cut to the length limit",
+        ("training rows of", "rows cut (most)"),
+        tuple((source, f"{cut} of {rows}" if rows else str(cut)) for source, (cut, rows) in ranked),
+        text_columns=1,
+    )

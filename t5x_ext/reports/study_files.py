@@ -61,6 +61,7 @@ class FinishedCell:
     decode_secs: float
     leaked_tasks: tuple[str, ...]
     truncated_by_task: dict[str, tuple[int, int]]  # rows cut in train, in test
+    targets_truncated_by_task: dict[str, int]  # training rows of which a target is cut, by source
     stopped_by_task: dict[str, float]  # percent of answers that ended by themselves
     short_tasks: dict[str, int]  # task -> rows there were, fewer than the budget
     diverged: bool  # its loss stopped being a finite number
@@ -266,6 +267,7 @@ def _cell(directory: epath.Path) -> FinishedCell:
         decode_secs=fields.number("decode_secs", 0.0),
         leaked_tasks=fields.texts("leaked_tasks", ()),
         truncated_by_task={printable(task): _pair(truncated, task) for task in truncated.values},
+        targets_truncated_by_task=fields.counts("targets_truncated_by_task", {}),
         stopped_by_task={printable(t): stopped.number(t, high=100) for t in stopped.values},
         short_tasks=fields.counts("short_tasks", {}),
         diverged=None in fields.get("train_loss", list, []),

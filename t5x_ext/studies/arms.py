@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from t5x_ext import bounds, grids
 from t5x_ext.decoding.methods import Method
@@ -18,6 +18,18 @@ TUNINGS = ("", "full")
 DECODED = ("decoding", "stop", "output_limit")  # how a tuned model answers
 _OWN = ("data", "tuning", "recipe", *DECODED)
 GENERATED = "generated."  # data of this prefix is what a model of the study writes
+
+
+class Way(NamedTuple):
+    """How an arm decodes: the fields of `Arm` that say so."""
+
+    decoding: Method | None
+    stop: tuple[str, ...]
+    output_limit: Limit | None
+
+    def longest_output(self, most: int) -> int:
+        """Most tokens of an answer, where TASK_FEATURE_LENGTHS allows `most`."""
+        return most if self.output_limit is None else self.output_limit.longest(most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +101,10 @@ class Arm(grids.Arm):
                 fields[name] = {"type": type(value).__name__} | own
         return fields
 
-    def longest_output(self, most: int) -> int:
-        """Most tokens of an answer, where TASK_FEATURE_LENGTHS allows `most`."""
-        return most if self.output_limit is None else self.output_limit.longest(most)
+    @property
+    def way(self) -> Way:
+        """How it decodes."""
+        return Way(self.decoding, tuple(self.stop), self.output_limit)
 
     @property
     def generated(self) -> str:

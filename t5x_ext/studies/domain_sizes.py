@@ -16,7 +16,7 @@ from t5x_ext.generation.forecast import KEPT_TASKS
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.study_plans import ModelSize, StudySize, TextSize
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
-from t5x_ext.studies.generated_data import GeneratedData, wanted_rows
+from t5x_ext.studies.generated_data import GeneratedData, tasks_owner, wanted_rows
 from t5x_ext.studies.recipes import InitialModel, Recipe
 
 TEST_ROWS = 200  # of a set whose file is not here, as most of those that are shipped have
@@ -142,9 +142,7 @@ def text_sizes(
     sizes = []
     for name, count in wanted.items():
         data = by_name[name]
-        owner = data
-        while owner.tasks_of:
-            owner = by_name[owner.tasks_of]
+        owner = tasks_owner(data, by_name)
         lists[owner.name] = max(lists.get(owner.name, 0), count)
         contexts = max(data.answering.num_passages, 1)
         passage = _PASSAGE_TOKENS if data.has_passages else 0

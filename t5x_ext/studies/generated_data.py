@@ -14,7 +14,7 @@ from mixtures.specialization.names import PREFIX, SEEDS, SelfName
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
 from t5x_ext import bounds
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import EvaluationRow, InstructionSettings, ResponseSettings, Seed
 from t5x_ext.generation.records import read_seeds
 from t5x_ext.retrieval import BM25, Corpus, open_index
@@ -196,15 +196,13 @@ class GeneratedKeys:
     def tasks(self, name: str) -> str:
         """Key of the tasks that are answered."""
         self.level(name)
-        data = self.get(name)
-        if data.tasks_of:
-            return self.tasks(data.tasks_of)
+        data = tasks_owner(self.get(name), self.by_name)
         domain = Domain(data.domain)
         return digest(
             {
                 "version": RESULT_VERSION,
                 "model": self.model,
-                "writer": self.writer(name),
+                "writer": self.writer(data.name),
                 "seeds": [dataclasses.asdict(seed) for seed in domain.seeds(data.num_seeds)],
                 "evaluation": [(row.task, row.input, row.references) for row in domain.evaluation],
                 "asking": dataclasses.asdict(data.asking),
@@ -232,6 +230,30 @@ class GeneratedKeys:
                 **passages,
             }
         )
+
+
+def tasks_owner(data: GeneratedData, by_name: Mapping[str, GeneratedData]) -> GeneratedData:
+    """The data that asks for the tasks which `data` answers: itself, or where `tasks_of` ends.
+
+    Args:
+      data: any of a study's.
+      by_name: all of them.
+
+    Raises:
+      ConfigError: `tasks_of` names none, or leads back to where it began.
+    """
+    owner, seen = data, [data.name]
+    while owner.tasks_of:
+        seen.append(owner.tasks_of)
+        if owner.tasks_of not in by_name:
+            raise ConfigError(
+                f"GeneratedData {owner.name}: tasks_of {owner.tasks_of!r}"
+                f"{nearest(owner.tasks_of, by_name)}"
+            )
+        if owner.tasks_of in seen[:-1]:
+            raise ConfigError(f"GeneratedData {data.name}: needs itself: {' -> '.join(seen)}")
+        owner = by_name[owner.tasks_of]
+    return owner
 
 
 def wanted_rows(arms: Sequence[Arm]) -> dict[str, int]:
@@ -278,17 +300,15 @@ def check_generated(
     for name in wanted_rows(arms):
         if name in by_name:  # of another, `GeneratedKeys` tells
             data = by_name[name]
-            _check_context(data, by_name.get(data.tasks_of, data), model)
+            _check_context(data, tasks_owner(data, by_name), model)
 
 
-def _check_context(
-    data: GeneratedData, tasks_of: GeneratedData, model: BaseTransformerModel
-) -> None:
+def _check_context(data: GeneratedData, owner: GeneratedData, model: BaseTransformerModel) -> None:
     """Raises ConfigError where the model's context has no room for a request, or an answer.
 
     Args:
-      data: whose tasks are answered.
-      tasks_of: the data whose tasks they are, which may be itself.
+      data: answers tasks.
+      owner: whose tasks they are, see `tasks_owner`.
       model: who writes.
     """
     from t5x_ext.generation.answering import check_room
@@ -303,7 +323,7 @@ def _check_context(
     generator = Generator(lambda requests: (), counter, longest, "", "none")
     seeds = Domain(data.domain).seeds(data.num_seeds)
     try:
-        check_seeds(Domain(tasks_of.domain).seeds(tasks_of.num_seeds), tasks_of.asking, generator)
+        check_seeds(Domain(owner.domain).seeds(owner.num_seeds), owner.asking, generator)
         check_room(data.answering, generator, seeds)
     except ConfigError as error:
         raise ConfigError(f"GeneratedData {data.name}: {error}") from None

@@ -19,7 +19,7 @@ from t5x_ext import files
 from t5x_ext.checkpoints import peft
 from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
-from t5x_ext.checkpoints.meta import NOT_QUANTIZED
+from t5x_ext.checkpoints.meta import NOT_QUANTIZED, carried_eos_ids
 from t5x_ext.checkpoints.params import open_source
 from t5x_ext.data.examples import load_examples
 from t5x_ext.data.records import Example
@@ -34,7 +34,7 @@ from t5x_ext.models import network
 from t5x_ext.models.parameters import Params, join, select
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
-from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys
+from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys, tasks_owner
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.tuning import Tuner, copy_to
 from t5x_ext.studies.waiting import Patience
@@ -224,9 +224,7 @@ class Generation:
         Returns:
           Counts of the answers.
         """
-        asked = data
-        while asked.tasks_of:
-            asked = self.keys.get(asked.tasks_of)
+        asked = tasks_owner(data, self.keys.by_name)
         answering, asking = data.round(count), asked.round(count)
         expert, amateur = self._writers(data)
         writer = expert if asked is data else self._writers(asked)[0]
@@ -279,6 +277,7 @@ class Generation:
             described.output_vocabulary,
             partitioner,
             path=initial,
+            meta=carried_eos_ids(self.initials.eos_ids(initial)),
             adapters=adapters,
             lora=lora,
             quantization=quantization,

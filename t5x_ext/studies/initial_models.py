@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +12,9 @@ import jax
 from etils import epath
 
 from t5x_ext import files
-from t5x_ext.checkpoints import load_params, save_params
+from t5x_ext.checkpoints import load_params, open_source, save_params
 from t5x_ext.checkpoints.directories import saved_steps
+from t5x_ext.checkpoints.meta import carried_eos_ids, eos_ids_for
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.locks import DirectoryInUse, DirectoryLock
@@ -55,6 +57,7 @@ class InitialModels:
     wait_minutes: float = 0.0
 
     def __post_init__(self) -> None:
+        self.eos_ids = functools.cache(self._eos_ids)
         self._resident: tuple[tuple[str, int, bool], Params] | None = None
 
     def make(self, name: str) -> None:
@@ -132,6 +135,17 @@ class InitialModels:
             return self.path_of(initial.base) if initial.base else None
         return initial.path or str(self._made_params(initial))
 
+    def _eos_ids(self, name: str) -> tuple[int, ...]:
+        """Ids that end an answer by the files of the checkpoint that an initial model goes back to.
+
+        Args:
+          name: the initial model's name.
+        """
+        initial = self.by_name[name]
+        if initial.path:
+            return eos_ids_for(self.tuner.model, open_source(initial.path).meta)
+        return self._eos_ids(initial.base) if initial.base else ()
+
     @property
     def _program(self) -> Program:
         """Any program of the study's: all have the same parameters."""
@@ -188,7 +202,8 @@ class InitialModels:
             "initial": initial.name,
             "train_secs": round(time.monotonic() - clock, 1),  # of the process that finished it
         }
-        _save(directory / "params", self._whole(state.params, base), meta)
+        ends = carried_eos_ids(self.eos_ids(initial.name))
+        _save(directory / "params", self._whole(state.params, base), meta | ends)
         store.write_json(directory / store.MADE, meta)
 
     def _whole(self, tuned: Params, base: str | None) -> Params:
@@ -207,7 +222,7 @@ class InitialModels:
         if files.is_remote(path) or not path.is_dir():
             base = self.by_name[initial.base]
             params = self._load(base, initial.seed, self._program.base_params())
-            _save(path, params, {"step": 0})
+            _save(path, params, {"step": 0} | carried_eos_ids(self.eos_ids(base.name)))
         return str(path)
 
 

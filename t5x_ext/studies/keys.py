@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mixtures
 from mixtures.budgets import parse_budget
 from mixtures.names import find_scope
 from mixtures.prompts import get_prompt
-from t5x_ext.checkpoints import fingerprint
+from t5x_ext.checkpoints import fingerprint, open_source
+from t5x_ext.checkpoints.meta import eos_ids_for
+from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.errors import ConfigError
+from t5x_ext.models import BaseTransformerModel
 from t5x_ext.studies.cells import RESULT_VERSION, digest
 from t5x_ext.studies.recipes import InitialModel
 from t5x_ext.studies.task_data import TaskData
@@ -21,6 +24,7 @@ def key_initials(
     described_model: Mapping[str, Any],
     policies: Mapping[str, Any],
     data: TaskData,
+    further_eos_ids: Callable[[str], Sequence[int]] = lambda path: (),
 ) -> dict[str, str]:
     """A key per initial model: of its weights if it is given by path, else of how it is made.
 
@@ -29,6 +33,8 @@ def key_initials(
       described_model: what of the model determines results (`cells.describe_model`).
       policies: how task files become examples.
       data: gives the fingerprints of task files.
+      further_eos_ids: path -> ids that end an answer by the files of a checkpoint, besides those
+        of the vocabulary. Keys of checkpoints that have none are what they always were.
 
     Raises:
       ConfigError: a `base` is unknown or goes in a circle, or a checkpoint is missing.
@@ -49,7 +55,10 @@ def key_initials(
 
     def make_key(initial: InitialModel, seen: tuple[str, ...]) -> str:
         if initial.path:
-            return digest({"weights": fingerprint(initial.path)})
+            given: dict[str, Any] = {"weights": fingerprint(initial.path)}
+            if ends := further_eos_ids(initial.path):
+                given["eos_ids"] = [*ends]
+            return digest(given)
         base = key_of(initial.base, seen) if initial.base else f"random {initial.seed}"
         made: dict[str, Any] = {"version": RESULT_VERSION, "base": base, "model": described_model}
         if initial.data:
@@ -74,3 +83,10 @@ def key_initials(
     for name in initials:
         key_of(name, ())
     return keys
+
+
+def find_further_eos_ids(model: BaseTransformerModel, path: str) -> tuple[int, ...]:
+    """Ids that end an answer by the files of a checkpoint, besides those of the vocabulary."""
+    own = OutputIds.of(model.output_vocabulary)
+    every = own.ending_also_at(eos_ids_for(model, open_source(path).meta))
+    return every.eos[len(own.eos) :]

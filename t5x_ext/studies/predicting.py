@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from t5x_ext.decoding import Greedy
@@ -17,8 +17,8 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.studies.arms import Arm
-from t5x_ext.studies.tuning import Tuned, Way
+from t5x_ext.studies.arms import Arm, Way
+from t5x_ext.studies.tuning import Tuned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,15 @@ class Predictor:
       partitioner: the mesh.
       batch_size: prompts decoded at a time.
       task_feature_lengths: longest prompt and longest prediction in tokens.
+      eos_ids: name of an initial model -> ids that end an answer of it, and of what is tuned from
+        it, besides those of the vocabulary.
     """
 
     models: Mapping[str, BaseTransformerModel]
     partitioner: PjitPartitioner
     batch_size: int
     task_feature_lengths: Mapping[str, int]
+    eos_ids: Callable[[str], tuple[int, ...]] = lambda name: ()
 
     def predict(self, tuned: Tuned) -> Iterator[list[list[Prediction]]]:
         """For each way of decoding, the predictions of each tuned model for its test examples.
@@ -44,7 +47,8 @@ class Predictor:
         """
         sets = [job.test for job in tuned.jobs]
         cell, decodings = tuned.jobs[0].cell, tuned.jobs[0].decodings
-        decoder_of = functools.partial(self._decoder, cell.arm.tuning)
+        ends = self.eos_ids(cell.arm.initial)  # all were tuned from one
+        decoder_of = functools.partial(self._decoder, cell.arm.tuning, ends)
         if len(sets) > 1 and tuned.frozen:
             stacked = gather_by_slot(tuned.params, self.partitioner)
             params = parameters.join(tuned.frozen, stacked)
@@ -72,7 +76,7 @@ class Predictor:
                 raise ConfigError(f"Arm {arm.name}: {error}") from None
 
     def _check(self, arm: Arm) -> None:
-        decoder = self._decoder(arm.tuning, Way.of(arm))
+        decoder = self._decoder(arm.tuning, self.eos_ids(arm.initial), arm.way)
         if decoder.method.num_sides > 1:
             raise ConfigError(
                 f"decoding {type(decoder.method).__name__}, which needs an amateur; allowed: "
@@ -87,22 +91,24 @@ class Predictor:
 
     @functools.cached_property
     def _decoder(self) -> Any:
-        """(tuning, way, adapters in the network, if several) -> a decoder, made once."""
+        """(tuning, further EOS ids, way, adapters, if several) -> a decoder, made once."""
 
-        def make(tuning: str, way: Way, num_adapters: int | None = None) -> Decoder:
+        def make(
+            tuning: str, ends: tuple[int, ...], way: Way, num_adapters: int | None = None
+        ) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
             vocabulary = model.output_vocabulary
-            limit, longest = way.output_limit, lengths["targets"]
+            ids = OutputIds.of(vocabulary).ending_also_at(ends)
             stops = check_stops(way.stop, vocabulary, vocabulary.vocab_size)
             return Decoder(
                 model if num_adapters is None else model.with_adapters(num_adapters),
                 self.partitioner,
                 self.batch_size,
                 lengths["inputs"],
-                longest if limit is None else limit.longest(longest),
+                way.longest_output(lengths["targets"]),
                 way.decoding or Greedy(),
-                ids=dataclasses.replace(OutputIds.of(vocabulary), stops=stops),
-                output_limit=limit,
+                ids=dataclasses.replace(ids, stops=stops),
+                output_limit=way.output_limit,
             )
 
         return functools.cache(make)

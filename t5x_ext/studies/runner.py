@@ -98,12 +98,6 @@ class Runner:
     def __post_init__(self) -> None:
         own = Tuner(self.model, self.partitioner, self.recipe, self.experts)
         self._tuners = {"": own, "full": own.full}
-        self._predictor = Predictor(
-            {tuning: tuner.model for tuning, tuner in self._tuners.items()},
-            self.partitioner,
-            self.eval_batch_size,
-            self.recipe.task_feature_lengths,
-        )
         self._initials = InitialModels(
             self.initials,
             self.initial_keys,
@@ -112,6 +106,13 @@ class Runner:
             self.study_dir,
             self.waits,
             self.wait_minutes,
+        )
+        self._predictor = Predictor(
+            {tuning: tuner.model for tuning, tuner in self._tuners.items()},
+            self.partitioner,
+            self.eval_batch_size,
+            self.recipe.task_feature_lengths,
+            self._initials.eos_ids,
         )
         self._told: set[tuple[str, str]] = set()  # what has been said of cuts
         self._generation: Generation | None = None

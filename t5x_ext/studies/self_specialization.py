@@ -24,7 +24,6 @@ TEMPLATE, NO_TEMPLATE = "alpaca", "ss.none"
 STOPS = {TEMPLATE: ("###",), NO_TEMPLATE: ("###", "\n\n")}
 SUPERVISED = "ss_supervised"
 _CONTRAST = Contrastive()
-_LIMIT = LimitByKind()
 _WRITING_TASKS = Sampling(temperature=1.0, top_p=0.98)
 
 _LABELS = {
@@ -49,7 +48,7 @@ def self_specialization_arms(
     seed_counts: Sequence[int] = (),
     human: Sequence[int] = (),
     base: str = "base",
-    output_limit: LimitByKind | None = _LIMIT,
+    output_limit: LimitByKind | None = None,
     only: Sequence[str] | None = None,
 ) -> tuple[Arm, ...]:
     """The paper's arms and the controls.
@@ -66,7 +65,8 @@ def self_specialization_arms(
         human: rows of each set that `ss_supervised` is tuned on; none leaves it out.
         base: name of the initial model.
         output_limit: most tokens of an answer by the kind of its question, where the recipe's
-            task_feature_lengths['targets'] allows as many; None is those alone.
+            task_feature_lengths['targets'] allows as many; None is those alone, as studies had it
+            before there was the argument.
         only: names of the arms to run; None runs all.
 
     Raises:

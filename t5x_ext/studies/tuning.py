@@ -16,32 +16,17 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import Features
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
-from t5x_ext.decoding.methods import Method
-from t5x_ext.decoding.requests import Limit
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.progress import MinuteNotes
-from t5x_ext.studies.arms import Arm
+from t5x_ext.studies.arms import Way
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
 from t5x_ext.training.trainer import Program, Trainer, train_loop
-
-
-class Way(NamedTuple):
-    """How an arm decodes: the fields of `Arm` that say so."""
-
-    decoding: Method | None
-    stop: tuple[str, ...]
-    output_limit: Limit | None
-
-    @classmethod
-    def of(cls, arm: Arm) -> Way:
-        """How an arm decodes."""
-        return cls(arm.decoding, tuple(arm.stop), arm.output_limit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +55,7 @@ class Job:
     @property
     def decodings(self) -> tuple[Way, ...]:
         """How each of the cells decodes."""
-        return tuple(Way.of(cell.arm) for cell in self.cells)
+        return tuple(cell.arm.way for cell in self.cells)
 
 
 class Tuned(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from sampler import BUNDLED, Sampler
 
 from t5x_ext import progress
-from t5x_ext.decoding import Beam, LimitByKind
+from t5x_ext.decoding import Greedy, LimitByKind
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import Generator, read_evaluation, read_seeds
 from t5x_ext.generation.audit import SyntheticRow, audit_rows, verb_noun
@@ -60,8 +60,8 @@ def test_answers_end_where_the_template_says() -> None:
     for wrong in ("###", [""], [5]):
         with pytest.raises(ConfigError, match="EvaluationSettings.stop: .*; allowed: a list of"):
             EvaluationSettings(stop=wrong)
-    with pytest.raises(ConfigError, match="EvaluationSettings.decoding: .*; allowed: Greedy"):
-        EvaluationSettings(decoding=Beam())
+    with pytest.raises(TypeError, match="decoding"):  # that is the generator's
+        EvaluationSettings(decoding=Greedy())
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
     by_kind = EvaluationSettings(max_new_tokens=LimitByKind(20, 30, ["ner"]))
     assert (by_kind.limit("qa_long"), by_kind.limit("ner")) == (20, 30)

@@ -12,15 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
 from t5x_ext.checkpoints.adapters import open_adapter
-from t5x_ext.decoding import Contrastive, Sampling
+from t5x_ext.decoding import Beam, Contrastive, Sampling
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation import Request, tuning
+from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, tuning
+from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.records import bundled
+from t5x_ext.generation.rounds import Round
 from t5x_ext.generation.text_models import Weights, Writer
 from t5x_ext.models import DecoderOnlyModel, network
 from t5x_ext.models.llama import LlamaConfig
@@ -149,6 +152,20 @@ def test_answers_longer_than_what_is_tuned_on_are_refused_before_any_is_written(
         "that are tuned on (TASK_FEATURE_LENGTHS['targets'])\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_questions_are_answered_as_the_command_says(checkpoint: str, tmp_path: Path) -> None:
+    named = "--gin.specialize.evaluation_decoding=@decoding.{}()"
+    flags = "--stage=evaluate", "--gin.EvaluationSettings.seed=7"
+    assert run(checkpoint, tmp_path, named.format("Sampling"), *flags) == 0
+    answers = records(tmp_path / "evaluation" / "base-k1.jsonl")
+    assert all(
+        each["method"].startswith("Sampling(") and "seed=7" in each["method"] for each in answers
+    )
+    round_ = Round([], InstructionSettings("x"), ResponseSettings("x"))
+    beam: Any = Beam()
+    with pytest.raises(ConfigError, match=r"specialize.evaluation_decoding: Beam\(.*; allowed: G"):
+        Pipeline(epath.Path(tmp_path), Weights(checkpoint), round_, evaluation_decoding=beam)
 
 
 def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:

@@ -62,6 +62,7 @@ REFUSED = [
     (CELL, "short_tasks", {"task0_made_up": None}, "allowed: an integer"),
     (CELL, "leaked_tasks", [1], "allowed: a list of different strings"),
     (CELL, "truncated_by_task.task0_made_up", [-1, 2], "a list of two integers, 0 and more"),
+    (CELL, "targets_truncated_by_task", {"task0_made_up": -1}, "allowed: an integer, 0 and more"),
 ]
 
 

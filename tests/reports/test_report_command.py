@@ -160,12 +160,14 @@ def test_notes_name_leaks_short_tasks_and_truncation(study_dir, edit_cell):
         leaked_tasks=["task0_made_up"],
         short_tasks={"task0_made_up": 26},
         truncated_by_task={"task0_made_up": [5, 3]},
+        targets_truncated_by_task={"task0_made_up": 7, "other data": 2},
     )
     report.write_report(study_dir)
     text = (study_dir / "report" / "report.md").read_text()
     assert "1 of 6 tasks were tested on rows they were trained on" in text
     assert r"| task0\_made\_up | 100 | 26 |" in text
     assert r"| task0\_made\_up | ql.def\_pos2 | 3 of 4 | 5 |" in text
+    assert r"| task0\_made\_up | 7 of 100 |" in text and "| other data | 2 |" in text
 
 
 def test_models_that_diverged_are_counted(study_dir, edit_cell):

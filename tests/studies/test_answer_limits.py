@@ -8,17 +8,19 @@ from t5x_ext import gin_utils
 from t5x_ext.decoding import LimitByKind
 from t5x_ext.gin_strict.binding import bound_to
 from t5x_ext.studies import self_specialization_arms
-from t5x_ext.studies.tuning import Way
 
 
 def test_arms_allow_128_tokens_and_256_for_long_kinds() -> None:
-    for arm in self_specialization_arms("harbour", ["harbour_log"], seeds=20, human=[5]):
+    limits = LimitByKind()
+    for arm in self_specialization_arms(
+        "harbour", ["harbour_log"], seeds=20, human=[5], output_limit=limits
+    ):
         limit = arm.output_limit
         assert isinstance(limit, LimitByKind)
         assert [limit.of(kind) for kind in ("qa_long", "summarization")] == [256, 256]
         assert [limit.of(kind) for kind in ("ner", "qa_yesno", "")] == [128, 128, 128]
-        assert arm.longest_output(512) == 256 and arm.longest_output(96) == 96
-        assert hash(Way(None, arm.stop, limit))
+        assert [arm.way.longest_output(most) for most in (512, 96)] == [256, 96]
+        assert hash(arm.way)
         assert arm.describe()["output_limit"] == {
             "type": "LimitByKind",
             "default": 128,
@@ -28,8 +30,9 @@ def test_arms_allow_128_tokens_and_256_for_long_kinds() -> None:
 
 
 def test_an_arm_without_a_limit_is_described_as_it_was() -> None:
-    arms = self_specialization_arms("harbour", ["harbour_log"], output_limit=None)
-    assert arms[0].longest_output(512) == 512
+    """By default: cells of studies from before there were limits keep their keys."""
+    arms = self_specialization_arms("harbour", ["harbour_log"])
+    assert arms[0].way.longest_output(512) == 512
     assert "output_limit" not in arms[0].describe()
 
 

@@ -86,6 +86,14 @@ def test_rows_that_a_model_has_no_room_to_write_are_refused(monkeypatch) -> None
     check_generated(data, arms, recipe, names, llama())
     with pytest.raises(ConfigError, match="GeneratedData r1_docs0: a request that shows the seed"):
         check_generated(data, arms, recipe, names, llama(64))
+    with pytest.raises(
+        ConfigError, match="GeneratedData r1_docs0: tasks_of 'r3'; allowed: generic"
+    ):
+        missing = [dataclasses.replace(one, tasks_of="r3") for one in data]
+        check_generated(missing, arms, recipe, names, llama())
+    with pytest.raises(ConfigError, match="r1_docs0: needs itself: r1_docs0 -> r1_docs0"):
+        circle = [dataclasses.replace(one, tasks_of=one.name) for one in data]
+        check_generated(circle, arms, recipe, names, llama())
     few = InstructionSettings("x", num_demonstrations=1, max_new_tokens=8)
     short = [dataclasses.replace(one, asking=few) for one in data]
     expected = "GeneratedData r1_docs0: ResponseSettings.max_new_tokens: 900; allowed: at most"
@@ -93,3 +101,28 @@ def test_rows_that_a_model_has_no_room_to_write_are_refused(monkeypatch) -> None
         check_generated(short, arms, recipe, names, llama(950))
     with pytest.raises(ConfigError, match="GENERATED: a t5 model has an encoder; allowed"):
         check_generated(data, arms, recipe, names, t5())
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_requests_for_tasks_are_those_of_the_data_that_writes_them(monkeypatch, fits: bool) -> None:
+    """Data of data of data: only the last of these asks for tasks."""
+    monkeypatch.delenv("SPECIALIZATION_DIR", raising=False)
+    short = InstructionSettings("x", num_demonstrations=1, max_new_tokens=8)
+    answering = ResponseSettings("x", max_new_tokens=8)
+    one, *_ = self_specialization_data("harbour", short, answering, passages=(0,))
+    long = dataclasses.replace(short, num_demonstrations=19)
+    last, between = (short, long) if fits else (long, short)
+    data = [
+        dataclasses.replace(one, tasks_of="between"),
+        dataclasses.replace(one, name="between", tasks_of="last", asking=between),
+        dataclasses.replace(one, name="last", asking=last),
+    ]
+    arms = self_specialization_arms(
+        "harbour", ("harbour_log",), passages=(0,), only=("ss_r1_docs0",)
+    )
+    study = arms, Recipe(LENGTHS), ["self.harbour.harbour_log"], llama(1500)
+    if fits:
+        check_generated(data, *study)
+        return
+    with pytest.raises(ConfigError, match="GeneratedData r1_docs0: a request that shows the seed"):
+        check_generated(data, *study)

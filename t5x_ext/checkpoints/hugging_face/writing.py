@@ -15,7 +15,7 @@ from t5x_ext.checkpoints.hugging_face import configs, safetensors_files, tokeniz
 from t5x_ext.checkpoints.hugging_face.families import family_of
 from t5x_ext.checkpoints.hugging_face.placements import Placement, place_all
 from t5x_ext.checkpoints.hugging_face.safetensors_files import TensorInfo
-from t5x_ext.checkpoints.sources import LazyTensor, Source
+from t5x_ext.checkpoints.sources import EOS_IDS, LazyTensor, Source
 from t5x_ext.errors import ConfigError
 
 MAX_FILE_BYTES = 5_000_000_000
@@ -78,16 +78,21 @@ def write_hf(
 def _special_tokens(source: Source, stated: Mapping[str, Any]) -> dict[str, Any]:
     """Ids for transformers, which generates for ever where it is told no end of a text.
 
-    A checkpoint of a run states none; its tokenizer does.
+    A checkpoint of a run has them of its tokenizer, and of the checkpoint that it began with.
     """
     found = dict(stated)
-    if source.tokenizer_dir is not None and found.get("eos_token_id") is None:
+    if found.get("eos_token_id") is not None:
+        return found
+    ends: list[int] = []
+    if source.tokenizer_dir is not None:
         from mixtures.vocabularies import open_vocabulary
 
         vocabulary = open_vocabulary(source.tokenizer_dir)
-        ends = list(getattr(vocabulary, "eos_ids", (vocabulary.eos_id,)))
-        found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        ends += getattr(vocabulary, "eos_ids", (vocabulary.eos_id,))
         found["bos_token_id"] = getattr(vocabulary, "bos_id", None)
+    ends = list(dict.fromkeys((*ends, *source.meta.get(EOS_IDS, ()))))
+    if ends:
+        found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
     return found
 
 
