@@ -79,7 +79,7 @@ def test_gin_gives_modules_their_own_ranks_and_alphas(over_base: list[str], tmp_
         "lora.create_lora.alpha_pattern = {'wo': 3.0}\n"
         "lora.create_lora.rslora = True\n"
     )
-    run(tmp_path / "run", f"--gin_file={config}", *over_base, "--gin.TRAIN_STEPS=1")
+    run(tmp_path / "run", f"--gin_file={config}", *over_base, "--gin.TRAIN_STEPS=3")
     facts = load_meta(str(tmp_path / "run"))["adapter"]["lora"]
     assert facts["rank_pattern"] == {"q_proj": 2} and facts["alpha_pattern"] == {"wo": 3.0}
     assert facts["rank"] == 4 and facts["rslora"] is True
@@ -157,7 +157,7 @@ def test_macros_of_the_run_are_checked_against_its_adapter(
 def test_each_adapter_is_opened_once_and_has_to_be_of_the_first_one_s_shape(
     tuned: Path, over_base: list[str], tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    run(tmp_path / "wide", *over_base, "--gin.TRAIN_STEPS=2", "--gin.LORA_RANK=6")
+    run(tmp_path / "wide", *over_base, "--gin.TRAIN_STEPS=3", "--gin.LORA_RANK=6")
     opened: list[str] = []
     open_adapter = adapters.open_adapter
 
