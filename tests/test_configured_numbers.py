@@ -45,7 +45,6 @@ NEEDED: dict[str, dict[str, Any]] = {
 NOT_IN_GIN = {
     "DecoderOnlyConfig": "abstract",
     "Generator": "made by code, from settings that are checked",
-    "Scorer": "made by code, from settings that are checked",
     "Workload": "made by code, from settings that are checked",
 }
 _REST = "means the devices that the other axes leave"

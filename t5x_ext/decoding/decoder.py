@@ -88,7 +88,8 @@ class Decoder:
         longest = min(self.max_decode_length, method.max_length or self.max_decode_length)
         object.__setattr__(self, "max_decode_length", longest)
         method.check_length(self.max_decode_length)
-        method.check_ids(self.output_ids)
+        if self.ids is not None or self.model.output_vocabulary is not None:
+            method.check_ids(self.output_ids)
         if self.first_stage is not None and self.first_stage < 1:
             raise ConfigError(
                 f"Decoder.first_stage: {self.first_stage}; allowed: at least 1, or None"

@@ -118,7 +118,7 @@ def _other_batch_size(tmp: Path, *_: object) -> str:
 
 @provokes("LoRA.alpha")
 def _other_alpha(*_: object) -> str:
-    base = Base(LoRA(2, alpha=32.0), {}, "base", "f" * 64, 0, None)
+    base = Base(LoRA(2, alpha=32.0), {}, "base", "f" * 64, 0, None, ())
     meta = {ADAPTER: describe_adapter(LoRA(2), "base", "f" * 64, None)}
     with pytest.raises(ConfigError) as error:
         check_resumed("runs/mine", base, meta)
