@@ -119,7 +119,8 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
         ),
         tuple(rows),
         note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95 % bootstrap "
-        "intervals over test inputs, and over seeds where there are several."
+        "intervals over test inputs, and over seeds where there are several. Seeds, and rows that "
+        "models wrote, are counted in all instead of per task."
         + f" {SET_BY_SET}" * bool(over)
         + " Flagged: test inputs that share 13 words in a row with what models wrote."
         * bool(clean_shots),
