@@ -67,6 +67,7 @@ class Row:
         by_seed: [seeds, columns] percent, NaN where a cell is not there.
         draws: [samples, columns] percent, the mean over seeds under each bootstrap draw.
         parts: column -> precision, recall and F, percent, for metrics made of these.
+        train_rows: rows a model was tuned on in all, mean over the cells that are there.
         bound: name of a bound, see `BOUNDS`; '' for an arm.
     """
 
@@ -75,6 +76,7 @@ class Row:
     by_seed: np.ndarray
     draws: np.ndarray
     parts: dict[int, np.ndarray]
+    train_rows: float = 0.0
     bound: str = ""
 
     @property
@@ -86,11 +88,6 @@ class Row:
     def budget(self) -> str:
         """The budget, or '' for a bound."""
         return self.point.budget if self.point else ""
-
-    @property
-    def is_proposed(self) -> bool:
-        """Whether it is an arm that is not there to be compared with."""
-        return self.point is not None and not self.point.arm.baseline
 
     @property
     def values(self) -> np.ndarray:
@@ -284,9 +281,11 @@ def _arm_row(
     study: Study, point: Point, columns: Sequence[Column], found: Mapping[str, _Found]
 ) -> Row:
     seeds: list[_Found] = [{} for _ in study.seeds]
-    for cell in study.cells_of(point.arm.name, point.budget):
+    cells = study.cells_of(point.arm.name, point.budget)
+    for cell in cells:
         seeds[study.seeds.index(cell.seed)] |= found[cell.key]
-    return _row(point.arm.label, point, columns, seeds)
+    row = _row(point.arm.label, point, columns, seeds)
+    return replace(row, train_rows=float(np.mean([cell.train_examples for cell in cells])))
 
 
 def _row(
