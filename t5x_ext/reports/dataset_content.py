@@ -199,12 +199,15 @@ def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
 
 def _curves(findings: Findings) -> list[Block]:
     study, grid = findings.study, findings.scores.grid
+    in_all = any(point.counts_in_all and point.labels_per_task for point in grid.points)
     chart = score_chart(
         study,
         grid,
         "Mean over datasets, each by the first of its metrics, against training rows per task. "
         "Bands and whiskers: 95 % bootstrap intervals over test inputs and seeds. Dashed: "
-        "reference arms; a horizontal line continues one that has a single budget.",
+        "reference arms; a horizontal line continues one that has a single budget."
+        + " Rows that belong to no task, such as those that models wrote, are counted in all."
+        * in_all,
         "Line plot of the mean score against training rows per task",
     )
     return [chart]

@@ -66,10 +66,10 @@ def _by_id(rows: Sequence[Prediction]) -> dict[str, Prediction]:
 
 def name_of(row: Row) -> str:
     """`"both, 500 rows per task"`; an arm that was not tuned on the tasks goes by its label."""
-    used = row.point.labels_per_task if row.point else 0
-    if not used:
+    if row.point is None or not row.point.labels_per_task:
         return row.label
-    return f"{row.label}, {used:,.0f} rows" + " per task" * (round(row.train_rows) != round(used))
+    per_task = "" if row.point.counts_in_all else " per task"
+    return f"{row.label}, {row.point.labels_per_task:,.0f} rows{per_task}"
 
 
 def _sample(row: Prediction, of_task: Mapping[str, Mapping[str, Prediction]], key: str) -> Sample:

@@ -67,7 +67,6 @@ class Row:
         by_seed: [seeds, columns] percent, NaN where a cell is not there.
         draws: [samples, columns] percent, the mean over seeds under each bootstrap draw.
         parts: column -> precision, recall and F, percent, for metrics made of these.
-        train_rows: rows a model was tuned on in all, mean over the cells that are there.
         bound: name of a bound, see `BOUNDS`; '' for an arm.
     """
 
@@ -76,7 +75,6 @@ class Row:
     by_seed: np.ndarray
     draws: np.ndarray
     parts: dict[int, np.ndarray]
-    train_rows: float = 0.0
     bound: str = ""
 
     @property
@@ -281,11 +279,9 @@ def _arm_row(
     study: Study, point: Point, columns: Sequence[Column], found: Mapping[str, _Found]
 ) -> Row:
     seeds: list[_Found] = [{} for _ in study.seeds]
-    cells = study.cells_of(point.arm.name, point.budget)
-    for cell in cells:
+    for cell in study.cells_of(point.arm.name, point.budget):
         seeds[study.seeds.index(cell.seed)] |= found[cell.key]
-    row = _row(point.arm.label, point, columns, seeds)
-    return replace(row, train_rows=float(np.mean([cell.train_examples for cell in cells])))
+    return _row(point.arm.label, point, columns, seeds)
 
 
 def _row(

@@ -12,6 +12,7 @@ from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import signed
 from t5x_ext.reports.dataset_scores import COPIED, DatasetScores, Row
 from t5x_ext.reports.document import Table
+from t5x_ext.reports.score_grid import Point
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT
 
@@ -79,16 +80,19 @@ def difference_text(interval: Interval | None) -> str:
 
 
 def rows_used(row: Row) -> str:
+    """Training rows of an arm, as `rows_text` says them; '' of a bound."""
+    return rows_text(row.point) if row.point else ""
+
+
+def rows_text(point: Point) -> str:
     """Training rows in all, and on a second line those per task where these are fewer.
 
-    `"300\\n(50 per task)"`; '' of a bound, and only what is recorded of cells without a total.
+    `"300\\n(50 per task)"`, `"80"`
     """
-    if row.point is None:
-        return ""
-    total, each = round(row.train_rows), round(row.point.labels_per_task)
-    if total in (0, each):
-        return f"{each:,}"
-    return f"{total:,}\n({each:,} per task)" if each else f"{total:,}"
+    total, each = point.train_rows, point.labels_per_task
+    if point.counts_in_all:
+        return f"{each:,.0f}"
+    return f"{total:,.0f}\n({each:,.0f} per task)" if each else f"{total:,.0f}"
 
 
 def strongest(figures: Sequence[Sequence[float]], before: int) -> frozenset[tuple[int, int]]:
