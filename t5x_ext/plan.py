@@ -83,7 +83,7 @@ def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     Raises:
         ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
-    from t5x_ext.adapter_runs import with_adapter
+    from t5x_ext.runs.adapters import with_adapter
 
     cfg = bound.get("dataset_cfg")
     if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
@@ -104,7 +104,7 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     Raises:
         ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
-    from t5x_ext.adapter_runs import with_adapter
+    from t5x_ext.runs.adapters import with_adapter
 
     training = bound.get("train_dataset_cfg")
     if training is None or training.task_feature_lengths is None or "model" not in bound:

@@ -129,13 +129,13 @@ def train(
         if number is not None:
             bounds.check_int(name, number, 0)
     # Slow imports (Orbax among them), after everything that can be checked without them.
-    from t5x_ext.adapter_runs import with_adapter
     from t5x_ext.checkpoints.meta import PROMPT
     from t5x_ext.data import datasets, task_metrics
     from t5x_ext.decoding.prompts import check_examples
-    from t5x_ext.evaluation import first_of_each_task
-    from t5x_ext.run_hooks import Evaluation
-    from t5x_ext.runs import run_training
+    from t5x_ext.runs.adapters import with_adapter
+    from t5x_ext.runs.evaluation import first_of_each_task
+    from t5x_ext.runs.evaluation_hook import Evaluation
+    from t5x_ext.runs.run import run_training
 
     _check_start(length, model_dir, checkpoint_cfg)
     model = with_adapter(model, checkpoint_cfg.restore)

@@ -30,8 +30,7 @@ LEAVES = {
     "json_fields",
     "progress",
 }
-# In the order in which data flows; `evaluation` and `runs` put stages together for the commands
-# and for studies.
+# In the order in which data flows; `runs` puts stages together for the commands and for studies.
 STAGES = [
     "data",
     "models",
@@ -41,10 +40,6 @@ STAGES = [
     "planning",
     "text_model",
     "seqio",
-    "evaluation",
-    "sessions",
-    "adapter_runs",
-    "run_hooks",
     "runs",
     "generation",
     "reports",
