@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from t5x_ext import files, gin_utils
+from t5x_ext import files, gin_utils, memory
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings, read_evaluation, read_seeds
@@ -168,7 +168,9 @@ def specialize(
         return
     for number in range(1, rounds + 1):
         _write_rows(pipeline, number)
+        memory.give_back()  # arrays of tuning have other sizes than those of writing
         _run_stage(pipeline, "train", number)
+        memory.give_back()
     if rows:
         _run_stage(pipeline, "evaluate", rounds)
 

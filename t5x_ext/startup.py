@@ -185,9 +185,9 @@ def keep_freed_memory() -> None:
 
     Every step on the CPU allocates all its temporary arrays. By default their pages go back to the
     system when it ends, and the next step waits while the kernel clears others: up to half its time
-    (docs/benchmarks.md). Instead, all blocks come from one heap that is never trimmed. That takes
-    memory: the process stays as large as it ever was, and holds a step's temporary arrays up to
-    twice, because small blocks settle in the gap that they leave.
+    (docs/benchmarks.md). Instead, all blocks come from one heap that only `memory.give_back` trims.
+    That takes memory: until then the process stays as large as it ever was, and holds a step's
+    temporary arrays up to twice, because small blocks settle in the gap that they leave.
 
     Must be called before JAX starts its threads, which would otherwise have separate heaps. Does
     nothing with other C libraries, or if the environment sets glibc's allocator (`GLIBC_TUNABLES`,

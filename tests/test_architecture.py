@@ -27,6 +27,7 @@ LEAVES = {
     "caches",
     "grids",
     "locks",
+    "memory",
     "json_fields",
     "progress",
 }

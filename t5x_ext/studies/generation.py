@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 import mixtures
-from t5x_ext import files
+from t5x_ext import files, memory
 from t5x_ext.checkpoints import peft
 from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
@@ -204,6 +204,7 @@ class Generation:
                 return
             show(f"generated data {name}: {count} rows, written by {data.writer}")
             counts = self._write(data, count, tasks_dir, directory)
+            memory.give_back()  # the next model that writes compiles programs of its own
             made = {
                 "name": name,
                 "asked": count,

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from t5x_ext import memory
 from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
@@ -132,6 +133,7 @@ class Runner:
         progress = _Progress(len(todo))
         for some in [todo] if self._generation is None else self._generation.waves(todo):
             self._run(some, progress)
+            memory.give_back()  # arrays of writing have other sizes than those of tuning
 
     def lacks_rows(self, cell: Cell) -> bool:
         """Whether a cell can never run, as no row was kept that it would be trained on."""
