@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 
-from mixtures.release import Release, data_dir
 from t5x_ext import bounds, errors, gin_utils
 from t5x_ext.configs import CheckpointConfig, SuperNIConfig
 from t5x_ext.gin_strict.binding import bound_to
@@ -140,32 +139,29 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
-    from mixtures.specialization.names import PREFIX
-    from t5x_ext.studies import domain_sizes
     from t5x_ext.studies.arms import recipes_of
+    from t5x_ext.studies.domain_sizes import max_tokens_of
     from t5x_ext.studies.joined_rows import estimate_rows
+    from t5x_ext.studies.named_data import is_named
+    from t5x_ext.studies.row_counts import RowCounts
     from t5x_ext.studies.sizes import study_size
 
     recipe, tasks = bound["recipe"], bound.get("tasks")
     has_adapters = getattr(bound["model"].module, "lora", None) is not None
     full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
     arms = [arm for arm in bound["arms"] if arm.name not in full]
-    superni_cfg, test_examples = (
-        bound.get("superni_cfg", SuperNIConfig()),
-        bound.get("test_examples"),
+    superni_cfg = bound.get("superni_cfg", SuperNIConfig())
+    counts = RowCounts(superni_cfg, bound.get("test_examples"))
+    size = study_size(
+        arms,
+        bound["initials"],
+        recipe,
+        bound.get("seeds", (0,)),
+        tasks,
+        counts,
+        bound.get("generated", ()),
+        max_tokens_of(bound["model"]),
     )
-    specializes = bool(tasks) and all(name.startswith(PREFIX) for name in tasks)
-    grid = arms, bound["initials"], recipe, bound.get("seeds", (0,))
-    if specializes:
-        size = domain_sizes.domain_study_size(
-            *grid,
-            tasks,
-            bound.get("generated", ()),
-            domain_sizes.DomainCounts(superni_cfg.data_dir, test_examples),
-            domain_sizes.max_tokens_of(bound["model"]),
-        )
-    else:
-        size = study_size(*grid, tasks, superni_cfg, test_examples)
     for owner, each in recipes_of(recipe, bound["initials"], arms):
         each.check_model(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
@@ -179,12 +175,12 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
     typical_rows = None
-    # Arms with their own data: a plan has no texts to estimate by, and takes every row.
-    if recipe.pack == bounds.PER_BATCH and not any(arm.data for arm in arms):
-        store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
-        names = bound.get("tasks") or store.names("test")
+    # Named data: a plan has no texts to estimate by, and takes every row.
+    is_estimated = not any(arm.data for arm in arms) and not any(map(is_named, tasks or ()))
+    if recipe.pack == bounds.PER_BATCH and is_estimated:
+        names = tasks or counts.store.names("test")
         typical_rows = functools.partial(
-            estimate_rows, arms, names, recipe, store, setup.model.features
+            estimate_rows, arms, names, recipe, counts.store, setup.model.features
         )
     return StudySetup(setup, size, bound.get("experts", 1), typical_rows, tuple(full))
 
