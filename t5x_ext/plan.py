@@ -20,8 +20,8 @@ from typing import Any
 
 import jax
 
-from t5x_ext import bounds, errors, gin_utils
-from t5x_ext.configs import CheckpointConfig, SuperNIConfig
+from t5x_ext import bounds, errors, files, gin_utils
+from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.gin_strict.binding import bound_to
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
@@ -31,7 +31,7 @@ from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
 from t5x_ext.planning.study_plans import StudySetup
 from t5x_ext.terminal import Parser, command, note, show, show_json
-from t5x_ext.train import train
+from t5x_ext.train import check_initial_step, train
 from t5x_ext.training.trainer import Trainer
 
 _PROPOSALS = 3
@@ -114,11 +114,11 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
 
     lengths = training.task_feature_lengths
     decoded = bound.get("infer_eval_dataset_cfg") or (training if decoding.wanted else None)
-    relative, total = bound.get("relative_steps"), bound.get("total_steps")
     checkpoints = bound.get("checkpoint_cfg", CheckpointConfig())
     model = with_adapter(bound["model"], checkpoints.restore)
     model.check_context(lengths)
     model.check_pack(training.pack)
+    num_steps, includes_initial = _num_steps(bound, checkpoints.restore)
     return Setup(
         model=model,
         partitioner=bound.get("partitioner", PjitPartitioner()),
@@ -126,11 +126,44 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
         workload=Workload(
             training.batch_size, lengths["inputs"], lengths["targets"], training.pack
         ),
-        num_steps=total if relative is None else relative,
+        num_steps=num_steps,
+        includes_initial=includes_initial,
         decoding=decoded
         and decoding.batch(model, decoded.batch_size, decoded.task_feature_lengths or lengths),
         use_hardware_rng=bound.get("use_hardware_rng", False),
     )
+
+
+def _num_steps(
+    bound: dict[str, Any], restore: RestoreCheckpointConfig | None
+) -> tuple[int | None, bool]:
+    """Steps of a run, and whether those of its initial checkpoint are among them: it is not here.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or already beyond TRAIN_STEPS.
+    """
+    total, relative = bound.get("total_steps"), bound.get("relative_steps")
+    if relative is not None or total is None:
+        return relative, False
+    if restore is None or not restore.paths:
+        return total, False
+    start = _step_of(restore)
+    if start is None:
+        return total, True
+    check_initial_step(total, start, restore.paths[0])
+    return total - start, False
+
+
+def _step_of(restore: RestoreCheckpointConfig) -> int | None:
+    """The step of an initial checkpoint; None if neither its files, here, nor its name tell."""
+    from t5x_ext.checkpoints import open_source, selection
+    from t5x_ext.checkpoints.directories import step_in_name
+
+    first = restore.paths[0]
+    if files.is_remote(first) or not os.path.exists(first):
+        return step_in_name(first)
+    path = selection.select_one(restore)
+    return None if path is None else open_source(path).step
 
 
 def study_setup(bound: dict[str, Any]) -> StudySetup:

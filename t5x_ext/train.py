@@ -230,23 +230,6 @@ class _Length:
         for name, value in given.items():
             bounds.check_int(name, value, 1)
 
-    def check_initial(self, step: int, path: str) -> None:
-        """Refuses a run that would end before its first step.
-
-        Args:
-          step: of the initial checkpoint.
-          path: where that is.
-
-        Raises:
-          ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
-        """
-        if self.total_steps is not None and step >= self.total_steps:
-            raise ConfigError(
-                f"TRAIN_STEPS: {self.total_steps}, which includes the steps of the initial "
-                f"checkpoint, and {path} is at step {step} already; allowed: more than {step}, or "
-                f"TRAIN_STEPS_RELATIVE = {self.total_steps} for as many on top"
-            )
-
     def last_step(self, batches: TrainBatches, initial_step: int) -> int:
         """The step at which a run ends that began with a checkpoint of `initial_step`."""
         if self.total_steps is not None:
@@ -257,11 +240,30 @@ class _Length:
         return initial_step + batches.steps_for_epochs(self.total_epochs)
 
 
+def check_initial_step(total_steps: int | None, step: int, path: str) -> None:
+    """Refuses a run that would end before its first step.
+
+    Args:
+      total_steps: TRAIN_STEPS, where that says when the run ends.
+      step: of the initial checkpoint.
+      path: where that is.
+
+    Raises:
+      ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
+    """
+    if total_steps is not None and step >= total_steps:
+        raise ConfigError(
+            f"TRAIN_STEPS: {total_steps}, which includes the steps of the initial checkpoint, and "
+            f"{path} is at step {step} already; allowed: more than {step}, or "
+            f"TRAIN_STEPS_RELATIVE = {total_steps} for as many on top"
+        )
+
+
 def _check_start(length: _Length, model_dir: str, checkpoint_cfg: CheckpointConfig) -> None:
     """Refuses a new run that would train nothing; one that goes on in MODEL_DIR may be at its end.
 
     Raises:
-      ConfigError: see `_Length.check_initial`, or there is no such checkpoint.
+      ConfigError: see `check_initial_step`, or there is no such checkpoint.
     """
     from t5x_ext.checkpoints import open_source, selection
     from t5x_ext.checkpoints.directories import saved_steps
@@ -270,7 +272,7 @@ def _check_start(length: _Length, model_dir: str, checkpoint_cfg: CheckpointConf
         return
     path = selection.select_one(checkpoint_cfg.restore)
     if path is not None:
-        length.check_initial(open_source(path).step, path)
+        check_initial_step(length.total_steps, open_source(path).step, path)
 
 
 def _initial_step(model_dir: str, checkpoint_cfg: CheckpointConfig) -> int:
