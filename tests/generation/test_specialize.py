@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
@@ -349,6 +350,9 @@ def test_what_cannot_be_run_is_one_line(
 
     assert "--stage: 'response'; did you mean 'responses'?" in refused("--stage=response")
     assert "--round: 3; allowed: 1 to ROUNDS (2)" in refused("--stage=train", "--round=3")
+    assert "--devices: '1xH200' without --dry_run; allowed" in refused("--devices=1xH200")
+    assert "--topology: 'v5e:2x4' without --dry_run" in refused("--topology=v5e:2x4")
+    assert "--stage: 'train' with --dry_run" in refused("--stage=train", "--dry_run")
     assert "instructions.jsonl" in refused("--stage=responses")
     assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
     assert "round 2 needs it" in refused("--stage=responses", "--round=2")
@@ -387,6 +391,15 @@ def test_what_cannot_be_run_is_one_line(
     assert "tuning.json: cannot be read as JSON" in refused("--stage=train", where=damaged)
     answers = refused(dtype, "--stage=responses", *with_tasks(finished), where=finished)
     assert "responses.jsonl: line 1: field 'model'" in answers and "dtype" in answers
+
+
+def test_a_round_is_a_plain_number(capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    specialize._add_flags(parser)
+    for text in ("1_0", "0", " 2"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--round={text}"])
+        assert f"argument --round: {text!r}; allowed:" in capsys.readouterr().err
 
 
 def test_a_half_written_line_is_written_again(
