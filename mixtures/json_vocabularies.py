@@ -150,10 +150,8 @@ class _Loaded:
 
     def _encode_twice(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text without and with what stands around it."""
-        bare, full = (
-            self.tokenizer.encode(text, add_special_tokens=is_full) for is_full in (False, True)
-        )
-        return bare.ids, full.ids
+        encode = self.tokenizer.encode
+        return encode(text, add_special_tokens=False).ids, encode(text).ids
 
     def _probes(self) -> Iterator[str]:
         """Texts of which one has ids: a letter that vocabularies may lack, then every piece."""
