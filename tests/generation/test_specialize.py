@@ -18,10 +18,11 @@ from etils import epath
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
 from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.checkpoints.params import open_source
 from t5x_ext.decoding import Beam, Contrastive, Sampling
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, tuning
+from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, text_models, tuning
 from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.records import bundled
 from t5x_ext.generation.rounds import Round
@@ -311,6 +312,17 @@ def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
     assert described.max_tokens == 4096 and len(described.identity) == 16
     text = "Instruction: say\nwhat it is."
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
+
+
+def test_a_model_is_described_once(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(
+        text_models, "open_source", lambda path: opened.append(path) or open_source(path)
+    )
+    weights = Weights(checkpoint)
+    assert weights.describe() is weights.describe()
+    weights.open(), weights.counter()
+    assert opened == [checkpoint]
 
 
 def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: Path) -> None:
