@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -144,10 +144,22 @@ class _Loaded:
 
     @functools.cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        bare = self.tokenizer.encode("a", add_special_tokens=False).ids
-        full = self.tokenizer.encode("a", add_special_tokens=True).ids
-        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        bare, full = next(filter(all, map(self._encode_twice, self._probes())), ([], []))
+        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
         return tuple(full[:start]), tuple(full[start + len(bare) :])
+
+    def _encode_twice(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text without and with what stands around it."""
+        encode = self.tokenizer.encode
+        return encode(text, add_special_tokens=False).ids, encode(text).ids
+
+    def _probes(self) -> Iterator[str]:
+        """Texts of which one has ids: a letter that vocabularies may lack, then every piece."""
+        yield "a"
+        _, around = self._encode_twice("")
+        for piece in range(self.tokenizer.get_vocab_size()):
+            if piece not in around:
+                yield self.tokenizer.decode([piece])
 
 
 @functools.lru_cache(maxsize=8)

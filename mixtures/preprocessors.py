@@ -12,6 +12,10 @@ and, where the input is to be rewritten (see `mixtures.records.Row`),
 
     source, edits                                                    string []
     target_texts                                                     string [references]
+
+and, where data sets say which document a row is from,
+
+    document                                                         string []
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ NEGATIVES = ("negative_inputs", "negative_outputs", "negative_explanations")
 VECTORS = ("references", *POSITIVES, *NEGATIVES)
 REWRITING = ("source", "edits")
 TARGET_TEXTS = "target_texts"
+DOCUMENT = "document"
 
 # Rows that one call into Python renders. A call costs about half a millisecond whatever it does,
 # far more than a row's prompt and tokens do.
@@ -130,8 +135,9 @@ def _call_python(
     batch: Mapping[str, tf.Tensor | tf.RaggedTensor],
 ) -> dict[str, tf.Tensor]:
     """Runs `render_row` over the rows of a batch; token lists come back end to end."""
+    scalars = [*SCALARS, *(name for name in (*REWRITING, DOCUMENT) if name in batch)]
     vectors_in = [*VECTORS, *([TARGET_TEXTS] if TARGET_TEXTS in batch else [])]
-    flat = [batch[name] for name in SCALARS]
+    flat = [batch[name] for name in scalars]
     for name in vectors_in:
         vectors = batch[name]
         if not isinstance(vectors, tf.RaggedTensor):
@@ -140,7 +146,7 @@ def _call_python(
     dtypes = _TOKENS_OUT | _LENGTHS_OUT | _SCALARS_OUT
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
-        rendered = [render_row(row) for row in _rows(arrays)]
+        rendered = [render_row(row) for row in _rows(scalars, vectors_in, arrays)]
         columns: dict[str, list[Any]] = {
             name: [row[name] for row in rendered] for name in _SCALARS_OUT
         }
@@ -158,13 +164,13 @@ def _call_python(
     }
 
 
-def _rows(arrays: Sequence[np.ndarray]) -> Iterator[Row]:
-    """The rows of a batch from its columns, in the order `_call_python` lists them."""
-    scalars = dict(zip(SCALARS, arrays[: len(SCALARS)], strict=True))
-    pairs = arrays[len(SCALARS) :]
-    # The texts to be trained on come last, if they come.
-    names = [*VECTORS, TARGET_TEXTS][: len(pairs) // 2]
-    vectors = dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
+def _rows(
+    scalar_names: Sequence[str], vector_names: Sequence[str], arrays: Sequence[np.ndarray]
+) -> Iterator[Row]:
+    """The rows of a batch from its columns: texts, then values and row splits of lists of them."""
+    scalars = dict(zip(scalar_names, arrays, strict=False))
+    pairs = arrays[len(scalar_names) :]
+    vectors = dict(zip(vector_names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
 
     def texts(name: str, index: int) -> tuple[str, ...]:
         values, splits = vectors[name]

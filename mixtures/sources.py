@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mixtures.preprocessors import NEGATIVES, POSITIVES, REWRITING, TARGET_TEXTS
+from mixtures.preprocessors import DOCUMENT, NEGATIVES, POSITIVES, REWRITING, TARGET_TEXTS
 from mixtures.records import Example, Row
 
 
@@ -72,6 +72,9 @@ class _Table:
         self._rewriting: _Rewriting | None = None
         if any(row.source or row.targets for row in rows):
             self._rewriting = _Rewriting(rows)
+        self._documents: tf.Tensor | None = None
+        if any(row.document for row in rows):
+            self._documents = tf.constant([row.document for row in rows], tf.string)
         # Rows of one task share their example tuples: identity is enough, and needs no hashing of
         # long texts.
         numbers: dict[tuple[object, ...], int] = {}
@@ -101,6 +104,8 @@ class _Table:
         columns.update(zip(NEGATIVES, self._negatives.columns(group), strict=True))
         if self._rewriting is not None:
             columns.update(self._rewriting.columns(index))
+        if self._documents is not None:
+            columns[DOCUMENT] = self._documents[index]
         return columns
 
 

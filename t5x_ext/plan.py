@@ -20,9 +20,8 @@ from typing import Any
 
 import jax
 
-from mixtures.release import Release, data_dir
-from t5x_ext import bounds, errors, gin_utils
-from t5x_ext.configs import CheckpointConfig, SuperNIConfig
+from t5x_ext import bounds, errors, files, gin_utils
+from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.gin_strict.binding import bound_to
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
@@ -31,6 +30,7 @@ from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
 from t5x_ext.planning.study_plans import StudySetup
+from t5x_ext.runs.length import check_initial_step
 from t5x_ext.terminal import Parser, command, note, show, show_json
 from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
@@ -115,11 +115,11 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
 
     lengths = training.task_feature_lengths
     decoded = bound.get("infer_eval_dataset_cfg") or (training if decoding.wanted else None)
-    relative, total = bound.get("relative_steps"), bound.get("total_steps")
     checkpoints = bound.get("checkpoint_cfg", CheckpointConfig())
     model = with_adapter(bound["model"], checkpoints.restore)
     model.check_context(lengths)
     model.check_pack(training.pack)
+    num_steps, includes_initial = _num_steps(bound, checkpoints.restore)
     return Setup(
         model=model,
         partitioner=bound.get("partitioner", PjitPartitioner()),
@@ -127,11 +127,44 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
         workload=Workload(
             training.batch_size, lengths["inputs"], lengths["targets"], training.pack
         ),
-        num_steps=total if relative is None else relative,
+        num_steps=num_steps,
+        includes_initial=includes_initial,
         decoding=decoded
         and decoding.batch(model, decoded.batch_size, decoded.task_feature_lengths or lengths),
         use_hardware_rng=bound.get("use_hardware_rng", False),
     )
+
+
+def _num_steps(
+    bound: dict[str, Any], restore: RestoreCheckpointConfig | None
+) -> tuple[int | None, bool]:
+    """Steps of a run, and whether those of its initial checkpoint are among them: it is not here.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or already beyond TRAIN_STEPS.
+    """
+    total, relative = bound.get("total_steps"), bound.get("relative_steps")
+    if relative is not None or total is None:
+        return relative, False
+    if restore is None or not restore.paths:
+        return total, False
+    start = _step_of(restore)
+    if start is None:
+        return total, True
+    check_initial_step(total, start, restore.paths[0])
+    return total - start, False
+
+
+def _step_of(restore: RestoreCheckpointConfig) -> int | None:
+    """The step of an initial checkpoint; None if neither its files, here, nor its name tell."""
+    from t5x_ext.checkpoints import open_source, selection
+    from t5x_ext.checkpoints.directories import step_in_name
+
+    first = restore.paths[0]
+    if files.is_remote(first) or not os.path.exists(first):
+        return step_in_name(first)
+    path = selection.select_one(restore)
+    return None if path is None else open_source(path).step
 
 
 def study_setup(bound: dict[str, Any]) -> StudySetup:
@@ -140,32 +173,29 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
-    from mixtures.specialization.names import PREFIX
-    from t5x_ext.studies import domain_sizes
     from t5x_ext.studies.arms import recipes_of
+    from t5x_ext.studies.domain_sizes import max_tokens_of
     from t5x_ext.studies.joined_rows import estimate_rows
+    from t5x_ext.studies.named_data import is_named
+    from t5x_ext.studies.row_counts import RowCounts
     from t5x_ext.studies.sizes import study_size
 
     recipe, tasks = bound["recipe"], bound.get("tasks")
     has_adapters = getattr(bound["model"].module, "lora", None) is not None
     full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
     arms = [arm for arm in bound["arms"] if arm.name not in full]
-    superni_cfg, test_examples = (
-        bound.get("superni_cfg", SuperNIConfig()),
-        bound.get("test_examples"),
+    superni_cfg = bound.get("superni_cfg", SuperNIConfig())
+    counts = RowCounts(superni_cfg, bound.get("test_examples"))
+    size = study_size(
+        arms,
+        bound["initials"],
+        recipe,
+        bound.get("seeds", (0,)),
+        tasks,
+        counts,
+        bound.get("generated", ()),
+        max_tokens_of(bound["model"]),
     )
-    specializes = bool(tasks) and all(name.startswith(PREFIX) for name in tasks)
-    grid = arms, bound["initials"], recipe, bound.get("seeds", (0,))
-    if specializes:
-        size = domain_sizes.domain_study_size(
-            *grid,
-            tasks,
-            bound.get("generated", ()),
-            domain_sizes.DomainCounts(superni_cfg.data_dir, test_examples),
-            domain_sizes.max_tokens_of(bound["model"]),
-        )
-    else:
-        size = study_size(*grid, tasks, superni_cfg, test_examples)
     for owner, each in recipes_of(recipe, bound["initials"], arms):
         each.check_model(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
@@ -179,12 +209,12 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         microbatches_name="cells/studies.Recipe.num_microbatches",
     )
     typical_rows = None
-    # Arms with their own data: a plan has no texts to estimate by, and takes every row.
-    if recipe.pack == bounds.PER_BATCH and not any(arm.data for arm in arms):
-        store = Release(data_dir(superni_cfg.data_dir), superni_cfg.missing)
-        names = bound.get("tasks") or store.names("test")
+    # Named data: a plan has no texts to estimate by, and takes every row.
+    is_estimated = not any(arm.data for arm in arms) and not any(map(is_named, tasks or ()))
+    if recipe.pack == bounds.PER_BATCH and is_estimated:
+        names = tasks or counts.store.names("test")
         typical_rows = functools.partial(
-            estimate_rows, arms, names, recipe, store, setup.model.features
+            estimate_rows, arms, names, recipe, counts.store, setup.model.features
         )
     return StudySetup(setup, size, bound.get("experts", 1), typical_rows, tuple(full))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from t5x_ext import multihost
 from t5x_ext.terminal import note
 
 T = TypeVar("T")
@@ -31,18 +32,18 @@ class MinuteNotes:
 
         tuning writing_alpaca n250 seed 0: 17/100 steps  ETA 4m10s
 
-    As a context manager it does so in units of more than a minute too.
+    As a context manager it does so in units of more than a minute too. Of several processes only
+    the first says anything.
 
     Args:
         what: the work.
         total: units of it; None where nobody knows.
         unit: their name, in the plural.
-        silent: say nothing at all, as processes other than the first do.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str, silent: bool = False) -> None:
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._silent = silent
+        self._silent = not multihost.is_primary()
         self._began = self._said = time.monotonic()
         self._asked: collections.deque[tuple[int, Any]] = collections.deque()
         self._done = self._found = 0
@@ -111,11 +112,9 @@ class MinuteNotes:
             note(line)
 
 
-def counted(
-    items: Iterable[T], what: str, unit: str, total: int | None = None, silent: bool = False
-) -> Iterator[T]:
+def counted(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """The same items, and every minute a line about how many there were; see `MinuteNotes`."""
-    with MinuteNotes(what, total, unit, silent) as progress:
+    with MinuteNotes(what, total, unit) as progress:
         for number, item in enumerate(items, start=1):
             yield item
             progress.count(number)

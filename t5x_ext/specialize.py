@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from t5x_ext import files, gin_utils, memory
+from t5x_ext import bounds, files, gin_utils, memory
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings, read_evaluation, read_seeds
@@ -86,7 +86,7 @@ def specialize(
       vocabulary: a path, where the checkpoint has none.
       dtype: 'float32' or 'bfloat16', of parameters and computation.
       bm25_cfg: how passages are found.
-      stage: one stage of one round; None is all stages of all rounds.
+      stage: one stage of one round; None is all stages of all rounds. Not with `dry_run`.
       round: of `stage`; None is 1.
       dry_run: print what each stage takes, and sample prompts; read no weights, write nothing.
       devices: of `dry_run`: GPUs to reckon with, such as '1xH200'; None and no `topology` measures
@@ -101,6 +101,7 @@ def specialize(
         raise ConfigError(f"--stage: {stage!r}{nearest(stage, STAGES)}")
     if round is not None and (stage is None or not 1 <= round <= rounds):
         raise ConfigError(f"--round: {round}; allowed: 1 to ROUNDS ({rounds}), with --stage")
+    _check_dry_run(dry_run, stage, {"--devices": devices, "--topology": topology})
     given = {"SEEDS": seeds, "CORPUS": corpus, "INSTRUCTIONS": instructions}
     for name, value in (given | {"VOCABULARY_PATH": vocabulary}).items():
         if value is not None:
@@ -173,6 +174,17 @@ def specialize(
         memory.give_back()
     if rows:
         _run_stage(pipeline, "evaluate", rounds)
+
+
+def _check_dry_run(dry_run: bool, stage: str | None, machine: Mapping[str, str | None]) -> None:
+    """Refuses flags that a forecast, or a run, would ignore."""
+    if dry_run and stage is not None:
+        raise ConfigError(
+            f"--stage: {stage!r} with --dry_run, which shows every stage; allowed: one of them"
+        )
+    for flag, value in machine.items():
+        if value is not None and not dry_run:
+            raise ConfigError(f"{flag}: {value!r} without --dry_run; allowed: with --dry_run")
 
 
 def _write_rows(pipeline: Pipeline, number: int) -> None:
@@ -253,7 +265,12 @@ def _show_written(number: int, what: str, written: Written, wanted: int) -> None
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", metavar="NAME", help=f"one stage: {', '.join(STAGES)}")
-    parser.add_argument("--round", type=int, metavar="N", help="the round of --stage (default: 1)")
+    parser.add_argument(
+        "--round",
+        type=bounds.int_flag(1),
+        metavar="N",
+        help="the round of --stage (default: 1)",
+    )
     parser.add_argument(
         "--dry_run",
         action="store_const",

@@ -202,8 +202,10 @@ def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
     """Says what the steps of a run are trained on, before the first of them."""
     from t5x_ext.data.mixture_tables import share_of_sources, source_lines
 
+    if not multihost.is_primary():  # every example is looked at
+        return
     shares = share_of_sources(batches.members, num_steps / batches.steps_per_epoch())
-    if shares and multihost.is_primary():
+    if shares:
         note(*source_lines(shares))
 
 

@@ -31,8 +31,14 @@ def checkpoint_dir(model_dir: epath.Path, step: int) -> epath.Path:
 def saved_steps(model_dir: epath.Path) -> list[int]:
     """Steps with a finished (though perhaps since damaged) checkpoint, newest first."""
     names = files.names_in(model_dir) if files.is_dir(model_dir) else []
-    matches = (re.fullmatch(rf"{PREFIX}_(\d+)", name) for name in names)
-    return sorted((int(match[1]) for match in matches if match), reverse=True)
+    steps = map(step_in_name, names)
+    return sorted((step for step in steps if step is not None), reverse=True)
+
+
+def step_in_name(path: str) -> int | None:
+    """The step that a checkpoint's path ends in; None for another name."""
+    match = re.fullmatch(rf"{PREFIX}_(\d+)", path.rstrip("/").rpartition("/")[2])
+    return int(match[1]) if match else None
 
 
 def refuse_pipes(directory: epath.Path, below: bool) -> None:

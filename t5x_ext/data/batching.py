@@ -282,13 +282,17 @@ class TrainBatches:
             ConfigError: the position belongs to other data, seed, batch size, packing or lengths.
         """
         for field, value in self._identity.items():
-            if state.get(field) != value:
+            if state.get(field) != value and not self._was_data(field, state.get(field)):
                 raise ConfigError(
                     f"data position: {field} is now {value}, the checkpoint has "
                     f"{state.get(field)}; allowed: the same, or a new MODEL_DIR"
                 )
         self.close()
         self._epoch, self._step = int(state["epoch"]), int(state["step_in_epoch"])
+
+    def _was_data(self, field: str, value: object) -> bool:
+        """Whether a field of a position is what an older run said of these data."""
+        return field == "data" and value == describe_data(self.members, as_before=True)
 
     def _make_from(self, epoch: int, step: int) -> Iterator[tuple[Batch, BatchInfo]]:
         while True:

@@ -197,12 +197,21 @@ def check_targets(table: ExampleTable) -> None:
         )
 
 
-def describe_data(members: Sequence[Member]) -> str:
-    """Names, counts and a hash of every token, to tell whether two runs see the same data."""
+def describe_data(members: Sequence[Member], as_before: bool = False) -> str:
+    """Names, counts and a hash of every token, to tell whether two runs see the same data.
+
+    Args:
+      members: the data.
+      as_before: hash as older runs did, whose data in memory and on disk differed.
+    """
     digest = hashlib.sha256()
     for member in members:
         digest.update(f"{member.name}\0{len(member.examples)}\0{member.rate}\0".encode())
-        as_table(member.examples).update(digest)
+        table = as_table(member.examples)
+        if as_before:
+            table.update(digest)
+        else:
+            digest.update(table.digest.encode())
     count = sum(len(member.examples) for member in members)
     more = f" and {len(members) - 1} more tasks" if len(members) > 1 else ""
     return f"{count} examples of {members[0].name}{more}, hash {digest.hexdigest()[:16]}"

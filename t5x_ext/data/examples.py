@@ -20,7 +20,6 @@ from mixtures.specialization.rows import find_directory as find_domains
 from mixtures.tasks import RowTask
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.rows import find_directory
-from t5x_ext import multihost
 from t5x_ext.data import row_examples
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
@@ -149,8 +148,7 @@ def _load_task(
     examples = recall(task, split, lengths, use_cached)
     if examples is None:
         read = read_examples(task, split, lengths, use_cached)
-        silent = not multihost.is_primary()
-        examples = list(counted(read, f"tokenising {task.name}", "examples", silent=silent))
+        examples = list(counted(read, f"tokenising {task.name}", "examples"))
         remember(task, split, lengths, use_cached, examples)
     return list(examples)
 

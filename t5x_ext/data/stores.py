@@ -45,6 +45,7 @@ class StoredTable:
     Attributes:
         memory_bytes: about what its examples, with their texts, would take in memory.
         cuts: see `ExampleTable`.
+        digest: see `ExampleTable`; that of the same examples in memory.
     """
 
     def __init__(self, path: Path):
@@ -53,7 +54,7 @@ class StoredTable:
         about = json.loads((path / _ABOUT).read_text())
         self.memory_bytes: int = about["memory_bytes"]
         self.cuts = {task: Cuts(*counts) for task, counts in about["cuts"].items()}
-        self._digest: str = about["digest"]
+        self.digest: str = about["digest"]
         self._columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         self._records: Any = ArrayRecordDataSource(str(path / _RECORDS))
         self._records[0]  # opened now: another run may clear the directory away later
@@ -77,7 +78,7 @@ class StoredTable:
         return [_from_record(record) for record in self._records.__getitems__(indices)]
 
     def update(self, digest: Any) -> None:
-        digest.update(self._digest.encode())
+        digest.update(self.digest.encode())
 
 
 def store_path(name: str, settings: str, number: int, content: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -38,8 +39,12 @@ class ExampleTable(Protocol):
     def read(self, indices: Sequence[int]) -> list[Example]:
         """The examples of these numbers, in the order asked for."""
 
+    @property
+    def digest(self) -> str:
+        """What tells these examples from others, wherever they lie."""
+
     def update(self, digest: Any) -> None:
-        """Adds everything that tells these examples from others to a `hashlib` digest."""
+        """Adds the same to a `hashlib` digest as older runs did: on disk in another way."""
 
 
 class MemoryTable:
@@ -70,6 +75,12 @@ class MemoryTable:
 
     def read(self, indices: Sequence[int]) -> list[Example]:
         return [self._examples[index] for index in indices]
+
+    @cached_property
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        self.update(digest)
+        return digest.hexdigest()
 
     def update(self, digest: Any) -> None:
         for example in self._examples:
@@ -160,6 +171,11 @@ class TableExamples(Sequence[Example]):
 
     def read(self, indices: Sequence[int]) -> list[Example]:
         return self._pool.read(np.asarray(indices, np.int64))
+
+    @cached_property
+    def digest(self) -> str:
+        digests = "".join(table.digest for table in self._tables)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     def update(self, digest: Any) -> None:
         for table in self._tables:

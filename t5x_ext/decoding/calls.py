@@ -73,9 +73,8 @@ class Calls(ScoringCalls):
         else:
             groups = bounds.to_list("prompts", prompts, "a list of prompts")
             prompts = [check(f"prompts[{i}]", group) for i, group in enumerate(groups)]
-        outputs = self._outputs(
-            prompts, max_new_tokens, decoding, None, batch_size, max_input_tokens, False, **how
-        )
+        args = prompts, max_new_tokens, decoding, None, batch_size, max_input_tokens, False
+        outputs = self._outputs("generate", *args, **how)
         return [str(output.text) for output in outputs]
 
     def generate_tokens(
@@ -107,9 +106,8 @@ class Calls(ScoringCalls):
         prompts = bounds.to_list("prompts", prompts, "a list of rows of token ids")
         in_groups = how.get("weights") is not None
         texts.refuse_texts("generate_tokens: prompts", prompts, in_groups)
-        outputs = self._outputs(
-            prompts, max_new_tokens, decoding, eos_ids, batch_size, None, False, **how
-        )
+        args = prompts, max_new_tokens, decoding, eos_ids, batch_size, None, False
+        outputs = self._outputs("generate_tokens", *args, **how)
         return [output.tokens for output in outputs]
 
     def generate_outputs(
@@ -145,12 +143,12 @@ class Calls(ScoringCalls):
         Raises:
           ConfigError: an argument is not allowed.
         """
-        return self._outputs(
-            prompts, max_new_tokens, decoding, eos_ids, batch_size, max_input_tokens, True, **how
-        )
+        args = prompts, max_new_tokens, decoding, eos_ids, batch_size, max_input_tokens, True
+        return self._outputs("generate_outputs", *args, **how)
 
     def _outputs(
         self,
+        call: str,
         prompts: Iterable[Any],
         max_new_tokens: int,
         decoding: Method | None,
@@ -170,13 +168,16 @@ class Calls(ScoringCalls):
         bounds.check_int("Model: batch_size", batch_size, 1, bounds.MAX_ROWS)
         groups, log_weights = split_contexts(prompts, weights)
         flat = [prompt for group in groups for prompt in group]
-        is_text = bool(flat) and all(isinstance(p, str) or texts.is_chat(p) for p in flat)
+        kinds = {isinstance(p, str) or texts.is_chat(p) for p in flat}
+        if len(kinds) > 1:
+            raise ConfigError(f"{call}: prompts: texts and token ids; allowed: all of one kind")
+        is_text = kinds == {True}
         if is_text:
             flat = texts.check_prompts(self.vocabulary, "prompts", flat)
             rows = texts.prompt_tokens(self._described, flat, max_input_tokens, self.path)
             longest = token_calls.longest_input(rows, max_input_tokens)
         else:
-            rows = check_rows("generate_tokens", flat, self.config.vocab_size)
+            rows = check_rows(call, flat, self.config.vocab_size)
             longest = token_calls.round_up_length(max(map(len, rows), default=1))
         for row in rows:
             self._check_context(len(row), max_new_tokens)

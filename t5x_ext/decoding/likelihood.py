@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_ext import multihost
 from t5x_ext.data.records import Example
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import to_answer, to_rows
@@ -139,8 +138,7 @@ class Scorer:
 
 def score_all(scorer: Scorer, params: Params, examples: Sequence[Example]) -> np.ndarray:
     """`log_likelihoods` of a split, which tells every minute how far it is."""
-    silent = not multihost.is_primary()
-    with MinuteNotes("scoring", len(examples), "rows", silent) as progress:
+    with MinuteNotes("scoring", len(examples), "rows") as progress:
         return scorer.log_likelihoods(params, examples, progress=progress)
 
 
@@ -172,8 +170,7 @@ def predict_with_scores(
     numbers = range(first, first + len(examples))
     batches = decoder.decode_tokens(params, examples, numbers)
     pairs = (pair for batch in batches for pair in zip(*batch, strict=True))
-    silent = not multihost.is_primary()
-    for index, ids in counted(pairs, "decoding", "rows", len(rows), silent):
+    for index, ids in counted(pairs, "decoding", "rows", len(rows)):
         output = decoder.to_text(ids)
         # With the EOS, where there is one.
         target = np.array(ids[: len(output.tokens) + 1], np.int32)

@@ -172,7 +172,7 @@ def _noted(
 ) -> Iterator[list[tuple[int, Output]]]:
     """The same batches, and a line every minute."""
     done = 0
-    with MinuteNotes("decoding", total, "rows", silent=not multihost.is_primary()) as progress:
+    with MinuteNotes("decoding", total, "rows") as progress:
         for pairs in batches:
             yield pairs
             done += len(pairs)

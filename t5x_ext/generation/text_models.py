@@ -147,11 +147,15 @@ class Weights:
             raise ConfigError(f"QUANTIZATION: {self.quantization!r}; allowed: 'nf4', None")
 
     def describe(self) -> Described:
-        """What is known of the model without reading its parameters.
+        """What is known of the model without reading its parameters; found out once.
 
         Raises:
             ConfigError: there is no checkpoint, it has no vocabulary, or is no decoder-only model.
         """
+        return self._described
+
+    @functools.cached_property
+    def _described(self) -> Described:
         source = open_source(self.path)
         if source.config is None or source.config.has_encoder:
             raise ConfigError(f"{self.path}: not a decoder-only model that states its shape")

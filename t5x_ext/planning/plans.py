@@ -28,6 +28,7 @@ class Setup:
       trainer: microbatches and schedule.
       workload: a batch of training, of one model.
       num_steps: length of the run; None if only the data tells.
+      includes_initial: whether these include the steps of an initial checkpoint that is not here.
       decoding: a batch of decoding, of one model; None if the run decodes nothing.
       experts: models that train, and decode, together in one program.
       use_hardware_rng: see `t5x_ext.train.train`.
@@ -40,6 +41,7 @@ class Setup:
     trainer: Trainer
     workload: Workload
     num_steps: int | None = None
+    includes_initial: bool = False
     decoding: Workload | None = None
     experts: int = 1
     use_hardware_rng: bool = False
@@ -204,6 +206,7 @@ class Plan:
             "decoding_secs": self.decoding_secs,
             "experts": setup.experts,
             "num_steps": setup.num_steps,
+            "num_steps_include_initial": setup.includes_initial,
             "hours": self.hours,
             "dollars": self.dollars,
         }

@@ -19,6 +19,11 @@ _NOTES = (
     "vector arithmetic, latency, input, evaluation, checkpoints, start-up. A real step is slower."
 )
 
+_INITIAL = (
+    ", those of the initial checkpoint included: it is not here to tell how many; "
+    "TRAIN_STEPS_RELATIVE plans the steps on top"
+)
+
 
 def render(plan: Plan, proposals: Sequence[Proposal] | None) -> str:
     """The report of the command.
@@ -132,11 +137,12 @@ def _time(plan: Plan) -> str:
         ),
         ("  tokens a second", f"{plan.tokens_per_sec:,.0f} (padding included)"),
     ]
+    more = _INITIAL if plan.setup.includes_initial else ""
     if plan.hours is None:
         rows.append(("  run", "unknown: set TRAIN_STEPS; TRAIN_EPOCHS depends on the data"))
     else:
         rows += [
-            ("  run", f"{plan.setup.num_steps:,} steps"),
+            ("  run", f"{plan.setup.num_steps:,} steps{more}"),
             ("  hours", f"{plan.hours:,.2f}"),
             ("  dollars", f"{plan.dollars:,.2f} at {plan.price_per_chip_hour:.2f} a chip-hour"),
         ]

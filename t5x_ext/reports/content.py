@@ -9,7 +9,7 @@ from typing import Any
 
 from t5x_ext.metrics.resampling import Interval
 from t5x_ext.metrics.scoring import METRICS
-from t5x_ext.reports import note_tables, paper_tables, tables
+from t5x_ext.reports import note_tables, paper, paper_tables, tables
 from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import (
     Claim,
@@ -77,10 +77,7 @@ def build_document(findings: Findings) -> Document:
         Section("Data needed to pass a baseline", tuple(_crossings(findings))),
         Section("Labels needed for a score", tuple(_needs(findings))),
         Section("By category", tuple(_categories(findings, settings))),
-        Section(
-            "Beside the paper",
-            (paper_tables.paper_table(study, grid), paper_tables.paper_category_table(grid)),
-        ),
+        *_beside_the_paper(study, grid),
         Section("What to keep in mind", tuple(_notes(study))),
         Section("Cost", (note_tables.cost_table(study),)),
         Section("Scores by task", tuple(tables.task_table(study, grid, s) for s in settings), True),
@@ -175,6 +172,14 @@ def _categories(findings: Findings, settings: list[str]) -> list[Block]:
     return [picture, *(tables.category_table(grid, setting) for setting in settings)]
 
 
+def _beside_the_paper(study: Study, grid: ScoreGrid) -> list[Section]:
+    """The paper's tables, in a study of arms that the paper has."""
+    if not any(arm.name in paper.ARMS for arm in study.arms):
+        return []
+    blocks = paper_tables.paper_table(study, grid), paper_tables.paper_category_table(grid)
+    return [Section("Beside the paper", blocks)]
+
+
 def _notes(study: Study) -> list[Block]:
     leaks, short, cut = (
         note_tables.leak_table(study),
@@ -182,6 +187,7 @@ def _notes(study: Study) -> list[Block]:
         note_tables.truncation_table(study),
     )
     cut_targets, stopped = note_tables.cut_target_table(study), note_tables.stop_table(study)
+    tuned_alike = "the models of an arm" if study.has_own_recipes else "all models"
     no_leak = f"No task was tested on rows it was trained on (split policy: {study.split_policy})."
     return [
         leaks or Paragraph(no_leak),
@@ -190,7 +196,7 @@ def _notes(study: Study) -> list[Block]:
         *([cut_targets] if cut_targets else []),
         *([stopped] if stopped else []),
         Paragraph(
-            "Each starting model was tuned once, and all models at one learning rate. The "
+            f"Each starting model was tuned once, and {tuned_alike} at one learning rate. The "
             "intervals hold the spread of tasks, subsets and order, but not the luck of a start, "
             "and another rate may suit another start better."
         ),

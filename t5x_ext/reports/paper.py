@@ -29,6 +29,8 @@ OVERALL = {
     },
 }
 
+ARMS = frozenset(arm for scores in OVERALL.values() for arm, _ in scores)
+
 ROLES = {
     "": "instruction-tuned (proposed)",
     "baseline_1": "baseline 1: pre-finetuned without instructions",

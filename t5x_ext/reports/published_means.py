@@ -1,6 +1,6 @@
 """Means that a paper has published by number of demonstrations, and over these, beside ours.
 
-    {"caption": text, "metric": "f1",
+    {"caption": text, "metric": "f1", "sets": over how many, optional,
      "columns": [of "k0", "k1", ..., "worst", "mean", "best"],
      "rows": [{"label": in the paper, "arm": the study's name, "scores": [one for each column]}]}
 
@@ -30,12 +30,14 @@ class Means:
         metric: of its scores.
         columns: numbers of demonstrations, or what is taken over them; see `Shots.interval`.
         rows: label, the study's name for the arm, a score for each column.
+        num_sets: that the means are over; 0 where it is not said.
     """
 
     caption: str
     metric: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[float | None, ...]], ...]
+    num_sets: int = 0
 
 
 def read_means(fields: Fields) -> Means:
@@ -54,7 +56,8 @@ def read_means(fields: Fields) -> Means:
         if len(scores) != len(columns) or not all(known):
             raise each.error("scores", f"{len(columns)} numbers of 0 to 100, or null")
         rows.append((each.text("label"), each.text("arm", ""), tuple(scores)))
-    return Means(fields.text("caption"), fields.text("metric"), columns, tuple(rows))
+    caption, metric = fields.text("caption"), fields.text("metric")
+    return Means(caption, metric, columns, tuple(rows), fields.integer("sets", 0))
 
 
 def means_table(means: Means, scores: DatasetScores) -> Table:
@@ -77,13 +80,20 @@ def means_table(means: Means, scores: DatasetScores) -> Table:
         f"{means.caption}: {metric_title(means.metric)}",
         ("model", *("paper", "here") * len(means.columns)),
         tuple(rows),
-        note=f"Paper: means over its ten sets. Here: means over {count_text(sets)}, most not the "
-        "paper’s, and another base: only the order and the spacing of the rows can be compared."
-        + f" {SET_BY_SET}"
-        * any(measure in OVER_SHOTS for measure in means.columns),
+        note=_note(means, sets),
         groups=(("", 1), *((_title(measure), 2) for measure in means.columns)),
         strong_rows=frozenset(i for i, (_, arm, _) in enumerate(means.rows) if arm in ours),
     )
+
+
+def _note(means: Means, own_sets: int) -> str:
+    over = f"Paper: means over {count_text(means.num_sets)}. " if means.num_sets else ""
+    compared = (
+        f"{over}Here: means over {count_text(own_sets)}. With other sets or another base only the "
+        "order and the spacing of the rows can be compared."
+    )
+    has_spread = any(measure in OVER_SHOTS for measure in means.columns)
+    return f"{compared} {SET_BY_SET}" if has_spread else compared
 
 
 def _title(measure: str) -> str:

@@ -87,6 +87,7 @@ class Study:
     cells: tuple[FinishedCell, ...]
     unfinished_cells: int
     published: str = ""  # the paper whose figures are shown next to the study's own
+    has_own_recipes: bool = False  # whether some arm is tuned in another way than the others
     # Of what models of the study wrote for themselves, the name -> directory.
     generated: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,6 +168,7 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
         cells=cells,
         unfinished_cells=unfinished,
         published=grid.text("published", ""),
+        has_own_recipes=any("recipe" in arm.values for arm in grid.objects("arms")),
         generated=_generated(grid),
     )
 

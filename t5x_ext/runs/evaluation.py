@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig
 from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.cuts import joined_cuts
@@ -83,14 +82,14 @@ def evaluate_loss(
         examples = first_of_all_tasks(examples, max_batches * batch_size)
     features = program.model.features
     batches = eval_batches(features, examples, batch_size, cfg.task_feature_lengths)
-    number, silent = -(-len(examples) // batch_size), not multihost.is_primary()
+    number = -(-len(examples) // batch_size)
 
     def given() -> Iterator[dict[str, np.ndarray]]:
         for _, batch in batches:
             between()
             yield batch
 
-    with MinuteNotes("held-out loss", number, "batches", silent) as progress:
+    with MinuteNotes("held-out loss", number, "batches") as progress:
         return program.evaluate(model_params, given(), progress)
 
 
@@ -113,7 +112,7 @@ class _NotesBetween(MinuteNotes):
     """Lines about the scoring of rows, and a call before every batch of them."""
 
     def __init__(self, total: int, between: Callable[[], None]) -> None:
-        super().__init__("scoring", total, "rows", silent=not multihost.is_primary())
+        super().__init__("scoring", total, "rows")
         self._total_rows, self._between = total, between
 
     def __enter__(self) -> Self:

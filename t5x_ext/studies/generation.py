@@ -38,6 +38,7 @@ from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys,
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.tuning import Tuner, copy_to
 from t5x_ext.studies.waiting import Patience
+from t5x_ext.studies.written import Written
 from t5x_ext.terminal import note, show
 from t5x_ext.text_model import Model
 from t5x_ext.training.state import abstract_params
@@ -77,78 +78,48 @@ class Generation:
         Raises:
           TryAgain: such an adapter has not come.
         """
-        left = self._with_rows(cells)
-        while left:
-            ready = [cell for cell in left if self._missing_writer(cell.arm.generated) is None]
-            if ready:
-                first = min(map(self.level, ready))
-                some = [cell for cell in ready if self.level(cell) == first]
-            else:
-                one = min(left, key=self.level).arm.generated
-                self._wait_for_writer(one)
-                some = [cell for cell in left if cell.arm.generated == one]
+        left = list(cells)
+        while True:
+            now = self._look()
+            left = _with_rows(left, now)
+            if not left:
+                return
+            some = self._next(left, now)
             for name in dict.fromkeys(cell.arm.generated for cell in some if cell.arm.generated):
-                if not self._is_empty(name):
-                    self.make(name)
+                self.make(name)
             taken = {cell.key for cell in some}
             left = [cell for cell in left if cell.key not in taken]
-            if some := self._with_rows(some):
+            if some := _with_rows(some, self._look()):
                 yield some
-            left = self._with_rows(left)
 
-    def _with_rows(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells without those that can never run, of which it tells."""
-        names = dict.fromkeys(cell.arm.generated for cell in cells if cell.arm.generated)
-        empty = [name for name in names if self._is_empty(name)]
-        for name in empty:
-            of_it = ", ".join(str(cell) for cell in cells if cell.arm.generated == name)
-            note(f"generated data {name}: no row to train on was kept; left out: {of_it}")
-        return [cell for cell in cells if cell.arm.generated not in empty]
+    def _next(self, left: Sequence[Cell], now: Written) -> list[Cell]:
+        """The cells whose rows can be written next; waits where another shard is to tune first."""
+        ready = [cell for cell in left if now.missing_writer(cell.arm.generated) is None]
+        if ready:
+            first = min(map(self.level, ready))
+            return [cell for cell in ready if self.level(cell) == first]
+        name = min(left, key=self.level).arm.generated
+        self._wait_for_writer(name)
+        has_rows = not self._look().is_empty(name)
+        return [cell for cell in left if has_rows and cell.arm.generated == name]
 
     def lacks_rows(self, cell: Cell) -> bool:
         """Whether a cell can never run: no row was kept for it, or for a model that writes them."""
-        return bool(cell.arm.generated) and self._is_empty(cell.arm.generated)
+        return bool(cell.arm.generated) and self._look().is_empty(cell.arm.generated)
 
-    def _is_empty(self, name: str) -> bool:
-        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
-        is_made = store.rows_asked(directory) >= self.wanted.get(name, 0)
-        if is_made and store.kept_nothing(directory):
-            return True
-        data: GeneratedData | None = self.keys.get(name)
-        while data is not None:
-            arm = self.keys.arms.get(data.writer)
-            if arm is not None and arm.generated and self._is_empty(arm.generated):
-                return True
-            data = self.keys.get(data.tasks_of) if data.tasks_of else None
-        return False
-
-    def _missing_writer(self, name: str) -> GeneratedData | None:
-        """The data whose writer has to be tuned before `name` can be written; None: nothing."""
-        if not name or self._is_made(name):
-            return None
-        data: GeneratedData | None = self.keys.get(name)
-        while data is not None:
-            key = self.keys.writer(data.name)
-            is_tuned = data.writer in self.keys.arms
-            if is_tuned and not files.is_dir(store.adapter_dir(self.study_dir, key)):
-                return data
-            data = self.keys.get(data.tasks_of) if data.tasks_of else None
-        return None
+    def _look(self) -> Written:
+        return Written(self.keys, self.wanted, self.study_dir)
 
     def _wait_for_writer(self, name: str) -> None:
         patience = Patience(
             self.wait_minutes,
             "all else of this shard is done: give the same command again once that shard ran",
         )
-        while (data := self._missing_writer(name)) is not None and not self._is_empty(name):
+        while (data := (now := self._look()).missing_writer(name)) and not now.is_empty(name):
             shard = self.elsewhere.get(self.keys.writer(data.name), "another")
             patience.wait(
                 f"generated data {name}: its writer, {data.writer}, is tuned by shard {shard}"
             )
-
-    def _is_made(self, name: str) -> bool:
-        directory = store.generated_dir(self.study_dir, self.keys.rows(name))
-        return store.rows_asked(directory) >= self.wanted[name]
 
     def level(self, cell: Cell) -> int:
         """How many models have to be tuned, one after the other, before this cell's."""
@@ -195,12 +166,12 @@ class Generation:
         """Has rows written, unless they are; where another process is at it, waits."""
         data, count = self.keys.get(name), self.wanted[name]
         directory = store.generated_dir(self.study_dir, self.keys.rows(name))
-        if self._is_made(name):
+        if self._look().is_made(name):
             return
         tasks_dir = store.generated_dir(self.study_dir, self.keys.tasks(name))
         clock = time.monotonic()
         with self._only_one():
-            if self._is_made(name):
+            if self._look().is_made(name):
                 return
             show(f"generated data {name}: {count} rows, written by {data.writer}")
             counts = self._write(data, count, tasks_dir, directory)
@@ -303,6 +274,16 @@ class Generation:
             yield
         finally:
             lock.release()
+
+
+def _with_rows(cells: Sequence[Cell], now: Written) -> list[Cell]:
+    """The cells without those that can never run, of which it tells."""
+    names = dict.fromkeys(cell.arm.generated for cell in cells if cell.arm.generated)
+    empty = [name for name in names if now.is_empty(name)]
+    for name in empty:
+        of_it = ", ".join(str(cell) for cell in cells if cell.arm.generated == name)
+        note(f"generated data {name}: no row to train on was kept; left out: {of_it}")
+    return [cell for cell in cells if cell.arm.generated not in empty]
 
 
 def _flagged(directory: epath.Path, data: GeneratedData) -> list[tuple[str, str]]:

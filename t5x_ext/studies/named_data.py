@@ -21,6 +21,20 @@ from t5x_ext.studies.arms import ZERO_SHOT
 from t5x_ext.studies.task_data import TaskData, fingerprint_named
 
 
+def is_named(name: str) -> bool:
+    """Whether a task of a study is a name or a file of its own, not a task of the release."""
+    ours = (WRITING_PREFIX, SELF_PREFIX)
+    return name.startswith(ours) or name.endswith(".jsonl") or on_demand.is_known(name)
+
+
+def without_data(tasks: Sequence[str], budget: str) -> ConfigError:
+    """What is wrong with an arm that does not say what it is trained on, on named tasks."""
+    return ConfigError(
+        f"Arm: budget {budget} without data; in a study of {tasks[0]} and the like an arm "
+        'says what it is trained on, as data = "writing.train.{count}"'
+    )
+
+
 def make_task_data(
     tasks: Sequence[str] | None, lengths: Mapping[str, int], test_examples: int | None
 ) -> TaskData:
@@ -34,7 +48,7 @@ def make_task_data(
     Raises:
       ConfigError: the names are of both kinds.
     """
-    named = [name for name in tasks or () if name.endswith(".jsonl") or on_demand.is_known(name)]
+    named = [name for name in tasks or () if is_named(name)]
     if named and len(named) < len(tasks or ()):
         others = ", ".join(sorted(set(tasks or ()) - set(named)))
         raise ConfigError(
@@ -51,10 +65,7 @@ class NamedData(TaskData):
     def budget(self, tasks: Sequence[str], prompt: str, budget: str, seed: int) -> list[Example]:
         if budget == ZERO_SHOT:
             return []
-        raise ConfigError(
-            f"Arm: budget {budget} without data; in a study of {tasks[0]} and the like an arm "
-            'says what it is trained on, as data = "writing.train.{count}"'
-        )
+        raise without_data(tasks, budget)
 
     def clean_answers(
         self, rows: Sequence[Prediction]

@@ -91,6 +91,11 @@ class EarlyStoppingAction(BaseAction):
                 f"EarlyStoppingAction: patience={patience}, atol={atol}, rtol={rtol}; allowed: "
                 "patience of 2 or more, atol and rtol of 0 or more"
             )
+        if isinstance(metric, str) or len(metric) != 2:
+            raise ConfigError(
+                f"EarlyStoppingAction.metric: {metric!r}; allowed: a pair of a task and its "
+                "metric, such as ('train', 'loss')"
+            )
         self._task, self._metric = metric
         self._sign = 1.0 if mode == "max" else -1.0
         self._patience, self._atol, self._rtol = patience, atol, rtol

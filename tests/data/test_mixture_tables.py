@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from t5x_ext import train as train_command
 from t5x_ext.data.mixture_tables import share_of_sources, source_lines
 from t5x_ext.data.records import Example, Member
 
@@ -42,3 +43,14 @@ def test_the_table_has_a_line_for_each_source_up_to_twenty() -> None:
     assert lines[0].split() == ["source", "rows", "tokens", "share", "passes"]
     assert lines[1].split() == ["task0", "1", "4", "4.5%", "1.00"]
     assert lines[-1] == "... and 2 more sources"
+
+
+def test_only_the_process_that_speaks_looks_at_all_examples(monkeypatch) -> None:
+    monkeypatch.setattr(train_command.multihost, "is_primary", lambda: False)
+
+    class Untouched:
+        @property
+        def members(self) -> None:
+            raise AssertionError("looked at")
+
+    train_command._tell_sources(Untouched(), 1)

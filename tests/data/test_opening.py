@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -125,6 +126,34 @@ def test_a_run_resumes_exactly(limit, preprocessors, add_task):
         resumed = open_batches(name, limit=limit)
         resumed.restore(json.loads(json.dumps(stopped.state())))
         assert_same(whole[consumed:], take(resumed, 14 - consumed))
+
+
+def test_a_run_goes_on_under_another_memory_limit(add_task):
+    name = add_task("moved")
+    whole = take(open_batches(name), 5)
+    for before, after in ((1 << 30, ON_DISK), (ON_DISK, 1 << 30)):
+        stopped, resumed = open_batches(name, limit=before), open_batches(name, limit=after)
+        take(stopped, 2)
+        resumed.restore(stopped.state())
+        assert_same(whole[2:], take(resumed, 3))
+
+
+@pytest.mark.parametrize("limit", [1 << 30, ON_DISK])
+def test_a_run_that_hashed_its_data_where_they_lay_goes_on(limit, add_task):
+    batches = open_batches(add_task("older"), limit=limit)
+    digest = hashlib.sha256()
+    for name, table, rate, _ in batches.members:
+        digest.update(f"{name}\0{len(table)}\0{rate}\0".encode())
+        if limit == ON_DISK:
+            digest.update(table.digest.encode())
+            continue
+        for example in table.read(range(len(table))):
+            digest.update(f"{example.id}\0{len(example.inputs)}\0".encode())
+            digest.update(b"".join(each.tobytes() for each in (example.inputs, *example.targets)))
+    older = batches.state()
+    older["data"] = f"{older['data'].rpartition(' ')[0]} {digest.hexdigest()[:16]}"
+    assert (older == batches.state()) == (limit == ON_DISK)
+    batches.restore(older)
 
 
 def test_a_store_is_built_once_and_whole_or_not_at_all(add_task, cache, monkeypatch):

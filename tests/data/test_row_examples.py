@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import pytest
 import seqio
 
 import mixtures
-from mixtures import lookup, on_demand, vocabularies
+from mixtures import lookup, on_demand, prompts, vocabularies
+from mixtures.context import current_context
+from mixtures.records import Row
+from mixtures.seqio_tasks import as_seqio
 from mixtures.tasks import RowTask
 from t5x_ext.data import row_examples, seqio_examples
 from t5x_ext.data.records import Example
@@ -78,6 +82,27 @@ def test_so_are_those_of_a_file_with_several_answers_and_edge_cases(
         found = assert_same(str(path), "train", {"inputs": 40, "targets": 8})
         assert [len(one.targets) for one in found] == [2, 1, 1]
         assert [one.source for one in found] == ["", "", "a ."]
+
+
+def test_a_prompt_sees_all_of_a_row_through_seqio_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "PROMPTS", dict(prompts.PROMPTS))
+    prompts.register_prompt("whole_row")(repr)
+    whole = Row("t", "c", "0", "Mend it.", "a", ("b .",), source="a .", targets=("b",))
+    rows = {
+        "all": [dataclasses.replace(whole, edits='{"0": []}', document="d1"), whole],
+        "documents": [Row("t", "c", "0", "Say it.", "a", ("b",), document="d1")],
+        "plain": [Row("t", "c", "0", "Say it.", "a", ("b",))],
+    }
+    for name, each in rows.items():
+        each = [dataclasses.replace(row, id=str(place)) for place, row in enumerate(each)]
+        task = RowTask(
+            f"seen_{name}", ("train",), lambda _, e=each: e, "whole_row", current_context()
+        )
+        lengths = {"inputs": 600, "targets": 8}
+        ours = row_examples.read_examples(task, "train", lengths)
+        theirs = seqio_examples.read_examples(as_seqio(task), "train", lengths)
+        shown = [one.inputs_pretokenized for one in ours]
+        assert shown == [one.inputs_pretokenized for one in theirs] == list(map(repr, each))
 
 
 def test_a_mixture_of_ours_is_read_from_rows_and_a_plain_name_is_left_to_seqio() -> None:

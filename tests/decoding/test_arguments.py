@@ -126,8 +126,15 @@ def test_texts_and_chats_are_no_token_ids(model: Model, weights: list[list[float
 def test_rows_of_ids_are_no_texts(model: Model) -> None:
     with pytest.raises(ConfigError, match=r"prompts\[0\] is list; allowed: .* \(calls named"):
         model.generate(IDS, 2)
-    with pytest.raises(ConfigError, match="row 0 is a text; allowed: a list of token ids"):
+    mixed = "generate_outputs: prompts: texts and token ids; allowed: all of one kind"
+    with pytest.raises(ConfigError, match=mixed):
         model.generate_outputs(["a", [1, 2]], 2)
+
+
+def test_ids_out_of_range_are_refused_by_the_call_that_was_made(model: Model) -> None:
+    for call in (model.generate_outputs, model.generate_tokens):
+        with pytest.raises(ConfigError, match=f"^{call.__name__}: row 0 has id 999999; allowed"):
+            call([[999999]], 2)
 
 
 def test_prompts_are_whole_or_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
@@ -17,10 +18,11 @@ from etils import epath
 from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext import Model, specialize
 from t5x_ext.checkpoints.adapters import open_adapter
+from t5x_ext.checkpoints.params import open_source
 from t5x_ext.decoding import Beam, Contrastive, Sampling
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, tuning
+from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, text_models, tuning
 from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.records import bundled
 from t5x_ext.generation.rounds import Round
@@ -312,6 +314,17 @@ def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
 
 
+def test_a_model_is_described_once(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(
+        text_models, "open_source", lambda path: opened.append(path) or open_source(path)
+    )
+    weights = Weights(checkpoint)
+    assert weights.describe() is weights.describe()
+    weights.open(), weights.counter()
+    assert opened == [checkpoint]
+
+
 def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: Path) -> None:
     rows, weights = finished / "round1" / "train.jsonl", Weights(checkpoint)
     for counts in (False, True):
@@ -349,6 +362,9 @@ def test_what_cannot_be_run_is_one_line(
 
     assert "--stage: 'response'; did you mean 'responses'?" in refused("--stage=response")
     assert "--round: 3; allowed: 1 to ROUNDS (2)" in refused("--stage=train", "--round=3")
+    assert "--devices: '1xH200' without --dry_run; allowed" in refused("--devices=1xH200")
+    assert "--topology: 'v5e:2x4' without --dry_run" in refused("--topology=v5e:2x4")
+    assert "--stage: 'train' with --dry_run" in refused("--stage=train", "--dry_run")
     assert "instructions.jsonl" in refused("--stage=responses")
     assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
     assert "round 2 needs it" in refused("--stage=responses", "--round=2")
@@ -387,6 +403,15 @@ def test_what_cannot_be_run_is_one_line(
     assert "tuning.json: cannot be read as JSON" in refused("--stage=train", where=damaged)
     answers = refused(dtype, "--stage=responses", *with_tasks(finished), where=finished)
     assert "responses.jsonl: line 1: field 'model'" in answers and "dtype" in answers
+
+
+def test_a_round_is_a_plain_number(capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    specialize._add_flags(parser)
+    for text in ("1_0", "0", " 2"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--round={text}"])
+        assert f"argument --round: {text!r}; allowed:" in capsys.readouterr().err
 
 
 def test_a_half_written_line_is_written_again(

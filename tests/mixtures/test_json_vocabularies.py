@@ -81,6 +81,22 @@ def test_a_prompt_starts_as_the_tokenizer_starts_texts(directory, tmp_path):
     assert features.prompt_tokens(without, "Say").tolist() == ours.encode("Say")
 
 
+@pytest.mark.parametrize("template", ["<s> $A <end>", "$A"])
+def test_prefix_and_suffix_without_a_piece_for_letters(template, tmp_path):
+    pieces = {"<s>": 0, "<end>": 1, "1": 2, "2": 3}
+    tokenizer = tokenizers.Tokenizer(models.BPE(pieces, []))
+    assert tokenizer.encode("a").ids == []
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0), ("<end>", 1)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "<end>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours = open_vocabulary(str(tmp_path))
+    surrounded = template != "$A"
+    assert (ours.prefix_ids, ours.suffix_ids) == (((0,), (1,)) if surrounded else ((), ()))
+
+
 def test_a_response_is_tokenised_behind_its_prompt(directory):
     ours = open_vocabulary(str(directory))
     whole = ours.encode("Say it in French: cheese") + response_tokens(

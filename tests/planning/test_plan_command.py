@@ -11,14 +11,15 @@ import jax
 import pytest
 
 from mixtures.errors import DataError
-from t5x_ext import gin_utils
+from t5x_ext import checkpoints, gin_utils
 from t5x_ext import plan as plan_command
 from t5x_ext.checkpoints import peft
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import network, parameters
 from t5x_ext.models.lora import LoRA
 from t5x_ext.planning import compiling, lowering, plans, tables
-from t5x_ext.planning.devices import DEVICES, Machine, parse_topology
+from t5x_ext.planning.devices import DEVICES, Machine, parse_devices, parse_topology
+from t5x_ext.planning.roofline import Totals
 
 COMMAND = [
     "--gin_file=models/t5_1_1_tiny.gin",
@@ -164,6 +165,45 @@ def test_a_runs_own_gin_files_do(read_setup):
     assert (setup.num_steps, setup.num_microbatches) == (70, 4)
     assert (setup.partitioner.fsdp, setup.partitioner.model) == (8, 2)
     assert setup.model.config.remat_policy == "full" and setup.model.config.dropout_rate == 0.1
+
+
+def test_steps_are_those_on_top_of_the_initial_checkpoint(read_setup, tmp_path):
+    def planned(path, *more):
+        setup = read_setup(
+            "--gin_file=models/t5_1_1_tiny.gin",
+            "--gin_file=runs/finetune.gin",
+            "--gin.MODEL_DIR=''",
+            "--gin.MIXTURE_OR_TASK_NAME='held_in'",
+            f"--gin.INITIAL_CHECKPOINT_PATH='{path}'",
+            '--gin.TASK_FEATURE_LENGTHS={"inputs": 9, "targets": 5}',
+            *(more or ["--gin.TRAIN_STEPS=1_020_000"]),
+        )
+        return setup.num_steps, setup.includes_initial
+
+    assert planned("gs://bucket/t5_1_1_base/checkpoint_1000000") == (20_000, False)
+    assert planned("gs://bucket/t5_1_1_base") == (1_020_000, True)
+    assert planned("gs://bucket/t5_1_1_base", "--gin.TRAIN_STEPS_RELATIVE=70") == (70, False)
+    with pytest.raises(ConfigError, match="TRAIN_STEPS: 1020000, which includes"):
+        planned("gs://bucket/checkpoint_1020000")
+
+    # One that is here tells itself, whatever it is called.
+    model = read_setup(
+        "--gin_file=models/t5_1_1_tiny.gin", "--gin_file=runs/plan.gin", "--gin.BATCH_SIZE=8"
+    ).model
+    params = parameters.init_params(model.specs, jax.random.key(0))
+    meta = {"config": dataclasses.asdict(model.config), "step": 1_019_000}
+    checkpoints.save_params(str(tmp_path / "mine"), params, meta)
+    assert planned(tmp_path / "mine") == (1_000, False)
+
+
+def test_steps_that_include_those_of_the_initial_checkpoint_are_said_to(read_setup):
+    setup = read_setup(*COMMAND[:2], "--gin.BATCH_SIZE=8", "--gin.TRAIN_STEPS=1000")
+    step = compiling.Compiled(compiling.Memory(0, 0, 0, 0), Totals(operation_secs=1.0), 0.0)
+    plan = plans.Plan(setup, parse_devices("1xH200"), 1.0, step, 0)
+    assert "  1,000 steps\n" in tables._time(plan)
+    setup = dataclasses.replace(setup, includes_initial=True)
+    text = tables._time(dataclasses.replace(plan, setup=setup))
+    assert "1,000 steps, those of the initial checkpoint included" in text
 
 
 def test_a_run_is_planned_with_the_adapter_that_it_goes_on_from_or_decodes_with(

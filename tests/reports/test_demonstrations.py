@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 from t5x_ext import report
 from t5x_ext.errors import ConfigError
+from t5x_ext.json_fields import Fields
 from t5x_ext.metrics import METRICS as DEFAULT
 from t5x_ext.metrics import Prediction, measure, task_scores, write_predictions
 from t5x_ext.reports.dataset_content import build_document, find
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
 from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.published import read_published
-from t5x_ext.reports.published_means import means_table
+from t5x_ext.reports.published_means import means_table, read_means
 from t5x_ext.reports.score_grid import Resampler, ScoreGrid
 from t5x_ext.reports.shots import difference_tables, find_shots, set_tables, shots_table
 from t5x_ext.reports.study_files import read_study
@@ -302,9 +304,19 @@ def test_the_papers_means_stand_beside_ours(findings) -> None:
     ours = [shots.interval(row, name) for name in ("k0", "k5", "worst", "mean", "best")]
     assert [base[2 * place + 2] for place in (0, 2, 3, 4, 5)] == [f"{o.mean:.2f}" for o in ours]
     assert base[1:5:2] == ("19.34", "31.05") and base[4] == "–"  # no 1-shot here
-    assert "means over 2 sets, most not the paper’s" in table.note
+    assert table.note.startswith("Paper: means over 10 sets. Here: means over 2 sets. With other")
     of_sets = tables_of(findings)["Published figures and ours"]
     assert "mean" not in of_sets.header and len(of_sets.header) == 1 + 2 * 3
+
+
+def test_a_paper_that_does_not_say_of_how_many_sets_its_means_are(tmp_path: Path) -> None:
+    path = tmp_path / "paper.json"
+    row = {"label": "base", "arm": "ss_base", "scores": [1.5]}
+    means = {"caption": "Means", "metric": "f1", "columns": ["k0"], "rows": [row]}
+    for sets, note in (({}, "Here: means"), ({"sets": 1}, "Paper: means over 1 set. Here: means")):
+        path.write_text(json.dumps(means | sets))
+        table = means_table(read_means(Fields(epath.Path(path))), score_nothing())
+        assert table.note.startswith(note)
 
 
 def test_reports_are_written_and_counted_in_json(study_dir: Path) -> None:

@@ -219,6 +219,28 @@ def test_paper_numbers_stand_beside_ours(reported):
     assert "| STL | baseline 3: pretrained, supervised state of the art | all | 70.99 | – |" in text
 
 
+def test_the_paper_stands_beside_studies_of_its_arms_only(study_dir):
+    for path in (study_dir / "study.json", *study_dir.glob("cells/*/result.json")):
+        path.write_text(path.read_text().replace('"stl', '"own').replace('"mtl', '"all'))
+    report.write_report(study_dir)
+    text = (study_dir / "report" / "report.md").read_text()
+    assert "## By category" in text and "Beside the paper" not in text
+
+
+def test_arms_with_recipes_of_their_own_have_no_common_learning_rate(study_dir):
+    def remark() -> str:
+        report.write_report(study_dir)
+        text = (study_dir / "report" / "report.md").read_text()
+        return text.partition("Each starting model was tuned once, and ")[2].partition(".")[0]
+
+    assert remark() == "all models at one learning rate"
+    path = study_dir / "study.json"
+    study = json.loads(path.read_text())
+    study["arms"][1]["recipe"] = {"type": "Recipe", "learning_rate": 1e-3}
+    path.write_text(json.dumps(study))
+    assert remark() == "the models of an arm at one learning rate"
+
+
 @pytest.mark.parametrize("arm", ["stl_baseline_2", "stl_baseline_3"])
 def test_paper_rows_are_consistent_with_its_overall_scores(arm):
     (_, budget), values = next(item for item in paper.BY_CATEGORY.items() if item[0][0] == arm)

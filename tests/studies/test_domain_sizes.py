@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from t5x_ext.configs import SuperNIConfig
 from t5x_ext.decoding import Contrastive
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import InstructionSettings, ResponseSettings
-from t5x_ext.studies import Arm, InitialModel, Recipe
-from t5x_ext.studies.domain_sizes import TEST_ROWS, DomainCounts, domain_study_size
+from t5x_ext.studies import InitialModel, Recipe
+from t5x_ext.studies.row_counts import SELF_TEST_ROWS, RowCounts
 from t5x_ext.studies.self_specialization import self_specialization_arms, self_specialization_data
+from t5x_ext.studies.sizes import study_size
 
 SETS = ("harbour_log", "harbour_ner")
 TASKS = ("self.harbour.harbour_log", "self.harbour.harbour_ner.k5")
@@ -35,8 +37,8 @@ def size_of(tasks=TASKS, domain="harbour", test_examples=None, **changes):
         contrast=Contrastive(),
     )
     base = InitialModel("base", path="given")
-    counts = DomainCounts(None, test_examples)
-    return domain_study_size(arms, [base], RECIPE, (0,), tasks, data, counts, 2048)
+    counts = RowCounts(SuperNIConfig(), test_examples)
+    return study_size(arms, [base], RECIPE, (0,), tasks, counts, data, 2048)
 
 
 def test_rows_and_prompts_are_those_of_the_settings() -> None:
@@ -67,12 +69,10 @@ def test_lists_of_tasks_count_once_and_rows_of_a_batch_are_contexts_and_sides() 
 
 def test_a_plan_needs_no_data() -> None:
     size = size_of(("self.law.contracts", "self.law.verdicts.k5"), "law", only=("ss_base",))
-    assert size.models[0].prompts == 2 * TEST_ROWS and size.tasks_without_file == 2
-    counts = DomainCounts(None, None)
+    assert size.models[0].prompts == 2 * SELF_TEST_ROWS and size.tasks_without_file == 2
+    counts = RowCounts(SuperNIConfig())
     with pytest.raises(ConfigError, match="plan: InitialModel base: data 'self.law.x'"):
         counts.initial_rows(InitialModel("base", data="self.law.x"))
-    with pytest.raises(ConfigError, match="plan: Arm a: data 'writing.train.n5'"):
-        counts.train_rows(Arm("a", "MTL", "base", "alpaca", ("n5",), data="writing.train.n5"), "n5")
 
 
 def test_test_rows_are_counted_in_files(tmp_path: Path) -> None:
@@ -80,6 +80,6 @@ def test_test_rows_are_counted_in_files(tmp_path: Path) -> None:
     row = '{"id": "%s", "instruction": "i", "input": "", "references": ["r"], "split": "%s"}\n'
     lines = [row % (n, "test" if n < 3 else "train") for n in range(5)]
     (tmp_path / "eval" / "law" / "contracts.jsonl").write_text("".join(lines))
-    counts = DomainCounts(str(tmp_path), None)
+    counts = RowCounts(SuperNIConfig(data_dir=str(tmp_path)))
     assert counts.prompts(["self.law.contracts", "self.law.contracts.k5"]) == 6
     assert counts.initial_rows(InitialModel("base", data="self.law.contracts")) == 2

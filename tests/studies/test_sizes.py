@@ -10,6 +10,7 @@ import mixtures
 from mixtures.budgets import parse_budget
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data.features import EncoderDecoderFeatures
+from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.study_plans import StudySize, make_kinds
@@ -17,6 +18,7 @@ from t5x_ext.studies.arms import Arm, paper_arms
 from t5x_ext.studies.cells import Determinants, make_cells
 from t5x_ext.studies.joined_rows import estimate_rows
 from t5x_ext.studies.recipes import InitialModel, Recipe
+from t5x_ext.studies.row_counts import RowCounts
 from t5x_ext.studies.runner import Runner
 from t5x_ext.studies.sizes import study_size
 from t5x_ext.studies.task_data import TaskData
@@ -58,10 +60,10 @@ def test_steps_and_prompts_are_those_of_the_cells():
                     if rows
                     else 0
                 )
-    size = study_size(arms, GIVEN, recipe, (0,), tasks, SuperNIConfig())
+    size = study_size(arms, GIVEN, recipe, (0,), tasks, RowCounts(SuperNIConfig()))
     assert totals(size) == (models, steps, prompts)
     assert (size.tasks, size.tasks_without_file) == (3, 0)
-    twice = study_size(arms, GIVEN, recipe, (0, 1), tasks, SuperNIConfig())
+    twice = study_size(arms, GIVEN, recipe, (0, 1), tasks, RowCounts(SuperNIConfig()))
     zero_shot = len(data.test(tasks, "ql.def_pos2"))  # only once
     assert totals(twice) == (2 * models, 2 * steps, 2 * prompts - zero_shot)
 
@@ -71,10 +73,10 @@ def test_initial_models_that_are_made_count():
     tasks = release.names("test")[:2]
     recipe = Recipe(batch_size=16, epochs=2)
     without = study_size(
-        paper_arms(only=["stl"]), [*GIVEN, PLAIN], recipe, (0,), tasks, SuperNIConfig()
+        paper_arms(only=["stl"]), [*GIVEN, PLAIN], recipe, (0,), tasks, RowCounts(SuperNIConfig())
     )
     arms = paper_arms(only=["stl", "stl_baseline_1"])
-    size = study_size(arms, [*GIVEN, PLAIN], recipe, (0,), tasks, SuperNIConfig())
+    size = study_size(arms, [*GIVEN, PLAIN], recipe, (0,), tasks, RowCounts(SuperNIConfig()))
     assert size.tuned - without.tuned == 2 + 1  # two tasks, and one to start them from
     assert [model.start for model in size.models if model.is_initial] == ["plain"]
     rows = sum(
@@ -98,7 +100,7 @@ def test_tasks_without_a_file_count_as_the_mean_of_the_others(tmp_path):
         Recipe(batch_size=16, epochs=2),
         (0,),
         None,
-        SuperNIConfig(data_dir=str(tmp_path / "release")),
+        RowCounts(SuperNIConfig(data_dir=str(tmp_path / "release"))),
     )
     assert (size.tuned, size.tasks, size.tasks_without_file) == (
         len(names),
@@ -114,7 +116,9 @@ def test_tasks_without_a_file_count_as_the_mean_of_the_others(tmp_path):
 def test_random_parameters_are_shared_by_the_cells_of_one_seed():
     arm = Arm("stl", "STL", "random", "ql.def_pos2", ["n10"])
     tasks = mixtures.release.Release(mixtures.release.BUNDLED_SUITE).names("test")[:3]
-    size = study_size([arm], [InitialModel("random")], Recipe(), (0, 1), tasks, SuperNIConfig())
+    size = study_size(
+        [arm], [InitialModel("random")], Recipe(), (0, 1), tasks, RowCounts(SuperNIConfig())
+    )
     assert sorted({model.start for model in size.models}) == ["random, seed 0", "random, seed 1"]
 
 
@@ -132,7 +136,7 @@ def test_the_groups_of_a_plan_are_those_of_the_study(tmp_path, factors):
     initials = [*GIVEN, InitialModel("random")]
     data = TaskData(lengths)
     tasks = data.check_tasks(None)[:9]
-    size = study_size(arms, initials, recipe, (0, 1), tasks, SuperNIConfig())
+    size = study_size(arms, initials, recipe, (0, 1), tasks, RowCounts(SuperNIConfig()))
     planned = [
         (group[0].start, *(model.steps for model in group))
         for kind in make_kinds(size.models, 4)
@@ -190,7 +194,7 @@ def test_writing_sets_count_as_published_where_no_file_is_at_hand():
     arms = writing_arms(100, ("n10", "n20"), decodings=False)
     recipe = Recipe(steps=7)
     size = study_size(
-        arms, [InitialModel("base", path="given")], recipe, (0,), names, SuperNIConfig()
+        arms, [InitialModel("base", path="given")], recipe, (0,), names, RowCounts(SuperNIConfig())
     )
     # base, alpaca, writing_only, and writing_alpaca at two budgets.
     assert totals(size) == (4, 4 * 7, 5 * (1312 + 4384 + 747))
@@ -202,5 +206,63 @@ def test_bundled_writing_tasks_count_their_own_rows(monkeypatch):
     base = InitialModel("base", data="writing.generic", recipe=Recipe(steps=3))
     (arm, *_) = writing_arms(100, ("n10",), decodings=False)
     names = ["writing.fluency", "writing.clarity"]
-    size = study_size([arm], [base], Recipe(steps=7), (0,), names, SuperNIConfig())
+    size = study_size([arm], [base], Recipe(steps=7), (0,), names, RowCounts(SuperNIConfig()))
     assert totals(size) == (1, 3, 2 * 200)
+
+
+def sizes_of_own_tasks(arms, tasks, recipe=None, initials=None):
+    initials = initials or [InitialModel("base", path="given")]
+    counts = RowCounts(SuperNIConfig())
+    return study_size(arms, initials, recipe or Recipe(), (0,), tasks, counts)
+
+
+def test_an_arms_own_recipe_counts():
+    own = Recipe(steps=500, batch_size=4)
+    arms = [
+        Arm("own", "STL", "instruct", "ql.io", ["n0", "n10"], recipe=own),
+        Arm("other", "STL", "instruct", "ql.io", ["n10"]),
+    ]
+    tasks = mixtures.release.Release(mixtures.release.BUNDLED_SUITE).names("test")[:1]
+    size = sizes_of_own_tasks(arms, tasks, Recipe(steps=2000), GIVEN)
+    assert [model.steps for model in size.models] == [0, 500, 2000]
+    assert size.models[1].trainer == own.trainer(500)
+
+
+def test_rows_of_an_arms_own_data_count(monkeypatch, tmp_path):
+    monkeypatch.delenv("WRITING_DIR", raising=False)
+    recipe = Recipe(batch_size=8, epochs=2)
+
+    def steps(data, recipe=recipe, budget="n20"):
+        arm = Arm("own", "MTL", "base", "alpaca_lora", [budget], data=data)
+        return sizes_of_own_tasks([arm], ["writing.fluency"], recipe).models[0].steps
+
+    assert steps("writing.train.{count}") == 2 * 15  # of six tasks
+    assert steps("writing.fluency.n{count}") == 2 * 3
+    assert steps("self.harbour.harbour_log.n{count}") == 2 * 3
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"instruction": "i", "input": "x", "output": "y"}\n' * 9)
+    assert steps(str(file)) == 2 * 2
+    assert steps(str(tmp_path / "missing.jsonl"), Recipe(steps=3)) == 3
+    with pytest.raises(ConfigError, match="plan: Arm own: data 'self.law.x': .* a Recipe with ste"):
+        steps("self.law.x")
+
+
+def test_rows_of_an_initial_models_own_data_count(monkeypatch):
+    monkeypatch.delenv("WRITING_DIR", raising=False)
+    recipe = Recipe(batch_size=8, epochs=2)
+    initials = [InitialModel("base", data="writing.generic.n50", recipe=recipe)]
+    arm = Arm("zero", "MTL", "base", "alpaca_lora", ["n0"])
+    size = sizes_of_own_tasks([arm], ["writing.fluency"], initials=initials)
+    assert [(model.is_initial, model.steps) for model in size.models] == [(False, 0), (True, 14)]
+
+
+def test_own_files_can_be_tasks(tmp_path):
+    for name, count in (("own.jsonl", 3), ("own.test.jsonl", 5)):
+        line = '{"instruction": "i", "input": "x", "output": "y"}\n'
+        (tmp_path / name).write_text(line * count)
+    task = str(tmp_path / "own.jsonl")
+    arm = Arm("zero", "MTL", "base", "alpaca_lora", ["n0"])
+    size = sizes_of_own_tasks([arm], [task])
+    assert size.models[0].prompts == 5 and size.tasks_without_file == 0
+    with pytest.raises(ConfigError, match="budget n10 without data"):
+        sizes_of_own_tasks([Arm("a", "MTL", "base", "alpaca_lora", ["n10"])], [task])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_it_does_all_else_first_and_then_says_what_to_run_again(shard: Any) -> N
     done.clear()
     run(Rows(*settings))
     assert set(done[-3:]) == ROUND_2 and len(done) == len(cells)
+
+
+def test_a_wave_asks_storage_for_each_file_twice_at_most(shard: Any, monkeypatch) -> None:
+    settings, cells = shard
+    store.adapter_dir(settings[4], WRITER).mkdir(parents=True)
+    read, asked = store.rows_asked, Counter[str]()
+
+    def count(directory: epath.Path) -> int:
+        asked[directory.name] += 1
+        return read(directory)
+
+    monkeypatch.setattr(store, "rows_asked", count)
+    for _ in Rows(*settings).waves(cells * 3):
+        # Before rows are written, and after.
+        assert max(asked.values(), default=0) <= 2
+        asked.clear()
 
 
 def test_it_goes_on_when_the_adapter_comes(shard: Any, monkeypatch, capsys) -> None:

@@ -53,6 +53,12 @@ def test_a_number_that_is_not_there_is_said_and_ends_nothing(capsys):
     assert "my_task/rougeL not run: there is train/loss" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("metric", ["loss", "ab", ("loss",), ("a", "b", "c")])
+def test_what_is_watched_is_a_pair(metric):
+    with pytest.raises(ConfigError, match=r"^EarlyStoppingAction.metric: .*; allowed: a pair of"):
+        EarlyStoppingAction(metric, "min")
+
+
 @pytest.mark.parametrize("values", [{"mode": "least"}, {"mode": "min", "patience": 1}])
 def test_values_out_of_range_are_refused(values):
     with pytest.raises(ConfigError, match="allowed"):
