@@ -141,13 +141,14 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
     from mixtures.specialization.names import PREFIX
+    from t5x_ext.generation.text_models import max_tokens
     from t5x_ext.studies import domain_sizes
     from t5x_ext.studies.arms import recipes_of
     from t5x_ext.studies.joined_rows import estimate_rows
     from t5x_ext.studies.sizes import study_size
 
     recipe, tasks = bound["recipe"], bound.get("tasks")
-    has_adapters = getattr(bound["model"].module, "lora", None) is not None
+    has_adapters = bound["model"].module.lora is not None
     full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
     arms = [arm for arm in bound["arms"] if arm.name not in full]
     superni_cfg, test_examples = (
@@ -162,7 +163,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
             tasks,
             bound.get("generated", ()),
             domain_sizes.DomainCounts(superni_cfg.data_dir, test_examples),
-            domain_sizes.max_tokens_of(bound["model"]),
+            max_tokens(bound["model"].config),
         )
     else:
         size = study_size(*grid, tasks, superni_cfg, test_examples)

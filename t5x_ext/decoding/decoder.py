@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -270,10 +269,11 @@ class Decoder:
           (place in all sets one after the other, output with its text) pairs.
         """
         slots = self.partitioner.num_expert_slots
-        module: Any = self.model.module
+        num_adapters = self.model.module.num_adapters
+        assert num_adapters is not None  # or there would be nothing to choose from
         requests: list[list[Request]] = [[] for _ in range(slots)]
         for index, examples in enumerate(sets):
-            slot, adapter = divmod(index, module.num_adapters)
+            slot, adapter = divmod(index, num_adapters)
             requests[slot] += [
                 self._ask(one, number)._replace(adapters=(adapter,))
                 for number, one in enumerate(examples)
@@ -313,7 +313,7 @@ class Decoder:
         yield from queue.finish()
 
     def _shared(self, batch: RequestBatch, limits: np.ndarray) -> Shared:
-        chooses = getattr(self.model.module, "num_adapters", None) is not None
+        chooses = self.model.module.num_adapters is not None
         prefixes = batch.prefixes
         if prefixes is not None and not chooses:
             prefixes = prefixes._replace(adapters=None)

@@ -33,6 +33,8 @@ class BaseTransformerModel(abc.ABC):
       loss_normalizing_factor: see `losses.loss_denominator`.
       decode_fn: how predictions are decoded: a method of `t5x_ext.decoding`, or T5X's
         `decoding.beam_search` or `decoding.temperature_sample`; None is greedy.
+      inputs_bidirectional_attention: see `DecoderOnlyModel`.
+      loss_on_prompt: see `DecoderOnlyModel`.
     """
 
     module: Network
@@ -43,6 +45,8 @@ class BaseTransformerModel(abc.ABC):
     label_smoothing: float
     loss_normalizing_factor: losses.LossNormalizingFactor
     decode_fn: Any
+    inputs_bidirectional_attention: bool = False
+    loss_on_prompt: bool = False
 
     def __post_init__(self) -> None:
         losses.check_normalizing_factor(self.loss_normalizing_factor)
@@ -124,7 +128,7 @@ class BaseTransformerModel(abc.ABC):
           ConfigError: they are longer together than the config's `max_length`, where it has one;
             in a model with an encoder, either of them is.
         """
-        allowed = getattr(self.config, "max_length", None)
+        allowed = self.config.max_length
         if allowed is None or lengths is None:
             return
         if max(self.features.limits(lengths).values()) > allowed:

@@ -129,7 +129,7 @@ def _decoding_program(program: Program, experts: int) -> tuple[Program, int]:
 
 
 def _has_adapter_a_row(program: Program) -> bool:
-    return getattr(program.model.module, "num_adapters", None) is not None
+    return program.model.module.num_adapters is not None
 
 
 def abstract_models(program: Program, experts: int) -> Any:
