@@ -168,13 +168,17 @@ class BaseTransformerModel(abc.ABC):
           params: parameters.
           batch: converted features, see `t5x_ext.data.batching`.
           dropout_key: None switches dropout off.
+
+        Raises:
+          ConfigError: the batch has no segment ids.
         """
+        self._check_batch(batch)
         network = self.module.bind(params)
         hidden = network.hidden_states(batch, dropout_key)
         weights = losses.apply_weighting_rule(
             self.loss_normalizing_factor,
             batch["decoder_loss_weights"].astype(jnp.float32),
-            batch.get("decoder_segment_ids"),
+            batch["decoder_segment_ids"],
         )
         table, factor = network.output()
         targets = batch["decoder_target_tokens"]
@@ -192,6 +196,19 @@ class BaseTransformerModel(abc.ABC):
         batch: dict[str, jax.Array],
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores of every vocabulary row at every target position: float32 [B, T, V]."""
+        """Scores of every vocabulary row at every target position: float32 [B, T, V].
+
+        Raises:
+          ConfigError: the batch has no segment ids.
+        """
+        self._check_batch(batch)
         network = self.module.bind(params)
         return scores(network, network.hidden_states(batch, dropout_key))
+
+    def _check_batch(self, batch: dict[str, jax.Array]) -> None:
+        missing = next((name for name in self.features.segment_ids if name not in batch), None)
+        if missing is not None:
+            raise ConfigError(
+                f"batch: has no {missing}; allowed: int32 ids that count from 1 in every row, 0 at "
+                "padding"
+            )

@@ -7,7 +7,8 @@ throughout: state, optimizer, checkpoints, experts and plans handle ordinary pyt
 
 A module has
 
-    hidden_states(batch, dropout_key)   the last activations for a converted batch, [B, T, D]
+    hidden_states(batch, dropout_key)   the last activations for a converted batch, [B, T, D]; its
+                                        segment ids are 0 at padding
     output()                            the output projection [D, V] in the compute dtype, and the
                                         factor of its products; (None, 1.0) where `hidden_states`
                                         gives scores already, [B, T, V]
