@@ -204,7 +204,7 @@ class Calls(ScoringCalls):
         vocabulary = self.vocabulary if is_text else None
         found: dict[int, Output] = {}
         for finished in decoder.decode_requests(params, asked):
-            for index, place in enumerate(finished.numbers.tolist()):
+            for index, place in enumerate(finished.places.tolist()):
                 log_probs = None if finished.log_probs is None else finished.log_probs[index, 0]
                 tokens = finished.outputs[index, 0]
                 found[place] = make_output(tokens, log_probs, decoder.output_ids, vocabulary)

@@ -182,7 +182,7 @@ class Decoder:
             ends with EOS where one was produced.
         """
         for finished in self._decode_examples(params, examples, numbers):
-            yield finished.numbers, finished.outputs
+            yield finished.places, finished.outputs
 
     def _decode_examples(
         self, params: Params, examples: Sequence[Example], numbers: Sequence[int] | None
@@ -291,7 +291,7 @@ class Decoder:
         limits = np.array([min(one.limit or longest, longest) for one in asked], np.int32)
         numbers = np.array([one.number for one in asked])
         for finished in self._run(programs, params, sets, numbers, limits):
-            yield finished._replace(limits=limits[finished.numbers])
+            yield finished._replace(limits=limits[finished.places])
 
     def _run(
         self,
@@ -330,5 +330,5 @@ class Decoder:
 
     def _to_texts(self, finished: Finished) -> list[tuple[int, Output]]:
         assert finished.limits is not None  # `_decode` has set them
-        rows = zip(finished.numbers, finished.outputs[:, 0], finished.limits, strict=True)
+        rows = zip(finished.places, finished.outputs[:, 0], finished.limits, strict=True)
         return [(int(place), self.to_text(row[:limit])) for place, row, limit in rows]
