@@ -34,8 +34,8 @@ from t5x_ext.partitioning import PjitPartitioner
 class Decoder:
     """Decoding of many prompts.
 
-    Prompts are sorted into batches of similar length, longest first: the number of compiled
-    loops is bounded (`max_shapes`), and what does not fit fails early. Rows that go on when most of
+    Prompts are sorted into batches of similar length, longest first: few loops are compiled
+    (`programs.shapes` has them), and what does not fit fails early. Rows that go on when most of
     their batch has ended wait and are decoded together, see `decoding.stages`. What prompts begin
     with is read once for those of a batch, see `decoding.shared_prefixes`.
 
@@ -156,12 +156,6 @@ class Decoder:
     def programs_together(self) -> Programs:
         """The compiled functions of several models side by side."""
         return dataclasses.replace(self.programs, together=True, shapes=set())
-
-    @property
-    def max_shapes(self) -> int:
-        """The most loops that are ever compiled; `programs.shapes` has those that are."""
-        # The first stage of full batches, and later ones of full and of small batches.
-        return len(self.buckets) * (1 + 2 * (len(self.programs.ends) - 1))
 
     def decode_outputs(
         self,
