@@ -13,7 +13,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.batches import Batching, RequestBatch
 from t5x_ext.decoding.compile_costs import smaller_batch
-from t5x_ext.decoding.loop import Shared
+from t5x_ext.decoding.loop import PromptExtras, Prompts
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
@@ -300,18 +300,18 @@ class Decoder:
         for batch in self._batching.side_by_side(sets):
             places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
-            shared = self._shared(batch, limits)
-            of_batch = batch.prompts, batch.lengths, of_rows, shared, batch.length
-            reached = programs.begin(params, weights, *of_batch)
+            extras = self._extras(batch, limits)
+            prompts = Prompts(batch.prompts, batch.lengths, of_rows, extras)
+            reached = programs.begin(params, weights, prompts, batch.length)
             yield from queue.admit(places, reached)
         yield from queue.finish()
 
-    def _shared(self, batch: RequestBatch, limits: np.ndarray) -> Shared:
+    def _extras(self, batch: RequestBatch, limits: np.ndarray) -> PromptExtras:
         chooses = self.model.module.num_adapters is not None
         prefixes = batch.prefixes
         if prefixes is not None and not chooses:
             prefixes = prefixes._replace(adapters=None)
-        return Shared(
+        return PromptExtras(
             batch.log_weights if self.num_contexts > 1 else None,
             batch.adapters if chooses else None,
             np.where(batch.places < 0, 1, limits[batch.places]) if self.output_limit else None,

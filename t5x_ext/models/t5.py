@@ -233,7 +233,7 @@ class Decoder(nnx.Module):
         """Bias of position `index` on `length` positions, later ones masked: [H, 1, length]."""
         table = layer.relpos_bias if self.cfg.position_table_per_layer else self.relpos_bias
         distance = jnp.arange(length) - index
-        bias = table.of_distance(jnp.minimum(distance, 0), length)
+        bias = table.traced_bias(jnp.minimum(distance, 0), length)
         return jnp.where(distance <= 0, bias, MASKED)[:, None]
 
 
