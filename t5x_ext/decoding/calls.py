@@ -186,7 +186,8 @@ class Calls(ScoringCalls):
         asked = make_requests(contexts, log_weights, sides, numbers)
         other = amateur if isinstance(amateur, Calls) else None
         places = self._places(batch_size, rows, len(groups), max_new_tokens)
-        # Stages spare a batch's other rows the wait for its longest; each is a program to compile.
+        # Stages let short rows finish without waiting for the longest, but each stage compiles a
+        # program.
         could_save = -(-len(groups) // places) * (places - 1) * max_new_tokens
         decoder = self._decoder(
             places,

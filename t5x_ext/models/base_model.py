@@ -139,7 +139,9 @@ class BaseTransformerModel(abc.ABC):
             )
 
     def check_pack(self, pack: bool | str, what: str = "PACK") -> None:
-        """Refuses joined batches where the loss is divided by positions, which joining saves.
+        """Refuses PACK='batch' with NUM_TOTAL_TARGET_TOKENS.
+
+        Joining rows changes the number of positions by which the loss is divided.
 
         Args:
           pack: see `DatasetConfig.pack`.

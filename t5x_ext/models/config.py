@@ -49,7 +49,7 @@ class CacheShape(NamedTuple):
 
 
 class ModelConfig(abc.ABC):
-    """A family's frozen dataclass; these are the fields that every family has.
+    """A family's frozen dataclass; these are the fields that the built-in families share.
 
     Attributes:
       family: names the class in checkpoints.
