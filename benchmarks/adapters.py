@@ -138,7 +138,7 @@ def decoding(config: LlamaConfig, lora: LoRA, adapters: int, together: bool) -> 
 
     def step(number: int) -> None:
         for params, some in asked:
-            assert sum(len(each.numbers) for each in decoder.decode_requests(params, some))
+            assert sum(len(each.places) for each in decoder.decode_requests(params, some))
 
     return step
 

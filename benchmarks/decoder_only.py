@@ -234,7 +234,7 @@ def our_decoding(
     def run() -> np.ndarray:
         tokens = np.zeros((len(prompts), limit), np.int32)
         for finished in decoder.decode_requests(params, requests):
-            tokens[finished.numbers] = finished.outputs[:, 0]
+            tokens[finished.places] = finished.outputs[:, 0]
         return tokens
 
     return run

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from mixtures.errors import DataError, warn_once
 
 ORDERS = ("seeded", "release")
-SHORT_POLICIES = ("warn", "refuse")
 
 _ALLOWED = "a count such as 100 or 'n100', a percentage such as 'p1' (1 to 100), or 'all'"
 
@@ -65,9 +64,10 @@ def select(
     budget: str | int | Budget,
     seed: int = 0,
     order: str = "seeded",
-    short: str = "warn",
 ) -> tuple[int, ...]:
     """Chooses the training instances of one task under a budget.
+
+    Where there are fewer than the budget asks for, all are taken, with a warning.
 
     A pure function of its arguments: no state, the same on every machine. Under order "seeded" an
     instance's place depends only on (seed, task_name, its id), under "release" on its position.
@@ -78,32 +78,24 @@ def select(
         budget: what `parse_budget` takes.
         seed: picks another sample; unused under order "release".
         order: "seeded", or "release" for the first instances as the paper's code has it.
-        short: what to do when fewer instances exist than the budget asks: "warn" logs one line
-            and takes all there are, "refuse" raises.
 
     Returns:
         Indices into `ids`, ascending.
 
     Raises:
-        DataError: wrong budget, order or short, or too few instances under "refuse".
+        DataError: wrong budget or order.
     """
     budget = parse_budget(budget)
     if order not in ORDERS:
         raise DataError(f"budget order '{order}'; allowed: {', '.join(ORDERS)}")
-    if short not in SHORT_POLICIES:
-        raise DataError(f"short '{short}'; allowed: {', '.join(SHORT_POLICIES)}")
     wanted = budget.count(len(ids))
     if not ids:
-        problem = f"task '{task_name}': no training instances"
-        if short == "refuse":
-            raise DataError(f"{problem} for budget {budget.name}; allowed: a task with some")
-        warn_once(f"{problem}, whatever the budget")
+        warn_once(f"task '{task_name}': no training instances, whatever the budget")
     elif wanted > len(ids):
-        problem = f"task '{task_name}': budget {budget.name} asks for more than the {len(ids)} "
-        problem += "training instances available"
-        if short == "refuse":
-            raise DataError(f"{problem}; allowed: at most {len(ids)}")
-        warn_once(f"{problem}; all of them are taken")
+        warn_once(
+            f"task '{task_name}': budget {budget.name} asks for more than the {len(ids)} training "
+            "instances available; all of them are taken"
+        )
     if wanted >= len(ids):
         return tuple(range(len(ids)))
     if order == "release":

@@ -68,12 +68,7 @@ class JsonVocabulary:
     @property
     def prefix_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text, such as a BOS."""
-        return self._loaded.around[0]
-
-    @property
-    def suffix_ids(self) -> tuple[int, ...]:
-        """What the tokenizer puts after every text, such as an EOS."""
-        return self._loaded.around[1]
+        return self._loaded.prefix
 
     @property
     def chat_template(self) -> ChatTemplate | None:
@@ -88,11 +83,6 @@ class JsonVocabulary:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without prefix and suffix."""
         return self._loaded.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and of each the characters of `text` it stands for: first, one past last."""
-        found = self._loaded.tokenizer.encode(text, add_special_tokens=False)
-        return found.ids, found.offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` up to the first that ends a text."""
@@ -143,10 +133,10 @@ class _Loaded:
         return None if text is None else self.tokenizer.token_to_id(text)
 
     @functools.cached_property
-    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def prefix(self) -> tuple[int, ...]:
         bare, full = next(filter(all, map(self._encode_twice, self._probes())), ([], []))
         start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
-        return tuple(full[:start]), tuple(full[start + len(bare) :])
+        return tuple(full[:start])
 
     def _encode_twice(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text without and with what stands around it."""

@@ -3,7 +3,7 @@
 Mesh axes, outermost first: `expert` (stacked models), `data` (batch only), `fsdp` (batch, and
 parameters are split over it), `model` (heads, feed-forward and vocabulary). Parameters and
 activations carry logical axis names, and other code asks the partitioner how many parts there are.
-Only the attention kernel takes the mesh itself, because `shard_map` needs it.
+Few others take the mesh itself: shard_map kernels, NF4 shardings and plans.
 """
 
 from __future__ import annotations

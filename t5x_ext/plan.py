@@ -173,15 +173,15 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
+    from t5x_ext.generation.text_models import max_tokens
     from t5x_ext.studies.arms import recipes_of
-    from t5x_ext.studies.domain_sizes import max_tokens_of
     from t5x_ext.studies.joined_rows import estimate_rows
     from t5x_ext.studies.named_data import is_named
     from t5x_ext.studies.row_counts import RowCounts
     from t5x_ext.studies.sizes import study_size
 
     recipe, tasks = bound["recipe"], bound.get("tasks")
-    has_adapters = getattr(bound["model"].module, "lora", None) is not None
+    has_adapters = bound["model"].module.lora is not None
     full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
     arms = [arm for arm in bound["arms"] if arm.name not in full]
     superni_cfg = bound.get("superni_cfg", SuperNIConfig())
@@ -194,7 +194,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
         tasks,
         counts,
         bound.get("generated", ()),
-        max_tokens_of(bound["model"]),
+        max_tokens(bound["model"].config),
     )
     for owner, each in recipes_of(recipe, bound["initials"], arms):
         each.check_model(bound["model"], owner)

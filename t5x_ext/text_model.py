@@ -257,7 +257,7 @@ def _checked_names(adapters: Any) -> dict[str, str]:
     """The directories of adapters by name.
 
     Raises:
-      ConfigError: they are none.
+      ConfigError: the value does not name directories.
     """
     if not isinstance(adapters, Mapping) or not all(
         isinstance(name, str) and name for name in adapters

@@ -130,3 +130,15 @@ def test_optimizers_and_meshes_go_with_a_run(optimizer, mesh):
     files = ["models/t5_1_1_small.gin", "runs/train.gin", f"optimizers/{optimizer}.gin", *mesh]
     sizes = ["FSDP = 8"] if "fsdp" in mesh[0] else []
     gin_utils.parse(files, [*TRAINING, *sizes], command=train.train)
+
+
+@pytest.mark.parametrize("model", ["t5_1_1_small", "llama_tiny"])
+@pytest.mark.parametrize("method", ["greedy", "beam", "sampling"])
+def test_decoding_methods_go_with_a_run(method, model):
+    """Those that docs/from_t5x.md names."""
+    files = [f"models/{model}.gin", f"decoding/{method}.gin", "runs/infer.gin"]
+    _, bindings = RUNS["infer"]
+    gin_utils.parse(files, bindings, command=infer.infer)
+    assert gin.query_parameter("models.DecoderOnlyModel.decode_fn").selector.endswith(
+        method.capitalize()
+    )

@@ -101,10 +101,12 @@ def test_padding_rows_of_the_embedding_are_never_generated(model):
     kernel = kernel.at[:, size : size + 2].set(loud)
     decoder = {**model.params["decoder"], "logits_dense": {"kernel": kernel}}
     changed = dataclasses.replace(model, params={**model.params, "decoder": decoder})
+    prompt = MODEL.features.prompt_tokens(model.vocabulary, PROMPTS[0])[None]
     batch = {
-        "encoder_input_tokens": MODEL.features.prompt_tokens(model.vocabulary, PROMPTS[0])[None],
+        "encoder_input_tokens": prompt,
+        "encoder_segment_ids": np.ones_like(prompt),
         "decoder_input_tokens": np.zeros((1, 1), np.int32),
-        "decoder_target_tokens": np.ones((1, 1), np.int32),
+        "decoder_segment_ids": np.ones((1, 1), np.int32),
     }
     assert MODEL.logits(changed.params, batch).argmax() >= size
     assert changed.generate(PROMPTS, 12) == model.generate(PROMPTS, 12)
@@ -142,7 +144,8 @@ def test_score_is_the_sum_over_the_tokens_of_the_target(model):
     target = MODEL.features.target_tokens(model.vocabulary, TARGETS[0])
     batch = {
         "encoder_input_tokens": inputs[None],
-        "decoder_target_tokens": target[None],
+        "encoder_segment_ids": np.ones_like(inputs)[None],
+        "decoder_segment_ids": np.ones_like(target)[None],
         "decoder_input_tokens": np.concatenate([[0], target[:-1]])[None],
     }
     logits = MODEL.logits(model.params, batch)[0]

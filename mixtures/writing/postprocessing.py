@@ -35,17 +35,16 @@ class Answer(NamedTuple):
     steps: tuple[str, ...]
 
 
-def clean_answer(text: str, source: str = "", single_line: bool = True) -> Answer:
+def clean_answer(text: str, source: str = "") -> Answer:
     """Applies the steps to one answer.
 
     Args:
         text: what the model wrote after its prompt.
         source: the text it was asked to rewrite.
-        single_line: whether the answer must be one line, as line-based scorers need it.
     """
     cut = _NEXT_HEADING.split(text, maxsplit=1)[0]
     stripped = cut.strip()
-    folded = _LINE_BREAKS.sub(" ", stripped) if single_line else stripped
+    folded = _LINE_BREAKS.sub(" ", stripped)
     plain = _without_quotes(folded, source)
     stages = (text, cut, stripped, folded, plain)
     changed = [before != after for before, after in zip(stages, stages[1:], strict=False)]
@@ -53,18 +52,14 @@ def clean_answer(text: str, source: str = "", single_line: bool = True) -> Answe
     return Answer(plain, steps)
 
 
-def clean_answers(
-    texts: Sequence[str], sources: Sequence[str], single_line: bool = True
-) -> tuple[list[str], dict[str, int]]:
+def clean_answers(texts: Sequence[str], sources: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     """Applies the steps to the answers of a set.
 
     Returns:
         The answers; and in how many of them each step changed something, and how many are empty
         ("empty"), zeros included.
     """
-    answers = [
-        clean_answer(text, source, single_line) for text, source in zip(texts, sources, strict=True)
-    ]
+    answers = [clean_answer(text, source) for text, source in zip(texts, sources, strict=True)]
     counts = Counter(step for answer in answers for step in answer.steps)
     counts["empty"] = sum(not answer.text for answer in answers)
     return [answer.text for answer in answers], {name: counts[name] for name in (*STEPS, "empty")}

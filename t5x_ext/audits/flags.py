@@ -19,6 +19,9 @@ UNKNOWN_TARGETS = 0.01
 REWRITTEN_TARGETS = 0.01
 LOST_SPACE_TARGETS = 0.01
 
+_SHOWN_NAMES = 3
+_LINE_LENGTH = 80  # characters of a label or a text that are shown
+
 # Kinds of flags, the most serious first: what makes a score wrong, then what makes it worse.
 KINDS = {
     "leak": "test inputs that are also training inputs of the task",
@@ -163,12 +166,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.{0 if share == 0 or share >= 0.1 else 1}f}%"
 
 
-def first_names(names: Sequence[str], count: int = 3) -> str:
+def first_names(names: Sequence[str]) -> str:
     """Some names as a line shows them: the first ones, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
-def _shorten(text: str, length: int = 80) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 3]}..."
+    return line if len(line) <= _LINE_LENGTH else f"{line[: _LINE_LENGTH - 3]}..."

@@ -22,7 +22,7 @@ from t5x_ext.models.quantizing import quantize
 
 PyTree = Any
 
-# float16 is refused: T5's activations overflow it, and there is no reason to prefer it on disk.
+# float16 is refused: activations may overflow it. There is no reason to prefer it on disk.
 DTYPES = ("float32", "bfloat16")
 
 _MAX_NAMES = 4  # tensors named per kind of mismatch; the rest are counted

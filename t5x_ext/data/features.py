@@ -35,9 +35,11 @@ class Features(abc.ABC):
 
     Attributes:
         joined: whether a prompt and its target are one text to the model.
+        segment_ids: the features that say what is padding.
     """
 
     joined: ClassVar[bool] = False
+    segment_ids: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
     def sides(
@@ -107,6 +109,8 @@ class Features(abc.ABC):
 class EncoderDecoderFeatures(Features):
     """T5X's `EncDecFeatureConverter`: decoder inputs are the targets behind a token 0."""
 
+    segment_ids: ClassVar[tuple[str, ...]] = ("encoder_segment_ids", "decoder_segment_ids")
+
     def sides(
         self, input_lengths: np.ndarray, target_lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +162,7 @@ class DecoderOnlyFeatures(Features):
     """
 
     joined: ClassVar[bool] = True
+    segment_ids: ClassVar[tuple[str, ...]] = ("decoder_segment_ids",)
 
     loss_on_prompt: bool = False
     bidirectional_prompt: bool = False

@@ -187,7 +187,8 @@ class Calls(ScoringCalls):
         asked = make_requests(contexts, log_weights, sides, numbers)
         other = amateur if isinstance(amateur, Calls) else None
         places = self._places(batch_size, rows, len(groups), max_new_tokens)
-        # Stages spare a batch's other rows the wait for its longest; each is a program to compile.
+        # Stages let short rows finish without waiting for the longest, but each stage compiles a
+        # program.
         could_save = -(-len(groups) // places) * (places - 1) * max_new_tokens
         decoder = self._decoder(
             places,
@@ -205,7 +206,7 @@ class Calls(ScoringCalls):
         vocabulary = self.vocabulary if is_text else None
         found: dict[int, Output] = {}
         for finished in decoder.decode_requests(params, asked):
-            for index, place in enumerate(finished.numbers.tolist()):
+            for index, place in enumerate(finished.places.tolist()):
                 log_probs = None if finished.log_probs is None else finished.log_probs[index, 0]
                 tokens = finished.outputs[index, 0]
                 found[place] = make_output(tokens, log_probs, decoder.output_ids, vocabulary)

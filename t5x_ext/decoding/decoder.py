@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from t5x_ext.data.records import Example
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.batches import Batching, RequestBatch
 from t5x_ext.decoding.compile_costs import smaller_batch
-from t5x_ext.decoding.loop import Shared
+from t5x_ext.decoding.loop import PromptExtras, Prompts
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.decoding.outputs import Output, make_output
 from t5x_ext.decoding.programs import Programs
@@ -35,8 +34,8 @@ from t5x_ext.partitioning import PjitPartitioner
 class Decoder:
     """Decoding of many prompts.
 
-    Prompts are sorted into batches of similar length, longest first: the number of compiled
-    loops is bounded (`max_shapes`), and what does not fit fails early. Rows that go on when most of
+    Prompts are sorted into batches of similar length, longest first: few loops are compiled
+    (`programs.shapes` has them), and what does not fit fails early. Rows that go on when most of
     their batch has ended wait and are decoded together, see `decoding.stages`. What prompts begin
     with is read once for those of a batch, see `decoding.shared_prefixes`.
 
@@ -158,12 +157,6 @@ class Decoder:
         """The compiled functions of several models side by side."""
         return dataclasses.replace(self.programs, together=True, shapes=set())
 
-    @property
-    def max_shapes(self) -> int:
-        """The most loops that are ever compiled; `programs.shapes` has those that are."""
-        # The first stage of full batches, and later ones of full and of small batches.
-        return len(self.buckets) * (1 + 2 * (len(self.programs.ends) - 1))
-
     def decode_outputs(
         self,
         params: Params,
@@ -183,7 +176,7 @@ class Decoder:
             ends with EOS where one was produced.
         """
         for finished in self._decode_examples(params, examples, numbers):
-            yield finished.numbers, finished.outputs
+            yield finished.places, finished.outputs
 
     def _decode_examples(
         self, params: Params, examples: Sequence[Example], numbers: Sequence[int] | None
@@ -270,10 +263,11 @@ class Decoder:
           (place in all sets one after the other, output with its text) pairs.
         """
         slots = self.partitioner.num_expert_slots
-        module: Any = self.model.module
+        num_adapters = self.model.module.num_adapters
+        assert num_adapters is not None  # or there would be nothing to choose from
         requests: list[list[Request]] = [[] for _ in range(slots)]
         for index, examples in enumerate(sets):
-            slot, adapter = divmod(index, module.num_adapters)
+            slot, adapter = divmod(index, num_adapters)
             requests[slot] += [
                 self._ask(one, number)._replace(adapters=(adapter,))
                 for number, one in enumerate(examples)
@@ -291,7 +285,7 @@ class Decoder:
         limits = np.array([min(one.limit or longest, longest) for one in asked], np.int32)
         numbers = np.array([one.number for one in asked])
         for finished in self._run(programs, params, sets, numbers, limits):
-            yield finished._replace(limits=limits[finished.numbers])
+            yield finished._replace(limits=limits[finished.places])
 
     def _run(
         self,
@@ -306,18 +300,18 @@ class Decoder:
         for batch in self._batching.side_by_side(sets):
             places = batch.places
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
-            shared = self._shared(batch, limits)
-            of_batch = batch.prompts, batch.lengths, of_rows, shared, batch.length
-            reached = programs.begin(params, weights, *of_batch)
+            extras = self._extras(batch, limits)
+            prompts = Prompts(batch.prompts, batch.lengths, of_rows, extras)
+            reached = programs.begin(params, weights, prompts, batch.length)
             yield from queue.admit(places, reached)
         yield from queue.finish()
 
-    def _shared(self, batch: RequestBatch, limits: np.ndarray) -> Shared:
-        chooses = getattr(self.model.module, "num_adapters", None) is not None
+    def _extras(self, batch: RequestBatch, limits: np.ndarray) -> PromptExtras:
+        chooses = self.model.module.num_adapters is not None
         prefixes = batch.prefixes
         if prefixes is not None and not chooses:
             prefixes = prefixes._replace(adapters=None)
-        return Shared(
+        return PromptExtras(
             batch.log_weights if self.num_contexts > 1 else None,
             batch.adapters if chooses else None,
             np.where(batch.places < 0, 1, limits[batch.places]) if self.output_limit else None,
@@ -330,5 +324,5 @@ class Decoder:
 
     def _to_texts(self, finished: Finished) -> list[tuple[int, Output]]:
         assert finished.limits is not None  # `_decode` has set them
-        rows = zip(finished.numbers, finished.outputs[:, 0], finished.limits, strict=True)
+        rows = zip(finished.places, finished.outputs[:, 0], finished.limits, strict=True)
         return [(int(place), self.to_text(row[:limit])) for place, row, limit in rows]

@@ -40,8 +40,8 @@ TokensToLogits = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 TOKEN_LOOP = "decode_tokens"
 
 
-class Shared(NamedTuple):
-    """What there is to know of prompts besides their tokens; None if it is the same for all.
+class PromptExtras(NamedTuple):
+    """Inputs of each prompt besides its tokens; None where all prompts share the default.
 
     Attributes:
       log_weights: float32 [B, C], natural logarithms of the contexts' weights; None if each
@@ -57,6 +57,23 @@ class Shared(NamedTuple):
     prefixes: Prefixes | None = None
 
 
+class Prompts(NamedTuple):
+    """A padded batch of prompts.
+
+    Attributes:
+      tokens: int32 [B * R, L], from the left; with prefixes, what follows them.
+      lengths: int32 [B * R], tokens of each prompt. An output all of whose prompts have none is
+        filler and comes back empty.
+      numbers: int32 [B], each output's number; sampling depends on it.
+      extras: what else there is to know.
+    """
+
+    tokens: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
+    numbers: jax.Array | np.ndarray
+    extras: PromptExtras = PromptExtras()
+
+
 class Rows(NamedTuple):
     """Outputs that are being decoded.
 
@@ -65,7 +82,7 @@ class Rows(NamedTuple):
       cache: keys and values of the positions decoded so far; arrays lead with B * R * K.
       state: what the method has chosen so far, and what it needs to go on; arrays lead with B.
       first: int32 [B * R], the decoder's first inputs.
-      shared: of the prompts.
+      extras: of the prompts, without prefixes.
       log_probs: float32 [B, K, T], of the tokens chosen so far; None if nobody asks.
     """
 
@@ -73,7 +90,7 @@ class Rows(NamedTuple):
     cache: OutputCache
     state: Any
     first: jax.Array
-    shared: Shared
+    extras: PromptExtras
     log_probs: jax.Array | None
 
 
@@ -138,65 +155,60 @@ def start_rows(
     generator: Generator,
     params: Params,
     weights: DecodingWeights,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    numbers: jax.Array,
-    shared: Shared,
+    prompts: Prompts,
     method: Method,
     max_length: int,
     num_stops: int = 0,
     keep_log_probs: bool = False,
     length: int | None = None,
 ) -> Rows:
-    """Reads a padded batch of prompts.
+    """Reads prompts.
 
     Args:
       generator: the model.
       params: parameters in the tree of `Network.specs`.
       weights: from `Generator.prepare`.
-      prompts: int32 [B * R, L], from the left; with prefixes, what follows them.
-      lengths: int32 [B * R], tokens of each prompt. An output all of whose prompts have none is
-        filler and comes back empty.
-      numbers: int32 [B], each output's number; sampling depends on it.
-      shared: of the prompts.
+      prompts: a batch of them.
       method: chooses tokens.
       max_length: T, EOS included.
       num_stops: see `Method.start`.
       keep_log_probs: see `run_loop`.
       length: with prefixes, positions that are kept of each prompt, see `Generator.start_after`.
     """
-    prompt, first = _read(generator, params, weights, prompts, lengths, shared, length)
-    shared = shared._replace(prefixes=None)
-    num_outputs, of_each = len(numbers), len(prompts) // len(numbers)
-    cache = generator.empty_cache(len(prompts) * method.num_rows)
-    filler = jnp.all((lengths == 0).reshape(num_outputs, of_each), axis=1)
+    prompt, first = _read(generator, params, weights, prompts, length)
+    extras = prompts.extras._replace(prefixes=None)
+    num_prompts, num_outputs = len(prompts.tokens), len(prompts.numbers)
+    cache = generator.empty_cache(num_prompts * method.num_rows)
+    of_each = num_prompts // num_outputs
+    filler = jnp.all((prompts.lengths == 0).reshape(num_outputs, of_each), axis=1)
     # Where prompts share an output, the rows' own first tokens count, see `advance_rows`.
-    limits = None if shared.limits is None else jnp.asarray(shared.limits)
+    limits = None if extras.limits is None else jnp.asarray(extras.limits)
+    numbers = jnp.asarray(prompts.numbers)
     state = method.start(numbers, filler, first[::of_each], max_length, num_stops, limits)
     log_probs = None
     if keep_log_probs:
         log_probs = jnp.zeros((num_outputs, method.num_rows, max_length))
-    return _pin(Rows(prompt, cache, state, first, shared, log_probs))
+    return _pin(Rows(prompt, cache, state, first, extras, log_probs))
 
 
 def _read(
     generator: Generator,
     params: Params,
     weights: DecodingWeights,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    shared: Shared,
+    prompts: Prompts,
     length: int | None,
 ) -> tuple[PromptCache, jax.Array]:
     """What is kept of prompts, and the decoder's first inputs."""
-    if shared.prefixes is None:
-        with adapter_rows(shared.adapters):
-            return generator.start(params, weights, prompts, lengths)
+    tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
+    extras = prompts.extras
+    if extras.prefixes is None:
+        with adapter_rows(extras.adapters):
+            return generator.start(params, weights, tokens, lengths)
     assert length is not None
-    begun = generator.read_prefixes(params, weights, shared.prefixes)
-    which = jnp.asarray(shared.prefixes.which)
-    with adapter_rows(shared.adapters):
-        return generator.start_after(params, begun, which, prompts, lengths, length)
+    begun = generator.read_prefixes(params, weights, extras.prefixes)
+    which = jnp.asarray(extras.prefixes.which)
+    with adapter_rows(extras.adapters):
+        return generator.start_after(params, begun, which, tokens, lengths, length)
 
 
 def advance_rows(
@@ -221,12 +233,12 @@ def advance_rows(
             tokens = jnp.repeat(tokens, num_prompts // num_outputs, axis=0)
             # Prompts that share an output may end with different tokens.
             tokens = jnp.where(index == 0, rows.first[:, None], tokens)
-        with adapter_rows(rows.shared.adapters):
+        with adapter_rows(rows.extras.adapters):
             logits, cache = generator.step(weights, rows.prompt, cache, tokens, index)
         sides = method.num_sides
-        if rows.shared.log_weights is not None:
+        if rows.extras.log_weights is not None:
             logits = logits.reshape(num_outputs, -1, sides, num_rows, logits.shape[-1])
-            logits = marginalise(logits, jnp.asarray(rows.shared.log_weights))
+            logits = marginalise(logits, jnp.asarray(rows.extras.log_weights))
         shape = (num_outputs, sides, num_rows) if sides > 1 else (num_outputs, num_rows)
         return logits.reshape(*shape, logits.shape[-1]), cache
 
@@ -277,7 +289,7 @@ def decode_batch(
     method: Method | None = None,
     axis_name: str | None = None,
     whole_weights: bool = True,
-    shared: Shared = Shared(),  # noqa: B008  (immutable)
+    extras: PromptExtras = PromptExtras(),  # noqa: B008  (immutable)
 ) -> jax.Array:
     """Decodes a padded batch in one go; prompts are numbered by their row.
 
@@ -291,7 +303,7 @@ def decode_batch(
       method: chooses tokens; None is greedy.
       axis_name: see `run_loop`.
       whole_weights: see `Generator.prepare`.
-      shared: of the prompts.
+      extras: of the prompts.
 
     Returns:
       int32 [B, T], the best (or first) output of each prompt.
@@ -300,9 +312,8 @@ def decode_batch(
     method.check_length(max_length)
     method.check_ids(ids)
     weights = generator.prepare(params, whole_weights)
-    numbers = jnp.arange(len(prompts))
-    of_rows = prompts, lengths, numbers
-    rows = start_rows(generator, params, weights, *of_rows, shared, method, max_length)
+    batch = Prompts(prompts, lengths, jnp.arange(len(prompts)), extras)
+    rows = start_rows(generator, params, weights, batch, method, max_length)
     rows = advance_rows(generator, weights, rows, method, 0, max_length, ids, axis_name)
     return method.outputs(rows.state)[:, 0]
 

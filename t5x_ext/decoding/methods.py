@@ -234,7 +234,7 @@ def check_method(decoding: Any) -> Method:
     """What a caller gives as the way to decode.
 
     Raises:
-      ConfigError: it is none.
+      ConfigError: the value is not a `Method`.
     """
     if not isinstance(decoding, Method):
         raise ConfigError(

@@ -54,7 +54,7 @@ class Bytes(NamedTuple):
     """Bytes on each device.
 
     Attributes:
-      own: of what each of several models that decode side by side has alone.
+      own: held separately by each of the models that decode together.
       shared: of what lies under the adapters of all.
     """
 

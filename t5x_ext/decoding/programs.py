@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from t5x_ext.decoding import loop, placement
-from t5x_ext.decoding.loop import Rows, Shared
+from t5x_ext.decoding.loop import Prompts, Rows
 from t5x_ext.decoding.methods import Method, OutputIds
 from t5x_ext.models import parameters
 from t5x_ext.models.generation import DecodingWeights, Generator
@@ -92,10 +92,7 @@ class Programs:
         self,
         params: Params,
         weights: DecodingWeights,
-        prompts: np.ndarray,
-        lengths: np.ndarray,
-        numbers: np.ndarray,
-        shared: Shared = Shared(),  # noqa: B008  (immutable)
+        prompts: Prompts,
         length: int | None = None,
     ) -> Reached:
         """Reads prompts and decodes the first stage.
@@ -103,16 +100,12 @@ class Programs:
         Args:
           params: parameters on the mesh.
           weights: from `prepare`.
-          prompts: int32 [E, B * R, L], padded prompts, the same on every host; with prefixes, what
-            follows them.
-          lengths: int32 [E, B * R], tokens of each prompt; an output of none is filler.
-          numbers: int32 [E, B], the outputs' numbers.
-          shared: of the prompts, with a leading axis E too.
+          prompts: a batch for each model, all arrays with a leading axis E; the same on every host.
           length: see `loop.start_rows`.
         """
-        placed = self.partitioner.put_whole(self._lead(prompts))
-        of_rows = jax.tree.map(self._lead, (lengths, numbers, shared))
-        rows = self._read(params, weights, placed, *of_rows, length)
+        led = jax.tree.map(self._lead, prompts)
+        placed = led._replace(tokens=self.partitioner.put_whole(led.tokens))
+        rows = self._read(params, weights, placed, length)
         return self.advance(weights, rows, 0)
 
     def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
@@ -148,13 +141,7 @@ class Programs:
     def _read(self) -> Any:
         # Apart from the first stage: how prompts are read has more shapes than how they go on.
         def read(
-            params: Params,
-            weights: DecodingWeights,
-            prompts: jax.Array,
-            lengths: jax.Array,
-            numbers: jax.Array,
-            shared: Shared,
-            length: int | None,
+            params: Params, weights: DecodingWeights, prompts: Prompts, length: int | None
         ) -> Rows:
             of_model = functools.partial(
                 loop.start_rows,
@@ -165,11 +152,10 @@ class Programs:
                 keep_log_probs=self.keep_log_probs,
                 length=length,
             )
-            axes = *self.generator.models_axes(), 0, 0, 0, 0
-            of_rows = prompts, lengths, numbers, shared
-            return self._of_each(of_model, *axes)(params, weights, *of_rows)
+            axes = *self.generator.models_axes(), 0
+            return self._of_each(of_model, *axes)(params, weights, prompts)
 
-        return self._jit(read, static_argnums=6)
+        return self._jit(read, static_argnums=3)
 
     @functools.cached_property
     def _advance(self) -> Any:

@@ -90,7 +90,7 @@ def make_limit(numbers: Sequence[float]) -> OutputLimit:
     """An output limit from its three numbers.
 
     Raises:
-      ConfigError: they are none.
+      ConfigError: the numbers do not make one.
     """
     if len(numbers) != 3:
         raise ConfigError(

@@ -2,15 +2,13 @@
 
 The output positions are cut into stages, (8, 32, 128) for outputs of up to 128 tokens. A batch is
 encoded and decoded up to the end of the first stage. Rows that have ended by then are handed out;
-the others are parked, and take the places of finished rows in what waits for the next stage. That
-runs when all its places hold live rows, or when there are no more batches. So
+the others are parked, and take the place of finished rows in what waits for the next stage. That
+runs when all its rows are live, or when there are no more batches. A row computes at most eight
+times its own positions (or the first stage's), apart from one partly filled batch per stage at the
+end. All rows of a batch are at the same position: the shapes to compile are few, and the loop is
+the same as for a single batch.
 
-    positions computed for a row < 8 x its own, or the first stage's,
-
-but for one partly filled batch per stage at the end, and all rows of a batch are at the same
-position: the shapes to compile are few, and the loop is the same as for a single batch.
-
-Letters used in shapes: E models that decode side by side (1 alone), B places of a batch, S outputs
+Letters used in shapes: E models that decode side by side (1 alone), B rows of a batch, S outputs
 of a prompt, T longest output.
 """
 
@@ -51,30 +49,30 @@ class StageBatch(NamedTuple):
     """Rows on the device and what they are.
 
     Attributes:
-      numbers: int32 [E, B], the prompts' places in the input; -1 where a place is free.
+      places: int32 [E, B], where each row's prompt stands in the input; -1 for a free row.
       rows: on the device.
     """
 
-    numbers: np.ndarray
+    places: np.ndarray
     rows: Rows
 
     @property
     def live(self) -> np.ndarray:
-        """bool [E, B], places that hold a prompt."""
-        return self.numbers >= 0
+        """bool [E, B], rows that hold a prompt."""
+        return self.places >= 0
 
 
 class Finished(NamedTuple):
     """Outputs that are done.
 
     Attributes:
-      numbers: int32 [n], the prompts' places in the input.
+      places: int32 [n], where the prompts stand in the input.
       outputs: int32 [n, S, T].
       log_probs: float32 [n, S, T], where they are kept.
       limits: int32 [n], most tokens of each; the decoder knows them.
     """
 
-    numbers: np.ndarray
+    places: np.ndarray
     outputs: np.ndarray
     log_probs: np.ndarray | None
     limits: np.ndarray | None = None
@@ -83,12 +81,12 @@ class Finished(NamedTuple):
 class Queue:
     """Batches on their way through the stages.
 
-    With several models side by side, a stage runs when all places of one of them hold live rows.
+    With several models side by side, a stage runs when all rows of one of them are live.
 
     Args:
       programs: compiled functions.
       weights: from `Programs.prepare`.
-      small_batch: places, of each model, of the batches that are run for fewer rows at the end.
+      small_batch: rows, of each model, of the batches that are run for fewer live ones at the end.
     """
 
     def __init__(self, programs: Programs, weights: DecodingWeights, small_batch: int):
@@ -97,11 +95,11 @@ class Queue:
         self._small_batch = small_batch
         self._waiting: dict[int, StageBatch] = {}
 
-    def admit(self, numbers: np.ndarray, reached: Reached, stage: int = 0) -> Iterator[Finished]:
+    def admit(self, places: np.ndarray, reached: Reached, stage: int = 0) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
 
         Args:
-          numbers: int32 [E, B], the prompts' places in the input; -1 for filler.
+          places: int32 [E, B], where the prompts stand in the input; -1 for filler.
           reached: what the stage left.
           stage: from 0.
 
@@ -109,14 +107,14 @@ class Queue:
           The prompts that are done.
         """
         is_last = stage == len(self._programs.ends) - 1
-        done = np.asarray(reached.done).reshape(numbers.shape) | is_last
-        finished = done & (numbers >= 0)
+        done = np.asarray(reached.done).reshape(places.shape) | is_last
+        finished = done & (places >= 0)
         if finished.any():
             outputs = self._take(reached.outputs, finished)
             log_probs = reached.log_probs
             kept = None if log_probs is None else self._take(log_probs, finished)
-            yield Finished(numbers[finished], outputs, kept)
-        batch = StageBatch(np.where(done, -1, numbers), reached.rows)
+            yield Finished(places[finished], outputs, kept)
+        batch = StageBatch(np.where(done, -1, places), reached.rows)
         if batch.live.any():
             yield from self._park(stage + 1, batch)
 
@@ -127,9 +125,9 @@ class Queue:
             if batch is not None:
                 yield from self._run(stage, self._shrink(batch))
 
-    def _take(self, array: jax.Array, places: np.ndarray) -> np.ndarray:
+    def _take(self, array: jax.Array, wanted: np.ndarray) -> np.ndarray:
         """[B, S, T], or [E, B, S, T], and bool [E, B] -> [n, S, T]."""
-        return np.asarray(array).reshape(-1, *array.shape[-2:])[places.ravel()]
+        return np.asarray(array).reshape(-1, *array.shape[-2:])[wanted.ravel()]
 
     def _park(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
         """Adds live rows to those that wait for a stage, and runs it if they fill a batch."""
@@ -148,27 +146,27 @@ class Queue:
 
     def _run(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
         reached = self._programs.advance(self._weights, batch.rows, stage)
-        yield from self.admit(batch.numbers, reached, stage)
+        yield from self.admit(batch.places, reached, stage)
 
     def _refill(self, waiting: StageBatch, batch: StageBatch) -> tuple[StageBatch, StageBatch]:
-        """Moves rows into free places; for each model the first is full, or the second empty."""
-        numbers, left = waiting.numbers.copy(), batch.numbers.copy()
-        sources = np.zeros(numbers.shape, np.int32)
-        targets = np.full(numbers.shape, numbers.shape[1], np.int32)  # beyond: nothing is moved
-        for model in range(len(numbers)):
-            free, live = np.flatnonzero(numbers[model] < 0), np.flatnonzero(left[model] >= 0)
+        """Moves live rows to free ones; for each model the first is full, or the second empty."""
+        places, left = waiting.places.copy(), batch.places.copy()
+        sources = np.zeros(places.shape, np.int32)
+        targets = np.full(places.shape, places.shape[1], np.int32)  # beyond: nothing is moved
+        for model in range(len(places)):
+            free, live = np.flatnonzero(places[model] < 0), np.flatnonzero(left[model] >= 0)
             count = min(len(free), len(live))
             sources[model, :count], targets[model, :count] = live[:count], free[:count]
-            numbers[model, free[:count]] = left[model, live[:count]]
+            places[model, free[:count]] = left[model, live[:count]]
             left[model, live[:count]] = -1
         rows = self._programs.move(waiting.rows, batch.rows, sources, targets)
-        return StageBatch(numbers, rows), StageBatch(left, batch.rows)
+        return StageBatch(places, rows), StageBatch(left, batch.rows)
 
     def _shrink(self, batch: StageBatch) -> StageBatch:
         """A smaller batch, where that holds all live rows."""
         small = self._small_batch
-        if batch.live.sum(axis=1).max() > small or batch.numbers.shape[1] <= small:
+        if batch.live.sum(axis=1).max() > small or batch.places.shape[1] <= small:
             return batch
-        places = np.argsort(~batch.live, axis=1, kind="stable")[:, :small].astype(np.int32)
-        numbers = np.take_along_axis(batch.numbers, places, axis=1)
-        return StageBatch(numbers, self._programs.take(batch.rows, places))
+        kept = np.argsort(~batch.live, axis=1, kind="stable")[:, :small].astype(np.int32)
+        places = np.take_along_axis(batch.places, kept, axis=1)
+        return StageBatch(places, self._programs.take(batch.rows, kept))

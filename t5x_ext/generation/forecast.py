@@ -135,7 +135,7 @@ def forecast(pipeline: Pipeline) -> Forecast:
     seen, untuned = _Seen.of(pipeline, 1), None
     for number in range(1, pipeline.num_rounds + 1):
         seen = seen if number == 1 else _Seen.of(pipeline, number).after(seen)
-        answers = _answers(this, generator.count_tokens, seen, number, untuned)
+        answers = _answers(this, generator.count_tokens, seen, untuned)
         untuned = untuned or answers
         given = pipeline.given_tasks(number) is not None
         answered, requests = _responses(this, generator, seen, answers, number, given)
@@ -198,7 +198,6 @@ def _answers(
     this: Round,
     count_tokens: Callable[[str], int],
     seen: _Seen,
-    number: int,
     untuned: _Answers | None,
 ) -> _Answers:
     limit = this.answering.max_new_tokens

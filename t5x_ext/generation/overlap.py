@@ -68,22 +68,19 @@ class EvaluationTexts:
         return Overlap(row.task, row.id, " ".join(words), found, self._num_with[hash(words)])
 
 
-def rows_with(
-    texts: Iterable[str], rows: Iterable[EvaluationRow], size: int = WORDS_IN_A_ROW
-) -> set[tuple[str, str]]:
-    """(task, id) of the rows whose input or a reference shares words in a row with a text.
+def rows_with(texts: Iterable[str], rows: Iterable[EvaluationRow]) -> set[tuple[str, str]]:
+    """(task, id) of the rows whose input or a reference shares 13 words in a row with a text.
 
     Args:
         texts: such as those that a model is tuned on.
         rows: to be looked through.
-        size: how many words in a row count as shared.
     """
-    known = {hash(words) for text in texts for words in _in_a_row(text, size)}
+    known = {hash(words) for text in texts for words in _in_a_row(text, WORDS_IN_A_ROW)}
     return {
         (row.task, row.id)
         for row in rows
         for text in (row.input, *row.references)
-        if any(hash(words) in known for words in _in_a_row(text, size))
+        if any(hash(words) in known for words in _in_a_row(text, WORDS_IN_A_ROW))
     }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary
-from t5x_ext import files
+from t5x_ext import bounds, files
 from t5x_ext.checkpoints.adapters import open_adapter
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import ADAPTER
@@ -63,7 +63,7 @@ class Writer:
         if model.vocabulary is None:
             raise ConfigError(f"{model.path}: has no vocabulary; allowed: a model that reads texts")
         counter = token_counter(model.vocabulary)
-        return cls(identity, counter, _max_tokens(model.config), lambda: model, adapter)
+        return cls(identity, counter, max_tokens(model.config), lambda: model, adapter)
 
     def generator(
         self, method: Method, batch_size: int, amateur: Writer | None = None
@@ -173,7 +173,7 @@ class Weights:
             ConfigError: see `describe`.
         """
         _, config, vocabulary = self.describe()
-        counter, limit = token_counter(vocabulary), _max_tokens(config)
+        counter, limit = token_counter(vocabulary), max_tokens(config)
         return Generator(lambda requests: (), counter, limit, self.path, "none")
 
     def open(self, adapters: Mapping[str, str] | None = None) -> dict[str | None, Writer]:
@@ -192,7 +192,7 @@ class Weights:
         base = fingerprint_base(source)
         for path in named.values():
             open_adapter(path, config).check_base(base, self.path)
-        counter, limit = token_counter(vocabulary), _max_tokens(config)
+        counter, limit = token_counter(vocabulary), max_tokens(config)
 
         @functools.cache
         def load() -> Model:
@@ -219,8 +219,9 @@ def token_counter(vocabulary: Vocabulary) -> Callable[[str], int]:
     return lambda text: len(features.prompt_tokens(vocabulary, text))
 
 
-def _max_tokens(config: ModelConfig) -> int:
-    return int(getattr(config, "max_length"))  # noqa: B009 (of decoder-only configs)
+def max_tokens(config: ModelConfig) -> int:
+    """Tokens that a prompt and its completion may have together."""
+    return config.max_length or bounds.MAX_TOKENS
 
 
 def _adapter_identity(adapter: str) -> str:

@@ -101,12 +101,6 @@ class SentenceGleu(Metric):
         return "GLEU of GEC of single sentences, counts of 0 taken as 1, mean over references, rows"
 
 
-def sentence_scores(row: Prediction) -> np.ndarray:
-    """Smoothed GLEU of one row against each of its references: counts of 0 become 1."""
-    (counts,) = _count([row])
-    return _smoothed(counts)
-
-
 def _smoothed(counts: np.ndarray) -> np.ndarray:
     return _gleu(np.where(counts == 0, 1, counts))
 

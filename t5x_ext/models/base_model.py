@@ -33,6 +33,8 @@ class BaseTransformerModel(abc.ABC):
       loss_normalizing_factor: see `losses.loss_denominator`.
       decode_fn: how predictions are decoded: a method of `t5x_ext.decoding`, or T5X's
         `decoding.beam_search` or `decoding.temperature_sample`; None is greedy.
+      inputs_bidirectional_attention: see `DecoderOnlyModel`.
+      loss_on_prompt: see `DecoderOnlyModel`.
     """
 
     module: Network
@@ -43,6 +45,8 @@ class BaseTransformerModel(abc.ABC):
     label_smoothing: float
     loss_normalizing_factor: losses.LossNormalizingFactor
     decode_fn: Any
+    inputs_bidirectional_attention: bool = False
+    loss_on_prompt: bool = False
 
     def __post_init__(self) -> None:
         losses.check_normalizing_factor(self.loss_normalizing_factor)
@@ -124,7 +128,7 @@ class BaseTransformerModel(abc.ABC):
           ConfigError: they are longer together than the config's `max_length`, where it has one;
             in a model with an encoder, either of them is.
         """
-        allowed = getattr(self.config, "max_length", None)
+        allowed = self.config.max_length
         if allowed is None or lengths is None:
             return
         if max(self.features.limits(lengths).values()) > allowed:
@@ -135,7 +139,9 @@ class BaseTransformerModel(abc.ABC):
             )
 
     def check_pack(self, pack: bool | str, what: str = "PACK") -> None:
-        """Refuses joined batches where the loss is divided by positions, which joining saves.
+        """Refuses PACK='batch' with NUM_TOTAL_TARGET_TOKENS.
+
+        Joining rows changes the number of positions by which the loss is divided.
 
         Args:
           pack: see `DatasetConfig.pack`.
@@ -164,13 +170,17 @@ class BaseTransformerModel(abc.ABC):
           params: parameters.
           batch: converted features, see `t5x_ext.data.batching`.
           dropout_key: None switches dropout off.
+
+        Raises:
+          ConfigError: the batch has no segment ids.
         """
+        self._check_batch(batch)
         network = self.module.bind(params)
         hidden = network.hidden_states(batch, dropout_key)
         weights = losses.apply_weighting_rule(
             self.loss_normalizing_factor,
             batch["decoder_loss_weights"].astype(jnp.float32),
-            batch.get("decoder_segment_ids"),
+            batch["decoder_segment_ids"],
         )
         table, factor = network.output()
         targets = batch["decoder_target_tokens"]
@@ -188,6 +198,19 @@ class BaseTransformerModel(abc.ABC):
         batch: dict[str, jax.Array],
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores of every vocabulary row at every target position: float32 [B, T, V]."""
+        """Scores of every vocabulary row at every target position: float32 [B, T, V].
+
+        Raises:
+          ConfigError: the batch has no segment ids.
+        """
+        self._check_batch(batch)
         network = self.module.bind(params)
         return scores(network, network.hidden_states(batch, dropout_key))
+
+    def _check_batch(self, batch: dict[str, jax.Array]) -> None:
+        missing = next((name for name in self.features.segment_ids if name not in batch), None)
+        if missing is not None:
+            raise ConfigError(
+                f"batch: has no {missing}; allowed: int32 ids that count from 1 in every row, 0 at "
+                "padding"
+            )

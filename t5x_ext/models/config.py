@@ -49,7 +49,7 @@ class CacheShape(NamedTuple):
 
 
 class ModelConfig(abc.ABC):
-    """A family's frozen dataclass; these are the fields that every family has.
+    """A family's frozen dataclass; these are the fields that the built-in families share.
 
     Attributes:
       family: names the class in checkpoints.
@@ -65,6 +65,7 @@ class ModelConfig(abc.ABC):
       remat_policy: what the backward pass computes again, see `t5_config.T5Config`.
       attention: 'xla', 'flash' (a TPU's or GPU's kernel), or 'auto', which takes one where it can.
       scan_layers: False writes the layers out in the compiled program.
+      max_length: positions the model was made for, longer rows are refused; None for any number.
     """
 
     family: ClassVar[str]
@@ -80,6 +81,7 @@ class ModelConfig(abc.ABC):
     remat_policy: str
     attention: str
     scan_layers: bool
+    max_length: int | None
 
     @abc.abstractmethod
     def build(self) -> Any:

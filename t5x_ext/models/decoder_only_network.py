@@ -160,10 +160,9 @@ class DecoderOnly(nnx.Module):
     ) -> jax.Array:
         """The last activations for a converted batch, packed or not: [B, L, D].
 
-        Features are T5X's: `decoder_input_tokens`; `decoder_segment_ids` (without them, a row is
-        one segment up to its last token of any weight); `decoder_positions`, which restart in each
-        segment (without them, places in the row); and `decoder_causal_attention`, 1 on a prefix
-        whose tokens see each other whatever their order.
+        Features are T5X's: `decoder_input_tokens`; `decoder_segment_ids`, 0 at padding;
+        `decoder_positions`, which restart in each segment (without them, places in the row); and
+        `decoder_causal_attention`, 1 on a prefix whose tokens see each other whatever their order.
         """
         tokens = batch["decoder_input_tokens"]
         segments = batch["decoder_segment_ids"]

@@ -82,7 +82,7 @@ class Generator(abc.ABC):
     def abstract_params(self) -> Params:
         """Shapes and dtypes of these parameters; `NF4` where the network's kernels are."""
         found = parameters.abstract_params(self.specs)
-        if getattr(self.network, "quantization", None) is None:
+        if self.network.quantization is None:
             return found
         return nf4.quantise_abstract(self.specs, found)
 

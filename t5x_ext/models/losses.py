@@ -126,7 +126,7 @@ def check_normalizing_factor(factor: LossNormalizingFactor) -> None:
 
 
 def apply_weighting_rule(
-    factor: LossNormalizingFactor, weights: jax.Array, segment_ids: jax.Array | None
+    factor: LossNormalizingFactor, weights: jax.Array, segment_ids: jax.Array
 ) -> jax.Array:
     """Token weights under T5X's rule; only AVERAGE_PER_SEQUENCE changes them.
 
@@ -136,18 +136,15 @@ def apply_weighting_rule(
     Args:
       factor: a number, None or a named rule.
       weights: float32 [B, T].
-      segment_ids: int32 [B, T] for packed rows, else None.
+      segment_ids: int32 [B, T].
 
     Returns:
       float32 [B, T].
     """
     if factor != "AVERAGE_PER_SEQUENCE":
         return weights
-    if segment_ids is None:
-        totals = weights.sum(axis=-1, keepdims=True)
-    else:
-        same = (segment_ids[:, :, None] == segment_ids[:, None, :]).astype(weights.dtype)
-        totals = jnp.einsum("bts,bs->bt", same, weights)
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :]).astype(weights.dtype)
+    totals = jnp.einsum("bts,bs->bt", same, weights)
     return jnp.where(totals > 0, weights / jnp.maximum(totals, 1e-9), 0.0)
 
 

@@ -7,7 +7,8 @@ throughout: state, optimizer, checkpoints, experts and plans handle ordinary pyt
 
 A module has
 
-    hidden_states(batch, dropout_key)   the last activations for a converted batch, [B, T, D]
+    hidden_states(batch, dropout_key)   the last activations for a converted batch, [B, T, D]; its
+                                        segment ids are 0 at padding
     output()                            the output projection [D, V] in the compute dtype, and the
                                         factor of its products; (None, 1.0) where `hidden_states`
                                         gives scores already, [B, T, V]
@@ -51,9 +52,21 @@ __all__ = ["Network", "T5Config", "Transformer"]
 
 
 class Network(abc.ABC):
-    """What the rest of the package asks of a network, whatever it is made with."""
+    """What the rest of the package asks of a network, whatever it is made with.
+
+    Attributes:
+      config: shape and numerics.
+      lora: adapters on its linear layers, the only part that is then trained; None for none.
+      num_adapters: how many adapters it holds, one of which each row of a batch uses (see
+        `models.adapter_rows`); None for one, used by all rows.
+      quantization: 'nf4' holds the kernels of its layers in four bits a number, see `nf4`; None
+        for not. They cannot be trained.
+    """
 
     config: ModelConfig
+    lora: LoRA | None = None
+    num_adapters: int | None = None
+    quantization: str | None = None
 
     @abc.abstractmethod
     def replace(self, config: ModelConfig) -> Network:
@@ -130,13 +143,7 @@ def fingerprint_of(module: object) -> str:
 class Transformer(Network):
     """The network as gin binds it: `network.Transformer.config = @network.T5Config()`.
 
-    Attributes:
-      config: shape and numerics; its class is the family.
-      lora: adapters on its linear layers, the only part that is then trained; None for none.
-      num_adapters: how many adapters it holds, one of which each row of a batch uses (see
-        `models.adapter_rows`); None for one, used by all rows.
-      quantization: 'nf4' holds the kernels of its layers in four bits a number, see `nf4`; None
-        for not. They cannot be trained.
+    The class of `config` is the family. See `Network` for the attributes.
     """
 
     config: ModelConfig

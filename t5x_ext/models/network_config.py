@@ -28,6 +28,7 @@ class NetworkConfig(ModelConfig):
     remat_policy = "none"
     attention = "xla"
     scan_layers = False
+    max_length = None
 
     vocab_size: int
     dtype: Any = "float32"

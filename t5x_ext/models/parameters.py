@@ -158,20 +158,19 @@ def map_specs(function: Callable[..., Any], specs: Params, *trees: Params) -> Pa
     return jax.tree.map(function, specs, *trees, is_leaf=_is_spec)
 
 
-def init_params(specs: Params, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Draws every parameter from its own key, so adding one leaves the others unchanged.
+def init_params(specs: Params, key: jax.Array) -> Params:
+    """Draws every parameter in float32 from its own key, so adding one leaves the others unchanged.
 
     Args:
       specs: tree of `ParamSpec`.
       key: PRNG key.
-      dtype: dtype of all parameters.
 
     Returns:
       The tree of specs with arrays of `spec.shape` in place of specs.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(specs, is_leaf=_is_spec)
     arrays = [
-        spec.init(jax.random.fold_in(key, _stable_hash(path)), spec.shape, dtype)
+        spec.init(jax.random.fold_in(key, _stable_hash(path)), spec.shape, jnp.float32)
         for path, spec in leaves
     ]
     return jax.tree.unflatten(treedef, arrays)

@@ -233,15 +233,12 @@ class Decoder(nnx.Module):
         """Bias of position `index` on `length` positions, later ones masked: [H, 1, length]."""
         table = layer.relpos_bias if self.cfg.position_table_per_layer else self.relpos_bias
         distance = jnp.arange(length) - index
-        bias = table.of_distance(jnp.minimum(distance, 0), length)
+        bias = table.traced_bias(jnp.minimum(distance, 0), length)
         return jnp.where(distance <= 0, bias, MASKED)[:, None]
 
 
 class T5(nnx.Module):
-    """The network; see `models.network` for what is asked of one.
-
-    Without `*_segment_ids`, every token but 0 of a batch is real.
-    """
+    """The network; see `models.network` for what is asked of one."""
 
     def __init__(self, cfg: T5Config):
         self.token_embedder = Embedding(cfg.vocab_size, cfg.emb_dim, cfg.dtype)
@@ -253,13 +250,13 @@ class T5(nnx.Module):
         self, batch: dict[str, jax.Array], dropout_key: jax.Array | None = None
     ) -> jax.Array:
         """The decoder's last activations for a converted batch, packed or not: [B, T, D]."""
-        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-        input_segments = batch.get("encoder_segment_ids", (inputs > 0).astype(jnp.int32))
-        target_segments = batch.get("decoder_segment_ids", (targets > 0).astype(jnp.int32))
-        encoded = self.encode(inputs, input_segments, fold_key(dropout_key, 0))
+        input_segments = batch["encoder_segment_ids"]
+        key = fold_key(dropout_key, 0)
+        encoded = self.encode(batch["encoder_input_tokens"], input_segments, key)
         embedded = self.token_embedder(batch["decoder_input_tokens"])
         key = fold_key(dropout_key, 1)
-        return self.decoder(embedded, target_segments, encoded, input_segments, key)
+        segments = batch["decoder_segment_ids"]
+        return self.decoder(embedded, segments, encoded, input_segments, key)
 
     def encode(
         self, tokens: jax.Array, segment_ids: jax.Array, key: jax.Array | None = None

@@ -52,6 +52,7 @@ class T5Config(ModelConfig):
         }
         | {f"mlp/{name}": f"DenseReluDense/{name}" for name in ("wi", "wi_0", "wi_1", "wo")}
     )
+    max_length = None  # a position table goes by distances, which have no limit
 
     vocab_size: int
     dtype: Any = "float32"

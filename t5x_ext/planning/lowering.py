@@ -16,7 +16,7 @@ from t5x_ext.data.features import Features, Lengths
 from t5x_ext.data.packing import lay_out
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.loop import Shared, decode_batch
+from t5x_ext.decoding.loop import PromptExtras, decode_batch
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.stages import stage_ends
 from t5x_ext.models import parameters
@@ -95,10 +95,10 @@ def decoding_call(program: Program, workload: Workload, experts: int) -> tuple[A
 
     def decode(params: Any, prompts: jax.Array, adapters: jax.Array | None) -> jax.Array:
         lengths = jnp.full(rows, workload.input_length)
-        shared = Shared(adapters=adapters)
+        extras = PromptExtras(adapters=adapters)
         with partitioner.activate():
             return decode_batch(
-                generator, params, prompts, lengths, limit, ids, None, axis_name, whole, shared
+                generator, params, prompts, lengths, limit, ids, None, axis_name, whole, extras
             )
 
     if experts > 1:
@@ -129,7 +129,7 @@ def _decoding_program(program: Program, experts: int) -> tuple[Program, int]:
 
 
 def _has_adapter_a_row(program: Program) -> bool:
-    return getattr(program.model.module, "num_adapters", None) is not None
+    return program.model.module.num_adapters is not None
 
 
 def abstract_models(program: Program, experts: int) -> Any:

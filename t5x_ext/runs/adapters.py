@@ -86,8 +86,8 @@ def load_base(program: Program, restore: RestoreCheckpointConfig | None) -> Base
     Raises:
       ConfigError: adapters have no base.
     """
-    module: Any = program.model.module
-    lora, quantization = getattr(module, "lora", None), getattr(module, "quantization", None)
+    module = program.model.module
+    lora, quantization = module.lora, module.quantization
     if lora is None:
         return None
     path = selection.select_one(restore)

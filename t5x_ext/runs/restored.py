@@ -53,10 +53,6 @@ class RestoredModel(NamedTuple):
     signature: str
 
 
-def _is_bidirectional(model: BaseTransformerModel) -> bool:
-    return getattr(model, "inputs_bidirectional_attention", False)
-
-
 def _sign(
     decoder: Decoder,
     dataset_cfg: DatasetConfig,
@@ -76,12 +72,12 @@ def _sign(
       restore_cfg: gives the dtype that the values were read in.
     """
     model = decoder.model
-    lora = getattr(model.module, "lora", None)
+    lora = model.module.lora
     own_ids = OutputIds.of(model.output_vocabulary)
     may_be_set = {
         "lora": lora and lora.describe(),
-        "quantization": getattr(model.module, "quantization", None),
-        "inputs_bidirectional_attention": _is_bidirectional(model),
+        "quantization": model.module.quantization,
+        "inputs_bidirectional_attention": model.inputs_bidirectional_attention,
         "network": model.module.fingerprint,
         "eos_ids": decoder.output_ids.eos if decoder.output_ids != own_ids else None,
     }
@@ -160,7 +156,7 @@ def restore_each(
                 f"{checkpoints[0].path}; allowed: checkpoints of one network"
             )
         if adapter is not None:
-            adapter.warn_of_kernels(getattr(model.module, "quantization", None), path)
+            adapter.warn_of_kernels(model.module.quantization, path)
         weights = adapters.load_weights(
             abstract_params, path, adapter, restore_cfg.dtype, model.config
         )
@@ -210,7 +206,7 @@ def _find_checkpoints(
         path, adapter_path = adapters.split_path(selected, restore_cfg.adapter)
         source = open_source(path)
         stated = adapters.bidirectional_in(source, adapter_path)
-        if stated not in (None, _is_bidirectional(model)):
+        if stated not in (None, model.inputs_bidirectional_attention):
             raise ConfigError(
                 f"DecoderOnlyModel.inputs_bidirectional_attention: {not stated}; allowed: {stated},"
                 f" with which {adapter_path or path} was trained"

@@ -63,13 +63,12 @@ def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
     they are set: the keys of stored results stay what they were.
     """
     optimizer = model.optimizer_def
-    lora = getattr(model.module, "lora", None)
-    quantization = getattr(model.module, "quantization", None)
+    lora, quantization = model.module.lora, model.module.quantization
     adapters = {"lora": lora.describe(), "quantization": quantization} if lora else {}
     may_be_set = {
         "quantization": quantization,
-        "loss_on_prompt": getattr(model, "loss_on_prompt", False),
-        "inputs_bidirectional_attention": getattr(model, "inputs_bidirectional_attention", False),
+        "loss_on_prompt": model.loss_on_prompt,
+        "inputs_bidirectional_attention": model.inputs_bidirectional_attention,
         "network": model.module.fingerprint,
     }
     described = {

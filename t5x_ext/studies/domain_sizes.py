@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from mixtures.budgets import parse_budget
 from mixtures.errors import DataError
@@ -93,8 +92,3 @@ def _lists(data: GeneratedData, count: int, max_tokens: int) -> TextSize:
 
 def _round_up(tokens: int) -> int:
     return -(-tokens // _STEP) * _STEP
-
-
-def max_tokens_of(model: Any) -> int:
-    """The context of a decoder-only model."""
-    return int(getattr(model.config, "max_length", 1 << 20))

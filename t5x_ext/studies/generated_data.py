@@ -316,7 +316,7 @@ def _check_context(data: GeneratedData, owner: GeneratedData, model: BaseTransfo
     from t5x_ext.generation.requests import Generator
     from t5x_ext.generation.text_models import token_counter
 
-    longest = getattr(model.config, "max_length", None)
+    longest = model.config.max_length
     if longest is None:
         return
     counter = token_counter(model.output_vocabulary)

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +27,7 @@ from t5x_ext.generation import refill, rounds
 from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
-from t5x_ext.generation.text_models import Writer, token_counter
+from t5x_ext.generation.text_models import Writer, max_tokens, token_counter
 from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models import network
 from t5x_ext.models.parameters import Params, join, select
@@ -140,7 +139,8 @@ class Generation:
         directory = store.adapter_dir(self.study_dir, cell.tuned_key)
         if files.is_dir(directory):
             return
-        module: Any = self.tuner.model.module
+        module = self.tuner.model.module
+        assert module.lora is not None  # or there would be no adapter
         path = self.initials.path_of(cell.arm.initial)
         stored = peft.StoredAdapter(
             module.lora,
@@ -218,8 +218,7 @@ class Generation:
         initial = arm.initial if arm else data.writer
         adapter = store.adapter_dir(self.study_dir, identity) if arm else None
         load = functools.cache(lambda: self._load(initial, adapter))
-        config: Any = model.config  # of a decoder-only model
-        texts = token_counter(model.output_vocabulary), config.max_length
+        texts = token_counter(model.output_vocabulary), max_tokens(model.config)
         writer = Writer(identity, *texts, load, _ADAPTER if arm else None)
         if data.contrast is None:
             return writer, None
@@ -235,7 +234,7 @@ class Generation:
         described, partitioner = self.tuner.model, self.tuner.partitioner
         config = described.config
         params = copy_to(self.initials.params(initial, 0, self.tuner), "device")
-        quantization = getattr(described.module, "quantization", None)
+        quantization = described.module.quantization
         lora, adapters = None, tuple[str, ...]()
         if adapter_dir is not None:
             lora, stacked = stack([open_adapter(str(adapter_dir), config)], config)
@@ -253,9 +252,7 @@ class Generation:
             adapters=adapters,
             lora=lora,
             quantization=quantization,
-            inputs_bidirectional_attention=getattr(
-                described, "inputs_bidirectional_attention", False
-            ),
+            inputs_bidirectional_attention=described.inputs_bidirectional_attention,
         )
 
     @contextlib.contextmanager

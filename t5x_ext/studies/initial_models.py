@@ -154,7 +154,7 @@ class InitialModels:
     def _load(self, initial: InitialModel, seed: int, wanted: Params) -> Params:
         """Parameters in the layout and the dtypes of `wanted`."""
         if initial.is_random:
-            if getattr(self.tuner.model.module, "quantization", None):
+            if self.tuner.model.module.quantization:
                 raise ConfigError(
                     f"InitialModel {initial.name}: random parameters are not quantised; with "
                     "QUANTIZATION allowed: path, or base and scope"
@@ -209,7 +209,7 @@ class InitialModels:
     def _whole(self, tuned: Params, base: str | None) -> Params:
         """All parameters after a run: adapters become part of those that they were tuned over."""
         model = self.tuner.model
-        lora = getattr(model.module, "lora", None)
+        lora = model.module.lora
         if lora is None or base is None:
             return tuned
         return merge(model.config, lora, load_params(base, self._program.base_params()), tuned)

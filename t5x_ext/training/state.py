@@ -42,7 +42,7 @@ def state_shardings(
     Raises:
       ConfigError: quantised parameters are to be trained.
     """
-    quantization = getattr(model.module, "quantization", None)
+    quantization = model.module.quantization
     if quantization is not None and not model.module.frozen:
         raise ConfigError(
             f"QUANTIZATION: {quantization!r} without LORA_RANK; quantised parameters are frozen: "
@@ -146,7 +146,7 @@ def abstract_frozen(model: BaseTransformerModel, partitioner: PjitPartitioner) -
 def _quantised(
     model: BaseTransformerModel, specs: Any, abstract: Any, partitioner: PjitPartitioner
 ) -> Any:
-    if getattr(model.module, "quantization", None) is None:
+    if model.module.quantization is None:
         return abstract
     return nf4.quantise_abstract(specs, abstract, partitioner)
 

@@ -122,7 +122,7 @@ class Program:
         return jax.jit(eval_step, out_shardings=self.partitioner.sharding(()))
 
     def base_params(self) -> Params:
-        """The same of what a run starts from, in float32: all parameters but adapters."""
+        """Shapes, dtypes and shardings of the base parameters (all but adapters), in float32."""
         model = self.model.replace(module=self.model.module.base)
         return states.abstract_params(model, self.partitioner)
 

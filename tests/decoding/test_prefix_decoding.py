@@ -45,7 +45,7 @@ def decode(decoder: Decoder, params: Any) -> list[Answer]:
     found: dict[int, Answer] = {}
     requests = [Request((row,), number) for number, row in enumerate(ROWS)]
     for finished in decoder.decode_requests(params, requests):
-        for index, place in enumerate(finished.numbers.tolist()):
+        for index, place in enumerate(finished.places.tolist()):
             row, log_probs = finished.outputs[index, 0], finished.log_probs[index, 0]
             count = len(make_output(row, log_probs, IDS).log_probs)
             found[place] = row[:count].tolist(), log_probs[:count]

@@ -183,7 +183,7 @@ def outputs(
         params = {"expert": params, "amateur": amateur.params}
     found, log_probs = {}, {}
     for finished in decoder.decode_requests(params, asked):
-        for index, place in enumerate(finished.numbers.tolist()):
+        for index, place in enumerate(finished.places.tolist()):
             found[place] = finished.outputs[index].tolist()
             if finished.log_probs is not None:
                 log_probs[place] = finished.log_probs[index]
@@ -194,7 +194,7 @@ def gather(batches: Iterator[Finished]) -> list[list[int]]:
     """Tokens of all outputs, in the order of their requests."""
     found = {}
     for finished in batches:
-        found |= dict(zip(finished.numbers.tolist(), finished.outputs.tolist(), strict=True))
+        found |= dict(zip(finished.places.tolist(), finished.outputs.tolist(), strict=True))
     return [found[n] for n in range(len(found))]
 
 

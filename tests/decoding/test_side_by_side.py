@@ -15,7 +15,7 @@ from t5x_ext.decoding import Beam, Greedy, Method, Sampling, placement
 from t5x_ext.decoding.adapters import gather_by_slot
 from t5x_ext.decoding.batches import Batching
 from t5x_ext.decoding.decoder import Decoder
-from t5x_ext.decoding.loop import Shared
+from t5x_ext.decoding.loop import Prompts
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.decoding.predict import predict, predict_by_adapter
 from t5x_ext.decoding.requests import Request
@@ -170,9 +170,9 @@ def test_the_loop_ends_with_the_last_row_of_all_models() -> None:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *WEIGHTS)
     programs = decoder.programs_together
     weights = programs.prepare(stacked)
-    inputs = jnp.ones((3, 8, 64), jnp.int32)
-    lengths, numbers = jnp.full((3, 8), 64), jnp.zeros((3, 8), jnp.int32)
-    rows = programs._read(stacked, weights, inputs, lengths, numbers, Shared(), None)
+    tokens = jnp.ones((3, 8, 64), jnp.int32)
+    prompts = Prompts(tokens, jnp.full((3, 8), 64), jnp.zeros((3, 8), jnp.int32))
+    rows = programs._read(stacked, weights, prompts, None)
     traced = programs._advance.trace(weights, rows, 0)
     loops = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "while"]
     assert [loop.params["cond_jaxpr"].out_avals[0].shape for loop in loops] == [()]

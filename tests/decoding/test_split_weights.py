@@ -17,6 +17,7 @@ import pytest
 
 from t5x_ext.decoding import placement
 from t5x_ext.decoding.decoder import Decoder
+from t5x_ext.decoding.loop import Prompts
 from t5x_ext.models import EncoderDecoderModel, network, nf4, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import compiling, hlo, lowering
@@ -172,7 +173,7 @@ def test_bytes_are_those_of_the_arrays() -> None:
     assert placement.params_bytes(MODEL.generator, mesh) == (held(model_params), 0)
     assert placement.weights_bytes(MODEL.generator, mesh) == (held(weights), 0)
     inputs = np.ones((1, 16, 64), np.int32)
-    rows = programs.begin(model_params, weights, inputs, *NUMBERS).rows
+    rows = programs.begin(model_params, weights, Prompts(inputs, *NUMBERS)).rows
     assert programs.cache_bytes == held((rows.prompt.keys, rows.prompt.values, rows.cache))
 
 
@@ -218,6 +219,6 @@ def test_tokens_do_not_depend_on_where_weights_lie() -> None:
         partitioner = dataclasses.replace(mesh, device_bytes=device_bytes)
         programs = Decoder(model, partitioner, 16, 64, 32, first_stage=None).programs
         weights = programs.prepare(model_params)
-        done = programs.begin(model_params, weights, inputs, *NUMBERS)
+        done = programs.begin(model_params, weights, Prompts(inputs, *NUMBERS))
         outputs.append(np.asarray(done.outputs))
     assert (outputs[0] == outputs[1]).all() and len(np.unique(outputs[0])) > 3

@@ -61,10 +61,3 @@ def _split(text: str) -> Iterator[str]:
             line += "\n" + next(lines)
         if line.strip():
             yield line
-
-
-def inline_commands(page: Path) -> list[str]:
-    """Commands in backquotes, as tables and sentences have them."""
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    found = re.findall(r"`((?:python -m |t5x_ext )[^`]+)`", prose)
-    return [text.replace("\\|", "|") for text in found]

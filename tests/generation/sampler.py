@@ -7,7 +7,6 @@ the passages that it is shown. What it writes is a pure function of (seed, reque
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -100,7 +99,3 @@ def run(directory: str, delay_secs: float, batch_size: int, tasks: int = 60, row
         directory, sampler.generator(), answering, rows, index, seeds, batch_size
     )
     return made, kept, sampler
-
-
-def words_of(text: str) -> list[str]:
-    return re.findall(r"\w+", text)

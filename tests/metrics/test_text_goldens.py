@@ -94,9 +94,6 @@ def test_sari_of_whole_sets(writing_dir: Path, prediction: str) -> None:
 def test_gleu_of_every_sentence(writing_dir: Path) -> None:
     metric = gleu_module.Gleu()
     for golden in lines(writing_dir / "goldens" / "gleu.jsonl"):
-        smoothed = gleu_module.sentence_scores(row(golden))
-        expected = golden["sentence"]["by_reference"]
-        assert smoothed == pytest.approx(expected, abs=EXACT), golden["id"]
         mean = golden["sentence"]["mean"]
         assert corpus_score("gleu_sentence", [row(golden)]) == pytest.approx(mean, abs=EXACT)
         scores = metric.iterations(total(metric.statistics([row(golden)])))

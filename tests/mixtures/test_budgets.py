@@ -101,15 +101,6 @@ def test_exact_budget_is_not_short(caplog):
     assert not caplog.records
 
 
-def test_short_task_refused():
-    with pytest.raises(DataError, match="'task1': budget n201 .* the 200 .*; allowed: at most 200"):
-        select("task1", IDS, 201, short="refuse")
-    with pytest.raises(DataError, match="'task1': no training instances for budget all; allowed"):
-        select("task1", [], "all", short="refuse")
-
-
-def test_wrong_arguments():
+def test_wrong_order():
     with pytest.raises(DataError, match="budget order 'random'; allowed: seeded, release"):
         select("task1", IDS, 1, order="random")
-    with pytest.raises(DataError, match="short 'skip'; allowed: warn, refuse"):
-        select("task1", IDS, 1, short="skip")

@@ -55,7 +55,7 @@ def test_ids_are_those_of_transformers_and_texts_come_back(directory):
     theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(str(directory))
     ours = open_vocabulary(str(directory))
     assert isinstance(ours, Vocabulary)
-    assert (ours.bos_id, ours.eos_ids, ours.prefix_ids, ours.suffix_ids) == (1, (2, 3), (1,), ())
+    assert (ours.bos_id, ours.eos_ids, ours.prefix_ids) == (1, (2, 3), (1,))
     assert ours.vocab_size == len(theirs) == 400
     for text in LINES:
         ids = ours.encode(text)
@@ -82,7 +82,7 @@ def test_a_prompt_starts_as_the_tokenizer_starts_texts(directory, tmp_path):
 
 
 @pytest.mark.parametrize("template", ["<s> $A <end>", "$A"])
-def test_prefix_and_suffix_without_a_piece_for_letters(template, tmp_path):
+def test_prefix_without_a_piece_for_letters(template, tmp_path):
     pieces = {"<s>": 0, "<end>": 1, "1": 2, "2": 3}
     tokenizer = tokenizers.Tokenizer(models.BPE(pieces, []))
     assert tokenizer.encode("a").ids == []
@@ -94,7 +94,7 @@ def test_prefix_and_suffix_without_a_piece_for_letters(template, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     ours = open_vocabulary(str(tmp_path))
     surrounded = template != "$A"
-    assert (ours.prefix_ids, ours.suffix_ids) == (((0,), (1,)) if surrounded else ((), ()))
+    assert ours.prefix_ids == ((0,) if surrounded else ())
 
 
 def test_a_response_is_tokenised_behind_its_prompt(directory):
@@ -107,17 +107,6 @@ def test_a_response_is_tokenised_behind_its_prompt(directory):
     assert response_tokens(ours, "chee", "se") == ours.encode("se")
     target = DecoderOnlyFeatures().target_tokens(ours, " fromage", "cheese")
     assert target.tolist() == [*response_tokens(ours, "cheese", " fromage"), 2]
-
-
-def test_offsets_say_which_characters_a_token_is(directory):
-    ours = open_vocabulary(str(directory))
-    prompt, response = "Say it in French: cheese", " fromage, s'il vous plaît"
-    ids, offsets = ours.encode_with_offsets(prompt + response)
-    assert ids == ours.encode(prompt + response)
-    is_response = [start >= len(prompt) for start, _ in offsets]
-    assert is_response == sorted(is_response) and 0 < sum(is_response) < len(ids)
-    kept = [index for index, chosen in zip(ids, is_response, strict=True) if chosen]
-    assert ours.decode(kept) == response
 
 
 def test_seqio_gives_the_same_ids_and_a_copy_is_the_same(directory, tmp_path):

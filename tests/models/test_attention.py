@@ -83,7 +83,7 @@ def test_a_causal_row_by_blocks_equals_the_whole(
     def whole(table, query, key, value):
         pattern = pattern_of(table)
         distance = np.arange(length)[None, :] - np.arange(length)[:, None]
-        bias = pattern.bias.by_distance(distance)[None] if has_bias else None
+        bias = pattern.bias.static_bias(distance)[None] if has_bias else None
         split = [split_heads(x, n) for x, n in ((query, HEADS), (key, kv_heads), (value, kv_heads))]
         out = xla_attention.dot_product_attention(*split, bias, segment_mask(pattern))
         return jnp.sum(out.reshape(query.shape) * grad)
@@ -256,10 +256,10 @@ def test_heads_that_leave_lanes_free_are_padded(heads: Heads) -> None:
 def test_alibi_of_a_prefix_lowers_keys_on_both_sides() -> None:
     """MPT's code with `prefix_lm`: -slope times the distance, in whichever direction."""
     alibi, distance = ALiBi(6), np.arange(5)[None, :] - np.arange(5)[:, None]
-    bias = alibi.by_distance(distance)
+    bias = alibi.static_bias(distance)
     np.testing.assert_array_equal(bias, -alibi.slopes[:, None, None] * np.abs(distance))
     back = jnp.asarray(np.minimum(distance, 0))
-    np.testing.assert_array_equal(alibi.of_distance(back, 4), alibi.by_distance(np.asarray(back)))
+    np.testing.assert_array_equal(alibi.traced_bias(back, 4), alibi.static_bias(np.asarray(back)))
 
 
 def test_dropping_keys_equals_dropping_attention_weights() -> None:

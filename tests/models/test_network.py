@@ -41,6 +41,8 @@ def make_batch(inputs: list[list[int]], targets: list[list[int]], length: int, t
     tokens = pad(targets, target_length)
     return {
         "encoder_input_tokens": pad(inputs, length),
+        "encoder_segment_ids": pad([[1] * len(row) for row in inputs], length),
+        "decoder_segment_ids": pad([[1] * len(row) for row in targets], target_length),
         "decoder_target_tokens": tokens,
         "decoder_input_tokens": pad([[0, *row[:-1]] for row in targets], target_length),
         "decoder_loss_weights": (tokens > 0).astype(np.float32),
@@ -121,6 +123,16 @@ def test_padding_changes_nothing(weights: parameters.Params) -> None:
     )
     np.testing.assert_allclose(short[0, :3], long[0, :3], atol=1e-5)
     np.testing.assert_allclose(short[1, :2], long[1, :2], atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["encoder_segment_ids", "decoder_segment_ids"])
+def test_a_batch_says_what_is_padding(weights: parameters.Params, missing: str) -> None:
+    model = EncoderDecoderModel(network.Transformer(TINY))
+    batch = make_batch([[5, 1]], [[7, 1]], 2, 2)
+    del batch[missing]
+    for compute in (model.logits, model.loss_sums):
+        with pytest.raises(ConfigError, match=f"^batch: has no {missing}; allowed: int32 ids "):
+            compute(weights, batch, None)
 
 
 def test_a_token_sees_no_later_target(weights: parameters.Params) -> None:

@@ -131,6 +131,8 @@ def make_batch(vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
     targets = padded([21, *rng.integers(2, 21, 3).tolist(), 1])
     return {
         "encoder_input_tokens": inputs,
+        "encoder_segment_ids": (inputs > 0).astype(np.int32),
+        "decoder_segment_ids": (targets > 0).astype(np.int32),
         "decoder_target_tokens": targets,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
         "decoder_loss_weights": (targets > 0).astype(np.float32),

@@ -163,9 +163,8 @@ def test_rows_that_wait_are_those_that_decoding_parks():
 
     def first_stage(params, prompts):
         weights = generator.prepare(params)
-        of_rows = jnp.full(4, 64), jnp.arange(4)
-        of_batch = prompts, *of_rows, loop.Shared()
-        rows = loop.start_rows(generator, params, weights, *of_batch, Greedy(), 32)
+        batch = loop.Prompts(prompts, jnp.full(4, 64), jnp.arange(4))
+        rows = loop.start_rows(generator, params, weights, batch, Greedy(), 32)
         return loop.advance_rows(generator, weights, rows, Greedy(), 0, 8, OutputIds((1,), 384))
 
     inputs = jax.ShapeDtypeStruct((4, 64), jnp.int32)

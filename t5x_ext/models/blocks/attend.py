@@ -2,7 +2,7 @@
 
 The rule: logits = scale * (query . key) + bias by distance, masked where the segments differ or,
 in a causal pattern, where the key lies ahead; softmax in float32. `xla_attention` states it in a
-few lines of XLA, for every platform. The kernels of `PATHS` compute the same without ever writing
+few lines of XLA, for every platform. Those in `KERNELS` compute the same without ever writing
 logits to memory, each for one platform and for some patterns.
 
 What a path names "heads" (`checkpoint_name`) is all that its backward pass can use of its forward
@@ -32,7 +32,7 @@ from t5x_ext.terminal import note
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
-class Path(NamedTuple):
+class AttentionKernel(NamedTuple):
     """A kernel.
 
     Attributes:
@@ -49,10 +49,10 @@ class Path(NamedTuple):
 
 
 # Of those for a platform, the first that can is taken.
-PATHS = (
-    Path("the kernel by distance", "tpu", by_distance.obstacle, by_distance.build),
-    Path("splash attention", "tpu", splash.obstacle, splash.build),
-    Path("cuDNN's attention", "gpu", cudnn.obstacle, cudnn.build),
+KERNELS = (
+    AttentionKernel("the kernel by distance", "tpu", by_distance.obstacle, by_distance.build),
+    AttentionKernel("splash attention", "tpu", splash.obstacle, splash.build),
+    AttentionKernel("cuDNN's attention", "gpu", cudnn.obstacle, cudnn.build),
 )
 _told: set[tuple[Heads, str]] = set()  # heads and paths that a line has been said about
 
@@ -107,14 +107,14 @@ def drop_keys(
     return dropout(split, rate, dropout_key, broadcast_axis=-1).reshape(value.shape)
 
 
-def _choose(pattern: Pattern, heads: Heads, path: str, dtype: Any) -> Path | None:
+def _choose(pattern: Pattern, heads: Heads, path: str, dtype: Any) -> AttentionKernel | None:
     """The kernel to use; None for XLA."""
     partitioner = active_partitioner()
     platform = "cpu" if partitioner is None else partitioner.platform
     if path == "xla" or (path == "auto" and platform == "cpu"):
         return None
     # Tests ask for 'flash' on CPUs, where the steps of TPU kernels run as ordinary XLA.
-    candidates = [one for one in PATHS if one.platform == ("gpu" if platform == "gpu" else "tpu")]
+    candidates = [one for one in KERNELS if one.platform == ("gpu" if platform == "gpu" else "tpu")]
     # A plan compiles for devices that are not here: nothing can be tried on them.
     is_here = jax.default_backend() == platform
     reasons = []

@@ -184,9 +184,9 @@ class Attention(nnx.Module):
         far_distance = jnp.arange(prompt_length)[None] - lengths[:, None] - index  # [B, L]
         farthest = prompt_length + length
         kv = self.heads.kv
-        far = position_bias.of_distance(jnp.clip(far_distance, -farthest, 0), farthest)
+        far = position_bias.traced_bias(jnp.clip(far_distance, -farthest, 0), farthest)
         far = jnp.moveaxis(far, 0, 1).reshape(mask.shape[0], 1, kv, -1, prompt_length)
-        near = position_bias.of_distance(jnp.minimum(near_distance, 0), farthest)
+        near = position_bias.traced_bias(jnp.minimum(near_distance, 0), farthest)
         near = near.reshape(1, 1, kv, -1, length)
         return jnp.where(far_mask, far, MASKED), jnp.where(near_mask, near, MASKED)
 

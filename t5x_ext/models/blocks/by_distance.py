@@ -83,4 +83,4 @@ def bias_by_distance(bias: PositionBias, query_length: int, key_length: int) -> 
     Returns:
       float32 [H, Q + K]; the last entry is never used.
     """
-    return bias.by_distance(np.arange(query_length + key_length) - (query_length - 1))
+    return bias.static_bias(np.arange(query_length + key_length) - (query_length - 1))

@@ -213,7 +213,7 @@ class _Blocks:
             pl.BlockSpec((1, 1, self.key_length), lambda g, b, i: (b, 0, 0)),
         )
 
-    def operands(self, layout: Layout, query, key, value, by_distance, q_segments, k_segments):
+    def operands(self, query, key, value, by_distance, q_segments, k_segments):
         """Arrays and specs in the order the kernels take them; the bias last, if there is one."""
         arrays = [query, key, value, q_segments[:, :, None], k_segments[:, None, :]]
         specs = [self.queries, self.keys, self.keys, *self.segments]
@@ -241,9 +241,7 @@ def _forward_kernel_call(
     layout: Layout, query, key, value, by_distance, query_segments, key_segments
 ) -> jax.Array:
     blocks = _Blocks.of(layout, query, key)
-    arrays, specs = blocks.operands(
-        layout, query, key, value, by_distance, query_segments, key_segments
-    )
+    arrays, specs = blocks.operands(query, key, value, by_distance, query_segments, key_segments)
 
     def kernel(q_ref, k_ref, v_ref, q_seg_ref, k_seg_ref, *rest):
         bias_ref, out_ref = rest if by_distance is not None else (None, *rest)
@@ -273,9 +271,7 @@ def _backward_kernel_call(
     layout: Layout, query, key, value, by_distance, query_segments, key_segments, grad
 ) -> tuple[jax.Array, ...]:
     blocks = _Blocks.of(layout, query, key)
-    arrays, specs = blocks.operands(
-        layout, query, key, value, by_distance, query_segments, key_segments
-    )
+    arrays, specs = blocks.operands(query, key, value, by_distance, query_segments, key_segments)
     has_bias = by_distance is not None
     last_block = blocks.grid[2] - 1
 

@@ -78,7 +78,7 @@ class Continuation:
         distance = jnp.arange(self.length) - places[:, :, None]  # [B, Q, L]
         bias = None
         if self.bias is not None:
-            bias = self.bias.of_distance(jnp.clip(distance, -self.length, 0), self.length)
+            bias = self.bias.traced_bias(jnp.clip(distance, -self.length, 0), self.length)
             bias = jnp.moveaxis(bias, 0, 1)
         mask = (distance <= 0)[:, None]
         return dot_product_attention(queries, keys, values, bias, mask, self.heads.scale)

@@ -80,10 +80,10 @@ class _Bias:
 
     numbers: jax.Array
 
-    def by_distance(self, distance: np.ndarray) -> jax.Array:
+    def static_bias(self, distance: np.ndarray) -> jax.Array:
         return self.numbers[:, distance + _LENGTH - 1]
 
-    def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
+    def traced_bias(self, distance: jax.Array, farthest: int) -> jax.Array:
         raise NotImplementedError  # no row is decoded here
 
 
@@ -126,7 +126,7 @@ def _build_reference(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]
         logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32)
         logits *= heads.scale
         if pattern.bias is not None:
-            logits += pattern.bias.by_distance(distance)
+            logits += pattern.bias.static_bias(distance)
         weights = jax.nn.softmax(jnp.where(mask[:, None], logits, MASKED)).astype(v.dtype)
         return jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(query.shape)
 

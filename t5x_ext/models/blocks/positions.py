@@ -25,10 +25,10 @@ from t5x_ext.models.blocks.parameter import param
 class PositionBias(Protocol):
     """A bias of attention logits that depends on the distance alone."""
 
-    def by_distance(self, distance: np.ndarray) -> jax.Array:
-        """Of known distances: int [...] -> float32 [H, ...]."""
+    def static_bias(self, distance: np.ndarray) -> jax.Array:
+        """Of distances known when the program is traced: int [...] -> float32 [H, ...]."""
 
-    def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
+    def traced_bias(self, distance: jax.Array, farthest: int) -> jax.Array:
         """Of distances known when the program runs: int32 [...] in -farthest..0 -> [H, ...]."""
 
 
@@ -41,11 +41,11 @@ class RelativeBias(nnx.Module):
         self.max_distance = max_distance
         self.bidirectional = bidirectional
 
-    def by_distance(self, distance: np.ndarray) -> jax.Array:
+    def static_bias(self, distance: np.ndarray) -> jax.Array:
         table = self.rel_embedding[...].astype(jnp.float32)
         return table[:, self._buckets(distance)]
 
-    def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
+    def traced_bias(self, distance: jax.Array, farthest: int) -> jax.Array:
         buckets = self._buckets(-np.arange(farthest + 1))
         table = self.rel_embedding[...].astype(jnp.float32)
         return table[:, jnp.asarray(buckets)[-distance]]
@@ -112,10 +112,10 @@ class ALiBi:
             slopes = np.concatenate([slopes[1::2], slopes[::2]])[: self.num_heads]
         return slopes.astype(np.float32)
 
-    def by_distance(self, distance: np.ndarray) -> jax.Array:
+    def static_bias(self, distance: np.ndarray) -> jax.Array:
         return jnp.asarray(np.multiply.outer(self.slopes, (-np.abs(distance)).astype(np.float32)))
 
-    def of_distance(self, distance: jax.Array, farthest: int) -> jax.Array:
+    def traced_bias(self, distance: jax.Array, farthest: int) -> jax.Array:
         del farthest
         slopes = self.slopes.reshape(-1, *(1,) * distance.ndim)
         return jnp.asarray(slopes) * distance.astype(jnp.float32)

@@ -109,7 +109,7 @@ def build(pattern: Pattern, heads: Heads) -> Callable[..., jax.Array]:
     if pattern.bias is not None:
         query_length, key_length = pattern.query_segments.shape[1], pattern.key_segments.shape[1]
         distance = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
-        bias = pattern.bias.by_distance(distance)[None]
+        bias = pattern.bias.static_bias(distance)[None]
     is_triangle = pattern.causal and pattern.prefix is None
     attend_split = _by_query_block if is_triangle else dot_product_attention
 

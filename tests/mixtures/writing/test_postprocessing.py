@@ -38,10 +38,6 @@ def test_each_step_changes_what_it_is_for(
     assert clean_answer(text, source) == (answer, steps)
 
 
-def test_answers_of_several_lines_keep_them() -> None:
-    assert clean_answer("1. A\n2. B\n", "", single_line=False) == ("1. A\n2. B", ("space",))
-
-
 def test_steps_are_counted_over_a_set() -> None:
     texts = [" A.", "B.", '"C."', "\n\n### Input:"]
     cleaned, counts = clean_answers(texts, ["", "", "", ""])
