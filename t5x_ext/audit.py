@@ -22,99 +22,15 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import gin
 
 from t5x_ext import bounds, errors, files, gin_utils
+from t5x_ext.audits.tasks import DEFAULT_LIMITS, Settings, audit
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.terminal import Parser, command, note, show, show_json
-
-T = TypeVar("T")
-
-_DEFAULT_LIMITS = ((512, 128), (1024, 128))  # tokens of inputs and targets
-_TASKS_A_LINE = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to audit.
-
-    Attributes:
-        mixtures: names as MIXTURE_OR_TASK_NAME takes them.
-        limits: (inputs, targets) in tokens, EOS included.
-        superni: how `superni.*` names become data.
-        vocabulary: of `mixtures.vocabularies`, the path of a model, or None for the bundled one.
-        prompt: for a mixture that is a scope or a file.
-        budget: likewise.
-        module: a Python module to import first, for names it registers.
-    """
-
-    mixtures: tuple[str, ...]
-    limits: tuple[tuple[int, int], ...] = _DEFAULT_LIMITS
-    superni: SuperNIConfig = SuperNIConfig()
-    vocabulary: Any = None
-    prompt: str | None = None
-    budget: str | int | None = None
-    module: str | None = None
-
-
-def audit(settings: Settings) -> dict[str, Any]:
-    """Measures every task of the mixtures and compares them with all other tasks that it finds.
-
-    Returns:
-        What --json prints: `mixtures`, `data_dir`, `vocabulary`, `flags` (the most serious first),
-        `tasks` (those with the most serious flags first), `shared_inputs`, `shared_sources`. The
-        fields of the last four are those of the data classes in t5x_ext.data.audit_records and
-        t5x_ext.data.audit_flags.
-
-    Raises:
-        ConfigError: there is nothing to examine.
-        mixtures.errors.DataError: a name or file is wrong.
-    """
-    import mixtures
-    from t5x_ext.data import audit_flags, audit_records, audit_rows, audit_styles, audits, datasets
-
-    datasets.import_tasks(settings.module)
-    datasets.set_context(settings.superni, settings.vocabulary)
-    context = mixtures.current_context()
-    resolved = [
-        mixtures.resolve(name, prompt=settings.prompt, budget=settings.budget)
-        for name in settings.mixtures
-    ]
-    tasks = [task for name in resolved for task in audit_rows.load_rows(name)]
-    if not tasks:
-        raise errors.ConfigError(
-            f"{', '.join(resolved)}: no rows to audit; allowed: a task with a train, validation or "
-            "test split that is not empty"
-        )
-    names = {task.name for task in tasks}
-    everything = list({task.name: task for task in tasks}.values())
-    if any(task.track for task in tasks):
-        everything += audit_rows.load_others(names)
-    if any(task.is_rewriting for task in tasks):
-        everything += audit_rows.load_other_sets(names)
-    auditor = audits.Auditor(
-        context.vocabulary, [audit_records.Limit(*lengths) for lengths in settings.limits]
-    )
-    measured = [auditor.measure(task) for task in _progress(tasks)]
-    shared_inputs = audits.shared_inputs(everything, names)
-    shared_sources = audits.shared_sources(everything, names)
-    clashes = audit_styles.style_clashes(everything, names)
-    documents = audits.shared_documents(everything, names)
-    flags = audit_flags.find_flags(measured, shared_inputs, shared_sources, clashes, documents)
-    rank = {flag.subject: index for index, flag in reversed(list(enumerate(flags)))}
-    measured.sort(key=lambda task: (rank.get(task.name, len(flags)), -task.prompt.p95))
-    return {
-        "mixtures": resolved,
-        "data_dir": _data_dir(settings.mixtures, resolved, context),
-        "vocabulary": {"size": context.vocabulary.vocab_size, "loses": auditor.lost_spaces},
-        "flags": [dataclasses.asdict(flag) for flag in flags],
-        "tasks": [dataclasses.asdict(task) for task in measured],
-        "shared_inputs": [dataclasses.asdict(shared) for shared in shared_inputs],
-        "shared_sources": [dataclasses.asdict(shared) for shared in shared_sources],
-    }
 
 
 def audit_synthetic(
@@ -154,36 +70,6 @@ def audit_synthetic(
     return found | {"yields": dataclasses.asdict(yields) if yields else None}
 
 
-def _data_dir(given: Sequence[str], names: Sequence[str], context: Any) -> str:
-    """Where the data lies, for the report: a file of one's own, or a directory of task files."""
-    from mixtures.names import PREFIX
-    from mixtures.writing.names import PREFIX as WRITING_PREFIX
-    from mixtures.writing.rows import find_directory
-
-    places = {}
-    for asked, name in zip(given, names, strict=True):
-        if asked.endswith((".jsonl", ".json")):
-            places[asked] = True
-        elif name.startswith(WRITING_PREFIX):
-            places[str(find_directory(context.data_dir) or "the bundled writing suite")] = True
-        elif name.startswith(PREFIX):
-            places[str(context.store.path)] = True
-    return ", ".join(places) or "what its task reads"
-
-
-def _progress(items: Sequence[T]) -> Iterator[T]:
-    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, desc="audit", unit="task")
-        return
-    for number, item in enumerate(items, start=1):
-        yield item
-        if number % _TASKS_A_LINE == 0 or number == len(items):
-            note(f"audit: {number}/{len(items)} tasks")
-
-
 def _macro(name: str) -> Any:
     """The value of a gin macro, None if it is not set."""
     try:
@@ -213,7 +99,7 @@ def _settings(flags: gin_utils.GinFlags, args: argparse.Namespace) -> Settings:
         limits = () if lengths is None else ((lengths["inputs"], lengths["targets"]),)
         settings = Settings(
             mixtures=tuple(args.mixture or ([mixture] if mixture else [])),
-            limits=tuple(dict.fromkeys(limits + _DEFAULT_LIMITS)),
+            limits=tuple(dict.fromkeys(limits + DEFAULT_LIMITS)),
             superni=_configured_superni(),
             vocabulary=_macro("VOCABULARY"),
             prompt=_macro("PROMPT"),
@@ -316,7 +202,7 @@ def _parse_kinds(text: str | None, is_synthetic: bool) -> list[str]:
     Raises:
         ConfigError: there is no such kind.
     """
-    from t5x_ext.data.audit_flags import KINDS
+    from t5x_ext.audits.flags import KINDS
 
     known = list(_OF_ROWS if is_synthetic else KINDS)
     by_name = {kind.replace(" ", "_"): kind for kind in known}
@@ -367,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = audit_synthetic(args.synthetic, args.evaluation, args.seeds, args.corpus)
         text = audit_text.render(result)
     else:
-        from t5x_ext.data import audit_text as task_text
+        from t5x_ext.audits import text as task_text
 
         result = audit(_settings(flags, args))
         text = task_text.render(result)

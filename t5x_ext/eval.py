@@ -11,13 +11,13 @@ from etils import epath
 from t5x_ext import files, gin_utils, multihost
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data.task_metrics import own_metrics
-from t5x_ext.evaluation import evaluate_loss, predict_and_score, targets_scorer
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.runs.evaluation import evaluate_loss, predict_and_score, targets_scorer
+from t5x_ext.runs.restored import RestoredModel, restore_each
 from t5x_ext.seqio import Evaluator, make_evaluator
-from t5x_ext.sessions import Session, restore_each
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
     summarize_config_fn(output_dir, None, 0)
     writes = multihost.is_primary()
     loggers = evaluator.loggers(str(directory / "inference_eval")) if writes else []
-    for session in restore_each(
+    for restored in restore_each(
         model,
         dataset_cfg,
         restore_checkpoint_cfg,
@@ -62,27 +62,27 @@ def evaluate(
         partitioner,
         evaluator.num_examples,
     ):
-        suffix = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
-        rows = _evaluate_one(session, directory, suffix, superni_cfg.split_policy)
+        suffix = f"-{restored.step}" if restore_checkpoint_cfg.is_several else ""
+        rows = _evaluate_one(restored, directory, suffix, superni_cfg.split_policy)
         for logger in loggers:
-            logger(session.step, rows)
-        del session  # frees its parameters before the next are read
+            logger(restored.step, rows)
+        del restored  # frees its parameters before the next are read
 
 
 def _evaluate_one(
-    session: Session, directory: epath.Path, suffix: str, split_policy: str
+    restored: RestoredModel, directory: epath.Path, suffix: str, split_policy: str
 ) -> list[Prediction]:
     """Scores one checkpoint; see `evaluate`."""
     path = directory / f"predictions{suffix}.jsonl"
     measured, means = predict_and_score(
-        session.decoder, session.params, session.examples, path, session.signature, True
+        restored.decoder, restored.params, restored.examples, path, restored.signature, True
     )
     rows = measured.rows
-    score = targets_scorer(session.scorer, session.params, session.examples)
-    own = own_metrics(session.dataset_cfg, rows, score)
-    loss = evaluate_loss(session.program, session.params, session.examples, session.dataset_cfg)
+    score = targets_scorer(restored.scorer, restored.params, restored.examples)
+    own = own_metrics(restored.dataset_cfg, rows, score)
+    loss = evaluate_loss(restored.program, restored.params, restored.examples, restored.dataset_cfg)
     scores = {
-        "step": session.step,
+        "step": restored.step,
         "over_tasks": means,
         "loss": loss,
         "split_policy": split_policy,
@@ -96,7 +96,7 @@ def _evaluate_one(
     if multihost.is_primary():
         write_predictions(path, rows)
         files.write_text(directory / f"scores{suffix}.json", json.dumps(scores, indent=1) + "\n")
-    multihost.say(f"step {session.step}: {len(rows)} predictions -> {path}")
+    multihost.say(f"step {restored.step}: {len(rows)} predictions -> {path}")
     for name, value in means.items():
         multihost.say(f"{name:>12} {value:6.2f}")
     for task, values in own.items():

@@ -218,7 +218,7 @@ def run(
         if only_check:
             terminal.show(*operative_config().splitlines())
             return
-        with startup.session(process_flags, joins_cluster):
+        with startup.process(process_flags, joins_cluster):
             multihost.check_same({"config": operative_config()})
             binding.register(command)(**given)
 

@@ -18,7 +18,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.sessions import Session, restore_each
+from t5x_ext.runs.restored import RestoredModel, restore_each
 
 Mode = Literal["predict", "score", "predict_with_aux"]
 
@@ -80,32 +80,32 @@ def infer(
     if shard_id == 0:
         summarize_config_fn(output_dir, None, 0)
     shard = f"-{shard_id:05}-of-{num_shards:05}" if num_shards > 1 else ""
-    for session in restore_each(
+    for restored in restore_each(
         model, dataset_cfg, restore_checkpoint_cfg, superni_cfg, partitioner
     ):
-        count = len(session.examples)
+        count = len(restored.examples)
         start, end = (count * i // num_shards for i in (shard_id, shard_id + 1))
-        session = session._replace(examples=session.examples[start:end])
-        step = f"-{session.step}" if restore_checkpoint_cfg.is_several else ""
+        restored = restored._replace(examples=restored.examples[start:end])
+        step = f"-{restored.step}" if restore_checkpoint_cfg.is_several else ""
         stem = "scores" if mode == "score" else "predictions"
         path = directory / f"{stem}{step}.{file_extension}{shard}"
-        rows = _rows(session, mode, path, checkpoint_period, start)
+        rows = _rows(restored, mode, path, checkpoint_period, start)
         multihost.say(f"{len(rows)} {stem} -> {path}")
-        del session  # frees its parameters before the next are read
+        del restored  # frees its parameters before the next are read
 
 
 def _rows(
-    session: Session, mode: str, path: epath.Path, checkpoint_period: int, first: int
+    restored: RestoredModel, mode: str, path: epath.Path, checkpoint_period: int, first: int
 ) -> list[Prediction]:
     """Writes one checkpoint's file and returns its rows; see `infer`.
 
-    `first` is the place of the session's first example in the whole split.
+    `first` is the place of the first restored example in the whole split.
     """
-    decoder, weights, examples = session.decoder, session.params, session.examples
+    decoder, weights, examples = restored.decoder, restored.params, restored.examples
     if mode == "predict":
-        signature = session.signature
+        signature = restored.signature
         return predict(decoder, weights, examples, path, signature, True, checkpoint_period, first)
-    scorer = session.scorer
+    scorer = restored.scorer
     if mode == "score":
         rows = score_targets(scorer, weights, examples)
     else:

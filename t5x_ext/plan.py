@@ -30,8 +30,9 @@ from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
 from t5x_ext.planning.study_plans import StudySetup
+from t5x_ext.runs.length import RunLength
 from t5x_ext.terminal import Parser, command, note, show, show_json
-from t5x_ext.train import check_initial_step, train
+from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
 
 _PROPOSALS = 3
@@ -82,7 +83,7 @@ def decoding_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     Raises:
         ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
-    from t5x_ext.adapter_runs import with_adapter
+    from t5x_ext.runs.adapters import with_adapter
 
     cfg = bound.get("dataset_cfg")
     if cfg is None or cfg.task_feature_lengths is None or "model" not in bound:
@@ -103,7 +104,7 @@ def train_setup(bound: dict[str, Any], decoding: Decoding) -> Setup:
     Raises:
         ConfigError: model or lengths are not set, or ADAPTER does not fit the model.
     """
-    from t5x_ext.adapter_runs import with_adapter
+    from t5x_ext.runs.adapters import with_adapter
 
     training = bound.get("train_dataset_cfg")
     if training is None or training.task_feature_lengths is None or "model" not in bound:
@@ -150,7 +151,7 @@ def _num_steps(
     start = _step_of(restore)
     if start is None:
         return total, True
-    check_initial_step(total, start, restore.paths[0])
+    RunLength(total, None, None).check_initial(start, restore.paths[0])
     return total - start, False
 
 

@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only some of the arguments matter here, so that none has to be given.
     arguments = tuple(inspect.signature(train).parameters)
     gin_utils.parse(flags.files, flags.bindings, flags.search_paths, train, arguments)
-    with startup.session(alone, joins_cluster=False):
+    with startup.process(alone, joins_cluster=False):
         _show(args)
 
 

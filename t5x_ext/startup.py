@@ -110,7 +110,7 @@ def take_flags(flags: argparse.Namespace) -> ProcessFlags:
 
 
 @contextlib.contextmanager
-def session(flags: ProcessFlags, joins_cluster: bool) -> Iterator[None]:
+def process(flags: ProcessFlags, joins_cluster: bool) -> Iterator[None]:
     """Runs its body as one process of a run, with compiled programs kept.
 
     Args:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
-import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from etils import epath
 
 from t5x_ext import bounds, files, gin_utils
 from t5x_ext.configs import SuperNIConfig
@@ -88,14 +84,7 @@ def study(
         partitioner.check_batch(each.batch_size, each.num_microbatches)
         each.check_model(model, owner)
     fitting.check_experts(experts, partitioner.num_expert_slots)
-    bounds.check_int("--wait_minutes", wait_minutes, 0)
-    bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
-    if test_examples is not None:
-        bounds.check_int("TEST_EXAMPLES", test_examples, 1)
-    for seed in seeds:
-        bounds.check_seed("SEEDS", seed)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"SEEDS: {tuple(seeds)}; allowed: one or more, each once")
+    _check_numbers(seeds, eval_batch_size, test_examples, wait_minutes)
     model.check_vocabulary()
     by_name = {initial.name: initial for initial in initials}
     if len(by_name) < len(initials):
@@ -107,6 +96,7 @@ def study(
     from t5x_ext.locks import ShardLock
     from t5x_ext.report import write_report
     from t5x_ext.studies import store
+    from t5x_ext.studies.grid import make_grid
     from t5x_ext.studies.named_data import make_task_data
     from t5x_ext.studies.predicting import Predictor
     from t5x_ext.studies.runner import Runner
@@ -117,14 +107,14 @@ def study(
     lengths = recipe.task_feature_lengths
     models = dict.fromkeys(("", "full"), model)  # they decode alike
     Predictor(models, partitioner, eval_batch_size, lengths).check(arms)
-    plan = _plan(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data, generated)
+    grid = make_grid(model, by_name, arms, recipe, seeds, tasks, superni_cfg, data, generated)
     index, count = store.parse_shard(shard)
     is_remote = files.is_remote(directory)
     lock = ShardLock(directory / "shards", index, count)
     try:
         gin_utils.summarize_gin_config(study_dir, None, 0)
-        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data, published)
-        cells = store.deal(plan.cells, shard)
+        grid.write(directory, name, published)
+        cells = store.deal(grid.cells, shard)
         if isinstance(experts, str):  # fitting.AUTO
             experts = _choose_experts(model, partitioner, recipe, cells)
             show(f"EXPERTS: as many as fit: {experts}")
@@ -136,25 +126,23 @@ def study(
             data=data,
             study_dir=directory,
             initials=by_name,
-            initial_keys=plan.initial_keys,
-            generated=plan.generated,
+            initial_keys=grid.initial_keys,
+            generated=grid.generated,
             experts=experts,
             waits=is_remote and index > 0,
             elsewhere={
                 cell.tuned_key: f"{store.shard_index(cell, count) + 1}/{count}"
-                for cell in plan.cells
+                for cell in grid.cells
             },
             wait_minutes=wait_minutes,
         )
         if is_remote and index == 0:
-            runner.make_initials(store.unfinished(directory, plan.cells))  # other shards' too
+            runner.make_initials(store.unfinished(directory, grid.cells))  # other shards' too
         runner.run(cells)
-        # Once more, with what the initial models cost.
-        _write_study_json(directory, name, plan, seeds, by_name, superni_cfg, data, published)
+        grid.write(directory, name, published)  # now with what the initial models cost
     finally:
         lock.release()
-    unfinished = store.unfinished(directory, plan.cells)
-    left = [cell for cell in unfinished if not runner.lacks_rows(cell)]
+    left = [cell for cell in store.unfinished(directory, grid.cells) if not runner.lacks_rows(cell)]
     if left:
         show(
             f"{len(left)} cells are left to other shards; when they are done: "
@@ -167,6 +155,19 @@ def study(
     show(f"report -> {directory / 'report' / 'index.html'}")
 
 
+def _check_numbers(
+    seeds: Sequence[int], eval_batch_size: int, test_examples: int | None, wait_minutes: int
+) -> None:
+    bounds.check_int("--wait_minutes", wait_minutes, 0)
+    bounds.check_int("EVAL_BATCH_SIZE", eval_batch_size, 1, bounds.MAX_ROWS)
+    if test_examples is not None:
+        bounds.check_int("TEST_EXAMPLES", test_examples, 1)
+    for seed in seeds:
+        bounds.check_seed("SEEDS", seed)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"SEEDS: {tuple(seeds)}; allowed: one or more, each once")
+
+
 def _choose_experts(
     model: BaseTransformerModel, partitioner: PjitPartitioner, recipe: Recipe, cells: Sequence[Any]
 ) -> int:
@@ -177,134 +178,6 @@ def _choose_experts(
         Workload(recipe.batch_size, lengths["inputs"], lengths["targets"], recipe.pack),
         wanted=max(collections.Counter(cell.arm.initial for cell in cells).values(), default=1),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    arms: list[Arm]  # budgets in canonical names
-    cells: list[Any]
-    tasks: dict[str, str]  # fingerprint by name
-    initial_keys: dict[str, str]
-    generated: Any  # its keys, and how many rows are wanted of each; None for none
-
-
-def _plan(
-    model: BaseTransformerModel,
-    initials: Mapping[str, InitialModel],
-    arms: Sequence[Arm],
-    recipe: Recipe,
-    seeds: Sequence[int],
-    tasks: Sequence[str] | None,
-    superni_cfg: SuperNIConfig,
-    data: Any,
-    generated: Sequence[GeneratedData],
-) -> _Plan:
-    """Every cell with its key, and the keys of what they start from and are trained on."""
-    from mixtures.budgets import parse_budget
-    from mixtures.prompts import get_prompt
-    from t5x_ext.studies.arms import GENERATED, ZERO_SHOT
-    from t5x_ext.studies.cells import Determinants, describe_model, make_cells
-    from t5x_ext.studies.generated_data import GeneratedKeys, wanted_rows
-    from t5x_ext.studies.keys import find_further_eos_ids, key_initials
-
-    def canonical(budget: str) -> str:
-        return budget if budget == ZERO_SHOT else parse_budget(budget).name
-
-    arms = [
-        dataclasses.replace(arm, budgets=tuple(canonical(b) for b in arm.budgets)) for arm in arms
-    ]
-    names = data.check_tasks(tasks)
-    fingerprints = {task: data.fingerprint([task]) for task in names}
-    policies = dataclasses.asdict(superni_cfg)
-    del policies["data_dir"], policies["missing"]
-    described = describe_model(model)
-    further_eos_ids = functools.partial(find_further_eos_ids, model)
-    initial_keys = key_initials(initials, described, policies, data, further_eos_ids)
-    # A seed draws its own subset, so the SeqIO names' budget_seed plays no part in the cells.
-    del policies["budget_seed"]
-    common = {"model": described, "recipe": recipe.describe(), "data": policies}
-    if data.test_examples is not None:  # a study of all of them keeps the keys it always had
-        common["test_examples"] = data.test_examples
-
-    def describe_data(name: str) -> str:
-        if name.startswith(GENERATED):
-            return keys.rows(name.removeprefix(GENERATED))
-        return data.fingerprint_named(name)
-
-    determinants = Determinants(
-        initial_keys, common, lambda prompt: get_prompt(prompt).versioned_name, describe_data
-    )
-    keys = GeneratedKeys(
-        {each.name: each for each in generated},
-        initial_keys,
-        {arm.name: arm for arm in arms},
-        seeds[0],
-        lambda arm, budget, seed: determinants.tuned_key(arm, budget, seed, {}),
-        described,
-    )
-    cells = make_cells(arms, fingerprints, seeds, determinants)
-    wanted = wanted_rows(arms)
-    return _Plan(arms, cells, fingerprints, initial_keys, (keys, wanted) if wanted else None)
-
-
-def _write_study_json(
-    directory: epath.Path,
-    name: str,
-    plan: _Plan,
-    seeds: Sequence[int],
-    initials: Mapping[str, InitialModel],
-    superni_cfg: SuperNIConfig,
-    data: Any,
-    published: str | None,
-) -> None:
-    from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
-    from t5x_ext.studies import store
-
-    most = max((int(b[1:]) for arm in plan.arms if arm.data for b in arm.budgets), default=0)
-    store.write_json(
-        directory / "study.json",
-        {
-            "format": 1,
-            "name": name,
-            "arms": [arm.describe() | {"label": arm.label or arm.name} for arm in plan.arms],
-            "tasks": [
-                {
-                    "name": task,
-                    "category": data.category(task),
-                    # Arms with their own data: what the largest of them has.
-                    "train_instances": data.num_train(task) or most,
-                    **({"metrics": own} if (own := metrics_of(task)) != DEFAULT_METRICS else {}),
-                }
-                for task in plan.tasks
-            ],
-            "seeds": list(seeds),
-            "split_policy": superni_cfg.split_policy,
-            **({"published": published} if published else {}),
-            **({"generated": _generated(*plan.generated)} if plan.generated else {}),
-            "initials": {
-                key: {"label": initial.label or key, "key": plan.initial_keys[key]}
-                | _cost(directory, plan.initial_keys[key])
-                for key, initial in initials.items()
-            },
-            "cells": [cell.key for cell in plan.cells],
-        },
-    )
-
-
-def _generated(keys: Any, wanted: Mapping[str, int]) -> dict[str, str]:
-    """Where the rows that models write for themselves are, by name."""
-    return {name: keys.rows(name) for name in wanted}
-
-
-def _cost(directory: epath.Path, key: str) -> dict[str, float]:
-    """What an initial model took to make; empty if it was given, or is not made yet."""
-    from t5x_ext.checkpoints import load_meta
-    from t5x_ext.studies import store
-
-    if not store.is_made(directory, key):
-        return {}
-    made = store.initial_dir(directory, key) / "params"
-    return {"train_secs": load_meta(str(made))["train_secs"]}
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -16,16 +16,14 @@ from mixtures.vocabularies import save_tokenizer
 from t5x_ext import bounds, files, gin_utils, multihost, startup
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
-from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
-from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.seqio import Evaluator, Logger, make_evaluator
+from t5x_ext.runs.length import RunLength, find_initial_step
+from t5x_ext.seqio import Evaluator, make_evaluator
 from t5x_ext.terminal import note
 from t5x_ext.training import actions as action_modes
 from t5x_ext.training import wandb_runs
-from t5x_ext.training.actions import MetricsByTask
 from t5x_ext.training.logs import MetricLog
 from t5x_ext.training.trainer import BaseAction, Program, StepEvent, Trainer
 
@@ -108,18 +106,10 @@ def train(
     if wandb_project is not None:
         wandb_runs.check_installed()
         files.local_path(model_dir, "MODEL_DIR, with WANDB_PROJECT")
-    if train_dataset_cfg.task_feature_lengths is None:
-        raise ConfigError(
-            "train_dataset_cfg.task_feature_lengths: None; training needs "
-            "{'inputs': tokens, 'targets': tokens}"
-        )
-    partitioner.check_batch(train_dataset_cfg.batch_size, trainer.num_microbatches or 1)
-    model.check_pack(train_dataset_cfg.pack)
-    model.check_vocabulary()
-    for cfg in (train_dataset_cfg, train_eval_dataset_cfg, infer_eval_dataset_cfg):
-        if cfg is not None:
-            model.check_context(cfg.task_feature_lengths)
-    length = _Length(
+    num_microbatches = trainer.num_microbatches or 1
+    held_out_cfgs = train_eval_dataset_cfg, infer_eval_dataset_cfg
+    _check_data(model, train_dataset_cfg, held_out_cfgs, partitioner, num_microbatches)
+    length = RunLength(
         None if relative_steps is not None else total_steps, relative_steps, total_epochs
     )
     if random_seed is not None:
@@ -129,15 +119,13 @@ def train(
         if number is not None:
             bounds.check_int(name, number, 0)
     # Slow imports (Orbax among them), after everything that can be checked without them.
-    from t5x_ext.adapter_runs import with_adapter
     from t5x_ext.checkpoints.meta import PROMPT
-    from t5x_ext.data import datasets, task_metrics
-    from t5x_ext.decoding.prompts import check_examples
-    from t5x_ext.evaluation import first_of_each_task
-    from t5x_ext.run_hooks import Evaluation
-    from t5x_ext.runs import run_training
+    from t5x_ext.data import datasets
+    from t5x_ext.runs.adapters import with_adapter
+    from t5x_ext.runs.held_out import load_held_out
+    from t5x_ext.runs.run import run_training
 
-    _check_start(length, model_dir, checkpoint_cfg)
+    initial_step = find_initial_step(length, model_dir, checkpoint_cfg)
     model = with_adapter(model, checkpoint_cfg.restore)
     datasets.set_context(superni_cfg, model.output_vocabulary, model.features)
     seed = _draw_seed(model_dir) if random_seed is None else random_seed
@@ -146,34 +134,16 @@ def train(
         model.features,
         seed,
         partitioner.host_rows,
-        partitioner.num_batch_shards * (trainer.num_microbatches or 1),
+        partitioner.num_batch_shards * num_microbatches,
     )
     last_step = functools.partial(length.last_step, batches)
-    initial_step = _initial_step(model_dir, checkpoint_cfg)
     _tell_sources(batches, last_step(initial_step) - initial_step)
     datasets.tell_cuts([member.examples for member in batches.members], train_dataset_cfg)
-    loss_cfg, loss_examples = _held_out(train_eval_dataset_cfg, datasets.open_flat)
-    infer_cfg, infer_examples = _held_out(
-        infer_eval_dataset_cfg,
-        lambda cfg: first_of_each_task(datasets.load_flat(cfg), evaluator.num_examples),
-    )
-    check_examples(infer_examples)
-    for cfg in (loss_cfg, infer_cfg):  # now with the lengths of their examples
-        if cfg is not None:
-            model.check_context(cfg.task_feature_lengths)
-
-    def own_metrics(rows: Sequence[Prediction], score: task_metrics.Score) -> MetricsByTask:
-        return task_metrics.own_metrics(infer_cfg, rows, score) if infer_cfg else {}
-
-    evaluation = Evaluation(
+    evaluation = load_held_out(model, model_dir, *held_out_cfgs, evaluator)
+    evaluation = dataclasses.replace(
+        evaluation,
         period=eval_period,
-        loss_cfg=loss_cfg,
-        loss_examples=loss_examples,
         max_batches=eval_steps,
-        infer_cfg=infer_cfg,
-        infer_examples=infer_examples,
-        loggers=_loggers(evaluator, model_dir) if infer_examples else (),
-        own_metrics=own_metrics,
         before_training=run_eval_before_training,
     )
 
@@ -207,83 +177,25 @@ def train(
         multihost.say("stopped by SIGTERM with everything saved; the same command resumes")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Length:
-    """How long a run is: exactly one of the three is given."""
-
-    total_steps: int | None
-    relative_steps: int | None
-    total_epochs: int | None
-
-    def __post_init__(self) -> None:
-        limits = {
-            "TRAIN_STEPS": self.total_steps,
-            "TRAIN_STEPS_RELATIVE": self.relative_steps,
-            "TRAIN_EPOCHS": self.total_epochs,
-        }
-        given = {name: value for name, value in limits.items() if value is not None}
-        if len(given) != 1:
-            raise ConfigError(
-                f"train: set exactly one of {', '.join(limits)}; "
-                f"set are: {', '.join(given) or 'none'}"
-            )
-        for name, value in given.items():
-            bounds.check_int(name, value, 1)
-
-    def last_step(self, batches: TrainBatches, initial_step: int) -> int:
-        """The step at which a run ends that began with a checkpoint of `initial_step`."""
-        if self.total_steps is not None:
-            return self.total_steps
-        if self.relative_steps is not None:
-            return initial_step + self.relative_steps
-        assert self.total_epochs is not None  # the only one left
-        return initial_step + batches.steps_for_epochs(self.total_epochs)
-
-
-def check_initial_step(total_steps: int | None, step: int, path: str) -> None:
-    """Refuses a run that would end before its first step.
-
-    Args:
-      total_steps: TRAIN_STEPS, where that says when the run ends.
-      step: of the initial checkpoint.
-      path: where that is.
-
-    Raises:
-      ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
-    """
-    if total_steps is not None and step >= total_steps:
+def _check_data(
+    model: BaseTransformerModel,
+    train_cfg: DatasetConfig,
+    held_out_cfgs: Sequence[DatasetConfig | None],
+    partitioner: PjitPartitioner,
+    num_microbatches: int,
+) -> None:
+    """Refuses lengths, batches and vocabularies that the model or the mesh cannot take."""
+    if train_cfg.task_feature_lengths is None:
         raise ConfigError(
-            f"TRAIN_STEPS: {total_steps}, which includes the steps of the initial checkpoint, and "
-            f"{path} is at step {step} already; allowed: more than {step}, or "
-            f"TRAIN_STEPS_RELATIVE = {total_steps} for as many on top"
+            "train_dataset_cfg.task_feature_lengths: None; training needs "
+            "{'inputs': tokens, 'targets': tokens}"
         )
-
-
-def _check_start(length: _Length, model_dir: str, checkpoint_cfg: CheckpointConfig) -> None:
-    """Refuses a new run that would train nothing; one that goes on in MODEL_DIR may be at its end.
-
-    Raises:
-      ConfigError: see `check_initial_step`, or there is no such checkpoint.
-    """
-    from t5x_ext.checkpoints import open_source, selection
-    from t5x_ext.checkpoints.directories import saved_steps
-
-    if saved_steps(files.absolute(model_dir, "MODEL_DIR")):
-        return
-    path = selection.select_one(checkpoint_cfg.restore)
-    if path is not None:
-        check_initial_step(length.total_steps, open_source(path).step, path)
-
-
-def _initial_step(model_dir: str, checkpoint_cfg: CheckpointConfig) -> int:
-    """The step that the run of MODEL_DIR began with, or begins with now."""
-    from t5x_ext.checkpoints import load_meta, open_source, selection
-    from t5x_ext.checkpoints.directories import saved_steps
-
-    if saved_steps(files.absolute(model_dir, "MODEL_DIR")):
-        return load_meta(model_dir)["initial_step"]
-    path = selection.select_one(checkpoint_cfg.restore)
-    return open_source(path).step if path is not None else 0
+    partitioner.check_batch(train_cfg.batch_size, num_microbatches)
+    model.check_pack(train_cfg.pack)
+    model.check_vocabulary()
+    for cfg in (train_cfg, *held_out_cfgs):
+        if cfg is not None:
+            model.check_context(cfg.task_feature_lengths)
 
 
 def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
@@ -295,12 +207,6 @@ def _tell_sources(batches: TrainBatches, num_steps: int) -> None:
     shares = share_of_sources(batches.members, num_steps / batches.steps_per_epoch())
     if shares:
         note(*source_lines(shares))
-
-
-def _loggers(evaluator: Evaluator, model_dir: str) -> Sequence[Logger]:
-    if not multihost.is_primary():
-        return ()
-    return evaluator.loggers(os.path.join(model_dir, "inference_eval"))
 
 
 def _draw_seed(model_dir: str) -> int:
@@ -319,22 +225,6 @@ def _draw_seed(model_dir: str) -> int:
         multihost.say(f"random_seed: {seed}, drawn for this run")
     gin_utils.set_argument(train, "random_seed", seed)
     return seed
-
-
-def _held_out(
-    cfg: DatasetConfig | None, load: Callable[[DatasetConfig], Sequence[Example]]
-) -> tuple[DatasetConfig | None, Sequence[Example]]:
-    """Held-out examples, and the config with their lengths; none where there is no such split."""
-    from t5x_ext.data import datasets
-
-    if cfg is None:
-        return None, []
-    if not datasets.has_split(cfg):
-        multihost.say(f"{cfg.mixture_or_task_name}: no {cfg.split} split, so nothing is held out")
-        return None, []
-    examples = load(cfg)
-    datasets.tell_cuts([examples], cfg)
-    return (datasets.with_lengths(cfg, examples), examples) if examples else (None, [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,10 +30,10 @@ LEAVES = {
     "json_fields",
     "progress",
 }
-# In the order in which data flows; `evaluation` and `runs` put stages together for the commands
-# and for studies.
+# In the order in which data flows; `runs` puts stages together for the commands and for studies.
 STAGES = [
     "data",
+    "audits",
     "models",
     "training",
     "checkpoints",
@@ -41,10 +41,6 @@ STAGES = [
     "planning",
     "text_model",
     "seqio",
-    "evaluation",
-    "sessions",
-    "adapter_runs",
-    "run_hooks",
     "runs",
     "generation",
     "reports",
@@ -77,7 +73,7 @@ NO_TENSORFLOW = [
     "t5x_ext.data.batching",
     "t5x_ext.data.datasets",
     "t5x_ext.data.task_metrics",
-    "t5x_ext.data.audits",
+    "t5x_ext.audits.measures",
     "t5x_ext.generation",
     "t5x_ext.configs",
     "t5x_ext.studies",

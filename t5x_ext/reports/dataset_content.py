@@ -14,7 +14,7 @@ from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import Claim, signed
 from t5x_ext.reports.content import curve_json
 from t5x_ext.reports.dataset_samples import name_of, pick_samples
-from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
+from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets, set_and_shots
 from t5x_ext.reports.document import Block, Document, Paragraph, Section
 from t5x_ext.reports.equivalents import (
     Equivalent,
@@ -84,7 +84,7 @@ def state_claim(scores: DatasetScores) -> Claim:
     best = max(complete, key=lambda row: row.values[heads].mean())
     found = best.interval(heads)
     assert found is not None  # it is complete
-    over = f"the mean of {len(heads)} datasets" if len(heads) > 1 else "the dataset"
+    over = f"the mean of {_what_is_scored(scores)}" if len(heads) > 1 else "the dataset"
     meaning = (
         f"“{name_of(best)}” with {found.mean:.2f} on {over} "
         f"(95 % interval {found.low:.2f} to {found.high:.2f})"
@@ -94,6 +94,17 @@ def state_claim(scores: DatasetScores) -> Claim:
         if other.has(heads) and other is not best:
             sentences.append(_sentence(best, other, scores))
     return Claim("Highest score", meaning, tuple(sentences))
+
+
+def _what_is_scored(scores: DatasetScores) -> str:
+    """`"7 datasets"`; `"6 datasets after 0, 1 and 5 demonstrations"`."""
+    asked = [set_and_shots(scores.columns[i].task) for i in scores.heads]
+    sets = {each[0] for each in asked if each}
+    shots = sorted({each[1] for each in asked if each})
+    if len(shots) < 2 or len(sets) * len(shots) != len(asked):
+        return f"{len(asked)} datasets"
+    counts = f"{', '.join(map(str, shots[:-1]))} and {shots[-1]}"
+    return f"{len(sets)} datasets after {counts} demonstrations"
 
 
 def _sentence(best: Row, other: Row, scores: DatasetScores) -> str:
@@ -155,7 +166,10 @@ def _scores_by_shots(findings: Findings, by_shots: Shots) -> list[Section]:
         Paragraph(ZERO_SHOT),
         shots.further_table(scores),
     ]
-    by_dataset: list[Block] = [tables.score_table(scores), *tables.difference_tables(scores)]
+    by_dataset: list[Block] = [
+        *shots.set_tables(scores),
+        *tables.difference_tables(scores, scores.heads),
+    ]
     sources = source_table(study, scores)
     by_dataset += [sources] if sources else []
     return [
@@ -177,7 +191,7 @@ def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
     return (
         ("cells", f"{len(study.cells)} finished{unfinished}"),
         ("arms", str(len({row.arm for row in scores.rows}))),
-        ("datasets", str(len(scores.heads))),
+        ("scored on", _what_is_scored(scores)),
         ("seeds", ", ".join(map(str, study.seeds))),
         ("metrics", "; ".join(keys)),
     )
@@ -185,12 +199,15 @@ def _facts(findings: Findings) -> tuple[tuple[str, str], ...]:
 
 def _curves(findings: Findings) -> list[Block]:
     study, grid = findings.study, findings.scores.grid
+    in_all = any(point.counts_in_all and point.labels_per_task for point in grid.points)
     chart = score_chart(
         study,
         grid,
         "Mean over datasets, each by the first of its metrics, against training rows per task. "
         "Bands and whiskers: 95 % bootstrap intervals over test inputs and seeds. Dashed: "
-        "reference arms; a horizontal line continues one that has a single budget.",
+        "reference arms; a horizontal line continues one that has a single budget."
+        + " Rows that belong to no task, such as those that models wrote, are counted in all."
+        * in_all,
         "Line plot of the mean score against training rows per task",
     )
     return [chart]

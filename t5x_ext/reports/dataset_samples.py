@@ -65,9 +65,11 @@ def _by_id(rows: Sequence[Prediction]) -> dict[str, Prediction]:
 
 
 def name_of(row: Row) -> str:
-    """`"both, 500 rows per task"`; an arm that saw no rows of the tasks goes by its label."""
-    used = row.point.labels_per_task if row.point else 0
-    return f"{row.label}, {used:,.0f} rows per task" if used else row.label
+    """`"both, 500 rows per task"`; an arm that was not tuned on the tasks goes by its label."""
+    if row.point is None or not row.point.labels_per_task:
+        return row.label
+    per_task = "" if row.point.counts_in_all else " per task"
+    return f"{row.label}, {row.point.labels_per_task:,.0f} rows{per_task}"
 
 
 def _sample(row: Prediction, of_task: Mapping[str, Mapping[str, Prediction]], key: str) -> Sample:

@@ -88,11 +88,6 @@ class Row:
         return self.point.budget if self.point else ""
 
     @property
-    def is_proposed(self) -> bool:
-        """Whether it is an arm that is not there to be compared with."""
-        return self.point is not None and not self.point.arm.baseline
-
-    @property
     def values(self) -> np.ndarray:
         """[columns] percent, mean over the seeds that are there; NaN where none is."""
         there = ~np.isnan(self.by_seed)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.comparisons import signed
 from t5x_ext.reports.dataset_scores import COPIED, DatasetScores, Row
 from t5x_ext.reports.document import Table
+from t5x_ext.reports.score_grid import Point
 from t5x_ext.reports.study_files import Study
 from t5x_ext.reports.tables import ABSENT
 
@@ -32,6 +35,7 @@ _TRAIT_TITLES = {
     "words": "words",
     "edit_distance": "edits per 100 words",
 }
+ROWS_TITLE = "training rows"
 _CLEANING = {
     "heading": "cut at a heading",
     "space": "space dropped",
@@ -66,10 +70,6 @@ def interval_lines(interval: Interval | None) -> str:
     return f"{interval.mean:.2f}\n[{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def _above(reference: Row, row: Row, places: Sequence[int]) -> str:
-    return difference_text(row.above(reference, places))
-
-
 def difference_text(interval: Interval | None) -> str:
     """A difference, marked where it is clear, and its interval on a second line."""
     if interval is None:
@@ -80,8 +80,34 @@ def difference_text(interval: Interval | None) -> str:
 
 
 def rows_used(row: Row) -> str:
-    """Training rows per task; '' of a bound."""
-    return f"{row.point.labels_per_task:,.0f}" if row.point else ""
+    """Training rows of an arm, as `rows_text` says them; '' of a bound."""
+    return rows_text(row.point) if row.point else ""
+
+
+def rows_text(point: Point) -> str:
+    """Training rows in all, and on a second line those per task where these are fewer.
+
+    `"300\\n(50 per task)"`, `"80"`
+    """
+    total, each = point.train_rows, point.labels_per_task
+    if point.counts_in_all:
+        return f"{each:,.0f}"
+    return f"{total:,.0f}\n({each:,.0f} per task)" if each else f"{total:,.0f}"
+
+
+def strongest(figures: Sequence[Sequence[float]], before: int) -> frozenset[tuple[int, int]]:
+    """The highest of each column in which numbers differ, as cells of a table: (row, column).
+
+    Args:
+        figures: [arms, columns], NaN where there is none.
+        before: columns of the table before the first of them.
+    """
+    values = np.array(figures)
+    there = ~np.isnan(values)
+    highest = np.max(values, axis=0, initial=-np.inf, where=there)
+    lowest = np.min(values, axis=0, initial=np.inf, where=there)
+    rows, columns = np.nonzero((values == highest) & (lowest < highest))
+    return frozenset((int(i), before + int(k)) for i, k in zip(rows, columns, strict=True))
 
 
 def _groups(scores: DatasetScores, places: Sequence[int], before: int) -> tuple:
@@ -90,73 +116,76 @@ def _groups(scores: DatasetScores, places: Sequence[int], before: int) -> tuple:
     return (("", before), *((short_name(task), tasks.count(task)) for task in dict.fromkeys(tasks)))
 
 
-def _table(
-    scores: DatasetScores,
-    caption: str,
-    note: str,
-    rows: Sequence[Row],
-    cell: Callable[[Row, Sequence[int]], str],
-) -> Table:
-    """A row per system; the mean of the first metrics, then a column per dataset and metric."""
-    places = scores.places()
-    several = len(scores.heads) > 1
-    titles = (metric_title(scores.columns[i].metric.key) for i in places)
-    return Table(
-        caption,
-        ("model", "rows per task", *(("mean",) if several else ()), *titles),
-        tuple(
-            (
-                row.label,
-                rows_used(row),
-                *((cell(row, scores.heads),) if several else ()),
-                *(cell(row, [i]) for i in places),
-            )
-            for row in rows
-        ),
-        note=note,
-        groups=_groups(scores, places, 2 + several),
-        strong_rows=frozenset(
-            i for i, r in enumerate(rows) if r.point and not r.point.arm.baseline
-        ),
-    )
+def means_of(row: Row, columns: Iterable[Sequence[int]]) -> list[float]:
+    """The mean of each group of columns; NaN where one is missing."""
+    return [float(row.values[list(at)].mean()) if row.has(at) else math.nan for at in columns]
 
 
 def score_table(scores: DatasetScores) -> Table:
     """Every arm and bound on every dataset by each of its metrics, with intervals."""
+    places = scores.places()
+    several = len(scores.heads) > 1
+    columns = [*([scores.heads] if several else []), *([i] for i in places)]
+    return Table(
+        "Scores by dataset",
+        (
+            "model",
+            ROWS_TITLE,
+            *(("mean",) if several else ()),
+            *(metric_title(scores.columns[i].metric.key) for i in places),
+        ),
+        tuple(
+            (row.label, rows_used(row), *(interval_lines(row.interval(at)) for at in columns))
+            for row in (*scores.rows, *scores.bounds)
+        ),
+        note=_score_note(scores),
+        groups=_groups(scores, places, 2 + several),
+        strong_cells=strongest([means_of(row, columns) for row in scores.rows], before=2),
+    )
+
+
+def _score_note(scores: DatasetScores) -> str:
     variants = {scores.columns[i].metric: None for i in scores.places()}
     stated = {m.key: f"{metric_title(m.key)}: {m.variant}." for m in variants if m.variant}
     several = " The mean is over the first metric of each set." if len(scores.heads) > 1 else ""
     is_rewriting = any(row.label == COPIED for row in scores.bounds)
     copying = " Copying the source is what a model that changes nothing scores." * is_rewriting
     against = "the others, where a text has several" if is_rewriting else "all of them"
-    note = (
+    return (
         "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
-        f"there are several.{several}{copying} The first reference is scored against {against}. "
-        f"{' '.join(stated.values())}"
-    )
-    rows = [*scores.rows, *scores.bounds]
-    return _table(
-        scores,
-        "Scores by dataset",
-        note.strip(),
-        rows,
-        lambda row, at: interval_lines(row.interval(at)),
-    )
+        f"there are several. The highest of each column is bold.{several}{copying} The first "
+        f"reference is scored against {against}. {' '.join(stated.values())}"
+    ).strip()
 
 
-def difference_tables(scores: DatasetScores) -> list[Table]:
-    """A table per reference arm: how much higher every other row scores, in pairs."""
-    note = (
-        "Both arms answer the same test inputs, which are drawn in pairs. ▲ and ▼: the 95 % "
-        "interval excludes 0. The intervals are not adjusted for multiple comparisons."
-    )
+def difference_tables(scores: DatasetScores, places: Sequence[int] = ()) -> list[Table]:
+    """A table per reference arm: how much higher every other row scores, in pairs.
+
+    Args:
+        scores: of all arms.
+        places: the columns to show; empty for all.
+    """
+    places = places or scores.places()
+    several = len(scores.heads) > 1
+    columns = [*([scores.heads] if several else []), *([i] for i in places)]
+    titles = (metric_title(scores.columns[i].metric.key) for i in places)
+    header = ("model", ROWS_TITLE, *(("mean",) if several else ()), *titles)
     return [
-        _table(
-            scores,
+        Table(
             f"Points above “{reference.label}”",
-            note,
-            [row for row in scores.rows if row is not reference],
-            functools.partial(_above, reference),
+            header,
+            tuple(
+                (
+                    row.label,
+                    rows_used(row),
+                    *(difference_text(row.above(reference, at)) for at in columns),
+                )
+                for row in scores.rows
+                if row is not reference
+            ),
+            note="Both arms answer the same test inputs, which are drawn in pairs. ▲ and ▼: the "
+            "95 % interval excludes 0. The intervals are not adjusted for multiple comparisons.",
+            groups=_groups(scores, places, 2 + several),
         )
         for reference in scores.references
     ]
@@ -171,7 +200,7 @@ def parts_table(scores: DatasetScores) -> Table | None:
     columns = [scores.columns[i] for i in places]
     return Table(
         "Precision and recall of edits",
-        ("model", "rows per task", *("P", "R", "F0.5") * len(places)),
+        ("model", ROWS_TITLE, *("P", "R", "F0.5") * len(places)),
         tuple(
             (row.label, rows_used(row), *(cell for i in places for cell in _parts(row, i)))
             for row in rows
@@ -209,7 +238,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
         "What outputs look like",
         (
             "model",
-            "rows per task",
+            ROWS_TITLE,
             *(_TRAIT_TITLES[name] for name in names),
             *(_CLEANING[step] for step in steps),
         ),
@@ -232,7 +261,7 @@ def trait_by_dataset_table(scores: DatasetScores) -> Table | None:
         "Unchanged outputs and edits by dataset",
         (
             "model",
-            "rows per task",
+            ROWS_TITLE,
             *(names[scores.columns[i].metric.name] for i in places),
         ),
         tuple(

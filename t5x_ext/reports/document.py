@@ -35,6 +35,7 @@ class Table:
 
     A line break in a cell sets the rest apart, such as the interval under a score. `groups`, if
     there are any, are headings over several columns: (text, number of columns).
+    `strong_rows` and `strong_cells`, (row, column), stand out.
     `setting`, and `categories` for each row, are what a reader can narrow the page down to.
     """
 
@@ -44,6 +45,7 @@ class Table:
     note: str = ""
     text_columns: int = 1
     strong_rows: frozenset[int] = frozenset()
+    strong_cells: frozenset[tuple[int, int]] = frozenset()
     groups: tuple[tuple[str, int], ...] = ()
     setting: str = ""
     categories: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ import numpy as np
 
 from t5x_ext.metrics.resampling import percentile_bounds
 from t5x_ext.reports.crossings import amount_at, first_passing
-from t5x_ext.reports.dataset_tables import short_name
+from t5x_ext.reports.dataset_tables import rows_text, short_name
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import Study
@@ -164,7 +164,7 @@ def _table(equivalents: Sequence[Equivalent]) -> Table:
     rows = []
     for by_dataset in targets.values():
         target = next(iter(by_dataset.values())).target
-        used = f"{target.labels_per_task:,.0f}"
+        used = rows_text(target)
         cells = (_text(by_dataset[d]) if d in by_dataset else ABSENT for d in datasets)
         in_all = (_text(by_dataset[""], first.num_sets),) if has_all and "" in by_dataset else ()
         rows.append((target.arm.label, used, *in_all, *cells))
@@ -172,7 +172,7 @@ def _table(equivalents: Sequence[Equivalent]) -> Table:
         f"Rows per task of “{first.curve.arm.label}” that give the score of another arm",
         (
             "score of",
-            "its rows per task",
+            "its training rows",
             *(("mean: rows in all",) if has_all else ()),
             *(short_name(d) or "mean" for d in datasets),
         ),

@@ -113,10 +113,12 @@ def _block(block: Block, pictures: epath.Path) -> str:
 
 
 def _table(table: Table) -> str:
-    def row(cells: tuple[str, ...], tag: str, attributes: str = "") -> str:
-        kinds = ("" if i < table.text_columns else ' class="n"' for i in range(len(cells)))
+    def row(
+        cells: tuple[str, ...], tag: str, attributes: str = "", place: int | None = None
+    ) -> str:
         body = "".join(
-            f"<{tag}{kind}>{_lines(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+            f"<{tag}{_cell_class(table, place, column)}>{_lines(cell)}</{tag}>"
+            for column, cell in enumerate(cells)
         )
         return f"<tr{attributes}>{body}</tr>"
 
@@ -127,7 +129,7 @@ def _table(table: Table) -> str:
     header = tuple(cell.replace("ROUGE-", "ROUGE\u2011") for cell in table.header)
     head = (f"<tr>{groups}</tr>" if groups else "") + row(header, "th")
     rows = "\n".join(
-        row(cells, "td", _row_attributes(table, i)) for i, cells in enumerate(table.rows)
+        row(cells, "td", _row_attributes(table, i), i) for i, cells in enumerate(table.rows)
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     setting = f' data-setting="{escape(table.setting)}"' if table.setting else ""
@@ -136,6 +138,13 @@ def _table(table: Table) -> str:
         f'<div{setting}><div class="table{wide}"><table><caption>{escape(table.caption)}</caption>'
         f"<thead>{head}</thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
     )
+
+
+def _cell_class(table: Table, row: int | None, column: int) -> str:
+    """The attribute of one cell; `row` is None in the heading."""
+    kinds = ["n"] if column >= table.text_columns else []
+    kinds += ["strong"] if (row, column) in table.strong_cells else []
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def _lines(cell: str) -> str:

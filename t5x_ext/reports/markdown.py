@@ -48,8 +48,9 @@ def _table(table: Table) -> str:
     groups = groups or [""] * len(table.header)
     header = [f"{group} {head}" for group, head in zip(groups, table.header, strict=True)]
     rows = [[escape(cell) for cell in row] for row in (header, *table.rows)]
-    for i in table.strong_rows:
-        rows[i + 1] = [f"**{cell}**" if cell else "" for cell in rows[i + 1]]
+    strong = {(i, column) for i in table.strong_rows for column in range(len(table.header))}
+    for i, column in strong | table.strong_cells:
+        rows[i + 1][column] = f"**{rows[i + 1][column]}**" if rows[i + 1][column] else ""
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
     note = f"\n\n*{escape(table.note)}*" if table.note else ""
     return f"**{escape(table.caption)}**\n\n" + "\n".join(lines) + note

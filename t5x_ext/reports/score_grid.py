@@ -21,6 +21,8 @@ class Point:
         share: training examples used, of all that these tasks have, 0..1.
         draws: [samples, tasks] percent, the scores under bootstrap draws of test instances, where
             these are drawn; None if tasks and seeds are.
+        train_rows: rows that one model was tuned on, of these tasks and others, mean over models;
+            0 if not recorded.
     """
 
     arm: Arm
@@ -29,6 +31,12 @@ class Point:
     labels_per_task: float
     share: float
     draws: np.ndarray | None = None
+    train_rows: float = 0.0
+
+    @property
+    def counts_in_all(self) -> bool:
+        """Whether the budget counts a model's rows and not those of each task."""
+        return round(self.train_rows) in (0, round(self.labels_per_task))
 
     @property
     def zero_shot(self) -> bool:
@@ -142,9 +150,8 @@ def _point(study: Study, arm: Arm, budget: str, metric: str, tasks: list) -> Poi
     available = {task.name: task.train_instances for task in tasks}
     scores = np.full((len(study.seeds), len(tasks)), np.nan)
     used = np.full_like(scores, np.nan)
-    for cell in study.cells:
-        if (cell.arm, cell.budget) != (arm.name, budget):
-            continue
+    cells = study.cells_of(arm.name, budget)
+    for cell in cells:
         row = study.seeds.index(cell.seed)
         for task in cell.scores.keys() & place.keys():
             scores[row, place[task]] = cell.scores[task][metric]
@@ -159,4 +166,5 @@ def _point(study: Study, arm: Arm, budget: str, metric: str, tasks: list) -> Poi
     labels = np.nanmean(used[:, there], axis=0)
     in_all = sum(available[task.name] for task, here in zip(tasks, there, strict=True) if here)
     share = float(labels.sum() / in_all) if in_all else 0.0
-    return Point(arm, budget, scores, float(labels.mean()), share)
+    rows = float(np.mean([cell.train_examples for cell in cells]))
+    return Point(arm, budget, scores, float(labels.mean()), share, train_rows=rows)

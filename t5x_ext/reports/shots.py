@@ -6,6 +6,7 @@ demonstrations. Worst and best are taken set by set, as in the paper of self-spe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,14 @@ from t5x_ext.generation.scores import OVER_SHOTS
 from t5x_ext.metrics.resampling import Interval, percentile_bounds
 from t5x_ext.reports.dataset_scores import DatasetScores, Row, set_and_shots
 from t5x_ext.reports.dataset_tables import (
+    ROWS_TITLE,
     difference_text,
     interval_lines,
     mean_text,
+    means_of,
     metric_title,
     rows_used,
+    strongest,
 )
 from t5x_ext.reports.document import Table
 
@@ -100,10 +104,11 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
     measures = [*(f"k{k}" for k in shots.columns), *over]
     without = {row.label + row.budget: row for row in clean.rows} if clean else {}
     clean_shots = find_shots(clean) if clean else None
-    rows = []
+    rows, means = [], []
     for row in (*scores.rows, *scores.bounds):
-        cells = [row.label, rows_used(row)]
-        cells += [interval_lines(shots.interval(row, measure)) for measure in measures]
+        intervals = [shots.interval(row, measure) for measure in measures]
+        means.append([found.mean if found else math.nan for found in intervals])
+        cells = [row.label, rows_used(row), *map(interval_lines, intervals)]
         if clean_shots:
             own = without.get(row.label + row.budget)
             cells.append(interval_lines(clean_shots.over(own, "mean")) if own else "")
@@ -112,19 +117,46 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
         "F1 by number of demonstrations",
         (
             "model",
-            "rows per task",
+            ROWS_TITLE,
             *(f"{k}-shot" for k in shots.columns),
             *over,
             *(("mean without flagged rows",) if clean_shots else ()),
         ),
         tuple(rows),
         note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95 % bootstrap "
-        "intervals over test inputs, and over seeds where there are several. Seeds, and rows that "
-        "models wrote, are counted in all instead of per task."
+        "intervals over test inputs, and over seeds where there are several. The highest of each "
+        "column is bold."
         + f" {SET_BY_SET}" * bool(over)
         + " Flagged: test inputs that share 13 words in a row with what models wrote."
         * bool(clean_shots),
-        strong_rows=_strong(scores.rows),
+        strong_cells=strongest(means[: len(scores.rows)], before=2),
+    )
+
+
+def set_tables(scores: DatasetScores) -> list[Table]:
+    """A table for each set: every arm and bound by each metric, after each number of examples."""
+    by_set: dict[str, list[int]] = {}
+    for place in scores.places():
+        parsed = set_and_shots(scores.columns[place].task)
+        if parsed:
+            by_set.setdefault(parsed[0], []).append(place)
+    return [_set_table(scores, name, places) for name, places in by_set.items()]
+
+
+def _set_table(scores: DatasetScores, name: str, places: Sequence[int]) -> Table:
+    tasks = [scores.columns[i].task for i in places]
+    shots = {task: parsed[1] for task in tasks if (parsed := set_and_shots(task))}
+    return Table(
+        name,
+        ("model", ROWS_TITLE, *(metric_title(scores.columns[i].metric.key) for i in places)),
+        tuple(
+            (row.label, rows_used(row), *(interval_lines(row.interval([i])) for i in places))
+            for row in (*scores.rows, *scores.bounds)
+        ),
+        note="Percent; in brackets 95 % bootstrap intervals over test inputs. The highest of each "
+        "column is bold.",
+        groups=(("", 2), *((f"{k}-shot", tasks.count(task)) for task, k in shots.items())),
+        strong_cells=strongest([list(row.values[places]) for row in scores.rows], before=2),
     )
 
 
@@ -139,7 +171,7 @@ def difference_tables(scores: DatasetScores, shots: Shots) -> list[Table]:
         tables.append(
             Table(
                 f"Points of F1 above “{reference.label}”",
-                ("model", "rows per task", *scopes),
+                ("model", ROWS_TITLE, *scopes),
                 tuple(
                     (
                         row.label,
@@ -153,7 +185,6 @@ def difference_tables(scores: DatasetScores, shots: Shots) -> list[Table]:
                 ),
                 note="Test inputs are drawn in pairs. ▲ and ▼: the 95 % interval excludes 0. The "
                 "intervals are not adjusted for multiple comparisons.",
-                strong_rows=_strong(others),
             )
         )
     return tables
@@ -165,7 +196,7 @@ def further_table(scores: DatasetScores) -> Table:
     there = {name: found for name, found in places.items() if found}
     return Table(
         "Further measures",
-        ("model", "rows per task", *map(metric_title, there)),
+        ("model", ROWS_TITLE, *map(metric_title, there)),
         tuple(
             (row.label, rows_used(row), *(mean_text(row, found) for found in there.values()))
             for row in (*scores.rows, *scores.bounds)
@@ -173,7 +204,7 @@ def further_table(scores: DatasetScores) -> Table:
         note="Percent, mean over the sets that have a measure and over demonstrations. Pairs: "
         "(surface, type) of entities, counted over a set. Label validity: outputs that are one of "
         "the set’s answers, right or wrong. BoX’s F1 takes the best piece of an answer.",
-        strong_rows=_strong(scores.rows),
+        strong_cells=strongest([means_of(row, there.values()) for row in scores.rows], before=2),
     )
 
 
@@ -183,7 +214,3 @@ def _of_sets(scores: DatasetScores, metric: str) -> list[int]:
         for place, column in enumerate(scores.columns)
         if column.metric.name == metric and set_and_shots(column.task)
     ]
-
-
-def _strong(rows: Sequence[Row]) -> frozenset[int]:
-    return frozenset(i for i, row in enumerate(rows) if row.is_proposed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t5x_ext.reports.dataset_samples import name_of
 from t5x_ext.reports.dataset_scores import DatasetScores
-from t5x_ext.reports.dataset_tables import rows_used
+from t5x_ext.reports.dataset_tables import ROWS_TITLE, rows_used
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.note_tables import duration
 from t5x_ext.reports.study_files import FinishedCell, Study
@@ -61,7 +61,7 @@ def tuning_table(study: Study, scores: DatasetScores) -> Table:
         "Tuning and decoding",
         (
             "model",
-            "rows per task",
+            ROWS_TITLE,
             "parameters tuned",
             "of the model",
             "weights, gradients, moments",

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from t5x_ext.reports.dataset_scores import DatasetScores, Row
-from t5x_ext.reports.dataset_tables import metric_title, rows_used, short_name
+from t5x_ext.reports.dataset_tables import ROWS_TITLE, metric_title, rows_used, short_name
 from t5x_ext.reports.document import Table
 from t5x_ext.reports.tables import ABSENT
 
@@ -46,7 +46,7 @@ def wording_table(scores: DatasetScores) -> Table | None:
     counts = ", ".join(f"{len(each)} of {short_name(task)}" for task, each in others.items())
     return Table(
         "Other wordings of the instruction",
-        ("model", "rows per task", *("trained", "mean", "worst") * len(others)),
+        ("model", ROWS_TITLE, *("trained", "mean", "worst") * len(others)),
         tuple(rows),
         note="Trained: under the only instruction that the rows of training have. Mean and worst: "
         f"over the others ({counts}).",

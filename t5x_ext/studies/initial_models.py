@@ -20,7 +20,7 @@ from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models.merging import merge
 from t5x_ext.models.parameters import Params
-from t5x_ext.runs import run_training
+from t5x_ext.runs.run import run_training
 from t5x_ext.studies import store
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel

@@ -150,6 +150,13 @@ def check_modes(actions: Mapping[str, Sequence[BaseAction]]) -> None:
             raise ConfigError(f"train.actions: {mode!r}; allowed: {', '.join(MODES)}")
 
 
+def run_actions(
+    actions: Sequence[BaseAction], train_state: Any, metrics_by_task: MetricsByTask
+) -> bool:
+    """Runs every action; whether one of them ends the run."""
+    return any([action.run(train_state, metrics_by_task) for action in actions])
+
+
 def saved_states(actions: Mapping[str, Sequence[BaseAction]]) -> dict[str, list[Any]]:
     """What a checkpoint keeps of a run's actions, as JSON: class and state of each, by mode."""
     return {

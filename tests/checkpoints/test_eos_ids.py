@@ -20,7 +20,7 @@ from t5x_ext.models import DecoderOnlyModel
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.network import Transformer
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.sessions import restore_each
+from t5x_ext.runs.restored import restore_each
 
 CONFIG = LlamaConfig(
     vocab_size=768, emb_dim=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16
@@ -121,6 +121,6 @@ def test_commands_end_predictions_there(tmp_path) -> None:
     model = DecoderOnlyModel(Transformer(CONFIG), bundled_vocabulary())
     cfg = DatasetConfig(str(rows), {"inputs": 64, "targets": 8}, "train", 2, prompt="alpaca")
     restore = RestoreCheckpointConfig(str(path))
-    session = next(restore_each(model, cfg, restore, SuperNIConfig(), PjitPartitioner()))
-    assert session.decoder.output_ids.eos == (bundled_vocabulary().eos_id, 300, 301)
-    assert json.loads(session.signature)["eos_ids"] == [1, 300, 301]
+    restored = next(restore_each(model, cfg, restore, SuperNIConfig(), PjitPartitioner()))
+    assert restored.decoder.output_ids.eos == (bundled_vocabulary().eos_id, 300, 301)
+    assert json.loads(restored.signature)["eos_ids"] == [1, 300, 301]

@@ -31,7 +31,7 @@ IMPORTED_LATE = (
     "orbax.checkpoint",
     "t5x_ext.data.datasets",
     "t5x_ext.report",
-    "t5x_ext.runs",
+    "t5x_ext.runs.run",
     "t5x_ext.studies.runner",
 )
 

@@ -15,8 +15,8 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.run_hooks import Evaluation
-from t5x_ext.runs import run_training
+from t5x_ext.runs.evaluation_hook import Evaluation
+from t5x_ext.runs.run import run_training
 from t5x_ext.training import optimizers
 from t5x_ext.training.trainer import Program, StepEvent, Trainer
 

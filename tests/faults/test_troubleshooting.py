@@ -21,13 +21,13 @@ import pytest
 from small_checkpoints import make_all
 
 from t5x_ext import files
-from t5x_ext.adapter_runs import Base, check_resumed
 from t5x_ext.checkpoints import Checkpointer
 from t5x_ext.checkpoints.meta import ADAPTER, describe_adapter
 from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.lora import LoRA
+from t5x_ext.runs.adapters import Base, check_resumed
 from t5x_ext.training.logs import MetricLog
 from t5x_ext.training.nonfinite import FiniteCheck, check_params
 from t5x_ext.training.state import TrainState

@@ -26,8 +26,8 @@ from t5x_ext.models import (
 )
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.run_hooks import Evaluation
-from t5x_ext.runs import run_training
+from t5x_ext.runs.evaluation_hook import Evaluation
+from t5x_ext.runs.run import run_training
 from t5x_ext.terminal import exit_status
 from t5x_ext.training import optimizers
 from t5x_ext.training.trainer import Program, StepEvent, Trainer

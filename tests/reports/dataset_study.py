@@ -88,6 +88,7 @@ def write_cell(
         "budget": budget,
         "seed": seed,
         "scores": {"by_task": scores},
+        "train_examples": (500 + int(budget[1:])) if budget != "n0" else 0,
         "train_examples_by_task": dict.fromkeys(METRICS, int(budget[1:])),
         "train_loss": [1.0, 0.5],
         "steps": 20,

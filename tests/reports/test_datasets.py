@@ -141,7 +141,7 @@ def test_no_column_holds_two_metrics(scores):
 def test_differences_are_marked_where_the_interval_leaves_out_zero(scores):
     tables = difference_tables(scores)
     assert [t.caption for t in tables] == ["Points above “arm base”", "Points above “arm some”"]
-    most = next(row for row in tables[0].rows if row[:2] == ("arm most", "100"))
+    most = next(row for row in tables[0].rows if row[:2] == ("arm most", "600\n(100 per task)"))
     assert " ▲\n[+" in most[2]
 
 
@@ -194,8 +194,12 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert "<script>alert" not in page and "alert(" in page
     assert re.search(r"<td class=\"n\">[\d.]+<br><small>\[", page)
     text = (study_dir / "report" / "report.md").read_text()
-    assert "| arm some | 10 | 250,000 | 12.5 % | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |" in text
-    assert "Points above “arm base”" in text and "| arm most | 100 |" in text.replace("*", "")
+    cost = "| 250,000 | 12.5 % | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |"
+    assert f"| arm some | 510 (10 per task) {cost}" in text
+    assert (
+        "Points above “arm base”" in text
+        and "| arm most | 600 (100 per task) |" in text.replace("*", "")
+    )
     rows = list(csv.DictReader((study_dir / "report" / "datasets.csv").open()))
     assert {r["arm"] for r in rows} == {"base", "some", "most", "copy", "reference_0"}
     assert not any(r["budget"] for r in rows if r["arm"] in ("copy", "reference_0"))

@@ -21,7 +21,7 @@ from t5x_ext.reports.document import Paragraph, Table
 from t5x_ext.reports.published import read_published
 from t5x_ext.reports.published_means import means_table, read_means
 from t5x_ext.reports.score_grid import Resampler, ScoreGrid
-from t5x_ext.reports.shots import difference_tables, find_shots, shots_table
+from t5x_ext.reports.shots import difference_tables, find_shots, set_tables, shots_table
 from t5x_ext.reports.study_files import read_study
 
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "paper_tables.json"
@@ -206,9 +206,9 @@ def test_one_number_of_demonstrations_has_no_best_and_no_worst(study_dir: Path) 
     alone = score_datasets(dataclasses.replace(study, tasks=tasks))
     shots = find_shots(alone)
     table = shots_table(alone, shots, None)
-    assert table.header == ("model", "rows per task", "5-shot") and "best" not in table.note
+    assert table.header == ("model", "training rows", "5-shot") and "best" not in table.note
     (above,) = difference_tables(alone, shots)
-    assert above.header == ("model", "rows per task", "5-shot")
+    assert above.header == ("model", "training rows", "5-shot")
 
 
 def test_the_most_frequent_answer_is_scored_as_if_it_were_an_output(findings) -> None:
@@ -374,3 +374,24 @@ def test_published_means_are_those_of_the_papers_tables(domain: str) -> None:
 def score_nothing():
     """Scores of a study with other datasets than the paper's."""
     return DatasetScores((), (), (), ScoreGrid((), (), (), Resampler(1, 1)))
+
+
+def test_rows_are_counted_in_all_and_per_task_where_these_are_fewer(findings) -> None:
+    table = tables_of(findings)["F1 by number of demonstrations"]
+    rows = {row[0]: row[1] for row in table.rows}
+    assert rows["arm ss_supervised"] == "16\n(8 per task)"  # of two sets; the largest budget
+    assert rows["arm ss_r1_docs0"].isdigit() and rows["the most frequent answer"] == ""
+
+
+def test_each_set_has_its_own_table_in_which_the_highest_scores_stand_out(findings) -> None:
+    scores = findings.scores
+    tables = set_tables(scores)
+    assert [table.caption for table in tables] == ["cargo", "ner"]
+    for table in tables:
+        assert [text for text, _ in table.groups] == ["", "0-shot", "5-shot"]
+        for column in range(2, len(table.header)):
+            cells = [row[column] for row in table.rows[: len(scores.rows)]]
+            figures = [float(cell.split("\n")[0]) for cell in cells]
+            strong = {row for row, at in table.strong_cells if at == column}
+            expected = {i for i, each in enumerate(figures) if each == max(figures)}
+            assert strong == (expected if min(figures) < max(figures) else set())

@@ -10,7 +10,11 @@ import pytest
 import mixtures
 from mixtures.vocabularies import writing_vocabulary
 from t5x_ext.audit import Settings, audit
-from t5x_ext.data import audit_flags, audit_records, audit_rows, audit_styles, audits
+from t5x_ext.audits.flags import find_flags
+from t5x_ext.audits.measures import Auditor, shared_inputs
+from t5x_ext.audits.records import Limit, TaskAudit
+from t5x_ext.audits.rows import load_other_sets, load_rows
+from t5x_ext.audits.styles import style_clashes
 
 
 def flags(*names: str) -> dict[tuple[str, str], str]:
@@ -21,13 +25,13 @@ def flags(*names: str) -> dict[tuple[str, str], str]:
 def flags_between(*names: str) -> dict[tuple[str, str], str]:
     """The flags that concern several sets, without measuring each of them."""
     mixtures.configure()
-    tasks = [task for name in names for task in audit_rows.load_rows(name)]
+    tasks = [task for name in names for task in load_rows(name)]
     own = {task.name for task in tasks}
-    everything = [*tasks, *audit_rows.load_other_sets(own)]
-    found = audit_flags.find_flags(
+    everything = [*tasks, *load_other_sets(own)]
+    found = find_flags(
         [],
-        audits.shared_inputs(everything, own),
-        clashes=audit_styles.style_clashes(everything, own),
+        shared_inputs(everything, own),
+        clashes=style_clashes(everything, own),
     )
     return {(flag.kind, flag.subject): flag.text for flag in found}
 
@@ -110,6 +114,6 @@ def test_the_bundled_suite_has_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(task.repeated_inputs for task in measured("writing.clarity"))
 
 
-def measured(name: str) -> list[audit_records.TaskAudit]:
-    auditor = audits.Auditor(writing_vocabulary(), [audit_records.Limit(128, 64)])
-    return [auditor.measure(task) for task in audit_rows.load_rows(name)]
+def measured(name: str) -> list[TaskAudit]:
+    auditor = Auditor(writing_vocabulary(), [Limit(128, 64)])
+    return [auditor.measure(task) for task in load_rows(name)]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mixtures.records import Row
-from t5x_ext.data.audit_records import TaskRows
+from t5x_ext.audits.records import TaskRows
 
 # Shares of rows, 0 to 1, that are told as different ways of writing.
 _DIFFERENCE = 0.25

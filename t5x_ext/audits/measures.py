@@ -1,7 +1,7 @@
 """Measures of data before a step is trained on it, per task and between tasks.
 
 Lengths are in tokens and count the end-of-sequence id, as TASK_FEATURE_LENGTHS does. Rows are those
-of every split, unless a measure names its split. What is worth telling is in audit_flags.
+of every split, unless a measure names its split. What is worth telling is in flags.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from mixtures.records import Row
 from mixtures.vocabularies import Vocabulary
-from t5x_ext.data.audit_records import (
+from t5x_ext.audits.records import (
     Cut,
     LabelShare,
     Lengths,

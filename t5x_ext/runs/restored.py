@@ -19,17 +19,17 @@ from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.decoding.methods import OutputIds
 from t5x_ext.decoding.prompts import check_examples
 from t5x_ext.errors import ConfigError
-from t5x_ext.evaluation import first_of_each_task, make_decoder
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.runs.evaluation import first_of_each_task, make_decoder
 from t5x_ext.training.trainer import Program, Trainer
 
 if TYPE_CHECKING:
     from t5x_ext.checkpoints.adapters import Adapter
 
 
-class Session(NamedTuple):
+class RestoredModel(NamedTuple):
     """A restored model and the examples to decode.
 
     Attributes:
@@ -104,7 +104,7 @@ def restore_each(
     superni_cfg: SuperNIConfig,
     partitioner: PjitPartitioner,
     num_examples: int | None = None,
-) -> Iterator[Session]:
+) -> Iterator[RestoredModel]:
     """Loads a split, and one after the other the parameters of each checkpoint that is named.
 
     Args:
@@ -167,7 +167,7 @@ def restore_each(
         _warn_of_prompt(adapter, path, weights.source.meta, dataset_cfg)
         signature = _sign(decoder, dataset_cfg, weights.digest, prompts, restore_cfg)
         multihost.check_same({"weights, prompts and settings": signature})
-        yield Session(
+        yield RestoredModel(
             program,
             decoder,
             scorer,

@@ -35,8 +35,8 @@ from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.run_hooks import Evaluation
-from t5x_ext.runs import run_training
+from t5x_ext.runs.evaluation_hook import Evaluation
+from t5x_ext.runs.run import run_training
 from t5x_ext.training import optimizers
 from t5x_ext.training.actions import BaseAction, MetricsByTask
 from t5x_ext.training.trainer import Program, StepEvent, Trainer

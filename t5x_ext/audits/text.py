@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from t5x_ext.data.audit_flags import KINDS
+from t5x_ext.audits.flags import KINDS
 
 _FLAGS_SHOWN = 12  # of each kind; --json has all
 _SUBJECT_WIDTH = 72

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from t5x_ext import adapter_runs, multihost
+from t5x_ext import multihost
 from t5x_ext.checkpoints import Checkpointer, PreemptionGuard, load, selection
 from t5x_ext.checkpoints.best import Best
 from t5x_ext.checkpoints.meta import ADAPTER, CONFIG, carried_eos_ids, eos_ids_for, eos_ids_in
@@ -25,7 +25,9 @@ from t5x_ext.configs import CheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.models import DecoderOnlyModel, parameters
 from t5x_ext.models.families import FAMILIES, config_to_json
-from t5x_ext.run_hooks import Evaluation, Evaluator, Log, Saver, evaluation_line
+from t5x_ext.runs import adapters
+from t5x_ext.runs.evaluation_hook import Evaluation, EvaluationHook, evaluation_line
+from t5x_ext.runs.hooks import LogHook, SaveHook
 from t5x_ext.terminal import note
 from t5x_ext.training.actions import BaseAction, restore_states, saved_states
 from t5x_ext.training.logs import MetricLog
@@ -90,7 +92,7 @@ def run_training(
     interrupted = False
 
     with contextlib.closing(batches), checkpointer, PreemptionGuard() as guard:
-        base = adapter_runs.load_base(program, checkpoint_cfg.restore)
+        base = adapters.load_base(program, checkpoint_cfg.restore)
         state, carried = _start(
             program, checkpoint_cfg, checkpointer, batches, random_seed, model_dir, base, actions
         )
@@ -105,9 +107,9 @@ def run_training(
         may_skip = program.trainer.skip_nonfinite_steps
         finite = FiniteCheck(may_skip, carried.skipped_steps, multihost.say)
         metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
-        log = Log(metric_log, first, last, stats_period, actions, finite if may_skip else None)
+        log = LogHook(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         ends = carried.eos_ids
-        evaluator = Evaluator(program, log, evaluation, last, actions, guard.should_stop, ends)
+        evaluator = EvaluationHook(program, log, evaluation, last, actions, guard.should_stop, ends)
 
         def interrupt() -> bool:
             nonlocal interrupted
@@ -120,7 +122,7 @@ def run_training(
 
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
         facts |= _described(program, base) | carried_eos_ids(carried.eos_ids)
-        saver = Saver(checkpointer, save, batches, finite, log, facts, describe_progress)
+        saver = SaveHook(checkpointer, save, batches, finite, log, facts, describe_progress)
         with log:
             on_start(metric_log, first)
             started = time.monotonic()
@@ -177,12 +179,12 @@ def _start(
     batches: TrainBatches,
     random_seed: int,
     model_dir: str,
-    base: adapter_runs.Base | None,
+    base: adapters.Base | None,
     actions: Mapping[str, Sequence[BaseAction]],
 ) -> tuple[TrainState, _Carried]:
     """The state to go on from, and what else the run carries along."""
     abstract = program.abstract_state()
-    check = functools.partial(adapter_runs.check_resumed, model_dir, base)
+    check = functools.partial(adapters.check_resumed, model_dir, base)
     restored = checkpointer.restore(abstract, check=check)
     if restored is not None:
         batches.restore(restored.data_state)
@@ -199,7 +201,7 @@ def _start(
             eos_ids=base.eos_ids if base is not None else eos_ids_in(meta),
         )
     if base is not None:
-        state = adapter_runs.start(program, checkpoint_cfg.restore, random_seed, base)
+        state = adapters.start(program, checkpoint_cfg.restore, random_seed, base)
         return state, _Carried(base.step, eos_ids=base.eos_ids)
     path = selection.select_one(checkpoint_cfg.restore)
     if path is None:
@@ -212,7 +214,7 @@ def _start(
     return program.state_from_params(initial, source.step), carried
 
 
-def _described(program: Program, base: adapter_runs.Base | None) -> dict[str, Any]:
+def _described(program: Program, base: adapters.Base | None) -> dict[str, Any]:
     """What a checkpoint says of its model."""
     config = program.model.config
     # What the code of a user builds, no checkpoint can describe.

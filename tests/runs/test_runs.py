@@ -29,8 +29,8 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.run_hooks import Evaluation, evaluation_line
-from t5x_ext.runs import run_training
+from t5x_ext.runs.evaluation_hook import Evaluation, evaluation_line
+from t5x_ext.runs.run import run_training
 from t5x_ext.schedules import LearningRateFn
 from t5x_ext.training import optimizers
 from t5x_ext.training.actions import BaseAction, EarlyStoppingAction, MetricsByTask

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from mixtures.vocabularies import bundled_vocabulary
-from t5x_ext import Model, run_hooks
+from t5x_ext import Model
 from t5x_ext.checkpoints import fingerprint, load_meta
 from t5x_ext.checkpoints.hugging_face import write_hf
 from t5x_ext.checkpoints.params import open_source
@@ -25,13 +25,14 @@ from t5x_ext.configs import (
     SuperNIConfig,
 )
 from t5x_ext.data.records import Example
-from t5x_ext.evaluation import predict_and_score
 from t5x_ext.models import DecoderOnlyModel
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.models.network import Transformer
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.sessions import restore_each
+from t5x_ext.runs import evaluation_hook
+from t5x_ext.runs.evaluation import predict_and_score
+from t5x_ext.runs.restored import restore_each
 from t5x_ext.studies import Arm, InitialModel, Recipe
 from t5x_ext.studies.cells import Cell, digest
 from t5x_ext.studies.generation import Generation
@@ -100,13 +101,13 @@ def test_a_run_is_scored_within_train_as_by_eval(
         seen.append([(row.prediction, row.finish) for row in measured.rows])
         return measured, scores
 
-    monkeypatch.setattr(run_hooks, "predict_and_score", recorded)
+    monkeypatch.setattr(evaluation_hook, "predict_and_score", recorded)
     for steps in (1, 2):  # the second goes on from the first
         run(tmp_path / "run", hf, cfg, steps, rank)
         restore = RestoreCheckpointConfig(str(tmp_path / "run"))
-        session = next(restore_each(make_model(), cfg, restore, SuperNIConfig(), MESH))
-        assert session.decoder.output_ids.eos == (1, *ENDS)
-        rows = predict_and_score(session.decoder, session.params, session.examples)[0].rows
+        restored = next(restore_each(make_model(), cfg, restore, SuperNIConfig(), MESH))
+        assert restored.decoder.output_ids.eos == (1, *ENDS)
+        rows = predict_and_score(restored.decoder, restored.params, restored.examples)[0].rows
         assert seen.pop() == [(row.prediction, row.finish) for row in rows]
         assert "eos" in {row.finish for row in rows}
         assert load_meta(str(tmp_path / "run"))["eos_ids"] == ENDS

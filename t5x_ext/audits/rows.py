@@ -22,8 +22,8 @@ from mixtures.writing.names import parse_name as parse_writing_name
 from mixtures.writing.rows import find_directory
 from mixtures.writing.sets import SETS, TASKS
 from mixtures.writing.tasks import read_parts
-from t5x_ext.data.audit_flags import first_names
-from t5x_ext.data.audit_records import TaskRows
+from t5x_ext.audits.flags import first_names
+from t5x_ext.audits.records import TaskRows
 from t5x_ext.data.examples import load_mixture
 
 _SPLITS = ("train", "validation", "test")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from t5x_ext.data.audit_records import SharedInputs, SharedSource, TaskAudit
-from t5x_ext.data.audit_styles import StyleClash
+from t5x_ext.audits.records import SharedInputs, SharedSource, TaskAudit
+from t5x_ext.audits.styles import StyleClash
 
 # Shares of rows (0 to 1) from which something is flagged.
 CONSTANT_LABEL = 0.95

@@ -18,8 +18,18 @@ from mixtures.prompts import get_prompt
 from mixtures.records import Example, Row
 from mixtures.vocabularies import ByteVocabulary, SentencePieceVocabulary, bundled_vocabulary
 from t5x_ext import audit
+from t5x_ext.audits.flags import find_flags
+from t5x_ext.audits.measures import (
+    Auditor,
+    count_repeated,
+    fold,
+    label_share,
+    shared_inputs,
+    shared_sources,
+)
+from t5x_ext.audits.records import Lengths, Limit, SharedInputs, SharedSource, TaskAudit, TaskRows
+from t5x_ext.audits.rows import load_rows
 from t5x_ext.configs import SuperNIConfig
-from t5x_ext.data import audit_flags, audit_records, audit_rows, audits
 from t5x_ext.data.examples import load_examples
 
 REPO = Path(__file__).resolve().parents[2]
@@ -46,9 +56,9 @@ def row(index: int, text: str = "q", target: str = "yes", definition: str = "", 
     )
 
 
-def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audit_records.TaskRows:
+def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> TaskRows:
     parts = {"train": (), "validation": (), "test": ()} | splits
-    return audit_records.TaskRows(
+    return TaskRows(
         name=name,
         category="c",
         track=track,
@@ -58,12 +68,8 @@ def task(name: str = "t", track: str = "test", sources=("s",), **splits) -> audi
     )
 
 
-def measure(
-    rows: audit_records.TaskRows, limits=((512, 128),), vocabulary=None
-) -> audit_records.TaskAudit:
-    auditor = audits.Auditor(
-        vocabulary or ByteVocabulary(), [audit_records.Limit(*lengths) for lengths in limits]
-    )
+def measure(rows: TaskRows, limits=((512, 128),), vocabulary=None) -> TaskAudit:
+    auditor = Auditor(vocabulary or ByteVocabulary(), [Limit(*lengths) for lengths in limits])
     return auditor.measure(rows)
 
 
@@ -72,9 +78,9 @@ def test_lengths_count_bytes_and_the_end_of_sequence():
     rows = task(test=[row(size, text="x" * size, target="y" * size) for size in sizes])
     frame = len(rows.render(row(0, text="")))
     measured = measure(rows)
-    assert measured.target == audit_records.Lengths(12.0, 12.0, 21.0, 22)
+    assert measured.target == Lengths(12.0, 12.0, 21.0, 22)
     lengths = [12.0 + frame, 12.0 + frame, 21.0 + frame, 22 + frame]
-    assert measured.prompt == audit_records.Lengths(*lengths)
+    assert measured.prompt == Lengths(*lengths)
 
 
 def test_cut_tells_prompts_from_questions():
@@ -91,7 +97,7 @@ def test_cut_tells_prompts_from_questions():
 def test_counts_equal_what_the_loader_truncates():
     name = "superni.ql.def_pos2.held_in.n50"
     mixtures.configure()
-    tasks = audit_rows.load_rows(name)
+    tasks = load_rows(name)
     vocabulary = bundled_vocabulary()
     middle = statistics.median(measure(rows, vocabulary=vocabulary).prompt.p50 for rows in tasks)
     lengths = {"inputs": int(middle), "targets": 32}
@@ -100,7 +106,7 @@ def test_counts_equal_what_the_loader_truncates():
         for split in ("train", "validation", "test")
         for example in load_examples(name, split, lengths)
     ]
-    auditor = audits.Auditor(vocabulary, [audit_records.Limit(**lengths)])
+    auditor = Auditor(vocabulary, [Limit(**lengths)])
     found = [auditor.measure(rows) for rows in tasks]
     assert sum(measured.rows for measured in found) == len(examples)
     cut = sum(measured.cuts[0].prompts for measured in found)
@@ -119,15 +125,15 @@ def test_duplicates_exact_and_near():
 def test_label_share_takes_the_most_frequent_target_of_either_split():
     train = [row(i, target=target) for i, target in enumerate(["yes", "yes ", "yes", "no"])]
     test = [row(10 + i, target=target) for i, target in enumerate(["yes", "no"])]
-    share = audits.label_share(task(train=train, test=test))
+    share = label_share(task(train=train, test=test))
     assert (share.label, share.train, share.test, share.gap) == ("yes", 0.75, 0.5, 0.25)
-    share = audits.label_share(task(train=train[:1] + train[3:], test=test[1:]))
+    share = label_share(task(train=train[:1] + train[3:], test=test[1:]))
     assert (share.label, share.train, share.test) == ("no", 0.5, 1.0)
-    share = audits.label_share(task(track="train", train=train))
+    share = label_share(task(track="train", train=train))
     assert (share.train, share.test, share.gap) == (0.75, None, 0.0)
     measured = measure(task(validation=train))
     assert (measured.label.label, measured.label.train, measured.label.test) == ("", None, None)
-    assert audit_flags.find_flags([measured]) == []
+    assert find_flags([measured]) == []
 
 
 def test_unknown_pieces_and_lost_white_space():
@@ -135,7 +141,7 @@ def test_unknown_pieces_and_lost_white_space():
     with_bytes = measure(rows)
     assert (with_bytes.unknown_prompts, with_bytes.lost_space_inputs) == (0, 0)
     vocabulary = bundled_vocabulary()
-    auditor = audits.Auditor(vocabulary, [audit_records.Limit(512, 128)])
+    auditor = Auditor(vocabulary, [Limit(512, 128)])
     unknown = [c for c in "{}" if vocabulary.unk_id in vocabulary.encode(c)]
     assert auditor.lost_spaces == ("newline", "tab", "repeated space")
     measured = auditor.measure(rows)
@@ -181,7 +187,7 @@ def test_what_sentencepiece_does_to_braces_quotes_and_symbols(t5_like):
     assert (measured.rewritten_prompts, measured.rewritten_targets) == (2, 2)
     assert sorted(measured.rewritten_characters) == ["\u00a0", "½"]
     assert (measured.lost_space_inputs, measured.lost_space_targets) == (2, 2)
-    kinds = [flag.kind for flag in audit_flags.find_flags([measured])]
+    kinds = [flag.kind for flag in find_flags([measured])]
     assert kinds[-3:] == ["unknown pieces", "rewritten characters", "lost white space"]
     with_bytes = measure(task(test=[row(0, "½", "½")]))
     assert (with_bytes.rewritten_prompts, with_bytes.rewritten_characters) == (0, "")
@@ -191,15 +197,15 @@ def test_shared_inputs_and_sources_between_tasks():
     first = task("first", train=[row(0, "A b.")], test=[row(1, "c"), row(2, "d")])
     second = task("second", train=[row(0, "C!")], test=[row(1, "a b")], sources=("x; S", "u"))
     third = task("third", "train", train=[row(0, "d"), row(1, "e")], sources=("s",))
-    assert audits.shared_inputs([first, second, third], {"first"}) == [
-        audit_records.SharedInputs(("first", "second"), inputs=2, tested_and_trained=2),
-        audit_records.SharedInputs(("first", "third"), inputs=1, tested_and_trained=1),
+    assert shared_inputs([first, second, third], {"first"}) == [
+        SharedInputs(("first", "second"), inputs=2, tested_and_trained=2),
+        SharedInputs(("first", "third"), inputs=1, tested_and_trained=1),
     ]
-    assert audits.shared_inputs([first, second, third], set()) == []
-    assert audits.shared_sources([first, second, third], {"third"}) == [
-        audit_records.SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
+    assert shared_inputs([first, second, third], set()) == []
+    assert shared_sources([first, second, third], {"third"}) == [
+        SharedSource("s", train_tasks=("third",), test_tasks=("first", "second"))
     ]
-    assert audits.shared_sources([first, second], {"first"}) == []
+    assert shared_sources([first, second], {"first"}) == []
 
 
 def write_release(directory: Path, train: list[str], test: list[str]) -> None:
@@ -249,22 +255,20 @@ def test_inputs_of_several_tasks_count_once_for_all_of_them():
     trained = task("trained", train=[row(0, "a"), row(1, "b")])
     third = task("third", train=[row(0, "a")], test=[row(1, "c")])
     tasks = [tested, trained, third]
-    assert audits.shared_inputs(tasks, {"tested"}) == [
-        audit_records.SharedInputs(("tested", "trained", "third"), 1, 1),
-        audit_records.SharedInputs(("tested", "trained"), 1, 1),
-        audit_records.SharedInputs(("tested", "third"), 1, 0, tested_together=1),
+    assert shared_inputs(tasks, {"tested"}) == [
+        SharedInputs(("tested", "trained", "third"), 1, 1),
+        SharedInputs(("tested", "trained"), 1, 1),
+        SharedInputs(("tested", "third"), 1, 0, tested_together=1),
     ]
     # "a" is tested in one task and trained on in another, but neither is `bystander`.
     bystander = task("bystander", validation=[row(0, "a")])
-    assert audits.shared_inputs([*tasks, bystander], {"bystander"}) == [
-        audit_records.SharedInputs(
-            ("bystander", "tested", "trained", "third"), 1, 0, validated_and_trained=1
-        )
+    assert shared_inputs([*tasks, bystander], {"bystander"}) == [
+        SharedInputs(("bystander", "tested", "trained", "third"), 1, 0, validated_and_trained=1)
     ]
     # One task that tests what it trains on itself is a separate leak, not a shared input.
     repeated = task("repeated", train=[row(0, "z")], test=[row(1, "z")])
     elsewhere = task("elsewhere", validation=[row(0, "z")])
-    (found,) = audits.shared_inputs([repeated, elsewhere], {"repeated"})
+    (found,) = shared_inputs([repeated, elsewhere], {"repeated"})
     assert found.tested_and_trained == 0
 
 
@@ -272,7 +276,7 @@ def test_flags_come_by_kind_and_then_by_weight():
     constant = task("constant", train=[row(i) for i in range(4)])
     empty = task("empty", test=[row(0), row(1, target="no")])
     leaking = task("leaking", train=[row(0, "x"), row(1, target="no")], test=[row(2, "x", "no")])
-    flags = audit_flags.find_flags(measure(rows) for rows in (constant, empty, leaking))
+    flags = find_flags(measure(rows) for rows in (constant, empty, leaking))
     assert [(flag.kind, flag.subject) for flag in flags] == [
         ("leak", "leaking"),
         ("no training rows", "empty"),
@@ -400,25 +404,23 @@ def test_mistakes_get_one_line(arguments, message, capsys):
 def test_real_release_repeats_the_figures_of_its_readme(superni_dir):
     """Duplicates, shared inputs, label skew and the tasks that suffer at 512 tokens."""
     mixtures.configure(data_dir=superni_dir)
-    held_in = audit_rows.load_rows("superni.ql.def_pos2.held_in.all")
-    pretune = audit_rows.load_rows("superni.ql.def_pos2.pretune.all")
+    held_in = load_rows("superni.ql.def_pos2.held_in.all")
+    pretune = load_rows("superni.ql.def_pos2.pretune.all")
     assert (len(held_in), len(pretune)) == (100, 241)
     by_number = {rows.name.split("_")[0]: rows for rows in held_in}
 
-    assert sum(audits.count_repeated(rows) for rows in held_in) == 0
-    near = {number: audits.count_repeated(rows, audits.fold) for number, rows in by_number.items()}
+    assert sum(count_repeated(rows) for rows in held_in) == 0
+    near = {number: count_repeated(rows, fold) for number, rows in by_number.items()}
     assert sum(near.values()) == 5 and near["task1390"] == 4
-    shared = audits.shared_inputs(held_in, {rows.name for rows in held_in})
+    shared = shared_inputs(held_in, {rows.name for rows in held_in})
     pairs = {frozenset(name.split("_")[0] for name in found.tasks) for found in shared}
     for pair in ("619 620", "1612 1615", "879 880", "232 233", "1195 1622", "670 671"):
         assert frozenset(f"task{number}" for number in pair.split()) in pairs
-    sources = audits.shared_sources(held_in + pretune, {rows.name for rows in held_in})
+    sources = shared_sources(held_in + pretune, {rows.name for rows in held_in})
     wsc = next(found for found in sources if found.source == "enhancedwsc")
     assert wsc.test_tasks == ("task249_enhanced_wsc_pronoun_disambiguation",)
 
-    auditor = audits.Auditor(
-        bundled_vocabulary(), [audit_records.Limit(512, 128), audit_records.Limit(1024, 128)]
-    )
+    auditor = Auditor(bundled_vocabulary(), [Limit(512, 128), Limit(1024, 128)])
     for number in ("task602", "task1356", "task1540", "task233"):
         measured = auditor.measure(by_number[number])
         at_512, at_1024 = measured.cuts
@@ -427,4 +429,4 @@ def test_real_release_repeats_the_figures_of_its_readme(superni_dir):
     for number, train in (("task879", 1.0), ("task020", 0.84), ("task642", 157 / 190)):
         measured = auditor.measure(by_number[number])
         assert measured.label.train == pytest.approx(train) and measured.label.test == 0.5
-        assert "label skew" in {flag.kind for flag in audit_flags.find_flags([measured])}
+        assert "label skew" in {flag.kind for flag in find_flags([measured])}

@@ -17,13 +17,13 @@ from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfi
 from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
 from t5x_ext.data.tables import MemoryTable, TableExamples
-from t5x_ext.evaluation import evaluate_loss, first_of_all_tasks
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network, parameters
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.run_hooks import Evaluation
-from t5x_ext.sessions import restore_each
+from t5x_ext.runs.evaluation import evaluate_loss, first_of_all_tasks
+from t5x_ext.runs.evaluation_hook import Evaluation
+from t5x_ext.runs.restored import restore_each
 from t5x_ext.training.trainer import Program, Trainer
 
 CONFIG = network.T5Config(
@@ -127,14 +127,14 @@ def sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         model = DecoderOnlyModel(
             network.Transformer(LLAMA, quantization=quantization), ByteVocabulary(), **settings
         )
-        (session,) = restore_each(
+        (restored,) = restore_each(
             model,
             DatasetConfig("task", {"inputs": 16, "targets": 8}, "test", batch_size=2),
             RestoreCheckpointConfig(base, adapter=adapter and str(adapter)),
             SuperNIConfig(),
             PjitPartitioner(devices=jax.devices()[:1]),
         )
-        return session.signature
+        return restored.signature
 
     return sign
 

@@ -1,0 +1,1 @@
+"""Measures of task data before a run: lengths, truncation, leaks, label skew."""

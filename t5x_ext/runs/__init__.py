@@ -1,0 +1,1 @@
+"""A training run in its directory, and restored checkpoints to evaluate."""
