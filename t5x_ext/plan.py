@@ -30,7 +30,7 @@ from t5x_ext.planning.devices import Machine, parse_devices, parse_topology
 from t5x_ext.planning.lowering import Workload
 from t5x_ext.planning.plans import Setup
 from t5x_ext.planning.study_plans import StudySetup
-from t5x_ext.runs.length import check_initial_step
+from t5x_ext.runs.length import RunLength
 from t5x_ext.terminal import Parser, command, note, show, show_json
 from t5x_ext.train import train
 from t5x_ext.training.trainer import Trainer
@@ -151,7 +151,7 @@ def _num_steps(
     start = _step_of(restore)
     if start is None:
         return total, True
-    check_initial_step(total, start, restore.paths[0])
+    RunLength(total, None, None).check_initial(start, restore.paths[0])
     return total - start, False
 
 

@@ -33,6 +33,23 @@ class RunLength:
         for name, value in given.items():
             bounds.check_int(name, value, 1)
 
+    def check_initial(self, step: int, path: str) -> None:
+        """Refuses a run that would end before its first step.
+
+        Args:
+          step: of the initial checkpoint.
+          path: where that is.
+
+        Raises:
+          ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
+        """
+        if self.total_steps is not None and step >= self.total_steps:
+            raise ConfigError(
+                f"TRAIN_STEPS: {self.total_steps}, which includes the steps of the initial "
+                f"checkpoint, and {path} is at step {step} already; allowed: more than {step}, or "
+                f"TRAIN_STEPS_RELATIVE = {self.total_steps} for as many on top"
+            )
+
     def last_step(self, batches: TrainBatches, initial_step: int) -> int:
         """The step at which a run ends that began with a checkpoint of `initial_step`."""
         if self.total_steps is not None:
@@ -41,25 +58,6 @@ class RunLength:
             return initial_step + self.relative_steps
         assert self.total_epochs is not None  # the only one left
         return initial_step + batches.steps_for_epochs(self.total_epochs)
-
-
-def check_initial_step(total_steps: int | None, step: int, path: str) -> None:
-    """Refuses a run that would end before its first step.
-
-    Args:
-      total_steps: TRAIN_STEPS, where that says when the run ends.
-      step: of the initial checkpoint.
-      path: where that is.
-
-    Raises:
-      ConfigError: TRAIN_STEPS, which includes these steps, is not above them.
-    """
-    if total_steps is not None and step >= total_steps:
-        raise ConfigError(
-            f"TRAIN_STEPS: {total_steps}, which includes the steps of the initial checkpoint, and "
-            f"{path} is at step {step} already; allowed: more than {step}, or "
-            f"TRAIN_STEPS_RELATIVE = {total_steps} for as many on top"
-        )
 
 
 def find_initial_step(length: RunLength, model_dir: str, checkpoint_cfg: CheckpointConfig) -> int:
@@ -79,5 +77,5 @@ def find_initial_step(length: RunLength, model_dir: str, checkpoint_cfg: Checkpo
     if path is None:
         return 0
     step = open_source(path).step
-    check_initial_step(length.total_steps, step, path)
+    length.check_initial(step, path)
     return step
