@@ -388,6 +388,16 @@ def test_missing_file_names_the_searched_directories(project):
         gin_utils.parse(["gin/rum.gin"], [], [str(project)])
 
 
+def test_a_file_of_t5x_is_told_its_name_here(project):
+    (project / "own.gin").write_text("include 't5x/configs/runs/finetune.gin'")
+    for name, advice in (
+        ("own.gin", "own.gin:1: no file .* write gin_configs/runs/ for t5x/configs/runs/"),
+        ("t5x/examples/t5/t5_1_1/small.gin", "write gin_configs/models/t5_1_1_base.gin for"),
+    ):
+        with pytest.raises(ConfigError, match=f"{advice}.*, see docs/from_t5x.md"):
+            gin_utils.parse([name], [], [str(project)])
+
+
 def test_int_for_float_none_for_optional_and_list_for_tuple_are_accepted(parse):
     parse(
         IMPORTS + "utils.Trainer:\n  learning_rate = 1\n  num_microbatches = None\n"

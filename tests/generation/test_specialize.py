@@ -349,8 +349,9 @@ def test_what_cannot_be_run_is_one_line(
 
     assert "--stage: 'response'; did you mean 'responses'?" in refused("--stage=response")
     assert "--round: 3; allowed: 1 to ROUNDS (2)" in refused("--stage=train", "--round=3")
-    assert "instructions.jsonl" in refused("--stage=responses")
     assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
+    said = refused("--stage=responses")
+    assert "round1/instructions.jsonl: no such file; run the stage 'instructions' first" in said
     assert "round 2 needs it" in refused("--stage=responses", "--round=2")
     assert "none.jsonl: cannot be read" in refused("--gin.SEEDS='none.jsonl'")
     assert "no_model" in refused(model=str(tmp_path / "no_model"))
