@@ -264,6 +264,11 @@ WRONG = {
         [],
         ["extra0.gin:1: LENGTHS = {'inputs': '64'}", "takes Mapping[str, int]"],
     ),
+    "one of a sequence": (
+        "Model.activations = 'relu'",
+        [],
+        ["Model.activations = 'relu', but takes Sequence[str]; one alone is written ('relu',)"],
+    ),
     "literal": ("train.mode = 'slow'", [], ["extra0.gin:1", "takes Literal['fast', 'exact']"]),
     "missing parentheses": (
         "train.eval_dataset_cfg = @DatasetConfig",
