@@ -134,7 +134,7 @@ def test_every_module_that_runs_ends_in_the_one_way() -> None:
         for node in tree.body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
                 assert ast.unparse(node.body) == "sys.exit(main())", path
-                if path.name == "__main__.py":  # hands on cli's
+                if path == REPO / "t5x_ext" / "__main__.py":  # hands on cli's
                     continue
                 main = functions["main"]
                 ends = [ast.unparse(each) for each in main.decorator_list] == ["command"]

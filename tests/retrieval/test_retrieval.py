@@ -167,7 +167,8 @@ assert jax.lax.top_k(jax.numpy.arange(3), 1)[0].tolist() == [2]
         subprocess.run([sys.executable, "-c", code.format(first=first)], cwd=REPO, check=True)
 
 
-def test_building_an_index_logs_nothing(tmp_path, caplog) -> None:
+def test_building_an_index_logs_nothing(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "corpus.jsonl"
     file.write_text('{"id": "a", "text": "red cranes"}\n{"id": "b", "text": "blue tugs"}\n')
     with caplog.at_level(logging.DEBUG):
