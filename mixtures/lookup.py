@@ -12,11 +12,13 @@ from etils import epath
 from mixtures import files, on_demand
 from mixtures.budgets import parse_budget
 from mixtures.context import current_context
-from mixtures.errors import DataError
+from mixtures.errors import DataError, quoted
 from mixtures.names import PREFIX, escape, find_scope, parse_name, task_name
 from mixtures.own_data import DEFAULT_PROMPT, register
 from mixtures.specialization import names as self_names
 from mixtures.writing import names as writing_names
+
+_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 
 
 def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | None = None) -> str:
@@ -55,6 +57,7 @@ def resolve(name_or_path: str, prompt: str | None = None, budget: str | int | No
     try:
         find_scope(escape(name_or_path), current_context().store)
     except DataError as error:
+        _refuse_file(name_or_path)
         near = difflib.get_close_matches(name_or_path, on_demand.known_names(), n=3)
         hint = f"; similar names registered with SeqIO: {', '.join(near)}" if near else ""
         raise DataError(f"MIXTURE_OR_TASK_NAME: {error}{hint}") from None
@@ -111,6 +114,23 @@ def _register_file(name: str, prompt: str, budget: str) -> str:
     if not on_demand.is_known(registered):
         register(registered, path, prompt, budget)
     return registered
+
+
+def _refuse_file(name: str) -> None:
+    """Refuses what is no scope and looks like a file, or is a file's name without its end."""
+    try:
+        path = files.path(name, "MIXTURE_OR_TASK_NAME")
+        beside = [path.name + end for end in (".jsonl", ".json")]
+        near = [end for end in beside if files.is_file(path.parent / end)]
+        is_file = "/" in name or path.suffix in _TABLES or files.is_file(path)
+    except DataError:
+        return
+    if is_file or near:
+        hint = f" (did you mean '{path.parent / near[0]}'?)" if near else ""
+        raise DataError(
+            f"MIXTURE_OR_TASK_NAME: file {quoted(name)}{hint}; allowed: a .jsonl file, one object "
+            "with instruction, input and output per line, or a .json file of one task"
+        )
 
 
 def _refuse(what: str, value: object, own: str | None, name: str) -> None:

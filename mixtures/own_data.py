@@ -38,6 +38,11 @@ SPLITS = ("train", "validation", "test")
 DEFAULT_PROMPT = "tk.def_pos2"
 
 _FIELDS = "instruction, input, output, and optionally id, task, category, source"
+_REQUIRED = {
+    "output": "a string or a list of one or more strings",
+    "instruction": "a string that is not blank",
+    "input": "a string, which may be empty",
+}
 
 RowsOrFile = str | os.PathLike[str] | Iterable[Row | Mapping[str, Any]]
 _ReadRows = Callable[[Context, str], Sequence[Row]]
@@ -189,10 +194,14 @@ def _own_name(path: epath.Path) -> str:
 def _read_row(value: Any, where: str, task: str, index: int) -> Row:
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: not an object; allowed: an object with {_FIELDS}")
-    output = value.get("output")
+    present = [key for key in value if value[key] is not None]
+    for field, allowed in _REQUIRED.items():
+        if field not in present:
+            raise _wrong(where, field, None, allowed, f"; found: {', '.join(map(str, present))}")
+    output = value["output"]
     references = [output] if isinstance(output, str) else output
     if not isinstance(references, list | tuple) or not references:
-        raise _wrong(where, "output", output, "a string or a list of one or more strings")
+        raise _wrong(where, "output", output, _REQUIRED["output"])
     for reference in references:
         _text(where, "output", reference)
     row_id = value.get("id", f"{task}-{index}")
@@ -200,8 +209,8 @@ def _read_row(value: Any, where: str, task: str, index: int) -> Row:
         task=_text(where, "task", value.get("task", task)),
         category=_text(where, "category", value.get("category", "")),
         id=_text(where, "id", str(row_id) if isinstance(row_id, int) else row_id),
-        definition=_text(where, "instruction", value.get("instruction")),
-        input=_text(where, "input", value.get("input")),
+        definition=_text(where, "instruction", value["instruction"]),
+        input=_text(where, "input", value["input"]),
         references=tuple(references),
         source=_text(where, "source", value.get("source", "")),
     )
@@ -233,9 +242,11 @@ def _text(where: str, field: str, value: Any) -> str:
     return value
 
 
-def _wrong(where: str, field: str, value: Any, allowed: str) -> DataError:
+def _wrong(where: str, field: str, value: Any, allowed: str, found: str = "") -> DataError:
     problem = "missing" if value is None else f"{value!r:.60}"
-    return DataError(f"{where}: field '{field}': {problem}; allowed: {allowed} (fields: {_FIELDS})")
+    return DataError(
+        f"{where}: field '{field}': {problem}; allowed: {allowed} (fields: {_FIELDS}{found})"
+    )
 
 
 def _checked(found: list[Row], where: str) -> list[Row]:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_ext import accelerators
 from t5x_ext.checkpoints import merging, trees
 from t5x_ext.checkpoints.conversion import KINDS, PEFT, convert
 from t5x_ext.errors import ConfigError
@@ -152,6 +153,7 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; returns its exit status."""
     args = _parser().parse_args(argv)
+    accelerators.skip_absent_tpu()
     summary = convert(
         args.source,
         args.destination,

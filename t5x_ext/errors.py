@@ -32,6 +32,11 @@ class TryAgain(ConfigError):
     """
 
 
+def amount(number: int, unit: str) -> str:
+    """'1 cell', '2 cells', '1,200 cells'; `unit` is in the singular."""
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """The text with what a terminal would obey or cannot show escaped: 'a\\x1b[2Jb', 'a\\nb'."""
     if text.isprintable():

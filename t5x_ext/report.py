@@ -19,6 +19,7 @@ from etils import epath
 
 from t5x_ext import files
 from t5x_ext.bounds import real_flag
+from t5x_ext.errors import amount
 from t5x_ext.terminal import Parser, command, show, show_json
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(*_answers(findings))
     missing = findings["missing_scores"]
     unfinished = f", scores still missing: {missing}" if missing else ""
-    show(f"{findings['finished_cells']} cells{unfinished} -> {findings['page']}")
+    show(f"{amount(findings['finished_cells'], 'cell')}{unfinished} -> {findings['page']}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from t5x_ext import files, multihost
+from t5x_ext import accelerators, files, multihost
 from t5x_ext.bounds import int_flag, real_flag
 from t5x_ext.errors import ConfigError
 
@@ -23,9 +21,6 @@ _ABSL_SWITCHES = ("logtostderr", "alsologtostderr", "showprefixforinfo")
 _ABSL_VALUES = ("verbosity", "v", "stderrthreshold", "log_dir", "logger_levels")
 _ABSL_FLAGS = tuple(f"--{name}" for name in (*_ABSL_SWITCHES, *_ABSL_VALUES))
 _DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
-# Files in /dev.
-_TPUS = ("accel*", "vfio/[0-9]*")
-_ACCELERATORS = ("nvidia[0-9]*", "kfd", *_TPUS)
 # Parameters of glibc's mallopt(3), from its malloc.h, and their values.
 _KEEP_ALL = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 _MAX_BYTES = 8 << 30  # of compiled programs; JAX drops what was used longest ago
@@ -123,7 +118,7 @@ def process(flags: ProcessFlags, joins_cluster: bool) -> Iterator[None]:
     address, count, index = flags[:3]
     if not joins_cluster and (address, count, index) == (None, None, None):
         count = 1
-    skip_absent_tpu()
+    accelerators.skip_absent_tpu()
     keep_freed_memory()
     with multihost.session(address, count, index, flags.initialization_timeout):
         _keep_compilations(flags.compilation_cache_dir)
@@ -164,22 +159,6 @@ def make_deterministic() -> None:
     os.environ["XLA_FLAGS"] = " ".join([*flags, _DETERMINISTIC_FLAG])
 
 
-def skip_absent_tpu() -> None:
-    """Makes JAX take the CPU at once where libtpu is installed for `plan` and there is no TPU.
-
-    JAX would have libtpu look for one first, which takes seconds and prints lines of errors. Does
-    nothing if JAX is told which platform to take or has a plugin for GPUs.
-    """
-    import jax
-
-    if jax.config.jax_platforms or importlib.util.find_spec("libtpu") is None:
-        return
-    has_plugin = importlib.util.find_spec("jax_plugins") is not None
-    if has_plugin or importlib.metadata.entry_points(group="jax_plugins") or _has_device(_TPUS):
-        return
-    jax.config.update("jax_platforms", "cpu")
-
-
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next allocation, if the CPU computes.
 
@@ -207,11 +186,7 @@ def _computes_on_cpu() -> bool:
 
     if jax.config.jax_platforms:
         return jax.config.jax_platforms == "cpu"
-    return not _has_device(_ACCELERATORS)
-
-
-def _has_device(patterns: tuple[str, ...]) -> bool:
-    return any(any(Path("/dev").glob(pattern)) for pattern in patterns)
+    return not accelerators.has_device(accelerators.ANY)
 
 
 def _default_cache_dir() -> str:

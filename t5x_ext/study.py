@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_ext import bounds, files, gin_utils
 from t5x_ext.configs import SuperNIConfig
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, amount
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning import fitting
@@ -145,7 +145,7 @@ def study(
     left = [cell for cell in store.unfinished(directory, grid.cells) if not runner.lacks_rows(cell)]
     if left:
         show(
-            f"{len(left)} cells are left to other shards; when they are done: "
+            f"left to other shards: {amount(len(left), 'cell')}; when they are done: "
             f"python -m t5x_ext.report {study_dir}"
         )
         return

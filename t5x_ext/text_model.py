@@ -21,6 +21,7 @@ import numpy as np
 
 from mixtures.vocabularies import Vocabulary, open_vocabulary, save_tokenizer
 from t5x_ext import files
+from t5x_ext.accelerators import skip_absent_tpu
 from t5x_ext.checkpoints import hugging_face, own_layout, t5x_layout, trees
 from t5x_ext.checkpoints.adapters import (
     bidirectional_in,
@@ -140,7 +141,9 @@ class Model(Calls):
                 f"Model.load: vocabulary: {vocabulary!r:.60}; allowed: a path or a vocabulary"
             )
         config = source.config.replace(dtype=dtype)
-        partitioner = partitioner or PjitPartitioner()
+        if partitioner is None:
+            skip_absent_tpu()
+            partitioner = PjitPartitioner()
         _described(config, vocabulary).check_vocabulary()
         loaded = {name: open_adapter(where, config) for name, where in named.items()}
         lora, stacked = stack([*loaded.values()], config) if loaded else (None, {})

@@ -13,6 +13,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 LEAVES = {
+    "accelerators",
     "errors",
     "files",
     "configs",
@@ -63,6 +64,7 @@ COMMANDS = {
     "convert",
     "inspect_checkpoint",
     "cli",
+    "__main__",
 }
 NO_TENSORFLOW = [
     "t5x_ext.models",

@@ -59,10 +59,11 @@ def test_bash_completes_commands(capsys):
     assert registered == "complete -o default -F _t5x_ext t5x_ext"
 
 
-def test_a_command_gets_its_arguments_and_returns_its_status(tmp_path):
+@pytest.mark.parametrize("module", ["t5x_ext", "t5x_ext.cli"])
+def test_a_command_gets_its_arguments_and_returns_its_status(tmp_path, module):
     missing = tmp_path / "none.jsonl"
     done = subprocess.run(
-        [sys.executable, "-m", "t5x_ext.cli", "score", str(missing)], capture_output=True, text=True
+        [sys.executable, "-m", module, "score", str(missing)], capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error:") and str(missing) in done.stderr

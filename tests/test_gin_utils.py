@@ -264,6 +264,11 @@ WRONG = {
         [],
         ["extra0.gin:1: LENGTHS = {'inputs': '64'}", "takes Mapping[str, int]"],
     ),
+    "one of a sequence": (
+        "Model.activations = 'relu'",
+        [],
+        ["Model.activations = 'relu', but takes Sequence[str]; one alone is written ('relu',)"],
+    ),
     "literal": ("train.mode = 'slow'", [], ["extra0.gin:1", "takes Literal['fast', 'exact']"]),
     "missing parentheses": (
         "train.eval_dataset_cfg = @DatasetConfig",
@@ -386,6 +391,16 @@ def test_missing_model_file_is_named(parse):
 def test_missing_file_names_the_searched_directories(project):
     with pytest.raises(ConfigError, match=f"--gin_file: no file 'gin/rum.gin' in {project}.*run"):
         gin_utils.parse(["gin/rum.gin"], [], [str(project)])
+
+
+def test_a_file_of_t5x_is_told_its_name_here(project):
+    (project / "own.gin").write_text("include 't5x/configs/runs/finetune.gin'")
+    for name, advice in (
+        ("own.gin", "own.gin:1: no file .* write gin_configs/runs/ for t5x/configs/runs/"),
+        ("t5x/examples/t5/t5_1_1/small.gin", "write gin_configs/models/t5_1_1_base.gin for"),
+    ):
+        with pytest.raises(ConfigError, match=f"{advice}.*, see docs/from_t5x.md"):
+            gin_utils.parse([name], [], [str(project)])
 
 
 def test_int_for_float_none_for_optional_and_list_for_tuple_are_accepted(parse):

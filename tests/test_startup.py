@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from t5x_ext import gin_utils, startup, train
+from t5x_ext import accelerators, gin_utils, startup, train
 from t5x_ext.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -298,9 +298,10 @@ def test_settings_of_the_allocator_in_the_environment_stay() -> None:
 
 def test_a_tpu_is_not_looked_for_where_there_is_none() -> None:
     pytest.importorskip("libtpu")
-    if startup._has_device(startup._ACCELERATORS) or importlib.util.find_spec("jax_plugins"):
+    if accelerators.has_device(accelerators.ANY) or importlib.util.find_spec("jax_plugins"):
         pytest.skip("there are accelerators or plugins for them")
-    program = "from t5x_ext import startup; startup.skip_absent_tpu(); import jax; jax.devices()"
+    skip = "from t5x_ext import accelerators; accelerators.skip_absent_tpu()"
+    program = f"{skip}; import jax; jax.devices()"
     # Otherwise libtpu stays silent beside another process that has it.
     environment = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     command = [sys.executable, "-c", program]

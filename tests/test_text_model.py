@@ -199,6 +199,10 @@ def test_mistakes_are_one_line(model, saved, tmp_path):
         (lambda: load_without(**stated).generate(["x"]), "give Model.load vocabulary"),
         (lambda: Model.load(str(saved["hf"]), vocabulary="none.model"), "file not found"),
         (lambda: model.generate("one text"), "allowed: a list of texts"),
+        (
+            lambda: model.generate([{"role": "user", "content": "x"}]),
+            "prompts is one chat; allowed: a list of texts or chats",
+        ),
         (lambda: model.score(["a", "b"], ["c"]), "1 targets for 2 prompts"),
         (lambda: model.save(str(tmp_path / "x"), "torch"), "allowed: t5x_ext, hf, t5x"),
         (lambda: model.save(str(saved["hf"]), "hf"), str(saved["hf"])),

@@ -113,7 +113,8 @@ def test_finetuning_starts_from_the_parameters_and_counts_on(unbroken, tmp_path,
     assert sorted(losses(tmp_path)) == [7, 8]
     before, after = load_params(str(unbroken)), load_params(str(tmp_path))
     assert train.main(arguments) == 0  # finished: there is nothing left to do, and nothing wrong
-    assert "resuming at step 8" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resuming at step 8" in said and "step 8: the run has ended; nothing is left to" in said
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["infer_eval/rougeL"] <= 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,10 +14,12 @@ import numpy as np
 from t5x_ext.checkpoints.sources import Index, LazyTensor, Source
 from t5x_ext.terminal import note
 
+_QUIET_SECS = 5.0  # between two lines
+
 
 @contextmanager
 def shown(source: Source, doing: str) -> Iterator[Source]:
-    """A source whose reads move a progress bar or, off a terminal, print a line a tensor."""
+    """A source whose reads move a progress bar or, off a terminal, print a line now and then."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -25,10 +28,14 @@ def shown(source: Source, doing: str) -> Iterator[Source]:
             yield _watched(source, lambda name, values: bar.update(values.nbytes))
         return
     seen: set[str] = set()
+    said = time.monotonic()
 
     def print_line(name: str, values: np.ndarray) -> None:
-        if name not in seen:
-            seen.add(name)
+        nonlocal said
+        is_last = name not in seen and len(seen) == len(source.tensors) - 1
+        seen.add(name)
+        if is_last or time.monotonic() - said >= _QUIET_SECS:
+            said = time.monotonic()
             shape = list(source.tensors[name].shape)
             count = f"{len(seen)}/{len(source.tensors)}"
             note(f"{doing} {count}  {name} {shape} {values.dtype}")

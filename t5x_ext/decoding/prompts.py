@@ -75,6 +75,11 @@ def check_prompts(vocabulary: Any, name: str, given: Any) -> list[str]:
     if not _is_list(given):
         return check_texts(name, given)
     prompts = list(given)
+    if is_chat(prompts):
+        raise ConfigError(
+            f"Model: {name} is one chat; allowed: a list of texts or chats, here with brackets "
+            "around it: [[{'role': 'user', ...}]]"
+        )
     return check_texts(
         name,
         [template_of(vocabulary).render(each) if is_chat(each) else each for each in prompts],

@@ -157,6 +157,8 @@ def read_tasks(path: files.StrPath) -> list[Record]:
     Raises:
         ConfigError: a line lacks a text, an id is used twice, or there is no task.
     """
+    if not files.is_file(path):
+        raise ConfigError(f"{path}: no such file; run the stage 'instructions' first")
     tasks = read_records(path)
     seen = set()
     for number, task in enumerate(tasks, start=1):

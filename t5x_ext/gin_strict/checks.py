@@ -327,7 +327,10 @@ def _check_type(entry: Entry, bound: Bound) -> None:
     message = f"{origin.binding.place}: {origin.binding.name} = {origin.value!r}, but "
     if origin is not entry:
         message += f"{entry.binding.name} ({entry.binding.place}) "
-    raise ConfigError(f"{message}takes {hints.describe(hint)}")
+    message += f"takes {hints.describe(hint)}"
+    if isinstance(origin.value, str) and hints.accepts(hint, (origin.value,)):
+        message += f"; one alone is written ({origin.value!r},)"
+    raise ConfigError(message)
 
 
 def _typed(value: Any, bound: Bound) -> Any:

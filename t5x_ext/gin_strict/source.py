@@ -205,7 +205,22 @@ def _find(name: str, search_paths: Sequence[str], asked_at: str) -> str:
     }
     raise ConfigError(
         f"{asked_at}: no file '{name}' in {', '.join(dict.fromkeys(searched))}"
-        f"{nearest(name, beside)}"
+        f"{_advice(name) or nearest(name, beside)}"
+    )
+
+
+def _advice(name: str) -> str:
+    """Which files of this package stand for those of T5X."""
+    if not name.startswith("t5x/"):
+        return ""
+    return (
+        "; give your copy's directory in --gin_search_paths or write "
+        + (
+            "gin_configs/runs/ for t5x/configs/runs/"
+            if name.startswith("t5x/configs/")
+            else "gin_configs/models/t5_1_1_base.gin for t5x/examples/t5/t5_1_1/base.gin"
+        )
+        + ", see docs/from_t5x.md"
     )
 
 

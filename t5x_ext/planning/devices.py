@@ -120,7 +120,9 @@ def parse_topology(name: str) -> Machine:
     kind, _, shape = name.partition(":")
     tpus = {device.name: device for device in DEVICES.values() if device.torus_axes}
     if kind not in tpus:
-        raise ConfigError(f"--topology: {name!r}; allowed: {', '.join(_examples(tpus))}")
+        raise ConfigError(
+            f"--topology: {name!r}{_meant(name)}; allowed: {', '.join(_examples(tpus))}"
+        )
     device = tpus[kind]
     slices = _SLICES[device.torus_axes]
     is_shape = (
@@ -152,6 +154,17 @@ def parse_devices(text: str) -> Machine:
         hint = "; a TPU goes with --topology" if kind in DEVICES else nearest(kind, gpus)
         raise ConfigError(f"--devices: unknown chip {kind!r}{hint}")
     return Machine(DEVICES[kind], count)
+
+
+def _meant(name: str) -> str:
+    """A hint where `name` is Google Cloud's name of an accelerator type, such as v5litepod-16."""
+    kind, _, number = name.partition("-")
+    device = DEVICES.get("v5e" if kind == "v5litepod" else kind)
+    if device is None or not device.torus_axes or not re.fullmatch("[0-9]{1,5}", number):
+        return ""
+    chips = int(number) // (2 if device.torus_axes == 3 else 1)  # of v4 and v5p they count cores
+    shapes = [shape for shape in _SLICES[device.torus_axes] if _num_chips(shape) == chips]
+    return f" (did you mean '{device.name}:{shapes[0]}'?)" if shapes else ""
 
 
 def _num_chips(shape: str) -> int:

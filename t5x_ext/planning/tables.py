@@ -59,8 +59,9 @@ def head(plan: Plan) -> str:
         ),
     ]
     if setup.trains:
+        unit = "microbatch" if setup.num_microbatches == 1 else "microbatches"
         batch = f"{load.rows} rows of {load.input_length} + {load.target_length} tokens{packed}"
-        rows.append(("batch", f"{many}{batch}, {setup.num_microbatches} microbatches"))
+        rows.append(("batch", f"{many}{batch}, {setup.num_microbatches} {unit}"))
     if setup.decoding:
         rows.append(("decoding", f"{many}{_prompts(setup.decoding)}"))
     return align([*rows, ("method", compiling.describe_method(plan.machine))])

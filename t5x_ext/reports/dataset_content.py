@@ -75,7 +75,10 @@ def find(study: Study, targets: Sequence[float] = ()) -> Findings:
 
 
 def state_claim(scores: DatasetScores) -> Claim:
-    """The arm with the highest mean, and whether it is clearly above each reference arm."""
+    """The arm with the highest mean, and whether it is clearly above each reference arm.
+
+    What takes no model, such as copying the source, is named where it scores higher.
+    """
     heads = scores.heads
     complete = [row for row in scores.rows if row.has(heads)]
     if not complete:
@@ -93,6 +96,12 @@ def state_claim(scores: DatasetScores) -> Claim:
     for other in scores.references:
         if other.has(heads) and other is not best:
             sentences.append(_sentence(best, other, scores))
+    for floor in scores.bounds:
+        without = floor.interval(heads)
+        if floor.bound != "reference_0" and without and without.mean > found.mean:
+            sentences.append(
+                f"“{floor.label}”, which takes no model, scores higher: {without.mean:.2f}."
+            )
     return Claim("Highest score", meaning, tuple(sentences))
 
 

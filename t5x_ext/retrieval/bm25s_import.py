@@ -8,6 +8,7 @@ bm25s is being imported, JAX is therefore hidden from it; it then selects with N
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import threading
 from types import ModuleType
@@ -25,7 +26,10 @@ def import_bm25s() -> ModuleType:
         # None in sys.modules makes an import of that name fail, as if it were not installed.
         sys.modules.update(dict.fromkeys(_HIDDEN))  # type: ignore[arg-type]
         try:
-            return importlib.import_module("bm25s")
+            module = importlib.import_module("bm25s")
+            # It asks for its own DEBUG lines, which reach standard error once any handler is there.
+            logging.getLogger("bm25s").setLevel(logging.WARNING)
+            return module
         finally:
             for name in _HIDDEN:
                 del sys.modules[name]

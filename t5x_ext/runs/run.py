@@ -102,6 +102,8 @@ def run_training(
                 f"step {first}: one of train.actions has ended the run; nothing is left to do"
             )
             last = first
+        elif carried.is_resumed and first >= last and not carried.evaluation_due:
+            multihost.say(f"step {first}: the run has ended; nothing is left to do")
         multihost.check_same({"start": f"step {first}, data at {json.dumps(batches.state())}"})
         frozen = base.params if base else {}
         may_skip = program.trainer.skip_nonfinite_steps

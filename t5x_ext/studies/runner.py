@@ -22,6 +22,7 @@ from t5x_ext import memory
 from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
+from t5x_ext.errors import amount
 from t5x_ext.metrics.aggregate import task_scores
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS, Measured, measure
@@ -126,7 +127,7 @@ class Runner:
         """Runs those of this shard's cells that have no result yet."""
         todo = store.unfinished(self.study_dir, cells)
         finished = len(cells) - len(todo)
-        show(f"{len(cells)} cells, {finished} finished before, {len(todo)} to run")
+        show(f"{amount(len(cells), 'cell')}, {finished} finished before, {len(todo)} to run")
         if self._generation is not None:
             todo += [cell for cell in cells if cell not in todo and self._lacks_adapter(cell)]
         self.make_initials(todo)

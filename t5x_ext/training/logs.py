@@ -199,7 +199,7 @@ class ProgressLine:
         now = time.monotonic()
         memory_gb, where = memory_in_use()
         rates = {"padding_share": 1 - self._tokens / max(self._slots, 1), "memory_gb": memory_gb}
-        parts = [f"loss {loss:.4f}"]
+        parts = [f"loss {loss:.4f}" if abs(loss) >= 0.01 or not loss else f"loss {loss:.3g}"]
         secs = self._secs_per_step(now)
         if secs:
             timed = secs * (self._step - self._clock_step)

@@ -365,8 +365,9 @@ def test_what_cannot_be_run_is_one_line(
     assert "--devices: '1xH200' without --dry_run; allowed" in refused("--devices=1xH200")
     assert "--topology: 'v5e:2x4' without --dry_run" in refused("--topology=v5e:2x4")
     assert "--stage: 'train' with --dry_run" in refused("--stage=train", "--dry_run")
-    assert "instructions.jsonl" in refused("--stage=responses")
     assert "round1/train.jsonl: no such file; run the stage 'resp" in refused("--stage=train")
+    said = refused("--stage=responses")
+    assert "round1/instructions.jsonl: no such file; run the stage 'instructions' first" in said
     assert "round 2 needs it" in refused("--stage=responses", "--round=2")
     assert "none.jsonl: cannot be read" in refused("--gin.SEEDS='none.jsonl'")
     assert "no_model" in refused(model=str(tmp_path / "no_model"))

@@ -79,8 +79,8 @@ def test_the_guide_runs_and_prints_what_it_says(tmp_path, monkeypatch):
     namespace: dict[str, object] = {}
     printed, runs = "", 0
     for kind, text in blocks():
-        if kind.startswith("jsonl file="):
-            Path(kind.removeprefix("jsonl file=")).write_text(text)
+        if kind.startswith(("jsonl file=", "csv file=")):
+            Path(kind.partition("=")[2]).write_text(text)
         elif kind == "python run":
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
@@ -99,7 +99,13 @@ def test_the_guide_runs_and_prints_what_it_says(tmp_path, monkeypatch):
             with pytest.raises(DataError) as caught:
                 read_jsonl("wrong.jsonl")
             assert str(caught.value) == f"wrong.jsonl: {text.strip()}"
-    assert runs == 3
+    assert runs == 4
+    converted = [row for name in ("words", "words.test") for row in read_jsonl(f"{name}.jsonl")]
+    assert {(row.input, *row.references) for row in converted} == {
+        ("tree", "arbre"),
+        ("fish", "poisson"),
+        ("", "Loire"),
+    }
 
 
 def test_a_file_beside_others_has_their_splits(tmp_path):
@@ -194,7 +200,15 @@ def test_budgets_hold_for_each_task_of_a_file_and_nest(tmp_path):
             "line 2: field 'output': ' '; allowed: a string that is not blank",
         ),
         (LINE | {"instruction": ""}, "line 2: field 'instruction': ''"),
-        (LINE | {"input": None}, "line 2: field 'input': missing"),
+        (
+            LINE | {"input": None},
+            "line 2: field 'input': missing; allowed: a string, which may be empty .*"
+            "; found: instruction, output\\)$",
+        ),
+        (
+            {"prompt": "a", "response": "b"},
+            "line 2: field 'output': missing; allowed: .*; found: prompt, response\\)$",
+        ),
         (LINE | {"input": "\ud800"}, "line 2: field 'input'.*UTF-8"),
         (LINE | {"id": "file-0"}, "id 'file-0' occurs twice"),
     ],
@@ -241,6 +255,21 @@ def test_wrong_registrations_are_refused(tmp_path):
         with pytest.raises(DataError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_told_from_a_scope(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").touch()
+    (tmp_path / "odd").touch()
+    for name, message in (
+        ("mine", r"file 'mine' \(did you mean 'mine.jsonl'\?\); allowed: a .jsonl file"),
+        ("mine.csv", "file 'mine.csv'; allowed: a .jsonl file, one object with instruction, "),
+        ("data/mine", "file 'data/mine'; allowed: a .jsonl file"),
+        ("odd", "file 'odd'; allowed: a .jsonl file"),
+        ("held_on", r"scope 'held_on' is unknown \(did you mean held_in\?\)"),
+    ):
+        with pytest.raises(DataError, match=f"MIXTURE_OR_TASK_NAME: {message}"):
+            mixtures.resolve(name)
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/x.jsonl", "a" * 400 + ".jsonl", "a\0b.json"])

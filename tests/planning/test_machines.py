@@ -52,6 +52,21 @@ def test_unknown_topologies_name_what_is_allowed(name, allowed):
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("v5litepod-16", "v5e:4x4"),
+        ("v5e-4", "v5e:2x2"),
+        ("v6e-256", "v6e:16x16"),
+        ("v4-32", "v4:2x2x4"),
+        ("v5p-128", "v5p:4x4x4"),
+    ],
+)
+def test_accelerator_types_of_google_cloud_are_understood_in_the_message(name, meant):
+    with pytest.raises(ConfigError, match=f"'{name}' .did you mean '{meant}'..; allowed: "):
+        parse_topology(name)
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         ("H200", "allowed: a number up to 1,024, x and one of A100"),

@@ -25,6 +25,7 @@ from t5x_ext.metrics import (
     write_predictions,
 )
 from t5x_ext.metrics.aggregate import over_instances
+from t5x_ext.reports.dataset_content import state_claim
 from t5x_ext.reports.dataset_scores import BOUNDS, DatasetScores, Row, score_datasets
 from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
 from t5x_ext.reports.edit_marks import mark_edits
@@ -207,6 +208,15 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert (float(copy["score"]), copy["above_base"]) == (100, "0.0")
     one = next(r for r in rows if r["arm"] == "most" and r["metric"].startswith("sari[easse"))
     assert float(one["above_base_low"]) <= float(one["above_base"]) <= float(one["above_base_high"])
+
+
+def test_the_claim_names_a_floor_that_no_arm_reaches(tmp_path):
+    found = score_datasets(read_study(write_study(tmp_path / "study")))
+    copy, reference = found.bounds
+    for score, sentences in ((0.0, []), (99.5, ["which takes no model, scores higher: 99.50."])):
+        floor = dataclasses.replace(copy, by_seed=np.full_like(copy.by_seed, score))
+        claim = state_claim(dataclasses.replace(found, bounds=(floor, reference)))
+        assert [s.partition("”, ")[2] for s in claim.sentences if "no model" in s] == sentences
 
 
 def test_targets_are_answered_or_refused_in_words(study_dir, capsys):

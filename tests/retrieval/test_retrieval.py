@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import random
 import subprocess
@@ -164,6 +165,15 @@ assert jax.lax.top_k(jax.numpy.arange(3), 1)[0].tolist() == [2]
 """
     for first in ("bm25s", "jax"):
         subprocess.run([sys.executable, "-c", code.format(first=first)], cwd=REPO, check=True)
+
+
+def test_building_an_index_logs_nothing(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setenv("T5X_EXT_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "corpus.jsonl"
+    file.write_text('{"id": "a", "text": "red cranes"}\n{"id": "b", "text": "blue tugs"}\n')
+    with caplog.at_level(logging.DEBUG):
+        open_index(Corpus(file))
+    assert [record.name for record in caplog.records if record.name.startswith("bm25s")] == []
 
 
 @pytest.mark.parametrize(

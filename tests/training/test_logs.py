@@ -157,6 +157,16 @@ def test_progress_line_of_a_one_step_run_has_no_rate():
     assert out.getvalue().startswith("step 1/1  loss 3.0000  padding 0.0%  host memory ")
 
 
+def test_a_loss_that_a_large_normalizing_factor_divided_keeps_its_digits():
+    out = io.StringIO()
+    progress = logs.ProgressLine(total_steps=3, stream=out)
+    for step, loss in enumerate((0.010204, 0.00102041, 0.0), start=1):
+        progress.count(step, tokens=1, slots=1)
+        progress.report(loss)
+    found = [line.split("  ")[1] for line in out.getvalue().splitlines()]
+    assert found == ["loss 0.0102", "loss 0.00102", "loss 0.0000"]
+
+
 def test_import_needs_neither_tensorflow_nor_jax():
     code = (
         "import sys, t5x_ext.training.logs;"
