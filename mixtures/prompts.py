@@ -351,6 +351,12 @@ TEMPLATES: dict[str, tuple[Callable[[str, str], str], str]] = {
     "alpaca": (alpaca_prompt, ""),
     "ss.none": (plain_prompt, " "),
 }
+# Texts before which an answer in a template ends.
+STOPS: dict[str, tuple[str, ...]] = {
+    "alpaca": ("###",),
+    # Without a template nothing but a blank line says that an answer is over.
+    "ss.none": ("###", "\n\n"),
+}
 
 
 def _few_shot_format(template: str, count: int) -> Format:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mixtures.prompts import TEMPLATES
+from mixtures.prompts import STOPS, TEMPLATES
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
@@ -22,12 +22,6 @@ from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
 from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import Generator, Request, completions, single
 from t5x_ext.progress import MinuteNotes
-
-_STOPS = {
-    "alpaca": ("###",),
-    # Without a template nothing but a blank line says that the answer is over.
-    "ss.none": ("###", "\n\n"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +59,7 @@ class EvaluationSettings:
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts before which an answer ends."""
-        return _STOPS[self.template] if self.stop is None else tuple(self.stop)
+        return STOPS[self.template] if self.stop is None else tuple(self.stop)
 
     def limit(self, kind: str) -> int:
         """The most tokens of an answer to a question of this kind."""
