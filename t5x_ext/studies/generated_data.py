@@ -136,7 +136,7 @@ class GeneratedKeys:
       arms: the study's, by name.
       seed: the study's first.
       tuned_key: arm, budget and seed -> key of the tuned model.
-      model: what of the model determines results.
+      model: the model settings that determine results.
     """
 
     by_name: Mapping[str, GeneratedData]
@@ -163,11 +163,11 @@ class GeneratedKeys:
         """How many models have to be tuned before the rows can be written.
 
         Raises:
-          ConfigError: it needs itself.
+          ConfigError: it depends on itself.
         """
         if name in seen:
             circle = " -> ".join([*seen, name])
-            raise ConfigError(f"GeneratedData {name}: needs itself: {circle}")
+            raise ConfigError(f"GeneratedData {name}: depends on itself: {circle}")
         data, seen = self.get(name), [*seen, name]
         arm = self.arms.get(data.writer)
         levels = [1 + self.level(arm.generated, seen) if arm.generated else 1] if arm else [0]
@@ -251,7 +251,7 @@ def tasks_owner(data: GeneratedData, by_name: Mapping[str, GeneratedData]) -> Ge
                 f"{nearest(owner.tasks_of, by_name)}"
             )
         if owner.tasks_of in seen[:-1]:
-            raise ConfigError(f"GeneratedData {data.name}: needs itself: {' -> '.join(seen)}")
+            raise ConfigError(f"GeneratedData {data.name}: depends on itself: {' -> '.join(seen)}")
         owner = by_name[owner.tasks_of]
     return owner
 

@@ -121,7 +121,7 @@ class _Counts:
 
     def initial(self, initial: InitialModel) -> ModelSize:
         """An initial model that the study makes; nothing is decoded with it."""
-        if initial.scope is None:  # made of named data, which a plan need not have
+        if initial.scope is None:  # tuned on named data; its files need not exist at planning time
             return ModelSize(initial.name, initial.recipe.num_steps(0), 0, is_initial=True)
         scope = find_scope(initial.scope, self.store)
         is_track = initial.scope in (HELD_IN, PRETUNE)
