@@ -20,7 +20,7 @@ _OWN = ("data", "tuning", "recipe", *DECODED)
 GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
-class Way(NamedTuple):
+class DecodingSettings(NamedTuple):
     """How an arm decodes: the fields of `Arm` that say so."""
 
     decoding: Method | None
@@ -102,9 +102,9 @@ class Arm(grids.Arm):
         return fields
 
     @property
-    def way(self) -> Way:
+    def decoding_settings(self) -> DecodingSettings:
         """How it decodes."""
-        return Way(self.decoding, tuple(self.stop), self.output_limit)
+        return DecodingSettings(self.decoding, tuple(self.stop), self.output_limit)
 
     @property
     def generated(self) -> str:

@@ -313,17 +313,17 @@ def _check_context(data: GeneratedData, owner: GeneratedData, model: BaseTransfo
     """
     from t5x_ext.generation.answering import check_room
     from t5x_ext.generation.instructions import check_seeds
-    from t5x_ext.generation.requests import Generator
+    from t5x_ext.generation.requests import TextModel
     from t5x_ext.generation.text_models import token_counter
 
     longest = getattr(model.config, "max_length", None)
     if longest is None:
         return
     counter = token_counter(model.output_vocabulary)
-    generator = Generator(lambda requests: (), counter, longest, "", "none")
+    text_model = TextModel(lambda requests: (), counter, longest, "", "none")
     seeds = Domain(data.domain).seeds(data.num_seeds)
     try:
-        check_seeds(Domain(owner.domain).seeds(owner.num_seeds), owner.asking, generator)
-        check_room(data.answering, generator, seeds)
+        check_seeds(Domain(owner.domain).seeds(owner.num_seeds), owner.asking, text_model)
+        check_room(data.answering, text_model, seeds)
     except ConfigError as error:
         raise ConfigError(f"GeneratedData {data.name}: {error}") from None
