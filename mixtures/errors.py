@@ -34,5 +34,5 @@ def quoted(text: str) -> str:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Logs one line, once a process: a study opens the same directory and tasks for every cell."""
+    """Logs one line, once a process: commands open the same directories and tasks again and again."""
     _logger.warning(message)

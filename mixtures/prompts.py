@@ -130,7 +130,12 @@ def draw(count: int, *key: str | int) -> int:
 def choose_reference(row: Row, seed: int, epoch: int) -> str:
     """The reference to train on: a pure function of (seed, row.id, epoch)."""
     texts = row.targets or row.references
-    return texts[draw(len(texts), "reference", seed, row.id, epoch)]
+    return texts[reference_index(len(texts), seed, row.id, epoch)]
+
+
+def reference_index(count: int, seed: int, row_id: str, epoch: int) -> int:
+    """Which of a row's `count` references is trained on in this epoch."""
+    return draw(count, "reference", seed, row_id, epoch)
 
 
 # Quick Learners ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import read_records
-from t5x_ext.generation.overlap import EvaluationTexts, Overlap
+from t5x_ext.generation.overlap import EvaluationTexts, Overlap, fold
 from t5x_ext.generation.records import EvaluationRow, Seed
 
 _FIELDS = ("instruction", "input", "output")
@@ -98,7 +98,7 @@ def audit_rows(
     """
     texts = EvaluationTexts(evaluation)
     seeds = list(seeds)
-    known = {name: {_fold(getattr(seed, name)) for seed in seeds} for name in _FIELDS}
+    known = {name: {fold(getattr(seed, name)) for seed in seeds} for name in _FIELDS}
     fields = [(row.id, name, getattr(row, name)) for row in rows for name in _FIELDS]
     fields += [(name, "passage", text) for name, text in passages]
     return {
@@ -108,7 +108,7 @@ def audit_rows(
             {"id": row.id, "field": name}
             for row in rows
             for name in ("instruction", "input")
-            if getattr(row, name).strip() and _fold(getattr(row, name)) in known[name]
+            if getattr(row, name).strip() and fold(getattr(row, name)) in known[name]
         ],
         "shared": [
             dataclasses.asdict(Shared(name, field, text, *_of(overlap)))
@@ -117,7 +117,7 @@ def audit_rows(
         ],
         "openings": most_frequent(rows, "openings"),
         "verb_nouns": most_frequent(rows, "verb_nouns"),
-        "labels": _shares(_fold(row.output) for row in rows),
+        "labels": _shares(fold(row.output) for row in rows),
         "words": {name: _lengths(getattr(row, name) for row in rows) for name in _FIELDS},
     }
 
@@ -180,14 +180,14 @@ def verb_noun(instruction: str) -> tuple[str, str]:
 
 
 def _opening(instruction: str) -> str:
-    return " ".join(_fold(instruction).split()[:2])
+    return " ".join(fold(instruction).split()[:2])
 
 
 def _duplicates(rows: Sequence[SyntheticRow], field: str) -> list[list[str]]:
     groups: dict[Any, list[str]] = defaultdict(list)
     for row in rows:
-        key = _fold(row.instruction), _fold(row.input)
-        text = key if field == "both" else _fold(getattr(row, field))
+        key = fold(row.instruction), fold(row.input)
+        text = key if field == "both" else fold(getattr(row, field))
         if text:
             groups[text].append(row.id)
     return [ids for ids in groups.values() if len(ids) > 1]
@@ -215,7 +215,3 @@ def _lengths(texts: Iterable[str]) -> dict[str, float]:
         "p95": float(p95),
         "longest": int(words.max()),
     }
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -1,4 +1,4 @@
-"""Finds texts that share many words in a row with evaluation rows."""
+"""Finds texts that are the same, or share many words in a row with evaluation rows."""
 
 from __future__ import annotations
 
@@ -85,6 +85,11 @@ def rows_with(
         for text in (row.input, *row.references)
         if any(hash(words) in known for words in _in_a_row(text, size))
     }
+
+
+def fold(text: str) -> str:
+    """The text as it is compared: texts that differ in case or white space alone are the same."""
+    return " ".join(text.casefold().split())
 
 
 def _in_a_row(text: str, size: int) -> Iterator[tuple[str, ...]]:

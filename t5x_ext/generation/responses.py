@@ -31,6 +31,7 @@ from t5x_ext.generation.journal import (
     only_run,
     read_records,
 )
+from t5x_ext.generation.overlap import fold
 from t5x_ext.generation.records import Seed
 from t5x_ext.generation.requests import CompletionRequest, TextModel, completions
 from t5x_ext.progress import MinuteNotes
@@ -68,7 +69,7 @@ class AnswerFilter:
             return "colon"
         if finish == "length" and not self._keep_cut:
             return "cut"
-        task = (_fold(instruction), _fold(text))
+        task = (fold(instruction), fold(text))
         if self._outputs.setdefault(task, output) != output:
             return "other_output"
         return None
@@ -316,7 +317,3 @@ def _batches(tasks: Sequence[Record], size: int) -> Iterator[list[tuple[int, Rec
     numbered = iter(enumerate(tasks))
     while batch := list(itertools.islice(numbered, size)):
         yield batch
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())
