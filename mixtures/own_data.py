@@ -14,7 +14,6 @@ the test track.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from etils import epath
 from mixtures import files, on_demand
 from mixtures.budgets import parse_budget, select
 from mixtures.context import Context, current_context
-from mixtures.errors import DataError, quoted
+from mixtures.errors import DataError, hint, quoted
 from mixtures.files import StrPath
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
@@ -145,9 +144,9 @@ def _existing(file: StrPath, allowed: str) -> epath.Path:
     if not files.is_file(path):
         names = files.names_in(path.parent) if files.is_dir(path.parent) else []
         beside = [n.removesuffix(path.suffix) for n in names if n.endswith(path.suffix)]
-        near = difflib.get_close_matches(path.stem, beside, n=1)
-        hint = f" (did you mean '{near[0]}{path.suffix}'?)" if near else ""
-        raise DataError(f"data file '{file}' not found{hint}; allowed: {allowed}")
+        raise DataError(
+            f"data file '{file}' not found; allowed: {allowed}{hint(path.stem, beside)}"
+        )
     return path
 
 

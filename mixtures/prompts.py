@@ -110,8 +110,8 @@ def get_prompt(name: str) -> Prompt:
     """
     if name not in PROMPTS:
         raise DataError(
-            f"prompt '{name}' is unknown{hint(name, PROMPTS)}; "
-            f"allowed: {', '.join(sorted(PROMPTS))}"
+            f"prompt '{name}' is unknown; allowed: {', '.join(sorted(PROMPTS))}"
+            f"{hint(name, PROMPTS)}"
         )
     return PROMPTS[name]
 

@@ -13,7 +13,6 @@ the bundled domain alone. Sets whose licence keeps them apart may be in `eval/<d
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from etils import epath
 
 from mixtures import files
 from mixtures.budgets import select
-from mixtures.errors import DataError
+from mixtures.errors import DataError, hint
 from mixtures.records import Example, Row, numbered_lines, parse_json_text
 from mixtures.specialization import bundled
 from mixtures.specialization.bundled import pretraining, sets
@@ -240,8 +239,7 @@ def _folders(domain: str, directory: epath.Path) -> list[tuple[epath.Path, list[
 
 
 def _known(name: str, there: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, there, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(there))}"
+    return f"; allowed: {', '.join(sorted(there))}{hint(name, there)}"
 
 
 @functools.lru_cache(maxsize=64)

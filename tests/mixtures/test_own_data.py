@@ -235,7 +235,7 @@ def test_wrong_registrations_are_refused(tmp_path):
         ),
         (
             lambda: mixtures.resolve(str(tmp_path / "no.jsonl")),
-            r"data file .* not found \(did you mean 'now.jsonl'\?\)",
+            r"data file .* not found; allowed: a .*; did you mean 'now'\?",
         ),
     ):
         with pytest.raises(DataError, match=message) as caught:
