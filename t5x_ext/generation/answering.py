@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import response_prompt
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import Record
-from t5x_ext.generation.records import Seed
 from t5x_ext.generation.requests import CompletionRequest, TextModel, single
 from t5x_ext.retrieval import Hit, log_weights
 from t5x_ext.retrieval.weights import check_weighting

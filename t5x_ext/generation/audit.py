@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import EvaluationTexts, Overlap, fold
-from t5x_ext.generation.records import EvaluationRow, Seed
 
 _FIELDS = ("instruction", "input", "output")
 _MOST = 20  # pairs and bigrams that are listed
@@ -79,7 +80,7 @@ class Shared:
 
 def audit_rows(
     rows: Sequence[SyntheticRow],
-    evaluation: Iterable[EvaluationRow] = (),
+    evaluation: Iterable[Row] = (),
     seeds: Iterable[Seed] = (),
     passages: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mixtures.prompts import STOPS, TEMPLATES
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
 from t5x_ext.decoding.requests import LimitByKind
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import CompletionRequest, TextModel, completions, single
 from t5x_ext.progress import MinuteNotes
 
@@ -99,7 +100,7 @@ def demonstrations(task: str, seeds: Sequence[Seed], shots: int) -> list[Demonst
 
 
 def ask(
-    row: EvaluationRow,
+    row: Row,
     shown: Sequence[Demonstration],
     settings: EvaluationSettings,
     text_model: TextModel,
@@ -110,10 +111,10 @@ def ask(
         ConfigError: not even the instruction fits.
     """
     render, gap = TEMPLATES[settings.template]
-    limit = text_model.max_tokens - settings.limit(row.kind)
+    limit = text_model.max_tokens - settings.limit(row.category)
 
     def write(first: int, text: str) -> str:
-        return few_shot(render, gap, shown[first:], row.instruction, text)
+        return few_shot(render, gap, shown[first:], row.definition, text)
 
     def fits(prompt: str) -> bool:
         return text_model.count_tokens(prompt) <= limit
@@ -130,14 +131,14 @@ def ask(
         raise ConfigError(
             f"{row.task}/{row.id}: has {text_model.count_tokens(write(none, ''))} tokens without "
             f"its input; allowed: {max(0, limit)}, the model's context of {text_model.max_tokens} "
-            f"less {settings.limit(row.kind)} for the answer"
+            f"less {settings.limit(row.category)} for the answer"
         )
     return Question(write(none, cut_middle(row.input, size)), 0, none, True)
 
 
 def write_predictions(
     path: files.StrPath,
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     seeds: Sequence[Seed],
     text_model: TextModel,
     settings: EvaluationSettings,
@@ -193,13 +194,13 @@ def write_predictions(
 
 
 def _header(
-    row: EvaluationRow, question: Question, settings: EvaluationSettings, text_model: TextModel
+    row: Row, question: Question, settings: EvaluationSettings, text_model: TextModel
 ) -> Record:
     """A prediction's record but for the prediction."""
     own_stops = {} if settings.stop is None else {"stops": list(settings.stops)}
     return own_stops | {
         "task": row.task,
-        "category": row.kind,
+        "category": row.category,
         "id": row.id,
         "inputs": question.prompt,
         "references": list(row.references),
@@ -208,7 +209,7 @@ def _header(
         "shots": question.shown,
         "lost": question.lost,
         "template": settings.template,
-        "max_new_tokens": settings.limit(row.kind),
+        "max_new_tokens": settings.limit(row.category),
         "model": text_model.model,
         "method": text_model.method,
     }
@@ -216,7 +217,7 @@ def _header(
 
 def _answered(
     numbers: Sequence[int],
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     asked: dict[int, Question],
     headers: dict[int, Record],
     settings: EvaluationSettings,
@@ -227,7 +228,7 @@ def _answered(
             *single(asked[n].prompt),
             settings.seed,
             n,
-            settings.limit(rows[n].kind),
+            settings.limit(rows[n].category),
             settings.stops,
         )
         for n in numbers

@@ -13,9 +13,10 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds
 from t5x_ext.generation.overlap import EvaluationTexts, fold
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.similarity import SimilarTexts
 
 # Alpaca's words for what a language model cannot do. 'map' and 'graph' also stop gene maps and
@@ -75,7 +76,7 @@ class TaskFilter:
         self,
         settings: FilterSettings = FilterSettings(),
         seeds: Iterable[Seed] = (),
-        evaluation: Iterable[EvaluationRow] = (),
+        evaluation: Iterable[Row] = (),
     ):
         """Starts with nothing but the seeds.
 

@@ -294,7 +294,7 @@ def _evaluation(pipeline: Pipeline, text_model: TextModel, untuned: _Answers) ->
             shown = {row.task: demonstrations(row.task, seeds, shots) for row in measured}
             asked = [ask(row, shown[row.task], settings, text_model).prompt for row in measured]
             read += len(rows) * _mean(map(count_tokens, asked))
-            longest = max(settings.limit(row.kind) for row in rows)
+            longest = max(settings.limit(row.category) for row in rows)
             answered = _records(pipeline.predictions_file(name, shots))
             if answered:
                 tokens = [_tokens(r, "prediction", count_tokens, longest) for r in answered]

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mixtures.prompts import draw
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import instructions_prompt
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
@@ -33,7 +35,6 @@ from t5x_ext.generation.journal import (
     only_run,
 )
 from t5x_ext.generation.parsing import STOPS, parse_completion
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.requests import (
     Completion,
     CompletionRequest,
@@ -153,7 +154,7 @@ def write_instructions(
     text_model: TextModel,
     settings: InstructionSettings,
     count: int,
-    evaluation: Iterable[EvaluationRow] = (),
+    evaluation: Iterable[Row] = (),
     batch_size: int = 8,
 ) -> Counter[str]:
     """Writes tasks until at least `count` are kept; every request is filtered as a whole.

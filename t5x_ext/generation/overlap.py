@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from t5x_ext.generation.records import EvaluationRow
+from mixtures.records import Row
 
 WORDS_IN_A_ROW = 13
 
@@ -36,7 +36,7 @@ class EvaluationTexts:
     Instructions are left out: seeds share them on purpose.
     """
 
-    def __init__(self, rows: Iterable[EvaluationRow], size: int = WORDS_IN_A_ROW):
+    def __init__(self, rows: Iterable[Row], size: int = WORDS_IN_A_ROW):
         """Reads the rows.
 
         Args:
@@ -44,7 +44,7 @@ class EvaluationTexts:
             size: how many words in a row count as shared.
         """
         self._size = size
-        self._texts: list[tuple[EvaluationRow, str]] = []
+        self._texts: list[tuple[Row, str]] = []
         # By hash of the words: the place in _texts of the first text, and how many rows.
         self._first_with: dict[int, int] = {}
         self._num_with: Counter[int] = Counter()
@@ -69,7 +69,7 @@ class EvaluationTexts:
 
 
 def rows_with(
-    texts: Iterable[str], rows: Iterable[EvaluationRow], size: int = WORDS_IN_A_ROW
+    texts: Iterable[str], rows: Iterable[Row], size: int = WORDS_IN_A_ROW
 ) -> set[tuple[str, str]]:
     """(task, id) of the rows whose input or a reference shares words in a row with a text.
 

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.answering import ResponseSettings, check_room, response_request
@@ -32,7 +33,6 @@ from t5x_ext.generation.journal import (
     read_records,
 )
 from t5x_ext.generation.overlap import fold
-from t5x_ext.generation.records import Seed
 from t5x_ext.generation.requests import CompletionRequest, TextModel, completions
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.retrieval import Hit, Index

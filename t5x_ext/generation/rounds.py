@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from etils import epath
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds, files
 from t5x_ext.decoding import Contrastive, Greedy, Method, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import instructions, responses
 from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.instructions import INSTRUCTIONS, InstructionSettings
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.refill import refill
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.text_models import Writer
@@ -50,7 +51,7 @@ class Round:
     seeds: Sequence[Seed]
     asking: InstructionSettings
     answering: ResponseSettings
-    evaluation: Sequence[EvaluationRow] = ()
+    evaluation: Sequence[Row] = ()
     index: Index | None = None
     num_rows: int = 5000
     instruction_decoding: Sampling = Sampling(temperature=1.0, top_p=0.98)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import mixtures
 from mixtures.budgets import select
+from mixtures.records import Row
 from mixtures.specialization import rows as domains
 from mixtures.specialization.names import PREFIX, SEEDS, SelfName
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
 from t5x_ext import bounds
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError, nearest
-from t5x_ext.generation import EvaluationRow, InstructionSettings, ResponseSettings, Seed
+from t5x_ext.generation import InstructionSettings, ResponseSettings, Seed
 from t5x_ext.generation.records import read_seeds
 from t5x_ext.retrieval import BM25, Corpus, open_index
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
@@ -114,13 +115,11 @@ class Domain:
         return Corpus(domains.domain_file("corpus", self.name, self._directory))
 
     @property
-    def evaluation(self) -> list[EvaluationRow]:
+    def evaluation(self) -> list[Row]:
         """Test rows of all sets, whichever a study takes: its data then is the same for all."""
         sets = domains.set_names(self.name, self._directory)
         return [
-            EvaluationRow(
-                row.id, self.name, row.task, "", row.definition, row.input, row.references
-            )
+            row
             for one in sets
             for row in domains.rows_of(SelfName(self.name, (one,)), "test", self._directory)
         ]

@@ -125,7 +125,7 @@ class Counted:
 
 def test_what_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> None:
     rows = read_evaluation(BUNDLED / "evaluation" / "harbour_cargo.jsonl")
-    rows[3] = dataclasses.replace(rows[3], instruction="Say it " * 300)
+    rows[3] = dataclasses.replace(rows[3], definition="Say it " * 300)
 
     def check(max_tokens: int, *, max_new_tokens: int = 512, **what: bool) -> None:
         pipeline = scripted(tmp_path, saying(""), evaluation=rows)
