@@ -25,9 +25,10 @@ from mixtures.budgets import parse_budget, select
 from mixtures.context import Context, current_context
 from mixtures.errors import DataError, hint, quoted
 from mixtures.files import StrPath
+from mixtures.jsonl import ONE_PER_LINE, check_text, read_objects, wrong_field
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
-from mixtures.records import Row, numbered_lines, parse_json, read_task, rows
+from mixtures.records import Row, read_task, rows
 from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.splits import split_instances
 from mixtures.tasks import RowTask
@@ -93,11 +94,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
     """
     path = files.path(path, "data file")
     found: list[Row] = []
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        value = parse_json(line, where, "one object per line")
+    for where, value in read_objects(path, f"{ONE_PER_LINE} with {_FIELDS}"):
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
 
@@ -222,19 +219,17 @@ def _check_row(row: Row, where: str) -> None:
 
 def _text(where: str, field: str, value: Any) -> str:
     may_be_blank = field in ("input", "category", "source")
-    if not isinstance(value, str) or not (may_be_blank or value.strip()):
-        allowed = "a string" if may_be_blank else "a string that is not blank"
-        raise _wrong(where, field, value, allowed)
+    allowed = "a string" if may_be_blank else "a string that is not blank"
+    text = check_text(where, field, value, may_be_blank, f"{allowed} (fields: {_FIELDS})")
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise _wrong(where, field, value, "text that UTF-8 can encode") from None
-    return value
+        raise _wrong(where, field, text, "text that UTF-8 can encode") from None
+    return text
 
 
 def _wrong(where: str, field: str, value: Any, allowed: str) -> DataError:
-    problem = "missing" if value is None else f"{value!r:.60}"
-    return DataError(f"{where}: field '{field}': {problem}; allowed: {allowed} (fields: {_FIELDS})")
+    return wrong_field(where, field, value, f"{allowed} (fields: {_FIELDS})")
 
 
 def _checked(found: list[Row], where: str) -> list[Row]:

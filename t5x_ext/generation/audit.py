@@ -19,7 +19,7 @@ from mixtures.records import Row
 from mixtures.specialization.records import Seed
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation.journal import read_records
+from t5x_ext.generation.journal import check_texts, read_records
 from t5x_ext.generation.overlap import EvaluationTexts, Overlap, fold
 
 _FIELDS = ("instruction", "input", "output")
@@ -144,9 +144,7 @@ def read_rows(path: files.StrPath) -> list[SyntheticRow]:
     """
     found = []
     for number, record in enumerate(read_records(path), start=1):
-        for name in _FIELDS:
-            if not isinstance(record.get(name), str):
-                raise ConfigError(f"{path}: record {number}: field '{name}': not a text")
+        check_texts(f"{path}: record {number}", record, _FIELDS)
         name = str(record.get("id", f"row {number}"))
         found.append(SyntheticRow(name, *(record[field] for field in _FIELDS)))
     if not found:

@@ -32,6 +32,7 @@ from t5x_ext.generation.journal import (
     Replayed,
     as_read,
     check_same,
+    check_texts,
     only_run,
 )
 from t5x_ext.generation.parsing import STOPS, parse_completion
@@ -305,9 +306,7 @@ def _check_same(requests: Journal, place: int, header: Record) -> None:
     """Raises ConfigError where an earlier run asked something else."""
     record, where = requests.records[place], f"{requests.path}: line {place + 1}"
     check_same(where, record, header, BEGUN_WITH)
-    for field in ("completion", "finish"):
-        if not isinstance(record.get(field), str):
-            raise ConfigError(f"{where}: field '{field}': not a text")
+    check_texts(where, record, ("completion", "finish"))
 
 
 def prompt_hash(contexts: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from t5x_ext.generation.journal import (
     Record,
     Replayed,
     check_same,
+    check_texts,
     only_run,
     read_records,
 )
@@ -161,9 +162,7 @@ def read_tasks(path: files.StrPath) -> list[Record]:
     tasks = read_records(path)
     seen = set()
     for number, task in enumerate(tasks, start=1):
-        for field in ("id", "instruction", "input"):
-            if not isinstance(task.get(field), str):
-                raise ConfigError(f"{path}: record {number}: field '{field}': not a text")
+        check_texts(f"{path}: record {number}", task, ("id", "instruction", "input"))
         if task["id"] in seen:
             raise ConfigError(f"{path}: record {number}: id {task['id']!r} occurs twice")
         seen.add(task["id"])
@@ -272,9 +271,7 @@ def _by_id(responses: Journal, made_by: Record) -> dict[str, Record]:
     for number, record in enumerate(responses.records, start=1):
         where = f"{responses.path}: line {number}"
         check_same(where, record, made_by, BEGUN_WITH)
-        for field in ("id", "instruction", "input", "output", "finish"):
-            if not isinstance(record.get(field), str):
-                raise ConfigError(f"{where}: field '{field}': not a text")
+        check_texts(where, record, ("id", "instruction", "input", "output", "finish"))
         found[record["id"]] = record
     return found
 
