@@ -16,8 +16,9 @@ from mixtures.specialization.names import PREFIX
 from t5x_ext.decoding import Contrastive, Greedy, LimitByKind, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings
+from t5x_ext.grids import GENERATED
 from t5x_ext.retrieval import BM25
-from t5x_ext.studies.arms import GENERATED, Arm
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.generated_data import GeneratedData
 
 TEMPLATE, NO_TEMPLATE = "alpaca", "ss.none"
