@@ -106,7 +106,7 @@ SECTIONS: list[tuple[str, str, dict[str, list[str] | None]]] = [
                 "write_responses",
                 "write_rows",
             ],
-            "t5x_ext.generation.text_models": ["Weights", "Writer"],
+            "t5x_ext.generation.text_models": ["ModelSource", "Writer"],
             "t5x_ext.generation.tuning": ["TuningSettings", "train_arguments", "write_adapter"],
             "t5x_ext.generation.evaluation": ["EvaluationSettings", "write_predictions"],
             "t5x_ext.generation.scores": ["score_file", "table"],

@@ -21,10 +21,16 @@ class DataError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
-def hint(name: str, allowed: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` with the allowed name that is nearest to a wrong one, or ''."""
-    near = difflib.get_close_matches(name, list(allowed), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def hint(name: str, allowed: Iterable[str], count: int = 1) -> str:
+    """`; did you mean 'x'?` with the allowed names that are nearest to a wrong one, or ''.
+
+    Args:
+        name: what was written.
+        allowed: the valid names.
+        count: the most names to suggest.
+    """
+    near = difflib.get_close_matches(name, list(allowed), n=count)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def quoted(text: str) -> str:
@@ -34,5 +40,5 @@ def quoted(text: str) -> str:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Logs one line, once a process: a study opens the same directory and tasks for every cell."""
+    """Logs one line, once a process: a command opens the same directories and tasks repeatedly."""
     _logger.warning(message)

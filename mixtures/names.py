@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mixtures.budgets import parse_budget
-from mixtures.errors import DataError, quoted
+from mixtures.errors import DataError, hint, quoted
 from mixtures.prompts import PROMPTS, get_prompt
 from mixtures.records import TaskRecord
 
@@ -113,11 +113,9 @@ def find_scope(scope: str, store: TaskStore) -> Scope:
     if scope in named:
         return Scope("test", categories[named[scope]])
     known = [HELD_IN, PRETUNE, *named, *map(escape, store.names("test") + store.names("train"))]
-    near = difflib.get_close_matches(scope, known, n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise DataError(
-        f"scope {quoted(scope)} is unknown{hint}; allowed: a task, {HELD_IN}, {PRETUNE}, "
-        f"or a category: {', '.join(named)}"
+        f"scope {quoted(scope)} is unknown; allowed: a task, {HELD_IN}, {PRETUNE}, "
+        f"or a category: {', '.join(named)}{hint(scope, known, 3)}"
     )
 
 

@@ -14,7 +14,6 @@ the test track.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,11 +23,12 @@ from etils import epath
 from mixtures import files, on_demand
 from mixtures.budgets import parse_budget, select
 from mixtures.context import Context, current_context
-from mixtures.errors import DataError, quoted
+from mixtures.errors import DataError, hint, quoted
 from mixtures.files import StrPath
+from mixtures.jsonl import ONE_PER_LINE, check_text, read_objects, wrong_field
 from mixtures.names import PREFIX, escape
 from mixtures.prompts import get_prompt
-from mixtures.records import Row, numbered_lines, parse_json, read_task, rows
+from mixtures.records import Row, read_task, rows
 from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.splits import split_instances
 from mixtures.tasks import RowTask
@@ -99,11 +99,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Row]:
     """
     path = files.path(path, "data file")
     found: list[Row] = []
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        value = parse_json(line, where, "one object per line")
+    for where, value in read_objects(path, f"{ONE_PER_LINE} with {_FIELDS}"):
         found.append(_read_row(value, where, _own_name(path), len(found)))
     return _checked(found, str(path))
 
@@ -150,9 +146,9 @@ def _existing(file: StrPath, allowed: str) -> epath.Path:
     if not files.is_file(path):
         names = files.names_in(path.parent) if files.is_dir(path.parent) else []
         beside = [n.removesuffix(path.suffix) for n in names if n.endswith(path.suffix)]
-        near = difflib.get_close_matches(path.stem, beside, n=1)
-        hint = f" (did you mean '{near[0]}{path.suffix}'?)" if near else ""
-        raise DataError(f"data file '{file}' not found{hint}; allowed: {allowed}")
+        raise DataError(
+            f"data file '{file}' not found; allowed: {allowed}{hint(path.stem, beside)}"
+        )
     return path
 
 
@@ -232,21 +228,17 @@ def _check_row(row: Row, where: str) -> None:
 
 def _text(where: str, field: str, value: Any) -> str:
     may_be_blank = field in ("input", "category", "source")
-    if not isinstance(value, str) or not (may_be_blank or value.strip()):
-        allowed = "a string" if may_be_blank else "a string that is not blank"
-        raise _wrong(where, field, value, allowed)
+    allowed = "a string" if may_be_blank else "a string that is not blank"
+    text = check_text(where, field, value, may_be_blank, f"{allowed} (fields: {_FIELDS})")
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise _wrong(where, field, value, "text that UTF-8 can encode") from None
-    return value
+        raise _wrong(where, field, text, "text that UTF-8 can encode") from None
+    return text
 
 
 def _wrong(where: str, field: str, value: Any, allowed: str, found: str = "") -> DataError:
-    problem = "missing" if value is None else f"{value!r:.60}"
-    return DataError(
-        f"{where}: field '{field}': {problem}; allowed: {allowed} (fields: {_FIELDS}{found})"
-    )
+    return wrong_field(where, field, value, f"{allowed} (fields: {_FIELDS}{found})")
 
 
 def _checked(found: list[Row], where: str) -> list[Row]:

@@ -110,8 +110,8 @@ def get_prompt(name: str) -> Prompt:
     """
     if name not in PROMPTS:
         raise DataError(
-            f"prompt '{name}' is unknown{hint(name, PROMPTS)}; "
-            f"allowed: {', '.join(sorted(PROMPTS))}"
+            f"prompt '{name}' is unknown; allowed: {', '.join(sorted(PROMPTS))}"
+            f"{hint(name, PROMPTS)}"
         )
     return PROMPTS[name]
 
@@ -130,7 +130,12 @@ def draw(count: int, *key: str | int) -> int:
 def choose_reference(row: Row, seed: int, epoch: int) -> str:
     """The reference to train on: a pure function of (seed, row.id, epoch)."""
     texts = row.targets or row.references
-    return texts[draw(len(texts), "reference", seed, row.id, epoch)]
+    return texts[reference_index(len(texts), seed, row.id, epoch)]
+
+
+def reference_index(count: int, seed: int, row_id: str, epoch: int) -> int:
+    """Which of a row's `count` references is trained on in this epoch."""
+    return draw(count, "reference", seed, row_id, epoch)
 
 
 # Quick Learners ---------------------------------------------------------------------------------
@@ -350,6 +355,12 @@ def ss_text(row: Row) -> str:
 TEMPLATES: dict[str, tuple[Callable[[str, str], str], str]] = {
     "alpaca": (alpaca_prompt, ""),
     "ss.none": (plain_prompt, " "),
+}
+# Texts before which an answer in a template ends.
+STOPS: dict[str, tuple[str, ...]] = {
+    "alpaca": ("###",),
+    # Without a template nothing but a blank line says that an answer is over.
+    "ss.none": ("###", "\n\n"),
 }
 
 

@@ -63,7 +63,8 @@ class TaskRecord:
 class Row:
     """What a prompt sees of one instance: the instance and its task's instruction.
 
-    The last four are for tasks whose input is to be rewritten, and empty elsewhere.
+    `source`, `edits`, `targets` and `document` are for tasks whose input is to be rewritten, and
+    empty elsewhere.
 
     Attributes:
         source: the input as its data set has it, tokens separated by spaces if they are in the
@@ -72,6 +73,7 @@ class Row:
         targets: what a model is trained to write where that differs from the references: natural
             text where those are tokens.
         document: which one the input is from, where its data set says so.
+        labels: the answers there are, for a question with a closed set of them; else empty.
     """
 
     task: str
@@ -86,6 +88,7 @@ class Row:
     edits: str = ""
     targets: tuple[str, ...] = ()
     document: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def rows(record: TaskRecord, instances: Iterable[Instance]) -> list[Row]:

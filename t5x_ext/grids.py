@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 SETTINGS = ("STL", "MTL")
 ZERO_SHOT = "n0"  # the budget of models that are scored without tuning
+GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Arm:
       budgets: training examples per task: 'n100', 'p1', 'all', ...; 'n0' scores without tuning.
       baseline: whether reports compare the other arms with it.
       label: what reports call it; the name where empty.
+      data: name of other training data than the study's tasks, as MIXTURE_OR_TASK_NAME takes it;
+        `{count}` in it stands for the number of the budget ("writing.train.{count}"). Or
+        "generated.<name>": the first rows, as many as the budget says, of what a model of the study
+        writes; see `studies.generated_data.GeneratedData`.
     """
 
     name: str
@@ -30,3 +35,9 @@ class Arm:
     budgets: Sequence[str]
     baseline: bool = False
     label: str = ""
+    data: str = ""
+
+    @property
+    def generated(self) -> str:
+        """Name of the `GeneratedData` that it is trained on; '' for other data."""
+        return self.data.removeprefix(GENERATED) if self.data.startswith(GENERATED) else ""

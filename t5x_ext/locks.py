@@ -8,16 +8,13 @@ without `-o flock`, gcsfuse): on the former nothing is locked, on the latter a l
 from __future__ import annotations
 
 import fcntl
-import functools
-import logging
 import os
 import socket
 from pathlib import Path
 from typing import TextIO
 
+from mixtures.errors import warn_once
 from t5x_ext.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 
 class DirectoryInUse(ConfigError):
@@ -156,17 +153,12 @@ def _take(file: TextIO, kind: int) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        _warn_once(
+        warn_once(
             f"{os.path.dirname(file.name)}: its file system has no locks ({error.strerror}), so"
             " nothing stops a second run from writing there"
         )
         return None
     return True
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def _read(file: TextIO) -> str:

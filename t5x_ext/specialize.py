@@ -112,7 +112,7 @@ def specialize(
     from t5x_ext.generation import tuning
     from t5x_ext.generation.pipeline import Pipeline
     from t5x_ext.generation.rounds import Round
-    from t5x_ext.generation.text_models import Weights
+    from t5x_ext.generation.text_models import ModelSource
 
     if seeds is None:
         corpus = corpus or bundled("corpus.jsonl")
@@ -122,7 +122,7 @@ def specialize(
     passages = Corpus(corpus) if corpus and wants_passages else None
     pipeline = Pipeline(
         directory=files.path(output_dir, "SPECIALIZE_DIR"),
-        weights=Weights(checkpoint_path, quantization, vocabulary, dtype),
+        base=ModelSource(checkpoint_path, quantization, vocabulary, dtype),
         round=Round(
             seeds=read_seeds(seeds or bundled("seeds.jsonl")),
             asking=instructions_cfg,
@@ -153,7 +153,7 @@ def specialize(
     if stage in (None, "responses"):
         tuning.check_answers(tuning_cfg, responses_cfg.max_new_tokens)
     if stage in (None, "train"):
-        tuning.check_context(tuning_cfg, pipeline.weights)
+        tuning.check_context(tuning_cfg, pipeline.base)
     if passages is not None:  # last: to build the index of a large corpus takes long
         pipeline = pipeline.with_index(
             (find_index(passages, bm25_cfg) or CorpusSample(passages))

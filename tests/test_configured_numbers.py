@@ -44,7 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 NOT_IN_GIN = {
     "DecoderOnlyConfig": "abstract",
-    "Generator": "made by code, from settings that are checked",
+    "TextModel": "made by code, from settings that are checked",
     "Workload": "made by code, from settings that are checked",
 }
 _REST = "means the devices that the other axes leave"

@@ -13,19 +13,17 @@ the bundled domain alone. Sets whose licence keeps them apart may be in `eval/<d
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from mixtures import files
 from mixtures.budgets import select
-from mixtures.errors import DataError
-from mixtures.records import Example, Row, numbered_lines, parse_json_text
-from mixtures.specialization import bundled
+from mixtures.errors import DataError, hint
+from mixtures.records import Example, Row
+from mixtures.specialization import bundled, records
 from mixtures.specialization.bundled import pretraining, sets
 from mixtures.specialization.names import PRETRAINING, SEEDS, SelfName
 
@@ -240,57 +238,21 @@ def _folders(domain: str, directory: epath.Path) -> list[tuple[epath.Path, list[
 
 
 def _known(name: str, there: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, there, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(there))}"
+    return f"; allowed: {', '.join(sorted(there))}{hint(name, there)}"
 
 
 @functools.lru_cache(maxsize=64)
 def _read_file(path: str, part: str, split: str) -> tuple[Row, ...]:
-    found = []
-    for where, fields in _objects(path):
-        fields = {"split": "test", "kind": "", **fields}
-        if _text(where, "split", fields) == split:
-            references = fields.get("references")
-            is_texts = isinstance(references, list) and all(isinstance(r, str) for r in references)
-            if not references or not is_texts:
-                raise DataError(
-                    f"{where}: field 'references': {references!r:.60}; allowed: a list of texts"
-                )
-            kind, name, asked, text = (
-                _text(where, one, fields) for one in ("kind", "id", "instruction", "input")
-            )
-            found.append(Row(part, kind, name, asked, text, tuple(references)))
-    return tuple(found)
+    return tuple(records.read_evaluation(path, split, part))
 
 
 @functools.lru_cache(maxsize=16)
 def _read_seeds(domain: str, directory: str | None) -> tuple[Row, ...]:
     path = domain_file("seeds", domain, None if directory is None else epath.Path(directory))
-    found = []
-    for number, (where, fields) in enumerate(_objects(os.fspath(path))):
-        fields = {"id": f"seed-{number}", "task": "", "kind": "", **fields}
-        names = ("task", "kind", "id", "instruction", "input", "output")
-        task, kind, name, asked, text, output = (_text(where, one, fields) for one in names)
-        found.append(Row(task, kind, name, asked, text, (output,)))
-    return tuple(found)
-
-
-def _objects(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file and line, object) of each line that is not blank."""
-    for number, line in numbered_lines(epath.Path(path)):
-        if line.strip():
-            where = f"{path}: line {number}"
-            value = parse_json_text(line, where, "one object per line")
-            if not isinstance(value, Mapping):
-                raise DataError(f"{where}: not an object; allowed: one object per line")
-            yield where, value
-
-
-def _text(where: str, name: str, fields: Mapping[str, Any]) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: field '{name}': {value!r:.60}; allowed: text")
-    return value
+    return tuple(
+        Row(seed.task, seed.kind, seed.id, seed.instruction, seed.input, (seed.output,))
+        for seed in records.read_seeds(path)
+    )
 
 
 def _place(directory: epath.Path | None) -> str | None:

@@ -7,13 +7,13 @@ file has that its layout has not is an error of one line with file, line, field 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mixtures.errors import DataError, quoted
 from mixtures.files import StrPath
+from mixtures.jsonl import ONE_PER_LINE, check_text, is_texts, read_objects, wrong_field
 from mixtures.records import parse_json_text
 from mixtures.writing.gold_edits import parse_gold_edits
 from mixtures.writing.lines import read_lines
@@ -117,7 +117,7 @@ def read_stsb(path: StrPath) -> list[Item]:
         try:
             score = float(row[2])
         except ValueError:
-            raise _wrong(where, "score", row[2], "a number of 0 to 5") from None
+            raise wrong_field(where, "score", row[2], "a number of 0 to 5") from None
         if score == 5.0:
             item = Item(_text(row[0], where, "sentence1"), (row[1],), id=str(number - 1))
             found.append(item)
@@ -127,7 +127,7 @@ def read_stsb(path: StrPath) -> list[Item]:
 def read_iterater(path: StrPath) -> list[Item]:
     """ITERATER, version 1 (human, sentence level) and 2: one object per line."""
     found = []
-    for where, value in _objects(path, "before_sent, after_sent, labels"):
+    for where, value in read_objects(path, f"{ONE_PER_LINE}, with before_sent, after_sent, labels"):
         before, after = (_string(value, where, f"{part}_sent") for part in ("before", "after"))
         label, document = _string(value, where, "labels"), _id(value, where, "doc_id")
         found.append(Item(before, (after,), label=label, document=document))
@@ -164,13 +164,13 @@ def read_m2_items(path: StrPath) -> list[Item]:
 def read_character_edits(path: StrPath) -> list[Item]:
     """W&I+LOCNESS' JSON: whole texts with edits in characters; null leaves an error as it is."""
     found = []
-    for where, value in _objects(path, "id, text, edits"):
+    for where, value in read_objects(path, f"{ONE_PER_LINE}, with id, text, edits"):
         text = _string(value, where, "text")
         try:
             corrected = tuple(_apply(text, edits) for _, edits in value["edits"])
         except (KeyError, TypeError, ValueError):
             allowed = "[[annotator, [[start, end, text or null], ...]], ...] in characters"
-            raise _wrong(where, "edits", str(value.get("edits")), allowed) from None
+            raise wrong_field(where, "edits", value.get("edits"), allowed) from None
         found.append(Item(text, corrected or (text,), id=_string(value, where, "id")))
     return _some(found, path)
 
@@ -184,16 +184,13 @@ def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
         dataset: what `dataset` must say, so that no set is taken for another.
     """
     found = []
-    for where, value in _objects(path, "instruction, input, references"):
+    for where, value in read_objects(path, f"{ONE_PER_LINE}, with instruction, input, references"):
         named = _optional(value, where, "dataset", str, "a text") or dataset
         if named != dataset:
-            raise _wrong(where, "dataset", named, f"{dataset!r}, the set of this file's name")
+            raise wrong_field(where, "dataset", named, f"{dataset!r}, the set of this file's name")
         references = value.get("references")
-        if not isinstance(references, list) or not references:
-            raise _wrong(where, "references", str(references), "a list of one or more texts")
-        for reference in references:
-            if not isinstance(reference, str):
-                raise _wrong(where, "references", str(reference), "a list of texts")
+        if not is_texts(references) or not references:
+            raise wrong_field(where, "references", references, "a list of one or more texts")
         source = _string(value, where, "input")
         edits = value.get("edits")
         meta = _optional(value, where, "meta", dict, "an object") or {}
@@ -209,20 +206,6 @@ def read_jsonl(path: StrPath, dataset: str) -> list[Item]:
         )
         found.append(item)
     return _some(found, path)
-
-
-def _objects(path: StrPath, fields: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with where it stands."""
-    found = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        value = parse_json_text(line, where, f"one object per line, with {fields}")
-        if not isinstance(value, dict):
-            raise DataError(f"{where}: not an object; allowed: one object per line, with {fields}")
-        found.append((where, value))
-    return found
 
 
 def _csv_rows(
@@ -266,11 +249,7 @@ def _some(found: list[Item], path: StrPath) -> list[Item]:
 
 
 def _string(value: dict[str, Any], where: str, field: str) -> str:
-    if not isinstance(value.get(field), str):
-        shown = "missing" if field not in value else json.dumps(value[field])
-        raise _wrong(where, field, shown, "a string")
-    text: str = value[field]
-    return text
+    return check_text(where, field, value.get(field), allowed="a string")
 
 
 def _optional(
@@ -279,7 +258,7 @@ def _optional(
     """A field that may be absent or null."""
     found = value.get(field)
     if found is not None and not isinstance(found, kind):
-        raise _wrong(where, field, json.dumps(found), allowed)
+        raise wrong_field(where, field, found, allowed)
     return found
 
 
@@ -295,13 +274,7 @@ def _edits(value: Any, where: str, source: str) -> str:
 
 
 def _text(text: str, where: str, field: str) -> str:
-    if not text.strip():
-        raise _wrong(where, field, text, "a text that is not blank")
-    return text
-
-
-def _wrong(where: str, field: str, value: str, allowed: str) -> DataError:
-    return DataError(f"{where}: field '{field}': {quoted(value)}; allowed: {allowed}")
+    return check_text(where, field, text, False, "a text that is not blank")
 
 
 def _wrong_columns(where: str, count: int, allowed: str) -> DataError:

@@ -191,9 +191,9 @@ def _check_part(part: str) -> None:
         raise DataError(f"part {quoted(part)}: split '{split}'; allowed: {', '.join(SPLITS)}")
     known = [*TASKS, GENERIC, *SETS]
     if name not in known:
-        near = hint(name, [*known, TRAIN, MIXED])
         raise DataError(
-            f"writing set or task {quoted(name)} is unknown{near}; allowed: {', '.join(known)}"
+            f"writing set or task {quoted(name)} is unknown; allowed: {', '.join(known)}"
+            f"{hint(name, [*known, TRAIN, MIXED])}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What of an audit is worth telling, and in which order."""
+"""Which findings of an audit are reported, and in what order."""
 
 from __future__ import annotations
 

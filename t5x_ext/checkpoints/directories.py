@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -11,11 +9,10 @@ from typing import Any, TypeVar
 
 from etils import epath
 
+from mixtures.errors import warn_once
 from t5x_ext import files, multihost
 from t5x_ext.checkpoints.damage import Damage, first_line
 from t5x_ext.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,18 +92,12 @@ def read_newest(
             continue
         if damaged:
             names = ", ".join(path.name for path in damaged)
-            _warn_once(f"{model_dir}: {names} cannot be read ({first_damage}); using {path.name}")
+            warn_once(f"{model_dir}: {names} cannot be read ({first_damage}); using {path.name}")
         return result, damaged
     raise ConfigError(
         f"{model_dir}: none of {len(damaged)} checkpoints can be read; the newest,"
         f" {damaged[0].name}: {first_damage}"
     )
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """A command opens a MODEL_DIR more than once: to look what is there, and to read it."""
-    logger.warning(message)
 
 
 def in_agreement(read: Callable[[epath.Path], T]) -> Callable[[epath.Path], T]:

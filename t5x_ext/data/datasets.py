@@ -148,7 +148,7 @@ def load_flat(cfg: DatasetConfig) -> list[Example]:
 
 
 def open_flat(cfg: DatasetConfig) -> Sequence[Example]:
-    """As `load_flat`; what is beyond the config's `memory_limit_bytes` lies on disk, without texts.
+    """Like `load_flat`, but examples beyond `memory_limit_bytes` are on disk, without their texts.
 
     Tasks with stochastic preprocessors are in memory in any case.
     """

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixtures.prompts import reference_index
 from t5x_ext.data.features import Features
 from t5x_ext.data.packing import Layout, lay_out, pack_rows
-from t5x_ext.data.records import Member, reference_index
+from t5x_ext.data.records import Member
 from t5x_ext.data.tables import ExampleTable, TablePool, as_table
 from t5x_ext.errors import ConfigError
 
@@ -135,7 +136,7 @@ class EpochPlanner:
             items = several[start : start + _EXAMPLES_PER_READ]
             for item, example in zip(items, pool.read(examples[items]), strict=True):
                 targets[item] = reference_index(
-                    self._seed, example.id, int(passes[item]), len(example.targets)
+                    len(example.targets), self._seed, example.id, int(passes[item])
                 )
         return targets
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,14 +55,3 @@ class Member(NamedTuple):
     examples: Any
     rate: float
     redraw: Callable[[int], Any] | None = None
-
-
-def reference_index(seed: int, example_id: str, epoch: int, count: int) -> int:
-    """Which of `count` references training sees in this epoch.
-
-    The same draw as mixtures.prompts.choose_reference, on tokens instead of text. A hash keeps it
-    independent of the order of the data, the machine and the Python version.
-    """
-    key = f"reference\x1f{seed}\x1f{example_id}\x1f{epoch}"
-    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % count

@@ -34,7 +34,8 @@ _COLUMNS = (
     "target_texts",
 )
 _SIDES = ("inputs", "targets")
-_TOLD = {"inputs": "truncated", "targets": "targets_truncated"}  # by `render_prompt`
+# Features for which `render_prompt` reports truncation.
+_TOLD = {"inputs": "truncated", "targets": "targets_truncated"}
 _LISTS = ("references", "target_texts")
 _ROWS_PER_BATCH = 64
 

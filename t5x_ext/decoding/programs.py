@@ -19,7 +19,7 @@ from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import EXPERT_AXIS, PjitPartitioner
 
 
-class Reached(NamedTuple):
+class StageResult(NamedTuple):
     """What a stage leaves; of models side by side, every array leads with E.
 
     Attributes:
@@ -94,7 +94,7 @@ class Programs:
         weights: DecodingWeights,
         prompts: Prompts,
         length: int | None = None,
-    ) -> Reached:
+    ) -> StageResult:
         """Reads prompts and decodes the first stage.
 
         Args:
@@ -108,7 +108,7 @@ class Programs:
         rows = self._read(params, weights, placed, length)
         return self.advance(weights, rows, 0)
 
-    def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
+    def advance(self, weights: DecodingWeights, rows: Rows, stage: int) -> StageResult:
         """Decodes rows from the end of the stage before."""
         *leading, _, _, length = rows.prompt.mask.shape
         self._note(stage, *leading, length)
@@ -159,7 +159,7 @@ class Programs:
 
     @functools.cached_property
     def _advance(self) -> Any:
-        def advance(weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
+        def advance(weights: DecodingWeights, rows: Rows, stage: int) -> StageResult:
             one = functools.partial(self._advance_rows, stage=stage)
             _, of_weights = self.generator.models_axes()
             reached = self._of_each(one, of_weights, 0)(weights, rows)
@@ -176,21 +176,21 @@ class Programs:
     def _take(self) -> Any:
         return self._jit(self._of_each(loop.take_rows))
 
-    def _advance_rows(self, weights: DecodingWeights, rows: Rows, stage: int) -> Reached:
+    def _advance_rows(self, weights: DecodingWeights, rows: Rows, stage: int) -> StageResult:
         start, stop = (0, *self.ends)[stage], self.ends[stage]
         axis_name = EXPERT_AXIS if self.together else None
         rows = loop.advance_rows(
             self.generator, weights, rows, self.method, start, stop, self.ids, axis_name
         )
         done, outputs = self.method.is_done(rows.state), self.method.outputs(rows.state)
-        return Reached(rows, done, outputs, rows.log_probs)
+        return StageResult(rows, done, outputs, rows.log_probs)
 
     @property
-    def _reached_shardings(self) -> Reached:
+    def _reached_shardings(self) -> StageResult:
         # Every host gets all outputs: each writes, or counts, the same predictions.
         whole: Any = self.partitioner.sharding(())
         rows: Any = None
-        return Reached(rows, done=whole, outputs=whole, log_probs=whole)
+        return StageResult(rows, done=whole, outputs=whole, log_probs=whole)
 
     def _of_each(
         self, function: Callable[..., Any], *in_axes: Any, out_axes: Any = 0

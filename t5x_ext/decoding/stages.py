@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from t5x_ext.decoding.loop import Rows
-from t5x_ext.decoding.programs import Programs, Reached
+from t5x_ext.decoding.programs import Programs, StageResult
 from t5x_ext.models.generation import DecodingWeights
 
 GROWTH = 4
@@ -95,7 +95,7 @@ class Queue:
         self._small_batch = small_batch
         self._waiting: dict[int, StageBatch] = {}
 
-    def admit(self, places: np.ndarray, reached: Reached, stage: int = 0) -> Iterator[Finished]:
+    def admit(self, places: np.ndarray, reached: StageResult, stage: int = 0) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
 
         Args:

@@ -6,23 +6,23 @@ docs/self_specialization.md.
 
 from __future__ import annotations
 
+from mixtures.specialization.records import Seed
 from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.filters import FilterSettings
 from t5x_ext.generation.instructions import InstructionSettings, write_instructions
-from t5x_ext.generation.records import EvaluationRow, Seed, read_evaluation, read_seeds
+from t5x_ext.generation.records import read_evaluation, read_seeds
 from t5x_ext.generation.refill import refill
-from t5x_ext.generation.requests import Completion, Generator, Request
+from t5x_ext.generation.requests import Completion, CompletionRequest, TextModel
 from t5x_ext.generation.responses import write_responses
 
 __all__ = [
     "Completion",
-    "EvaluationRow",
+    "CompletionRequest",
     "FilterSettings",
-    "Generator",
     "InstructionSettings",
-    "Request",
     "ResponseSettings",
     "Seed",
+    "TextModel",
     "read_evaluation",
     "read_seeds",
     "refill",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import response_prompt
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import Record
-from t5x_ext.generation.records import Seed
-from t5x_ext.generation.requests import Generator, Request, single
+from t5x_ext.generation.requests import CompletionRequest, TextModel, single
 from t5x_ext.retrieval import Hit, log_weights
 from t5x_ext.retrieval.weights import check_weighting
 
@@ -57,25 +57,25 @@ class ResponseSettings:
         check_weighting(self.weighting, self.temperature)
 
 
-def check_room(settings: ResponseSettings, generator: Generator, seeds: Iterable[Seed]) -> None:
+def check_room(settings: ResponseSettings, text_model: TextModel, seeds: Iterable[Seed]) -> None:
     """Refuses a limit of answers that leaves no room for tasks after the example of the seeds.
 
     Raises:
         ConfigError: the longest instruction of a seed does not fit.
     """
     prompts = (response_prompt(settings.domain, seed.instruction, "", None) for seed in seeds)
-    longest = max(map(generator.count_tokens, prompts), default=0)
-    room = generator.max_tokens - longest
+    longest = max(map(text_model.count_tokens, prompts), default=0)
+    room = text_model.max_tokens - longest
     if settings.max_new_tokens > room:
         raise ConfigError(
             f"ResponseSettings.max_new_tokens: {settings.max_new_tokens}; allowed: at most "
-            f"{max(0, room)}, what the model's context of {generator.max_tokens} leaves beside "
+            f"{max(0, room)}, what the model's context of {text_model.max_tokens} leaves beside "
             f"the longest instruction of a seed ({longest} tokens with the prompt's)"
         )
 
 
 def fit_prompt(
-    settings: ResponseSettings, generator: Generator, task: Record, passage: str | None
+    settings: ResponseSettings, text_model: TextModel, task: Record, passage: str | None
 ) -> tuple[str, bool] | None:
     """The prompt of a task in what the answer leaves of the model's context.
 
@@ -85,13 +85,13 @@ def fit_prompt(
     Returns:
         The prompt, and whether it lost anything; None if it does not even fit without both.
     """
-    limit = generator.max_tokens - settings.max_new_tokens
+    limit = text_model.max_tokens - settings.max_new_tokens
 
     def render(text: str, words: str | None) -> str:
         return response_prompt(settings.domain, task["instruction"], text, words)
 
     def fits(prompt: str) -> bool:
-        return generator.count_tokens(prompt) <= limit
+        return text_model.count_tokens(prompt) <= limit
 
     text = task["input"]
     whole = render(text, passage)
@@ -106,19 +106,23 @@ def fit_prompt(
 
 
 def response_request(
-    settings: ResponseSettings, generator: Generator, task: Record, hits: Sequence[Hit], number: int
-) -> tuple[Request, bool] | None:
+    settings: ResponseSettings,
+    text_model: TextModel,
+    task: Record,
+    hits: Sequence[Hit],
+    number: int,
+) -> tuple[CompletionRequest, bool] | None:
     """What is asked for one task, and whether a prompt was cut to fit; None if it cannot fit.
 
     Args:
         settings: how to ask.
-        generator: the model.
+        text_model: the model.
         task: a record of instructions.jsonl.
         hits: the passages found; without any there is one prompt without a passage.
         number: of the request.
     """
     passages: Sequence[str | None] = [hit.passage.whole for hit in hits] or (None,)
-    fitted = [fit_prompt(settings, generator, task, passage) for passage in passages]
+    fitted = [fit_prompt(settings, text_model, task, passage) for passage in passages]
     prompts = [each for each in fitted if each is not None]
     if len(prompts) < len(fitted):
         return None
@@ -128,5 +132,5 @@ def response_request(
         scores = [hit.score for hit in hits]
         logs = tuple(log_weights(scores, settings.weighting, settings.temperature).tolist())
     limit, stops = settings.max_new_tokens, tuple(settings.stops)
-    request = Request(contexts, logs, settings.seed, number, limit, stops)
+    request = CompletionRequest(contexts, logs, settings.seed, number, limit, stops)
     return request, any(cut for _, cut in prompts)

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation.journal import read_records
-from t5x_ext.generation.overlap import EvaluationTexts, Overlap
-from t5x_ext.generation.records import EvaluationRow, Seed
+from t5x_ext.generation.journal import check_texts, read_records
+from t5x_ext.generation.overlap import EvaluationTexts, Overlap, fold
 
 _FIELDS = ("instruction", "input", "output")
 _MOST = 20  # pairs and bigrams that are listed
@@ -79,7 +80,7 @@ class Shared:
 
 def audit_rows(
     rows: Sequence[SyntheticRow],
-    evaluation: Iterable[EvaluationRow] = (),
+    evaluation: Iterable[Row] = (),
     seeds: Iterable[Seed] = (),
     passages: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def audit_rows(
     """
     texts = EvaluationTexts(evaluation)
     seeds = list(seeds)
-    known = {name: {_fold(getattr(seed, name)) for seed in seeds} for name in _FIELDS}
+    known = {name: {fold(getattr(seed, name)) for seed in seeds} for name in _FIELDS}
     fields = [(row.id, name, getattr(row, name)) for row in rows for name in _FIELDS]
     fields += [(name, "passage", text) for name, text in passages]
     return {
@@ -108,7 +109,7 @@ def audit_rows(
             {"id": row.id, "field": name}
             for row in rows
             for name in ("instruction", "input")
-            if getattr(row, name).strip() and _fold(getattr(row, name)) in known[name]
+            if getattr(row, name).strip() and fold(getattr(row, name)) in known[name]
         ],
         "shared": [
             dataclasses.asdict(Shared(name, field, text, *_of(overlap)))
@@ -117,7 +118,7 @@ def audit_rows(
         ],
         "openings": most_frequent(rows, "openings"),
         "verb_nouns": most_frequent(rows, "verb_nouns"),
-        "labels": _shares(_fold(row.output) for row in rows),
+        "labels": _shares(fold(row.output) for row in rows),
         "words": {name: _lengths(getattr(row, name) for row in rows) for name in _FIELDS},
     }
 
@@ -143,9 +144,7 @@ def read_rows(path: files.StrPath) -> list[SyntheticRow]:
     """
     found = []
     for number, record in enumerate(read_records(path), start=1):
-        for name in _FIELDS:
-            if not isinstance(record.get(name), str):
-                raise ConfigError(f"{path}: record {number}: field '{name}': not a text")
+        check_texts(f"{path}: record {number}", record, _FIELDS)
         name = str(record.get("id", f"row {number}"))
         found.append(SyntheticRow(name, *(record[field] for field in _FIELDS)))
     if not found:
@@ -180,14 +179,14 @@ def verb_noun(instruction: str) -> tuple[str, str]:
 
 
 def _opening(instruction: str) -> str:
-    return " ".join(_fold(instruction).split()[:2])
+    return " ".join(fold(instruction).split()[:2])
 
 
 def _duplicates(rows: Sequence[SyntheticRow], field: str) -> list[list[str]]:
     groups: dict[Any, list[str]] = defaultdict(list)
     for row in rows:
-        key = _fold(row.instruction), _fold(row.input)
-        text = key if field == "both" else _fold(getattr(row, field))
+        key = fold(row.instruction), fold(row.input)
+        text = key if field == "both" else fold(getattr(row, field))
         if text:
             groups[text].append(row.id)
     return [ids for ids in groups.values() if len(ids) > 1]
@@ -215,7 +214,3 @@ def _lengths(texts: Iterable[str]) -> dict[str, float]:
         "p95": float(p95),
         "longest": int(words.max()),
     }
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -167,13 +167,11 @@ def estimate_costs(pipeline: Pipeline, machine: Machine | None) -> Costs:
         pipeline: the run.
         machine: what it would run on; None is this machine, measured.
     """
-    weights, tuning = pipeline.weights, pipeline.tuning
-    config: Any = weights.describe().config.replace(
-        dtype=weights.dtype, remat_policy=tuning.remat_policy
-    )
+    base, tuning = pipeline.base, pipeline.tuning
+    config: Any = base.describe().config.replace(dtype=base.dtype, remat_policy=tuning.remat_policy)
     if machine is None:
         rows = pipeline.round.batch_size
-        speed = Speed.here(config.emb_dim, config.mlp_dim, rows, weights.dtype)
+        speed = Speed.here(config.emb_dim, config.mlp_dim, rows, base.dtype)
     else:
         speed = Speed.of(machine)
     return Costs(
@@ -181,6 +179,6 @@ def estimate_costs(pipeline: Pipeline, machine: Machine | None) -> Costs:
         speed,
         pipeline.round.batch_size,
         tuning.batch_size,
-        weights.quantization,
+        base.quantization,
         tuning.lora,
     )

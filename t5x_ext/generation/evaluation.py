@@ -12,22 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mixtures.prompts import TEMPLATES
+from mixtures.prompts import STOPS, TEMPLATES
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import Demonstration, few_shot
 from mixtures.truncation import cut_middle, largest_fitting
 from t5x_ext import bounds, files
 from t5x_ext.decoding.requests import LimitByKind
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation.journal import BEGUN_WITH, Journal, Record, check_same
-from t5x_ext.generation.records import EvaluationRow, Seed
-from t5x_ext.generation.requests import Generator, Request, completions, single
+from t5x_ext.generation.requests import CompletionRequest, TextModel, completions, single
 from t5x_ext.progress import MinuteNotes
-
-_STOPS = {
-    "alpaca": ("###",),
-    # Without a template nothing but a blank line says that the answer is over.
-    "ss.none": ("###", "\n\n"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +60,7 @@ class EvaluationSettings:
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts before which an answer ends."""
-        return _STOPS[self.template] if self.stop is None else tuple(self.stop)
+        return STOPS[self.template] if self.stop is None else tuple(self.stop)
 
     def limit(self, kind: str) -> int:
         """The most tokens of an answer to a question of this kind."""
@@ -105,10 +100,10 @@ def demonstrations(task: str, seeds: Sequence[Seed], shots: int) -> list[Demonst
 
 
 def ask(
-    row: EvaluationRow,
+    row: Row,
     shown: Sequence[Demonstration],
     settings: EvaluationSettings,
-    generator: Generator,
+    text_model: TextModel,
 ) -> Question:
     """A row's question after its demonstrations, in what the model's context leaves.
 
@@ -116,13 +111,13 @@ def ask(
         ConfigError: not even the instruction fits.
     """
     render, gap = TEMPLATES[settings.template]
-    limit = generator.max_tokens - settings.limit(row.kind)
+    limit = text_model.max_tokens - settings.limit(row.category)
 
     def write(first: int, text: str) -> str:
-        return few_shot(render, gap, shown[first:], row.instruction, text)
+        return few_shot(render, gap, shown[first:], row.definition, text)
 
     def fits(prompt: str) -> bool:
-        return generator.count_tokens(prompt) <= limit
+        return text_model.count_tokens(prompt) <= limit
 
     for first in range(len(shown) + 1):
         prompt = write(first, row.input)
@@ -134,18 +129,18 @@ def ask(
     )
     if size is None:
         raise ConfigError(
-            f"{row.task}/{row.id}: has {generator.count_tokens(write(none, ''))} tokens without "
-            f"its input; allowed: {max(0, limit)}, the model's context of {generator.max_tokens} "
-            f"less {settings.limit(row.kind)} for the answer"
+            f"{row.task}/{row.id}: has {text_model.count_tokens(write(none, ''))} tokens without "
+            f"its input; allowed: {max(0, limit)}, the model's context of {text_model.max_tokens} "
+            f"less {settings.limit(row.category)} for the answer"
         )
     return Question(write(none, cut_middle(row.input, size)), 0, none, True)
 
 
 def write_predictions(
     path: files.StrPath,
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     seeds: Sequence[Seed],
-    generator: Generator,
+    text_model: TextModel,
     settings: EvaluationSettings,
     batch_size: int = 8,
 ) -> Counter[str]:
@@ -155,7 +150,7 @@ def write_predictions(
         path: the file.
         rows: the questions, of any tasks.
         seeds: demonstrations, by task.
-        generator: the model, and how it decodes.
+        text_model: the model, and how it decodes.
         settings: how to ask.
         batch_size: questions given to the model at a time; does not change the file.
 
@@ -180,14 +175,14 @@ def write_predictions(
         progress.find(len(journal.records))
         for first in range(0, len(rows), batch_size):
             batch = range(first, min(first + batch_size, len(rows)))
-            asked = {n: ask(rows[n], shown[rows[n].task], settings, generator) for n in batch}
-            headers = {n: _header(rows[n], asked[n], settings, generator) for n in batch}
+            asked = {n: ask(rows[n], shown[rows[n].task], settings, text_model) for n in batch}
+            headers = {n: _header(rows[n], asked[n], settings, text_model) for n in batch}
             for number in batch:
                 if number < len(journal.records):
                     where = f"{path}: line {number + 1}"
                     check_same(where, journal.records[number], headers[number], BEGUN_WITH)
             new = [n for n in batch if n >= len(journal.records)]
-            for record in _answered(new, rows, asked, headers, settings, generator):
+            for record in _answered(new, rows, asked, headers, settings, text_model):
                 journal.append(record)
                 progress.count(len(journal.records))
             for number in batch:
@@ -199,13 +194,13 @@ def write_predictions(
 
 
 def _header(
-    row: EvaluationRow, question: Question, settings: EvaluationSettings, generator: Generator
+    row: Row, question: Question, settings: EvaluationSettings, text_model: TextModel
 ) -> Record:
     """A prediction's record but for the prediction."""
     own_stops = {} if settings.stop is None else {"stops": list(settings.stops)}
     return own_stops | {
         "task": row.task,
-        "category": row.kind,
+        "category": row.category,
         "id": row.id,
         "inputs": question.prompt,
         "references": list(row.references),
@@ -214,29 +209,29 @@ def _header(
         "shots": question.shown,
         "lost": question.lost,
         "template": settings.template,
-        "max_new_tokens": settings.limit(row.kind),
-        "model": generator.model,
-        "method": generator.method,
+        "max_new_tokens": settings.limit(row.category),
+        "model": text_model.model,
+        "method": text_model.method,
     }
 
 
 def _answered(
     numbers: Sequence[int],
-    rows: Sequence[EvaluationRow],
+    rows: Sequence[Row],
     asked: dict[int, Question],
     headers: dict[int, Record],
     settings: EvaluationSettings,
-    generator: Generator,
+    text_model: TextModel,
 ) -> Iterator[Record]:
     requests = [
-        Request(
+        CompletionRequest(
             *single(asked[n].prompt),
             settings.seed,
             n,
-            settings.limit(rows[n].kind),
+            settings.limit(rows[n].category),
             settings.stops,
         )
         for n in numbers
     ]
-    for n, completion in zip(numbers, completions(generator, requests), strict=True):
+    for n, completion in zip(numbers, completions(text_model, requests), strict=True):
         yield headers[n] | {"prediction": completion.text.strip(), "finish": completion.finish}

@@ -13,9 +13,10 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds
-from t5x_ext.generation.overlap import EvaluationTexts
-from t5x_ext.generation.records import EvaluationRow, Seed
+from t5x_ext.generation.overlap import EvaluationTexts, fold
 from t5x_ext.generation.similarity import SimilarTexts
 
 # Alpaca's words for what a language model cannot do. 'map' and 'graph' also stop gene maps and
@@ -75,7 +76,7 @@ class TaskFilter:
         self,
         settings: FilterSettings = FilterSettings(),
         seeds: Iterable[Seed] = (),
-        evaluation: Iterable[EvaluationRow] = (),
+        evaluation: Iterable[Row] = (),
     ):
         """Starts with nothing but the seeds.
 
@@ -88,7 +89,7 @@ class TaskFilter:
         self._settings = settings
         self._known = SimilarTexts(seed.instruction for seed in seeds)
         self._pairs: set[tuple[str, str]] = set()
-        self._seed_inputs = {_fold(seed.input) for seed in seeds} - {""}
+        self._seed_inputs = {fold(seed.input) for seed in seeds} - {""}
         self._evaluation = EvaluationTexts(evaluation)
 
     def judge(self, instruction: str, text: str) -> Verdict:
@@ -104,12 +105,12 @@ class TaskFilter:
         score, nearest = self._known.nearest(instruction)
         if score > self._settings.max_rouge_l:
             return Verdict("similar", score, nearest)
-        pair = (_fold(instruction), _fold(text))
+        pair = (fold(instruction), fold(text))
         if pair in self._pairs:
             return Verdict("duplicate", score, nearest)
         if self._settings.require_input and is_placeholder(text):
             return Verdict("placeholder", score, nearest)
-        if _fold(text) in self._seed_inputs:
+        if fold(text) in self._seed_inputs:
             return Verdict("seed_input", score, nearest)
         overlap = self._evaluation.find(text) or self._evaluation.find(instruction)
         if overlap:
@@ -137,7 +138,3 @@ def is_placeholder(text: str) -> bool:
     """Whether an input only stands for one: '[insert text]', '<abstract>', 'N/A', ''."""
     text = text.strip()
     return len(text) < 3 or _PLACEHOLDER.fullmatch(text) is not None
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -28,7 +28,7 @@ from t5x_ext.generation.evaluation import ask, demonstrations
 from t5x_ext.generation.instructions import INSTRUCTIONS, REQUESTS, instruction_request
 from t5x_ext.generation.journal import Record, read_records
 from t5x_ext.generation.pipeline import Pipeline
-from t5x_ext.generation.requests import Generator, Request
+from t5x_ext.generation.requests import CompletionRequest, TextModel
 from t5x_ext.generation.responses import RESPONSES, TRAIN
 from t5x_ext.generation.rounds import Round
 from t5x_ext.retrieval import CorpusSample
@@ -127,49 +127,49 @@ def forecast(pipeline: Pipeline) -> Forecast:
         ConfigError: a prompt does not fit into the model's context.
     """
     this = pipeline.round
-    writer = pipeline.weights.open()[None]
-    generator = writer.generator(this.response_decoding, this.batch_size)
+    writer = pipeline.base.open()[None]
+    text_model = writer.text_model(this.response_decoding, this.batch_size)
     work: list[Work] = []
     samples: list[str] = []
     basis: list[str] = []
     seen, untuned = _Seen.of(pipeline, 1), None
     for number in range(1, pipeline.num_rounds + 1):
         seen = seen if number == 1 else _Seen.of(pipeline, number).after(seen)
-        answers = _answers(this, generator.count_tokens, seen, untuned)
+        answers = _answers(this, text_model.count_tokens, seen, untuned)
         untuned = untuned or answers
         given = pipeline.given_tasks(number) is not None
-        answered, requests = _responses(this, generator, seen, answers, number, given)
+        answered, requests = _responses(this, text_model, seen, answers, number, given)
         basis.append(f"round {number}: {answers.basis}")
         if not given:
-            asked, prompts, found = _instructions(this, generator, seen, answered.outputs, number)
+            asked, prompts, found = _instructions(this, text_model, seen, answered.outputs, number)
             work.append(asked)
             basis.insert(-1, f"round {number}: {found}")
             samples += [request.contexts[0] for request in prompts[:2]] if number == 1 else []
         samples += [request.contexts[0] for request in requests[:3]] if number == 1 else []
         rows = min(this.num_rows, max(1, round(answered.outputs * answers.kept)))
-        work += [answered, _tuning(pipeline, generator.count_tokens, seen, answers, number, rows)]
+        work += [answered, _tuning(pipeline, text_model.count_tokens, seen, answers, number, rows)]
     if isinstance(this.index, CorpusSample):
         basis.append("passages: a sample of the corpus, as it has no index yet")
     if this.evaluation:
         assert untuned is not None  # there is a round
-        work += _evaluation(pipeline, generator, untuned)
+        work += _evaluation(pipeline, text_model, untuned)
     return Forecast(tuple(work), tuple(samples), tuple(basis))
 
 
 def _instructions(
-    this: Round, generator: Generator, seen: _Seen, tasks: int, number: int
-) -> tuple[Work, list[Request], str]:
+    this: Round, text_model: TextModel, seen: _Seen, tasks: int, number: int
+) -> tuple[Work, list[CompletionRequest], str]:
     """The work, some requests, and the basis of both."""
-    count_tokens, most = generator.count_tokens, this.asking.max_requests
+    count_tokens, most = text_model.count_tokens, this.asking.max_requests
     numbers = range(max(2, min(tasks, most, _MEASURED)))
-    asked = [instruction_request(this.seeds, this.asking, generator, n) for n in numbers]
+    asked = [instruction_request(this.seeds, this.asking, text_model, n) for n in numbers]
     limit = _mean(request.max_new_tokens for request in asked)
     if seen.requests and seen.tasks:
         kept = len(seen.tasks) / len(seen.requests)
         length = _mean(_tokens(r, "completion", count_tokens, limit) for r in seen.requests)
         basis = f"tasks as {len(seen.requests):,} requests in the directory wrote them"
     else:
-        listed, one = _LISTED_TASKS - this.asking.num_demonstrations, _task_tokens(this, generator)
+        listed, one = _LISTED_TASKS - this.asking.num_demonstrations, _task_tokens(this, text_model)
         length = min(limit, listed * one)
         whole = listed if length < limit else max(length / one - _CUT_TASK, _CUT_TASK)
         kept = KEPT_TASKS * whole
@@ -184,10 +184,10 @@ def _instructions(
     return work, asked, f"{basis}, {kept:.1f} of a request"
 
 
-def _task_tokens(this: Round, generator: Generator) -> float:
+def _task_tokens(this: Round, text_model: TextModel) -> float:
     """Of a task in a list, were it a seed."""
     return _mean(
-        generator.count_tokens(
+        text_model.count_tokens(
             f"###\n9. Instruction: {s.instruction}\n9. Input:\n{s.input or NO_INPUT}\n"
         )
         for s in this.seeds
@@ -227,13 +227,13 @@ def _answers(
 
 def _responses(
     this: Round,
-    generator: Generator,
+    text_model: TextModel,
     seen: _Seen,
     answers: _Answers,
     number: int,
     given: bool,
-) -> tuple[Work, list[Request]]:
-    count_tokens, answering = generator.count_tokens, this.answering
+) -> tuple[Work, list[CompletionRequest]]:
+    count_tokens, answering = text_model.count_tokens, this.answering
     tasks = _some(seen.tasks) or [
         {"id": seed.id, "instruction": seed.instruction, "input": seed.input}
         for seed in _some(this.seeds)
@@ -242,11 +242,11 @@ def _responses(
     for place, task in enumerate(tasks):
         query = f"{task['instruction']}\n{task['input']}"
         hits = this.index.search(query, answering.num_passages) if this.index else []
-        asked = response_request(answering, generator, task, hits, place)
+        asked = response_request(answering, text_model, task, hits, place)
         requests += [asked[0]] if asked else []  # tasks that are too long are not asked
     if not requests:
         raise ConfigError(
-            f"round {number}: no task fits into the model's context of {generator.max_tokens} "
+            f"round {number}: no task fits into the model's context of {text_model.max_tokens} "
             f"beside ResponseSettings.max_new_tokens={answering.max_new_tokens}; allowed: less"
         )
     count = math.ceil(this.num_rows / answers.kept)
@@ -282,18 +282,18 @@ def _tuning(
     return Work(stage, rows, rows, round(rows * of_row), 0, 0, is_tuning=True)
 
 
-def _evaluation(pipeline: Pipeline, generator: Generator, untuned: _Answers) -> list[Work]:
+def _evaluation(pipeline: Pipeline, text_model: TextModel, untuned: _Answers) -> list[Work]:
     rows, seeds = pipeline.round.evaluation, pipeline.round.seeds
-    count_tokens, measured = generator.count_tokens, _some(rows)
+    count_tokens, measured = text_model.count_tokens, _some(rows)
     found = []
     for name, template in pipeline.asked_models():
         read, written, longest = 0.0, 0.0, 0
         for shots in pipeline.shots:
             settings = pipeline.evaluation_settings(template, shots)
             shown = {row.task: demonstrations(row.task, seeds, shots) for row in measured}
-            asked = [ask(row, shown[row.task], settings, generator).prompt for row in measured]
+            asked = [ask(row, shown[row.task], settings, text_model).prompt for row in measured]
             read += len(rows) * _mean(map(count_tokens, asked))
-            longest = max(settings.limit(row.kind) for row in rows)
+            longest = max(settings.limit(row.category) for row in rows)
             answered = _records(pipeline.predictions_file(name, shots))
             if answered:
                 tokens = [_tokens(r, "prediction", count_tokens, longest) for r in answered]

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mixtures.prompts import draw
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from mixtures.specialization_prompts import instructions_prompt
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
@@ -30,11 +32,17 @@ from t5x_ext.generation.journal import (
     Replayed,
     as_read,
     check_same,
+    check_texts,
     only_run,
 )
 from t5x_ext.generation.parsing import STOPS, parse_completion
-from t5x_ext.generation.records import EvaluationRow, Seed
-from t5x_ext.generation.requests import Completion, Generator, Request, completions, single
+from t5x_ext.generation.requests import (
+    Completion,
+    CompletionRequest,
+    TextModel,
+    completions,
+    single,
+)
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.terminal import note
 
@@ -87,8 +95,8 @@ def draw_demonstrations(
 
 
 def instruction_request(
-    seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator, number: int
-) -> Request:
+    seeds: Sequence[Seed], settings: InstructionSettings, text_model: TextModel, number: int
+) -> CompletionRequest:
     """Request `number`, from 0.
 
     Raises:
@@ -96,21 +104,23 @@ def instruction_request(
     """
     _check_number(seeds, settings)
     shown = draw_demonstrations(seeds, settings, number)
-    prompt, limit = _prompt_and_limit(shown, settings, generator)
-    return Request(*single(prompt), settings.seed, number, limit, STOPS)
+    prompt, limit = _prompt_and_limit(shown, settings, text_model)
+    return CompletionRequest(*single(prompt), settings.seed, number, limit, STOPS)
 
 
-def check_seeds(seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator) -> None:
+def check_seeds(
+    seeds: Sequence[Seed], settings: InstructionSettings, text_model: TextModel
+) -> None:
     """Refuses seeds of which a request could show too many tokens, before the first is asked.
 
     Raises:
         ConfigError: there are too few seeds, or the longest of them leave no room for tasks.
     """
     _check_number(seeds, settings)
-    tokens = [generator.count_tokens(f"{seed.instruction}\n{seed.input}") for seed in seeds]
+    tokens = [text_model.count_tokens(f"{seed.instruction}\n{seed.input}") for seed in seeds]
     by_length = sorted(zip(tokens, range(len(seeds)), strict=True), reverse=True)
     longest = [seeds[place] for _, place in by_length[: settings.num_demonstrations]]
-    _prompt_and_limit(longest, settings, generator)
+    _prompt_and_limit(longest, settings, text_model)
 
 
 def _check_number(seeds: Sequence[Seed], settings: InstructionSettings) -> None:
@@ -122,17 +132,17 @@ def _check_number(seeds: Sequence[Seed], settings: InstructionSettings) -> None:
 
 
 def _prompt_and_limit(
-    shown: Sequence[Seed], settings: InstructionSettings, generator: Generator
+    shown: Sequence[Seed], settings: InstructionSettings, text_model: TextModel
 ) -> tuple[str, int]:
     """The prompt that shows some seeds, and the most tokens of its completion."""
     prompt = instructions_prompt(settings.domain, [(s.instruction, s.input) for s in shown])
-    tokens = generator.count_tokens(prompt)
-    room, least = generator.max_tokens - tokens, min(_STEP, settings.max_new_tokens)
+    tokens = text_model.count_tokens(prompt)
+    room, least = text_model.max_tokens - tokens, min(_STEP, settings.max_new_tokens)
     if room < least:
         raise ConfigError(
             f"a request that shows the seeds {', '.join(s.id for s in shown)} has {tokens} tokens; "
-            f"allowed: at most {generator.max_tokens - least}, the model's context of "
-            f"{generator.max_tokens} less {least} for tasks: shorter seeds, or fewer in a request "
+            f"allowed: at most {text_model.max_tokens - least}, the model's context of "
+            f"{text_model.max_tokens} less {least} for tasks: shorter seeds, or fewer in a request "
             "(num_demonstrations)"
         )
     # Requests of like lengths have one limit, so that they can be decoded in one batch.
@@ -142,10 +152,10 @@ def _prompt_and_limit(
 def write_instructions(
     directory: files.StrPath,
     seeds: Sequence[Seed],
-    generator: Generator,
+    text_model: TextModel,
     settings: InstructionSettings,
     count: int,
-    evaluation: Iterable[EvaluationRow] = (),
+    evaluation: Iterable[Row] = (),
     batch_size: int = 8,
 ) -> Counter[str]:
     """Writes tasks until at least `count` are kept; every request is filtered as a whole.
@@ -155,7 +165,7 @@ def write_instructions(
     Args:
         directory: where the three files are.
         seeds: demonstrations, and tasks not to be repeated.
-        generator: the model.
+        text_model: the model.
         settings: how to ask, and what to drop.
         count: tasks to be kept.
         evaluation: rows that must not come back in a task.
@@ -170,7 +180,7 @@ def write_instructions(
     """
     bounds.check_int("count", count, 1)
     bounds.check_int("batch_size", batch_size, 1)
-    check_seeds(seeds, settings, generator)
+    check_seeds(seeds, settings, text_model)
     place = files.path(directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_run(place))
@@ -186,8 +196,8 @@ def write_instructions(
             (dropped if "reason" in task else kept).put(task)
 
         for number in range(len(requests.records)):
-            wanted = instruction_request(seeds, settings, generator, number)
-            _check_same(requests, number, _header(wanted, seeds, settings, generator))
+            wanted = instruction_request(seeds, settings, text_model, number)
+            _check_same(requests, number, _header(wanted, seeds, settings, text_model))
         counts["requests"] = len(requests.records)
         judged = [
             task for each in requests.records for task in _judged(each, settings, task_filter)
@@ -203,9 +213,9 @@ def write_instructions(
         while counts["kept"] < count and counts["requests"] < settings.max_requests:
             first = counts["requests"]
             numbers = range(first, min(first + batch_size, settings.max_requests))
-            batch = [instruction_request(seeds, settings, generator, n) for n in numbers]
-            for request, completion in zip(batch, completions(generator, batch), strict=True):
-                header = _header(request, seeds, settings, generator)
+            batch = [instruction_request(seeds, settings, text_model, n) for n in numbers]
+            for request, completion in zip(batch, completions(text_model, batch), strict=True):
+                header = _header(request, seeds, settings, text_model)
                 requests.append(header | _written(completion))
                 counts["requests"] += 1
                 for task in _judged(requests.records[-1], settings, task_filter):
@@ -219,14 +229,17 @@ def write_instructions(
 
 
 def _header(
-    request: Request, seeds: Sequence[Seed], settings: InstructionSettings, generator: Generator
+    request: CompletionRequest,
+    seeds: Sequence[Seed],
+    settings: InstructionSettings,
+    text_model: TextModel,
 ) -> Record:
     """What determines a completion."""
     shown = draw_demonstrations(seeds, settings, request.number)
     return {
         "request": request.number,
-        "model": generator.model,
-        "method": generator.method,
+        "model": text_model.model,
+        "method": text_model.method,
         "seed": settings.seed,
         "max_new_tokens": request.max_new_tokens,
         "demos": [seed.id for seed in shown],
@@ -293,9 +306,7 @@ def _check_same(requests: Journal, place: int, header: Record) -> None:
     """Raises ConfigError where an earlier run asked something else."""
     record, where = requests.records[place], f"{requests.path}: line {place + 1}"
     check_same(where, record, header, BEGUN_WITH)
-    for field in ("completion", "finish"):
-        if not isinstance(record.get(field), str):
-            raise ConfigError(f"{where}: field '{field}': not a text")
+    check_texts(where, record, ("completion", "finish"))
 
 
 def prompt_hash(contexts: Sequence[str]) -> str:

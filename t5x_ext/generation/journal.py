@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from etils import epath
 
 from mixtures.errors import DataError
-from mixtures.records import parse_json_text
+from mixtures.jsonl import parse_object
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.locks import DirectoryLock
@@ -155,6 +155,17 @@ def read_records(path: files.StrPath) -> list[Record]:
     return _sound_part(files.read_bytes(files.path(path)), path)[0]
 
 
+def check_texts(where: str, record: Mapping[str, Any], fields: Sequence[str]) -> None:
+    """Refuses a record, perhaps edited by hand, that lacks a text.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            raise ConfigError(f"{where}: field '{field}': not a text")
+
+
 def check_same(
     where: str, record: Mapping[str, Any], expected: Mapping[str, Any], allowed: str
 ) -> None:
@@ -222,11 +233,6 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _parse(line: bytes, where: str) -> Record:
     try:
-        value = parse_json_text(line.decode("utf-8-sig"), where, "a JSON object")
+        return parse_object(line, where, "a JSON object")
     except DataError as error:
         raise ConfigError(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 ({error.reason})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: not a JSON object")
-    return value

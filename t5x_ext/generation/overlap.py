@@ -1,4 +1,4 @@
-"""Finds texts that share many words in a row with evaluation rows."""
+"""Finds texts that are the same, or share many words in a row with evaluation rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from t5x_ext.generation.records import EvaluationRow
+from mixtures.records import Row
 
 WORDS_IN_A_ROW = 13
 
@@ -36,7 +36,7 @@ class EvaluationTexts:
     Instructions are left out: seeds share them on purpose.
     """
 
-    def __init__(self, rows: Iterable[EvaluationRow], size: int = WORDS_IN_A_ROW):
+    def __init__(self, rows: Iterable[Row], size: int = WORDS_IN_A_ROW):
         """Reads the rows.
 
         Args:
@@ -44,7 +44,7 @@ class EvaluationTexts:
             size: how many words in a row count as shared.
         """
         self._size = size
-        self._texts: list[tuple[EvaluationRow, str]] = []
+        self._texts: list[tuple[Row, str]] = []
         # By hash of the words: the place in _texts of the first text, and how many rows.
         self._first_with: dict[int, int] = {}
         self._num_with: Counter[int] = Counter()
@@ -68,7 +68,7 @@ class EvaluationTexts:
         return Overlap(row.task, row.id, " ".join(words), found, self._num_with[hash(words)])
 
 
-def rows_with(texts: Iterable[str], rows: Iterable[EvaluationRow]) -> set[tuple[str, str]]:
+def rows_with(texts: Iterable[str], rows: Iterable[Row]) -> set[tuple[str, str]]:
     """(task, id) of the rows whose input or a reference shares 13 words in a row with a text.
 
     Args:
@@ -82,6 +82,11 @@ def rows_with(texts: Iterable[str], rows: Iterable[EvaluationRow]) -> set[tuple[
         for text in (row.input, *row.references)
         if any(hash(words) in known for words in _in_a_row(text, WORDS_IN_A_ROW))
     }
+
+
+def fold(text: str) -> str:
+    """The text as it is compared: texts that differ in case or white space alone are the same."""
+    return " ".join(text.casefold().split())
 
 
 def _in_a_row(text: str, size: int) -> Iterator[tuple[str, ...]]:

@@ -41,7 +41,7 @@ from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.rounds import Round, Written
-from t5x_ext.generation.text_models import Weights, Writer
+from t5x_ext.generation.text_models import ModelSource, Writer
 from t5x_ext.generation.tuning import TuningSettings
 from t5x_ext.retrieval import Index
 from t5x_ext.terminal import note
@@ -55,7 +55,7 @@ class Pipeline:
 
     Attributes:
         directory: of all files.
-        weights: the model, M_0.
+        base: the model, M_0.
         round: what each round is made from; its number is replaced.
         tuning: how adapters are tuned.
         evaluation: how questions are asked; its template and shots are replaced.
@@ -68,7 +68,7 @@ class Pipeline:
     """
 
     directory: epath.Path
-    weights: Weights
+    base: ModelSource
     round: Round
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -148,7 +148,7 @@ class Pipeline:
         written = sum(record.get("round") != 0 for record in read_records(rows))
         if not written:
             raise ConfigError(f"{rows}: holds no row that was written; run the stage 'responses'")
-        tuning.begin(self.tuning, self.weights, rows, self.of_round(number))
+        tuning.begin(self.tuning, self.base, rows, self.of_round(number))
         if self.has_adapter(number):
             return adapter
         if written < self.round.num_rows:
@@ -157,7 +157,7 @@ class Pipeline:
                 "'responses' writes more, if there are tasks left"
             )
         model_dir = self.of_round(number, RUN)
-        arguments = tuning.train_arguments(self.tuning, self.weights, rows, model_dir)
+        arguments = tuning.train_arguments(self.tuning, self.base, rows, model_dir)
         train(**arguments)
         steps = saved_steps(files.absolute(model_dir))
         if arguments["total_steps"] not in steps:
@@ -185,12 +185,12 @@ class Pipeline:
         for name, template in self.asked_models(tuned):
             writer = writers.get(name) or writers[None]
             method = rounds.seeded(self.evaluation_decoding, self.evaluation.seed)
-            generator = writer.generator(method, self.round.batch_size)
+            text_model = writer.text_model(method, self.round.batch_size)
             for shots in self.shots:
                 path = self.predictions_file(name, shots)
                 settings = self.evaluation_settings(template, shots)
                 counts = write_predictions(
-                    path, rows, self.round.seeds, generator, settings, self.round.batch_size
+                    path, rows, self.round.seeds, text_model, settings, self.round.batch_size
                 )
                 scored = scores.score_file(path, flagged)
                 scored.scores["lost"] = counts["lost"]
@@ -226,7 +226,7 @@ class Pipeline:
         Raises:
             ConfigError: names the seeds, the setting or the row.
         """
-        this, counter = self.round, self.weights.counter()
+        this, counter = self.round, self.base.counter()
         if writes:
             check_seeds(this.seeds, this.asking, counter)
         if answers:
@@ -280,7 +280,7 @@ class Pipeline:
 
     def _open(self, tuned: Sequence[int]) -> Mapping[str | None, Writer]:
         adapters = {f"round{number}": str(self.of_round(number, ADAPTER)) for number in tuned}
-        return self.weights.open(adapters)
+        return self.base.open(adapters)
 
     def _tuned_on(self, tuned: Sequence[int]) -> list[str]:
         """The texts of all rows that adapters were tuned on."""

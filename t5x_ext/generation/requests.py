@@ -14,7 +14,7 @@ from typing import NamedTuple
 from t5x_ext.generation.parsing import cut_at_stop
 
 
-class Request(NamedTuple):
+class CompletionRequest(NamedTuple):
     """One completion that is wanted.
 
     Attributes:
@@ -49,7 +49,7 @@ class Completion(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Generator:
+class TextModel:
     """A model and how it decodes.
 
     Attributes:
@@ -60,21 +60,23 @@ class Generator:
         method: says how tokens are chosen, such as 'greedy'.
     """
 
-    complete: Callable[[Sequence[Request]], Iterable[tuple[int, Completion]]]
+    complete: Callable[[Sequence[CompletionRequest]], Iterable[tuple[int, Completion]]]
     count_tokens: Callable[[str], int]
     max_tokens: int
     model: str
     method: str
 
 
-def completions(generator: Generator, requests: Sequence[Request]) -> Iterator[Completion]:
+def completions(
+    text_model: TextModel, requests: Sequence[CompletionRequest]
+) -> Iterator[Completion]:
     """Completions in the order of their requests, as soon as all before them are there.
 
     Each ends before its first stop text; its `finish` is then 'stop'.
     """
     early: dict[int, Completion] = {}
     following = 0
-    for place, completion in generator.complete(requests):
+    for place, completion in text_model.complete(requests):
         early[place] = completion
         while following in early:
             yield _ended(early.pop(following), requests[following].stops)

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds, files
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.answering import ResponseSettings, check_room, response_request
@@ -28,11 +29,12 @@ from t5x_ext.generation.journal import (
     Record,
     Replayed,
     check_same,
+    check_texts,
     only_run,
     read_records,
 )
-from t5x_ext.generation.records import Seed
-from t5x_ext.generation.requests import Generator, Request, completions
+from t5x_ext.generation.overlap import fold
+from t5x_ext.generation.requests import CompletionRequest, TextModel, completions
 from t5x_ext.progress import MinuteNotes
 from t5x_ext.retrieval import Hit, Index
 
@@ -68,7 +70,7 @@ class AnswerFilter:
             return "colon"
         if finish == "length" and not self._keep_cut:
             return "cut"
-        task = (_fold(instruction), _fold(text))
+        task = (fold(instruction), fold(text))
         if self._outputs.setdefault(task, output) != output:
             return "other_output"
         return None
@@ -76,7 +78,7 @@ class AnswerFilter:
 
 def write_responses(
     directory: files.StrPath,
-    generator: Generator,
+    text_model: TextModel,
     settings: ResponseSettings,
     count: int,
     index: Index | None = None,
@@ -88,7 +90,7 @@ def write_responses(
 
     Args:
         directory: where the files are.
-        generator: the model.
+        text_model: the model.
         settings: how to answer.
         count: rows wanted, seeds not counted.
         index: of the corpus; None answers without passages.
@@ -107,7 +109,7 @@ def write_responses(
     bounds.check_int("count", count, 1)
     bounds.check_int("batch_size", batch_size, 1)
     seeds = list(seeds)
-    check_room(settings, generator, seeds)
+    check_room(settings, text_model, seeds)
     place = files.path(directory)
     tasks = read_tasks(instructions or place / INSTRUCTIONS)
     index = index if settings.num_passages else None
@@ -117,9 +119,9 @@ def write_responses(
         measurements = stack.enter_context(Journal(place / MEASUREMENTS))
         train = Replayed(place / TRAIN, RESPONSES)
         stack.callback(train.close)
-        made_by = _made_by(generator, settings, index)
+        made_by = _made_by(text_model, settings, index)
         answered = _by_id(responses, made_by)
-        _check_prompt(responses, tasks, generator, settings, index)
+        _check_prompt(responses, tasks, text_model, settings, index)
         answers = AnswerFilter(settings.keep_cut)
         counts: Counter[str] = Counter()
         if settings.include_seeds:
@@ -132,7 +134,7 @@ def write_responses(
                 progress.count(counts["kept"])
             else:
                 progress.find(counts["kept"])
-            made = _answers(generator, settings, new, index, made_by)
+            made = _answers(text_model, settings, new, index, made_by)
             for _, task in batch:
                 record = answered.get(task["id"])
                 if record is None:
@@ -162,9 +164,7 @@ def read_tasks(path: files.StrPath) -> list[Record]:
     tasks = read_records(path)
     seen = set()
     for number, task in enumerate(tasks, start=1):
-        for field in ("id", "instruction", "input"):
-            if not isinstance(task.get(field), str):
-                raise ConfigError(f"{path}: record {number}: field '{field}': not a text")
+        check_texts(f"{path}: record {number}", task, ("id", "instruction", "input"))
         if task["id"] in seen:
             raise ConfigError(f"{path}: record {number}: id {task['id']!r} occurs twice")
         seen.add(task["id"])
@@ -173,9 +173,9 @@ def read_tasks(path: files.StrPath) -> list[Record]:
     return tasks
 
 
-def _made_by(generator: Generator, settings: ResponseSettings, index: Index | None) -> Record:
+def _made_by(text_model: TextModel, settings: ResponseSettings, index: Index | None) -> Record:
     """What an answer depends on besides its task and prompt: fields of its record."""
-    method = generator.method
+    method = text_model.method
     if index is not None:
         weighting = settings.weighting
         if weighting == "softmax":
@@ -183,7 +183,7 @@ def _made_by(generator: Generator, settings: ResponseSettings, index: Index | No
         corpus = index.corpus.digest[:8]
         method += f"; {settings.num_passages} passages of {corpus} ({weighting})"
     return {
-        "model": generator.model,
+        "model": text_model.model,
         "method": method,
         "seed": settings.seed,
         "max_new_tokens": settings.max_new_tokens,
@@ -193,7 +193,7 @@ def _made_by(generator: Generator, settings: ResponseSettings, index: Index | No
 
 
 def _answers(
-    generator: Generator,
+    text_model: TextModel,
     settings: ResponseSettings,
     tasks: Sequence[tuple[int, Record]],
     index: Index | None,
@@ -205,11 +205,11 @@ def _answers(
     """
     found = [_passages(task, settings, index) for _, task in tasks]
     asked = [
-        response_request(settings, generator, task, hits, number)
+        response_request(settings, text_model, task, hits, number)
         for (number, task), hits in zip(tasks, found, strict=True)
     ]
     clock = time.monotonic()
-    made = completions(generator, [each[0] for each in asked if each is not None])
+    made = completions(text_model, [each[0] for each in asked if each is not None])
     for (_, task), hits, each in zip(tasks, found, asked, strict=True):
         measured: Record = {"id": task["id"]}
         if each is None:
@@ -233,7 +233,7 @@ def _record(
     task: Record,
     finish: str,
     output: str = "",
-    request: Request | None = None,
+    request: CompletionRequest | None = None,
     hits: Sequence[Hit] = (),
     cut: bool = False,
 ) -> Record:
@@ -273,9 +273,7 @@ def _by_id(responses: Journal, made_by: Record) -> dict[str, Record]:
     for number, record in enumerate(responses.records, start=1):
         where = f"{responses.path}: line {number}"
         check_same(where, record, made_by, BEGUN_WITH)
-        for field in ("id", "instruction", "input", "output", "finish"):
-            if not isinstance(record.get(field), str):
-                raise ConfigError(f"{where}: field '{field}': not a text")
+        check_texts(where, record, ("id", "instruction", "input", "output", "finish"))
         found[record["id"]] = record
     return found
 
@@ -283,7 +281,7 @@ def _by_id(responses: Journal, made_by: Record) -> dict[str, Record]:
 def _check_prompt(
     responses: Journal,
     tasks: Sequence[Record],
-    generator: Generator,
+    text_model: TextModel,
     settings: ResponseSettings,
     index: Index | None,
 ) -> None:
@@ -299,7 +297,7 @@ def _check_prompt(
             continue
         _check_task(responses, record, task)
         hits = _passages(task, settings, index)
-        asked = response_request(settings, generator, task, hits, number)
+        asked = response_request(settings, text_model, task, hits, number)
         prompt = {"prompt": prompt_hash(asked[0].contexts) if asked else None}
         check_same(f"{responses.path}: line {place}", record, prompt, BEGUN_WITH)
         return
@@ -318,7 +316,3 @@ def _batches(tasks: Sequence[Record], size: int) -> Iterator[list[tuple[int, Rec
     numbered = iter(enumerate(tasks))
     while batch := list(itertools.islice(numbered, size)):
         yield batch
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -1,7 +1,7 @@
 """One round of self-specialization: what it is made from, and its two files for given models.
 
     round = Round(seeds, InstructionSettings("biomedical"), ResponseSettings("biomedical"))
-    writers = Weights("llama-2-7b").open()
+    writers = ModelSource("llama-2-7b").open()
     write_rows(round, "runs/bio/round1", writer=writers[None], expert=writers[None])
 
 In the first round the model itself writes and answers. In round r > 1 model r - 1 writes the tasks,
@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from etils import epath
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext import bounds, files
 from t5x_ext.decoding import Contrastive, Greedy, Method, Sampling
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import instructions, responses
 from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.instructions import INSTRUCTIONS, InstructionSettings
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.refill import refill
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.text_models import Writer
@@ -50,7 +51,7 @@ class Round:
     seeds: Sequence[Seed]
     asking: InstructionSettings
     answering: ResponseSettings
-    evaluation: Sequence[EvaluationRow] = ()
+    evaluation: Sequence[Row] = ()
     index: Index | None = None
     num_rows: int = 5000
     instruction_decoding: Sampling = Sampling(temperature=1.0, top_p=0.98)
@@ -115,7 +116,7 @@ def write_instructions(
     counts = instructions.write_instructions(
         directory,
         round_.seeds,
-        writer.generator(method, round_.batch_size),
+        writer.text_model(method, round_.batch_size),
         round_.asking,
         round_.num_rows if count is None else count,
         round_.evaluation,
@@ -136,14 +137,14 @@ def write_responses(
     Args:
         round_: what from.
         expert: the model.
-        amateur: whom it is set against, see `Writer.generator`; None for no contrast.
+        amateur: whom it is set against, see `Writer.text_model`; None for no contrast.
         directory: as of `write_instructions`.
         tasks: the file of tasks; None is instructions.jsonl of `directory`.
     """
     method = round_.answering_method(contrasted=amateur is not None)
     counts = responses.write_responses(
         directory,
-        expert.generator(method, round_.batch_size, amateur),
+        expert.text_model(method, round_.batch_size, amateur),
         round_.answering,
         round_.num_rows,
         round_.index,

@@ -24,7 +24,7 @@ from t5x_ext.checkpoints.sources import Source
 from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.decoding import Method
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation.requests import Completion, Generator, Request
+from t5x_ext.generation.requests import Completion, CompletionRequest, TextModel
 from t5x_ext.models.config import ModelConfig
 from t5x_ext.text_model import Model
 
@@ -65,9 +65,9 @@ class Writer:
         counter = token_counter(model.vocabulary)
         return cls(identity, counter, max_tokens(model.config), lambda: model, adapter)
 
-    def generator(
+    def text_model(
         self, method: Method, batch_size: int, amateur: Writer | None = None
-    ) -> Generator:
+    ) -> TextModel:
         """What the stages of generation ask for.
 
         Args:
@@ -76,7 +76,7 @@ class Writer:
             amateur: whom a `Contrastive` method is set against. With the same `load` as this
                 writer, both are rows of one batch over one copy of the base.
         """
-        return Generator(
+        return TextModel(
             complete=functools.partial(self._complete, method, batch_size, amateur),
             count_tokens=self.count_tokens,
             max_tokens=self.max_tokens,
@@ -89,7 +89,7 @@ class Writer:
         method: Method,
         batch_size: int,
         amateur: Writer | None,
-        requests: Sequence[Request],
+        requests: Sequence[CompletionRequest],
     ) -> Iterator[tuple[int, Completion]]:
         if not requests:
             return
@@ -127,8 +127,8 @@ class Described(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
-    """Where a model lies.
+class ModelSource:
+    """How to load a model.
 
     Attributes:
         path: a decoder-only model of any layout.
@@ -166,7 +166,7 @@ class Weights:
             raise ConfigError(f"{self.path}: has no vocabulary; give VOCABULARY_PATH")
         return Described(source, source.config, open_vocabulary(place))
 
-    def counter(self) -> Generator:
+    def counter(self) -> TextModel:
         """Counts the tokens of prompts as the model does, and writes nothing.
 
         Raises:
@@ -174,7 +174,7 @@ class Weights:
         """
         _, config, vocabulary = self.describe()
         counter, limit = token_counter(vocabulary), max_tokens(config)
-        return Generator(lambda requests: (), counter, limit, self.path, "none")
+        return TextModel(lambda requests: (), counter, limit, self.path, "none")
 
     def open(self, adapters: Mapping[str, str] | None = None) -> dict[str | None, Writer]:
         """Writers of the model alone, under None, and with each of its adapters, under its name.

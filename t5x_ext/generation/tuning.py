@@ -30,7 +30,7 @@ from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.journal import read_records
-from t5x_ext.generation.text_models import Weights
+from t5x_ext.generation.text_models import ModelSource
 from t5x_ext.json_fields import Fields
 from t5x_ext.models import DecoderOnlyModel, network
 from t5x_ext.models.lora import LoRA
@@ -109,22 +109,22 @@ class TuningSettings:
 
 
 def train_arguments(
-    settings: TuningSettings, weights: Weights, rows: files.StrPath, model_dir: files.StrPath
+    settings: TuningSettings, base: ModelSource, rows: files.StrPath, model_dir: files.StrPath
 ) -> dict[str, Any]:
     """The arguments of `t5x_ext.train.train` for one run over a base.
 
     Args:
         settings: the recipe.
-        weights: of the base.
+        base: what is tuned over.
         rows: train.jsonl of a round.
         model_dir: of the run.
 
     Raises:
         ConfigError: the base cannot be tuned, or a response would be tuned on without its end.
     """
-    source, config, vocabulary = weights.describe()
-    config = config.replace(dtype=weights.dtype, remat_policy=settings.remat_policy)
-    module = network.Transformer(config, settings.lora, quantization=weights.quantization)
+    source, config, vocabulary = base.describe()
+    config = config.replace(dtype=base.dtype, remat_policy=settings.remat_policy)
+    module = network.Transformer(config, settings.lora, quantization=base.quantization)
     model = DecoderOnlyModel(
         module,
         vocabulary,
@@ -162,13 +162,13 @@ def train_arguments(
     }
 
 
-def check_context(settings: TuningSettings, weights: Weights) -> None:
+def check_context(settings: TuningSettings, base: ModelSource) -> None:
     """Refuses rows that are longer than the base was made for, before any is written.
 
     Raises:
         ConfigError: they are, or the base cannot be read.
     """
-    model = DecoderOnlyModel(network.Transformer(weights.describe().config))
+    model = DecoderOnlyModel(network.Transformer(base.describe().config))
     model.check_context(settings.lengths)
 
 
@@ -213,7 +213,7 @@ def check_ends(examples: Sequence[Example], vocabulary: Vocabulary) -> None:
 
 
 def begin(
-    settings: TuningSettings, weights: Weights, rows: files.StrPath, directory: epath.Path
+    settings: TuningSettings, base: ModelSource, rows: files.StrPath, directory: epath.Path
 ) -> None:
     """Notes in `directory` what a run is begun with, or compares what it was begun with.
 
@@ -222,9 +222,9 @@ def begin(
     """
     facts = {
         "rows": hashlib.sha256(files.read_bytes(rows)).hexdigest()[:16],
-        "quantization": weights.quantization,
-        "dtype": weights.dtype,
-        "base": weights.open()[None].identity,  # of these too, and so after them
+        "quantization": base.quantization,
+        "dtype": base.dtype,
+        "base": base.open()[None].identity,  # of these too, and so after them
         **settings.describe(),
     }
     facts = json.loads(json.dumps(facts))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mixtures.errors import hint
-from t5x_ext.errors import ConfigError
+from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.metrics import exact_match, outputs, rouge, squad
 from t5x_ext.metrics.bleu import Bleu
 from t5x_ext.metrics.errant import Errant
@@ -68,7 +67,5 @@ def get_metric(name: str) -> Metric:
         ConfigError: there is none.
     """
     if name not in _METRICS:
-        raise ConfigError(
-            f"metric '{name}': unknown{hint(name, NAMES)}; allowed: {', '.join(NAMES)}"
-        )
+        raise ConfigError(f"metric '{name}': unknown{nearest(name, NAMES)}")
     return _METRICS[name]()

@@ -111,7 +111,7 @@ def _empty_text(labels: Sequence[str]) -> str:
 
 def _label(study: Study, name: str) -> str:
     """How tables call the arm that is trained on it."""
-    return next((arm.label for arm in study.arms if arm.name == f"ss_{name}"), name)
+    return next((arm.label for arm in study.arms if arm.generated == name), name)
 
 
 def _task_table(study: Study, generated: Sequence[Generated]) -> Table:

@@ -189,6 +189,7 @@ def _arm(fields: Fields) -> Arm:
         budgets=budgets,
         baseline=fields.get("baseline", bool),
         label=fields.text("label", "") or name,
+        data=fields.text("data", ""),
     )
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixtures.errors import DataError
-from mixtures.records import parse_json_text
+from mixtures.jsonl import check_text, parse_object
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 
@@ -124,19 +124,14 @@ class Corpus:
 
     def _read(self, start: int, end: int, where: str) -> Passage:
         try:
-            value = parse_json_text(self._content[start:end].decode("utf-8-sig"), where, _ALLOWED)
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{where}: not UTF-8 ({error.reason})") from None
+            value = {"title": "", **parse_object(self._content[start:end], where, _ALLOWED)}
+            name, title, text = (
+                check_text(where, field, value.get(field), field == "title", _ALLOWED)
+                for field in ("id", "title", "text")
+            )
         except DataError as error:
             raise ConfigError(str(error)) from None
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: not an object; allowed: {_ALLOWED}")
-        for field, default in (("id", None), ("title", ""), ("text", None)):
-            text = value.setdefault(field, default)
-            if not isinstance(text, str) or (default is None and not text.strip()):
-                problem = "missing" if text is None else f"{text!r:.60}"
-                raise ConfigError(f"{where}: field '{field}': {problem}; allowed: {_ALLOWED}")
-        return Passage(value["id"], value["title"].strip(), value["text"].strip())
+        return Passage(name, title.strip(), text.strip())
 
     def _refuse_repeated_ids(self, hashes: np.ndarray, lines: np.ndarray) -> None:
         """By hashes: the ids of 30 million passages would take gigabytes."""

@@ -51,8 +51,8 @@ class Evaluation:
       infer_cfg: batch size and lengths for decoding; None for none.
       infer_examples: examples to decode and score.
       loggers: called with (step, scored rows) after each decoding, on process 0.
-      own_metrics: scored rows, and what gives their targets' log-likelihoods by place -> {task:
-        {metric: value}} of metrics that tasks bring along.
+      own_metrics: computes task-specific metrics: (scored rows, log-likelihood function) -> {task:
+        {metric: value}}.
       before_training: whether to evaluate before the first step as well.
     """
 
@@ -108,7 +108,7 @@ def _logged(group: str, tasks: Collection[str]) -> list[str]:
 
 
 def evaluation_line(seconds: float, run_seconds: float) -> str:
-    """What evaluation cost of a run, and where that is much, how to make it less.
+    """The share of a run spent on evaluation and, if large, how to reduce it.
 
     Args:
       seconds: spent on evaluations.
@@ -117,7 +117,7 @@ def evaluation_line(seconds: float, run_seconds: float) -> str:
     share = seconds / run_seconds
     line = f"evaluation took {share:.0%} of the run's time"
     if share > _MUCH and seconds > _LONG_SECS:
-        line += "; less of it: EVAL_STEPS, EVALUATOR_NUM_EXAMPLES, or a longer EVAL_PERIOD"
+        line += "; to reduce it, set EVAL_STEPS, EVALUATOR_NUM_EXAMPLES or a longer EVAL_PERIOD"
     return line
 
 

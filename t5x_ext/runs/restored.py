@@ -62,7 +62,7 @@ def _sign(
 ) -> str:
     """What determines predictions, as JSON.
 
-    What does not stand in every signature counts only where it is set.
+    Optional settings are included only when set, so that older signatures stay valid.
 
     Args:
       decoder: how to decode, with its model.

@@ -217,7 +217,7 @@ def _start(
 
 
 def _described(program: Program, base: adapters.Base | None) -> dict[str, Any]:
-    """What a checkpoint says of its model."""
+    """The model's description that every checkpoint stores."""
     config = program.model.config
     # What the code of a user builds, no checkpoint can describe.
     found: dict[str, Any] = {CONFIG: config_to_json(config)} if config.family in FAMILIES else {}

@@ -17,10 +17,9 @@ from t5x_ext.studies.recipes import InitialModel, Recipe
 TUNINGS = ("", "full")
 DECODED = ("decoding", "stop", "output_limit")  # how a tuned model answers
 _OWN = ("data", "tuning", "recipe", *DECODED)
-GENERATED = "generated."  # data of this prefix is what a model of the study writes
 
 
-class Way(NamedTuple):
+class DecodingSettings(NamedTuple):
     """How an arm decodes: the fields of `Arm` that say so."""
 
     decoding: Method | None
@@ -41,9 +40,6 @@ class Arm(grids.Arm):
     for arms that differ in one of these.
 
     Attributes:
-      data: name of other training data, as MIXTURE_OR_TASK_NAME takes it; `{count}` in it stands
-        for the number of the budget ("writing.train.{count}"). Or "generated.<name>": the first
-        rows, as many as the budget says, of what a model of the study writes; see `GeneratedData`.
       tuning: 'full' tunes all parameters although the study has LORA_RANK; '' is as the study.
       recipe: another way to tune; None is the study's.
       decoding: how test examples are decoded; None is greedy. Arms that differ in nothing else
@@ -53,7 +49,6 @@ class Arm(grids.Arm):
         of its question; None is TASK_FEATURE_LENGTHS alone.
     """
 
-    data: str = ""
     tuning: str = ""
     recipe: Recipe | None = None
     decoding: Method | None = None
@@ -102,14 +97,9 @@ class Arm(grids.Arm):
         return fields
 
     @property
-    def way(self) -> Way:
+    def decoding_settings(self) -> DecodingSettings:
         """How it decodes."""
-        return Way(self.decoding, tuple(self.stop), self.output_limit)
-
-    @property
-    def generated(self) -> str:
-        """Name of the `GeneratedData` that it is trained on; '' for other data."""
-        return self.data.removeprefix(GENERATED) if self.data.startswith(GENERATED) else ""
+        return DecodingSettings(self.decoding, tuple(self.stop), self.output_limit)
 
     def training_data(self, budget: str) -> str:
         """The name of the data that this arm is trained on with a budget; '' for the tasks'."""

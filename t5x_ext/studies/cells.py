@@ -57,7 +57,7 @@ def _as_json(value: Any) -> Any:
 
 
 def describe_model(model: BaseTransformerModel) -> dict[str, Any]:
-    """What of a model determines results; how it is computed does not.
+    """The model settings that determine results; settings of how it is computed are left out.
 
     What belongs to decoder-only models, and quantised kernels without adapters, count only where
     they are set: the keys of stored results stay what they were.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import mixtures
 from mixtures.budgets import select
+from mixtures.records import Row
 from mixtures.specialization import rows as domains
 from mixtures.specialization.names import PREFIX, SEEDS, SelfName
 from mixtures.specialization_prompts import INSTRUCTIONS_TEMPLATE, RESPONSE_TEMPLATE
 from t5x_ext import bounds
 from t5x_ext.decoding import Contrastive, Greedy, Sampling
 from t5x_ext.errors import ConfigError, nearest
-from t5x_ext.generation import EvaluationRow, InstructionSettings, ResponseSettings, Seed
+from t5x_ext.generation import InstructionSettings, ResponseSettings, Seed
 from t5x_ext.generation.records import read_seeds
 from t5x_ext.retrieval import BM25, Corpus, open_index
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
@@ -114,13 +115,11 @@ class Domain:
         return Corpus(domains.domain_file("corpus", self.name, self._directory))
 
     @property
-    def evaluation(self) -> list[EvaluationRow]:
+    def evaluation(self) -> list[Row]:
         """Test rows of all sets, whichever a study takes: its data then is the same for all."""
         sets = domains.set_names(self.name, self._directory)
         return [
-            EvaluationRow(
-                row.id, self.name, row.task, "", row.definition, row.input, row.references
-            )
+            row
             for one in sets
             for row in domains.rows_of(SelfName(self.name, (one,)), "test", self._directory)
         ]
@@ -136,7 +135,7 @@ class GeneratedKeys:
       arms: the study's, by name.
       seed: the study's first.
       tuned_key: arm, budget and seed -> key of the tuned model.
-      model: what of the model determines results.
+      model: the model settings that determine results.
     """
 
     by_name: Mapping[str, GeneratedData]
@@ -163,11 +162,11 @@ class GeneratedKeys:
         """How many models have to be tuned before the rows can be written.
 
         Raises:
-          ConfigError: it needs itself.
+          ConfigError: it depends on itself.
         """
         if name in seen:
             circle = " -> ".join([*seen, name])
-            raise ConfigError(f"GeneratedData {name}: needs itself: {circle}")
+            raise ConfigError(f"GeneratedData {name}: depends on itself: {circle}")
         data, seen = self.get(name), [*seen, name]
         arm = self.arms.get(data.writer)
         levels = [1 + self.level(arm.generated, seen) if arm.generated else 1] if arm else [0]
@@ -251,7 +250,7 @@ def tasks_owner(data: GeneratedData, by_name: Mapping[str, GeneratedData]) -> Ge
                 f"{nearest(owner.tasks_of, by_name)}"
             )
         if owner.tasks_of in seen[:-1]:
-            raise ConfigError(f"GeneratedData {data.name}: needs itself: {' -> '.join(seen)}")
+            raise ConfigError(f"GeneratedData {data.name}: depends on itself: {' -> '.join(seen)}")
         owner = by_name[owner.tasks_of]
     return owner
 
@@ -313,17 +312,17 @@ def _check_context(data: GeneratedData, owner: GeneratedData, model: BaseTransfo
     """
     from t5x_ext.generation.answering import check_room
     from t5x_ext.generation.instructions import check_seeds
-    from t5x_ext.generation.requests import Generator
+    from t5x_ext.generation.requests import TextModel
     from t5x_ext.generation.text_models import token_counter
 
     longest = model.config.max_length
     if longest is None:
         return
     counter = token_counter(model.output_vocabulary)
-    generator = Generator(lambda requests: (), counter, longest, "", "none")
+    text_model = TextModel(lambda requests: (), counter, longest, "", "none")
     seeds = Domain(data.domain).seeds(data.num_seeds)
     try:
-        check_seeds(Domain(owner.domain).seeds(owner.num_seeds), owner.asking, generator)
-        check_room(data.answering, generator, seeds)
+        check_seeds(Domain(owner.domain).seeds(owner.num_seeds), owner.asking, text_model)
+        check_room(data.answering, text_model, seeds)
     except ConfigError as error:
         raise ConfigError(f"GeneratedData {data.name}: {error}") from None

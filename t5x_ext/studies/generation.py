@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import time
@@ -28,7 +27,6 @@ from t5x_ext.generation.instructions import INSTRUCTIONS
 from t5x_ext.generation.journal import read_records
 from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.text_models import Writer, max_tokens, token_counter
-from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models import network
 from t5x_ext.models.parameters import Params, join, select
 from t5x_ext.studies import store
@@ -36,13 +34,12 @@ from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.generated_data import Domain, GeneratedData, GeneratedKeys, tasks_owner
 from t5x_ext.studies.initial_models import InitialModels
 from t5x_ext.studies.tuning import Tuner, copy_to
-from t5x_ext.studies.waiting import Patience
+from t5x_ext.studies.waiting import Patience, held
 from t5x_ext.studies.written import Written
 from t5x_ext.terminal import note, show
 from t5x_ext.text_model import Model
 from t5x_ext.training.state import abstract_params
 
-_WAIT_SECS = 5.0
 _ADAPTER = "writer"
 
 
@@ -170,7 +167,8 @@ class Generation:
             return
         tasks_dir = store.generated_dir(self.study_dir, self.keys.tasks(name))
         clock = time.monotonic()
-        with self._only_one():
+        # One process at a time writes; the others find its files.
+        with held(self.study_dir / "generated", "generated data"):
             if self._look().is_made(name):
                 return
             show(f"generated data {name}: {count} rows, written by {data.writer}")
@@ -254,23 +252,6 @@ class Generation:
             quantization=quantization,
             inputs_bidirectional_attention=described.inputs_bidirectional_attention,
         )
-
-    @contextlib.contextmanager
-    def _only_one(self) -> Iterator[None]:
-        """One process at a time writes; the others find its files."""
-        lock, waiting = None, False
-        while lock is None:
-            try:
-                lock = DirectoryLock(self.study_dir / "generated")
-            except DirectoryInUse as error:
-                if not waiting:
-                    note(f"waiting for generated data: {error}")
-                waiting = True
-                time.sleep(_WAIT_SECS)
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _with_rows(cells: Sequence[Cell], now: Written) -> list[Cell]:

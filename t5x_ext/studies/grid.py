@@ -14,9 +14,10 @@ from mixtures.prompts import get_prompt
 from mixtures.task_metrics import DEFAULT_METRICS, metrics_of
 from t5x_ext.checkpoints import load_meta
 from t5x_ext.configs import SuperNIConfig
+from t5x_ext.grids import GENERATED, ZERO_SHOT
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.studies import store
-from t5x_ext.studies.arms import GENERATED, ZERO_SHOT, Arm
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.cells import Cell, Determinants, describe_model, make_cells
 from t5x_ext.studies.generated_data import GeneratedData, GeneratedKeys, wanted_rows
 from t5x_ext.studies.keys import find_further_eos_ids, key_initials

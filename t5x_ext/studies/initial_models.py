@@ -17,7 +17,6 @@ from t5x_ext.checkpoints.directories import saved_steps
 from t5x_ext.checkpoints.meta import carried_eos_ids, eos_ids_for
 from t5x_ext.configs import CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig
 from t5x_ext.errors import ConfigError, TryAgain
-from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.models.merging import merge
 from t5x_ext.models.parameters import Params
 from t5x_ext.runs.run import run_training
@@ -26,12 +25,11 @@ from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import InitialModel
 from t5x_ext.studies.task_data import TaskData
 from t5x_ext.studies.tuning import Tuner, copy_to, make_batches
-from t5x_ext.studies.waiting import Patience
-from t5x_ext.terminal import note, show
+from t5x_ext.studies.waiting import Patience, held
+from t5x_ext.terminal import show
 from t5x_ext.training.trainer import Program
 
 _SAVE_EVERY = 500  # steps; a killed pre-finetuning resumes from there
-_WAIT_SECS = 5.0
 
 
 @dataclasses.dataclass
@@ -76,21 +74,11 @@ class InitialModels:
         directory = store.initial_dir(self.study_dir, self.keys[name])
         if self.waits:
             self._await(name, directory)
-        waiting = False
-        while not self._is_made(name):
-            try:
-                lock = DirectoryLock(directory)
-            except DirectoryInUse as error:  # the lock of a process that ends is free
-                if not waiting:
-                    note(f"waiting for initial model {name}: {error}")
-                waiting = True
-                time.sleep(_WAIT_SECS)
-                continue
-            try:
-                if not self._is_made(name):
-                    self._tune(initial, directory)
-            finally:
-                lock.release()
+        if self._is_made(name):
+            return
+        with held(directory, f"initial model {name}"):
+            if not self._is_made(name):
+                self._tune(initial, directory)
 
     def _is_made(self, name: str) -> bool:
         return store.is_made(self.study_dir, self.keys[name])

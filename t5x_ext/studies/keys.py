@@ -30,7 +30,7 @@ def key_initials(
 
     Args:
       initials: initial models by name.
-      described_model: what of the model determines results (`cells.describe_model`).
+      described_model: the model settings that determine results (`cells.describe_model`).
       policies: how task files become examples.
       data: gives the fingerprints of task files.
       further_eos_ids: path -> ids that end an answer by the files of a checkpoint, besides those

@@ -17,7 +17,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.models import BaseTransformerModel, parameters
 from t5x_ext.partitioning import PjitPartitioner
-from t5x_ext.studies.arms import Arm, Way
+from t5x_ext.studies.arms import Arm, DecodingSettings
 from t5x_ext.studies.tuning import Tuned
 
 
@@ -76,7 +76,7 @@ class Predictor:
                 raise ConfigError(f"Arm {arm.name}: {error}") from None
 
     def _check(self, arm: Arm) -> None:
-        decoder = self._decoder(arm.tuning, self.eos_ids(arm.initial), arm.way)
+        decoder = self._decoder(arm.tuning, self.eos_ids(arm.initial), arm.decoding_settings)
         if decoder.method.num_sides > 1:
             raise ConfigError(
                 f"decoding {type(decoder.method).__name__}, which needs an amateur; allowed: "
@@ -94,7 +94,10 @@ class Predictor:
         """(tuning, further EOS ids, way, adapters, if several) -> a decoder, made once."""
 
         def make(
-            tuning: str, ends: tuple[int, ...], way: Way, num_adapters: int | None = None
+            tuning: str,
+            ends: tuple[int, ...],
+            way: DecodingSettings,
+            num_adapters: int | None = None,
         ) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
             vocabulary = model.output_vocabulary

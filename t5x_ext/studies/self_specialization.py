@@ -11,17 +11,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from mixtures.prompts import STOPS
 from mixtures.specialization.names import PREFIX
 from t5x_ext.decoding import Contrastive, Greedy, LimitByKind, Sampling
 from t5x_ext.errors import ConfigError, nearest
 from t5x_ext.generation import InstructionSettings, ResponseSettings
+from t5x_ext.grids import GENERATED
 from t5x_ext.retrieval import BM25
-from t5x_ext.studies.arms import GENERATED, Arm
+from t5x_ext.studies.arms import Arm
 from t5x_ext.studies.generated_data import GeneratedData
 
 TEMPLATE, NO_TEMPLATE = "alpaca", "ss.none"
-# Without a template nothing but a blank line says that an answer is over.
-STOPS = {TEMPLATE: ("###",), NO_TEMPLATE: ("###", "\n\n")}
 SUPERVISED = "ss_supervised"
 _CONTRAST = Contrastive()
 _WRITING_TASKS = Sampling(temperature=1.0, top_p=0.98)

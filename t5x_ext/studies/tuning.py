@@ -22,7 +22,7 @@ from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.planning.groups import make_groups, program_size
 from t5x_ext.planning.lowering import train_arguments
 from t5x_ext.progress import MinuteNotes
-from t5x_ext.studies.arms import Way
+from t5x_ext.studies.arms import DecodingSettings
 from t5x_ext.studies.cells import Cell
 from t5x_ext.studies.recipes import Recipe
 from t5x_ext.training.experts import ExpertProgram, train_experts
@@ -53,9 +53,9 @@ class Job:
         return self.cells[0]
 
     @property
-    def decodings(self) -> tuple[Way, ...]:
+    def decodings(self) -> tuple[DecodingSettings, ...]:
         """How each of the cells decodes."""
-        return tuple(cell.arm.way for cell in self.cells)
+        return tuple(cell.arm.decoding_settings for cell in self.cells)
 
 
 class Tuned(NamedTuple):

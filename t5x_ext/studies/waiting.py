@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 
 from t5x_ext.errors import TryAgain
+from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.terminal import note
 
 _WAIT_SECS = 5.0
@@ -48,3 +52,32 @@ class Patience:
             self._told = int(minutes)
             note(f"waiting for {what}; {self._told} of {self._minutes:g} minutes")
         time.sleep(_WAIT_SECS)
+
+
+@contextlib.contextmanager
+def held(directory: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Holds a directory while its body runs, after the process that holds it now.
+
+    That process is alive, as the lock of one that ends is free, so this waits for it without limit.
+    It may have finished the work meanwhile, so the body checks that first.
+
+    Args:
+      directory: created if absent.
+      what: is made there, for the line that says what is waited for.
+
+    Raises:
+      ConfigError: nothing can be written there.
+    """
+    lock, waiting = None, False
+    while lock is None:
+        try:
+            lock = DirectoryLock(directory)
+        except DirectoryInUse as error:
+            if not waiting:
+                note(f"waiting for {what}: {error}")
+            waiting = True
+            time.sleep(_WAIT_SECS)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -387,7 +387,7 @@ def test_lengths_that_training_refuses_are_refused(lengths, capsys):
     ("arguments", "message"),
     [
         ([], "no mixture to audit"),
-        (["--mixture", "superni.ql.def_pos2.held_im.all"], "did you mean held_in"),
+        (["--mixture", "superni.ql.def_pos2.held_im.all"], "did you mean 'held_in'"),
         (["--mixture", "superni.ql.io.held_in.all", "--limits", "512,x"], "--limits: 'x'"),
         (["--mixture", "superni.ql.io.held_in.all", "--data_dir", "nowhere"], "'nowhere'"),
         (["--mixture", "superni.ql.io.held_in.all", "--vocabulary", "no.model"], "no.model"),

@@ -66,7 +66,7 @@ def test_very_many_tiny_tasks_are_all_there(
     categories = release.categories("test")
     assert sum(map(len, categories.values())) == TASKS - TASKS // 2 and len(categories) == 7
     assert len(release.fingerprint(release.names("train"))) == 64
-    with pytest.raises(DataError, match=r"has no file .* \(did you mean 'task0"):
+    with pytest.raises(DataError, match=r"has no file .*; did you mean 'task0"):
         release.task("task00009")
     # About 0.1 ms a task: every file is read for its category, and once more for the fingerprint.
     assert len(read) >= TASKS and max(read.values()) <= 2

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from t5x_ext.generation import (
     Completion,
+    CompletionRequest,
     FilterSettings,
-    Generator,
     InstructionSettings,
-    Request,
     ResponseSettings,
+    TextModel,
     read_evaluation,
     read_seeds,
     write_instructions,
@@ -50,10 +50,10 @@ class Sampler:
         self.delay_secs = delay_secs
         self.answered = 0
 
-    def generator(self) -> Generator:
-        return Generator(self, lambda text: len(text.split()), 4000, "chain", "chain of words")
+    def text_model(self) -> TextModel:
+        return TextModel(self, lambda text: len(text.split()), 4000, "chain", "chain of words")
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+    def __call__(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, Completion]]:
         places = list(range(len(requests)))
         random.Random(len(requests)).shuffle(places)  # as a queue of rows ends them
         for place in places:
@@ -61,7 +61,7 @@ class Sampler:
             self.answered += 1
             yield place, self.complete(requests[place])
 
-    def complete(self, request: Request) -> Completion:
+    def complete(self, request: CompletionRequest) -> Completion:
         rng = random.Random(f"{request.seed}/{request.number}/{request.contexts[0]}")
         finish = "length" if rng.random() < 0.1 else "eos"
         if request.contexts[0].endswith("4. Instruction:"):
@@ -91,11 +91,11 @@ def run(directory: str, delay_secs: float, batch_size: int, tasks: int = 60, row
     evaluation = read_evaluation(BUNDLED / "evaluation" / "harbour_log.jsonl")
     asking = InstructionSettings("harbour", seed=7, filters=FilterSettings(max_rouge_l=0.6))
     made = write_instructions(
-        directory, seeds, sampler.generator(), asking, tasks, evaluation, batch_size
+        directory, seeds, sampler.text_model(), asking, tasks, evaluation, batch_size
     )
     index = open_index(Corpus(BUNDLED / "corpus.jsonl"))
     answering = ResponseSettings("harbour", num_passages=3)
     kept = write_responses(
-        directory, sampler.generator(), answering, rows, index, seeds, batch_size
+        directory, sampler.text_model(), answering, rows, index, seeds, batch_size
     )
     return made, kept, sampler

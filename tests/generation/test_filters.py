@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from rouge_score import rouge_scorer
 
+from mixtures.records import Row
+from mixtures.specialization.records import Seed
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation.answering import ResponseSettings
 from t5x_ext.generation.filters import FilterSettings, TaskFilter, is_placeholder
 from t5x_ext.generation.parsing import STOPS, cut_at_stop, parse_completion
-from t5x_ext.generation.records import EvaluationRow, Seed
 from t5x_ext.generation.similarity import SimilarTexts
 
 
@@ -132,7 +133,7 @@ def test_placeholders_are_dropped_where_an_input_is_required(text: str) -> None:
 
 def test_a_copied_input_and_a_copied_evaluation_row_are_dropped() -> None:
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    row = EvaluationRow("e1", "", "quiz", "", "Count.", f"Then {words}.", ("x",))
+    row = Row("quiz", "", "e1", "Count.", f"Then {words}.", ("x",))
     filter_ = TaskFilter(seeds=[seed("Say what is here.", "A  red Kite")], evaluation=[row])
     assert filter_.judge("Describe this fine bird.", "a red kite").reason == "seed_input"
     verdict = filter_.judge("Repeat all of the words.", words.upper())

@@ -17,9 +17,9 @@ from t5x_ext import audit, progress
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import (
     Completion,
-    Generator,
     InstructionSettings,
     ResponseSettings,
+    TextModel,
     read_seeds,
     refill,
     write_instructions,
@@ -184,13 +184,13 @@ def test_other_settings_do_not_continue_a_file(unbroken: Path, tmp_path: Path) -
     for name, content in contents(unbroken).items():
         (tmp_path / f"{name}.jsonl").write_bytes(content)
     seeds = read_seeds(BUNDLED / "seeds.jsonl")
-    generator = Sampler().generator()
+    text_model = Sampler().text_model()
     with pytest.raises(ConfigError, match=r"requests.jsonl: line 1: field 'seed': 7, but this"):
-        write_instructions(tmp_path, seeds, generator, InstructionSettings("harbour", seed=8), 9)
+        write_instructions(tmp_path, seeds, text_model, InstructionSettings("harbour", seed=8), 9)
     with pytest.raises(ConfigError, match=r"instructions.jsonl: line .* is not what requests"):
-        write_instructions(tmp_path, seeds, generator, InstructionSettings("harbour", seed=7), 9)
+        write_instructions(tmp_path, seeds, text_model, InstructionSettings("harbour", seed=7), 9)
     with pytest.raises(ConfigError, match=r"responses.jsonl: line 1: field 'method'"):
-        write_responses(tmp_path, generator, ResponseSettings("harbour"), 9)
+        write_responses(tmp_path, text_model, ResponseSettings("harbour"), 9)
     assert contents(tmp_path) == contents(unbroken)
 
 
@@ -211,7 +211,7 @@ def test_answers_are_not_continued_under_other_settings(
     index = open_index(Corpus(BUNDLED / "corpus.jsonl"))
     settings = ResponseSettings(**({"domain": "harbour", "num_passages": 3} | changed))
     with pytest.raises(ConfigError, match=f"responses.jsonl: line 1: {message}"):
-        write_responses(tmp_path, Sampler().generator(), settings, 40, index)
+        write_responses(tmp_path, Sampler().text_model(), settings, 40, index)
     assert contents(tmp_path) == contents(unbroken)
 
 
@@ -223,9 +223,9 @@ def test_answers_are_not_continued_with_passages_found_otherwise(
     settings, was = ResponseSettings("harbour", num_passages=3), getattr(BM25(), field)
     index = open_index(Corpus(BUNDLED / "corpus.jsonl"), BM25(**{field: value}))
     with pytest.raises(ConfigError, match=f"'bm25.{field}': {was}, but this run has {value};"):
-        write_responses(tmp_path, Sampler().generator(), settings, 40, index)
+        write_responses(tmp_path, Sampler().text_model(), settings, 40, index)
     same = open_index(Corpus(BUNDLED / "corpus.jsonl"), BM25(shard_passages=20))
-    write_responses(tmp_path, Sampler().generator(), settings, 30, same)
+    write_responses(tmp_path, Sampler().text_model(), settings, 30, same)
     assert contents(tmp_path) == contents(unbroken)
 
 
@@ -237,31 +237,31 @@ def test_long_values_are_shown_from_where_they_differ() -> None:
 
 def test_tasks_are_not_continued_at_another_length(unbroken: Path, tmp_path: Path) -> None:
     shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
-    seeds, generator = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().generator()
+    seeds, text_model = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().text_model()
     asking = InstructionSettings("harbour", seed=7, max_new_tokens=64)
     message = "requests.jsonl: line 1: field 'max_new_tokens': 2048, but this run has 64"
     with pytest.raises(ConfigError, match=message):
-        write_instructions(tmp_path, seeds, generator, asking, 100)
+        write_instructions(tmp_path, seeds, text_model, asking, 100)
     assert contents(tmp_path) == contents(unbroken)
 
 
 def test_tasks_may_be_edited_before_they_are_answered(unbroken: Path, tmp_path: Path) -> None:
     lines = (unbroken / "instructions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "instructions.jsonl").write_text("".join(lines[:20:2]).rstrip("\n"))
-    generator, settings = Sampler().generator(), ResponseSettings("harbour")
-    counts = write_responses(tmp_path, generator, settings, 1000)
+    text_model, settings = Sampler().text_model(), ResponseSettings("harbour")
+    counts = write_responses(tmp_path, text_model, settings, 1000)
     assert sum(counts.values()) == 10
     (tmp_path / "instructions.jsonl").write_text("".join(lines[:21]))
     with pytest.raises(ConfigError, match="train.jsonl: line 1 is not what responses.jsonl gives"):
-        write_responses(tmp_path, generator, settings, 1000)
+        write_responses(tmp_path, text_model, settings, 1000)
     (tmp_path / "train.jsonl").unlink()
-    write_responses(tmp_path, generator, settings, 1000)
+    write_responses(tmp_path, text_model, settings, 1000)
     answered = [record["id"] for record in records(tmp_path, "responses")]
     assert len(set(answered)) == len(answered) == 21
     changed = lines[0].replace('"input": "', '"input": "other ')
     (tmp_path / "instructions.jsonl").write_text(changed)
     with pytest.raises(ConfigError, match="with another input than the tasks have now"):
-        write_responses(tmp_path, generator, settings, 1000)
+        write_responses(tmp_path, text_model, settings, 1000)
 
 
 def edited(lines: list[str], how: str) -> list[str]:
@@ -302,11 +302,11 @@ def test_tasks_of_ones_own_need_no_request(tmp_path: Path, capsys) -> None:
 
 
 def test_tasks_whose_answers_are_dropped_are_replaced(tmp_path: Path) -> None:
-    seeds, generator = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().generator()
+    seeds, text_model = read_seeds(BUNDLED / "seeds.jsonl"), Sampler().text_model()
     asking, answering = InstructionSettings("harbour"), ResponseSettings("harbour")
     tasks, counts = refill(
-        lambda count: write_instructions(tmp_path, seeds, generator, asking, count),
-        lambda: write_responses(tmp_path, generator, answering, 30),
+        lambda count: write_instructions(tmp_path, seeds, text_model, asking, count),
+        lambda: write_responses(tmp_path, text_model, answering, 30),
         30,
     )
     assert counts["kept"] == 30 < sum(counts.values()) <= tasks["kept"]
@@ -314,7 +314,7 @@ def test_tasks_whose_answers_are_dropped_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_model_that_writes_no_task_ends_at_the_limit(tmp_path: Path) -> None:
-    silent = Generator(
+    silent = TextModel(
         lambda requests: enumerate([Completion("", "eos")] * len(requests)),
         lambda text: len(text.split()),
         1000,
@@ -339,12 +339,12 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     seeds, settings = read_seeds(BUNDLED / "seeds.jsonl"), InstructionSettings("harbour")
 
     def intrude(requests):
-        write_instructions(tmp_path, seeds, Sampler().generator(), settings, 1)
+        write_instructions(tmp_path, seeds, Sampler().text_model(), settings, 1)
         return []
 
-    generator = Generator(intrude, lambda text: 1, 1000, "m", "greedy")
+    text_model = TextModel(intrude, lambda text: 1, 1000, "m", "greedy")
     with pytest.raises(ConfigError, match="is in use by another run"):
-        write_instructions(tmp_path, seeds, generator, settings, 1)
+        write_instructions(tmp_path, seeds, text_model, settings, 1)
 
 
 def test_a_wrong_line_in_the_middle_is_named_and_nothing_is_lost(
@@ -355,7 +355,7 @@ def test_a_wrong_line_in_the_middle_is_named_and_nothing_is_lost(
     (tmp_path / "requests.jsonl").write_bytes(damaged)
     seeds, settings = read_seeds(BUNDLED / "seeds.jsonl"), InstructionSettings("harbour", seed=7)
     with pytest.raises(ConfigError, match="requests.jsonl: line 2: not JSON"):
-        write_instructions(tmp_path, seeds, Sampler().generator(), settings, 9)
+        write_instructions(tmp_path, seeds, Sampler().text_model(), settings, 9)
     assert (tmp_path / "requests.jsonl").read_bytes() == damaged
 
 
@@ -366,9 +366,9 @@ def test_an_answer_ends_where_a_model_begins_to_answer_again(tmp_path: Path) -> 
     def repeat(requests):
         yield 0, Completion("It warns ships.\n\nOutput:\nIt warns ships.\n\nOutput:\nIt", "length")
 
-    generator = Generator(repeat, lambda text: len(text.split()), 1000, "m", "greedy")
-    assert write_responses(tmp_path, generator, ResponseSettings("harbour"), 1) == {"kept": 1}
+    text_model = TextModel(repeat, lambda text: len(text.split()), 1000, "m", "greedy")
+    assert write_responses(tmp_path, text_model, ResponseSettings("harbour"), 1) == {"kept": 1}
     [record] = records(tmp_path, "responses")
     assert (record["output"], record["finish"]) == ("It warns ships.", "stop")
     other = ResponseSettings("harbour", stops=["\n###"])
-    assert response_request(other, generator, task, [], 0)[0].stops == ("\n###",)
+    assert response_request(other, text_model, task, [], 0)[0].stops == ("\n###",)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mixtures.records import Row
 from mixtures.specialization.rows import metrics_of_kind
-from t5x_ext.generation import EvaluationRow, read_evaluation
+from t5x_ext.generation import read_evaluation
 from t5x_ext.generation.overlap import rows_with
 from t5x_ext.generation.records import bundled, evaluation_files
 from t5x_ext.generation.scores import over_shots, score_file, table
@@ -188,7 +189,7 @@ def test_right_answers_score_100_by_every_metric_of_their_set(file: Path, tmp_pa
     asked = read_evaluation(file)
     path = tmp_path / "predictions.jsonl"
     lines = [
-        row(one.task, n, one.references[0], list(one.references), category=one.kind,
+        row(one.task, n, one.references[0], list(one.references), category=one.category,
             labels=list(one.labels))
         for n, one in enumerate(asked)
     ]  # fmt: skip
@@ -203,7 +204,7 @@ def test_right_answers_score_100_by_every_metric_of_their_set(file: Path, tmp_pa
         }
         assert values == dict.fromkeys(values, 100.0) and len(values) >= 3
     # Studies: the metrics that the set names.
-    names = [name for name in metrics_of_kind(asked[0].kind) if name not in shape]
+    names = [name for name in metrics_of_kind(asked[0].category) if name not in shape]
     for column in measure(read_predictions(path), names).columns:
         total = resampling.total(column.statistics)
         assert float(column.metric.finish(total)) == 1.0, column.metric.name
@@ -212,9 +213,9 @@ def test_right_answers_score_100_by_every_metric_of_their_set(file: Path, tmp_pa
 def test_rows_that_were_tuned_on_in_part_are_found() -> None:
     words = [f"word{number}" for number in range(20)]
     rows = [
-        EvaluationRow("a", "", "t", "", "Do.", " ".join(words), ("x",)),
-        EvaluationRow("b", "", "t", "", "Do.", "short", (" ".join(words[5:18]),)),
-        EvaluationRow("c", "", "t", "", "Do.", " ".join(words[:12]), ("x",)),
+        Row("t", "", "a", "Do.", " ".join(words), ("x",)),
+        Row("t", "", "b", "Do.", "short", (" ".join(words[5:18]),)),
+        Row("t", "", "c", "Do.", " ".join(words[:12]), ("x",)),
     ]
     assert rows_with([" ".join(["so", *words[4:19]])], rows) == {("t", "a"), ("t", "b")}
     assert rows_with(["nothing of it"], rows) == set()

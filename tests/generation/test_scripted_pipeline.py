@@ -15,9 +15,9 @@ from mixtures.specialization_prompts import instructions_prompt
 from t5x_ext.errors import ConfigError, TryAgain
 from t5x_ext.generation import (
     Completion,
-    Generator,
     InstructionSettings,
     ResponseSettings,
+    TextModel,
     read_evaluation,
     read_seeds,
     tuning,
@@ -30,15 +30,15 @@ from t5x_ext.generation.yields import yields_of
 
 
 class Script(Pipeline):
-    """A pipeline of one generator in place of a model."""
+    """A pipeline of one text_model in place of a model."""
 
-    generator: Any = None
+    text_model: Any = None
 
     def writers(self, number: int) -> tuple[Any, None]:
         return self, None
 
 
-def scripted(directory: Path, generator: Generator, rows: int = 4, **changes: Any) -> Script:
+def scripted(directory: Path, text_model: TextModel, rows: int = 4, **changes: Any) -> Script:
     unused: Any = None
     made = Round(
         read_seeds(BUNDLED / "seeds.jsonl"),
@@ -47,11 +47,11 @@ def scripted(directory: Path, generator: Generator, rows: int = 4, **changes: An
         num_rows=rows,
     )
     pipeline = Script(epath.Path(directory), unused, dataclasses.replace(made, **changes))
-    object.__setattr__(pipeline, "generator", lambda *how: generator)
+    object.__setattr__(pipeline, "text_model", lambda *how: text_model)
     return pipeline
 
 
-def saying(tasks: str, answer: str = "It warns ships.") -> Generator:
+def saying(tasks: str, answer: str = "It warns ships.") -> TextModel:
     """A model that writes one list and one answer."""
 
     def complete(requests: Any) -> Any:
@@ -59,7 +59,7 @@ def saying(tasks: str, answer: str = "It warns ships.") -> Generator:
             is_list = request.contexts[0].endswith("4. Instruction:")
             yield place, Completion(tasks if is_list else answer, "eos")
 
-    return Generator(complete, lambda text: len(text.split()), 1000, "script", "greedy")
+    return TextModel(complete, lambda text: len(text.split()), 1000, "script", "greedy")
 
 
 TASK = " Say what a fog bell is for.\n4. Input:\nThe bell of the pier.\n"
@@ -117,7 +117,7 @@ def test_the_longest_seeds_must_leave_room_for_tasks(tmp_path: Path) -> None:
 
 
 class Counted:
-    """Weights of which nothing but the lengths of texts is known."""
+    """A model of which nothing but the lengths of texts is known."""
 
     def __init__(self, max_tokens: int):
         self.counter = lambda: dataclasses.replace(saying(""), max_tokens=max_tokens)
@@ -125,13 +125,13 @@ class Counted:
 
 def test_what_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> None:
     rows = read_evaluation(BUNDLED / "evaluation" / "harbour_cargo.jsonl")
-    rows[3] = dataclasses.replace(rows[3], instruction="Say it " * 300)
+    rows[3] = dataclasses.replace(rows[3], definition="Say it " * 300)
 
     def check(max_tokens: int, *, max_new_tokens: int = 512, **what: bool) -> None:
         pipeline = scripted(tmp_path, saying(""), evaluation=rows)
         answering = dataclasses.replace(pipeline.round.answering, max_new_tokens=max_new_tokens)
         made = dataclasses.replace(pipeline.round, answering=answering)
-        pipeline = dataclasses.replace(pipeline, weights=Counted(max_tokens), round=made)
+        pipeline = dataclasses.replace(pipeline, base=Counted(max_tokens), round=made)
         none = dict.fromkeys(("writes", "answers", "evaluates"), False)
         pipeline.check_lengths(**(none | what))
 
@@ -174,5 +174,5 @@ def test_tuning_on_too_few_rows_is_told(tmp_path: Path, capsys, monkeypatch) -> 
 
 
 def test_rows_of_a_sampler_are_written_as_by_the_stages(tmp_path: Path) -> None:
-    written = scripted(tmp_path, Sampler().generator(), 3).write_rows(1)
+    written = scripted(tmp_path, Sampler().text_model(), 3).write_rows(1)
     assert written.counts["kept"] == 3 and written.path.name == "train.jsonl"

@@ -13,7 +13,7 @@ from sampler import BUNDLED, Sampler
 from t5x_ext import progress
 from t5x_ext.decoding import Greedy, LimitByKind
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation import Generator, read_evaluation, read_seeds
+from t5x_ext.generation import TextModel, read_evaluation, read_seeds
 from t5x_ext.generation.audit import SyntheticRow, audit_rows, verb_noun
 from t5x_ext.generation.evaluation import EvaluationSettings, ask, demonstrations, write_predictions
 from t5x_ext.metrics.predictions import read_predictions
@@ -23,15 +23,15 @@ SEEDS = read_seeds(BUNDLED / "seeds.jsonl")
 ROWS = read_evaluation(BUNDLED / "evaluation" / "harbour_cargo.jsonl")
 
 
-def generator(max_tokens: int = 1000) -> Generator:
-    return dataclasses.replace(Sampler().generator(), max_tokens=max_tokens)
+def text_model(max_tokens: int = 1000) -> TextModel:
+    return dataclasses.replace(Sampler().text_model(), max_tokens=max_tokens)
 
 
 def test_demonstrations_are_the_tasks_seeds_in_the_order_of_their_ids() -> None:
     shown = demonstrations("harbour_cargo", SEEDS[::-1], 5)
     own = [seed for seed in SEEDS if seed.task == "harbour_cargo"]
     assert [demo.input for demo in shown] == [seed.input for seed in own]
-    assert {demo.instruction for demo in shown} == {ROWS[0].instruction}
+    assert {demo.instruction for demo in shown} == {ROWS[0].definition}
     with pytest.raises(ConfigError, match="SHOTS: 6, but task 'harbour_cargo' has 5 seeds"):
         demonstrations("harbour_cargo", SEEDS, 6)
 
@@ -39,18 +39,18 @@ def test_demonstrations_are_the_tasks_seeds_in_the_order_of_their_ids() -> None:
 def test_a_prompt_that_does_not_fit_loses_demonstrations_from_the_front() -> None:
     settings = EvaluationSettings(shots=5, max_new_tokens=8)
     shown = demonstrations("harbour_cargo", SEEDS, 5)
-    whole = ask(ROWS[0], shown, settings, generator())
+    whole = ask(ROWS[0], shown, settings, text_model())
     assert (whole.shown, whole.lost, whole.truncated) == (5, 0, False)
     room = len(whole.prompt.split()) + 8
-    fewer = ask(ROWS[0], shown, settings, generator(room - 1))
+    fewer = ask(ROWS[0], shown, settings, text_model(room - 1))
     assert (fewer.shown, fewer.lost) == (4, 1)
     assert whole.prompt.endswith(fewer.prompt) and shown[0].input not in fewer.prompt
-    alone = ask(ROWS[0], [], settings, generator()).prompt
-    short = ask(ROWS[0], shown, settings, generator(len(alone.split()) + 8 - 3))
+    alone = ask(ROWS[0], [], settings, text_model()).prompt
+    short = ask(ROWS[0], shown, settings, text_model(len(alone.split()) + 8 - 3))
     assert (short.shown, short.lost, short.truncated) == (0, 5, True)
-    assert ROWS[0].instruction in short.prompt and short.prompt.endswith("### Response:")
+    assert ROWS[0].definition in short.prompt and short.prompt.endswith("### Response:")
     with pytest.raises(ConfigError, match=r"harbour_cargo/harbour_cargo-0: has \d+ tokens"):
-        ask(ROWS[0], shown, settings, generator(30))
+        ask(ROWS[0], shown, settings, text_model(30))
 
 
 def test_answers_end_where_the_template_says() -> None:
@@ -60,7 +60,7 @@ def test_answers_end_where_the_template_says() -> None:
     for wrong in ("###", [""], [5]):
         with pytest.raises(ConfigError, match="EvaluationSettings.stop: .*; allowed: a list of"):
             EvaluationSettings(stop=wrong)
-    with pytest.raises(TypeError, match="decoding"):  # that is the generator's
+    with pytest.raises(TypeError, match="decoding"):  # that is the text_model's
         EvaluationSettings(decoding=Greedy())
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
     by_kind = EvaluationSettings(max_new_tokens=LimitByKind(20, 30, ["ner"]))
@@ -69,7 +69,7 @@ def test_answers_end_where_the_template_says() -> None:
 
 def test_how_far_answering_is_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(progress, "QUIET_SECS", 0.01)
-    slow = dataclasses.replace(Sampler(0.02).generator(), max_tokens=1000)
+    slow = dataclasses.replace(Sampler(0.02).text_model(), max_tokens=1000)
     path = tmp_path / "predictions.jsonl"
     write_predictions(path, ROWS, SEEDS, slow, EvaluationSettings("ss.none"), 2)
     assert re.search(r"predictions.jsonl: 4/6 questions  ETA \ds\n", capsys.readouterr().err)
@@ -81,12 +81,12 @@ def test_predictions_are_resumed_at_any_byte_and_can_be_scored(
 ) -> None:
     settings = EvaluationSettings("ss.none", shots=1)
     path = tmp_path / "predictions.jsonl"
-    counts = write_predictions(path, ROWS, SEEDS, generator(), settings, batch_size)
+    counts = write_predictions(path, ROWS, SEEDS, text_model(), settings, batch_size)
     whole = path.read_bytes()
     assert counts["rows"] == 6 == counts["eos"] + counts["stop"] + counts["length"]
     for end in range(0, len(whole), 397):
         path.write_bytes(whole[:end])
-        assert write_predictions(path, ROWS, SEEDS, generator(), settings, 5) == counts
+        assert write_predictions(path, ROWS, SEEDS, text_model(), settings, 5) == counts
         assert path.read_bytes() == whole
     rows = read_predictions(path)
     assert [row.id for row in rows] == [row.id for row in ROWS]
@@ -94,13 +94,13 @@ def test_predictions_are_resumed_at_any_byte_and_can_be_scored(
     labels = json.loads(whole.splitlines()[0])["labels"]
     assert labels == ["container", "dry bulk", "liquid bulk", "passenger"]
     with pytest.raises(ConfigError, match="line 1: field 'inputs'"):
-        write_predictions(path, ROWS, SEEDS, generator(), EvaluationSettings("ss.none"))
+        write_predictions(path, ROWS, SEEDS, text_model(), EvaluationSettings("ss.none"))
     other = EvaluationSettings("ss.none", shots=1, stop=["###"])
     with pytest.raises(ConfigError, match="field 'stops'"):
-        write_predictions(path, ROWS, SEEDS, generator(), other)
+        write_predictions(path, ROWS, SEEDS, text_model(), other)
     shorter = EvaluationSettings("ss.none", shots=1, max_new_tokens=8)
     with pytest.raises(ConfigError, match="'max_new_tokens': 128, but this run has 8; allowed"):
-        write_predictions(path, ROWS, SEEDS, generator(), shorter)
+        write_predictions(path, ROWS, SEEDS, text_model(), shorter)
 
 
 def test_the_given_seeds_and_evaluation_sets_are_read(specialization_dir: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_given_seeds_and_evaluation_sets_are_read(specialization_dir: Path) 
             rows = read_evaluation(file)
             assert {row.task for row in rows} == {file.stem} and len(rows) >= 82
             shown = demonstrations(file.stem, seeds, 5)
-            assert {demo.instruction for demo in shown} == {rows[0].instruction}
+            assert {demo.instruction for demo in shown} == {rows[0].definition}
     banking = read_evaluation(data / "eval" / "finance" / "banking77.jsonl")
     assert all(len(row.labels) == 77 and row.references[0] in row.labels for row in banking)
 
@@ -140,7 +140,7 @@ def test_a_bad_seed_is_one_line(tmp_path: Path, line: str, message: str) -> None
     [
         ({"split": ["test"]}, "line 1: field 'split': .'test'."),
         ({"split": None}, "line 1: field 'split': missing"),
-        ({"split": "train"}, "no row of split 'test'; allowed: train"),
+        ({"split": "train"}, "no row of split 'test'; allowed"),
         ({"references": ["now", None]}, "line 1: field 'references'"),
         ({"input": "\ud800"}, r"line 1: '\\ud800' is half of a surrogate pair"),
     ],

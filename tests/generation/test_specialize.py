@@ -22,11 +22,17 @@ from t5x_ext.checkpoints.params import open_source
 from t5x_ext.decoding import Beam, Contrastive, Sampling
 from t5x_ext.decoding.outputs import Output
 from t5x_ext.errors import ConfigError
-from t5x_ext.generation import InstructionSettings, Request, ResponseSettings, text_models, tuning
+from t5x_ext.generation import (
+    CompletionRequest,
+    InstructionSettings,
+    ResponseSettings,
+    text_models,
+    tuning,
+)
 from t5x_ext.generation.pipeline import Pipeline
 from t5x_ext.generation.records import bundled
 from t5x_ext.generation.rounds import Round
-from t5x_ext.generation.text_models import Weights, Writer
+from t5x_ext.generation.text_models import ModelSource, Writer
 from t5x_ext.models import DecoderOnlyModel, network
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.partitioning import PjitPartitioner
@@ -167,7 +173,7 @@ def test_questions_are_answered_as_the_command_says(checkpoint: str, tmp_path: P
     round_ = Round([], InstructionSettings("x"), ResponseSettings("x"))
     beam: Any = Beam()
     with pytest.raises(ConfigError, match=r"specialize.evaluation_decoding: Beam\(.*; allowed: G"):
-        Pipeline(epath.Path(tmp_path), Weights(checkpoint), round_, evaluation_decoding=beam)
+        Pipeline(epath.Path(tmp_path), ModelSource(checkpoint), round_, evaluation_decoding=beam)
 
 
 def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> None:
@@ -196,7 +202,7 @@ def test_two_rounds_end_with_two_experts_and_their_scores(finished: Path) -> Non
 def test_an_expert_warns_of_another_prompt_or_other_kernels_and_of_nothing_else(
     checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    config = Weights(checkpoint).describe().config
+    config = ModelSource(checkpoint).describe().config
     shutil.copytree(finished / "round1", tmp_path / "round1", ignore=shutil.ignore_patterns("*run"))
     for name in ("adapter", "tuning.json"):
         path = tmp_path / "round1" / name
@@ -300,15 +306,15 @@ def test_fewer_rows_than_wanted_are_told(
 def test_a_model_draws_by_the_number_of_the_request(checkpoint: str) -> None:
     model = Model.load(checkpoint)
     method = Sampling(seed=3)
-    complete = Writer.of(model, "llama").generator(method, 2).complete
-    requests = [Request(("Once",), (0.0,), 3, number, 8, ()) for number in (5, 9, 5)]
+    complete = Writer.of(model, "llama").text_model(method, 2).complete
+    requests = [CompletionRequest(("Once",), (0.0,), 3, number, 8, ()) for number in (5, 9, 5)]
     first, second, again = (c.text for _, c in sorted(complete(requests)))
     assert first == again != second
     assert [c.text for _, c in complete([requests[1]])] == [second]
 
 
 def test_a_described_model_is_the_loaded_one(checkpoint: str) -> None:
-    described = Weights(checkpoint).open()[None]
+    described = ModelSource(checkpoint).open()[None]
     assert described.max_tokens == 4096 and len(described.identity) == 16
     text = "Instruction: say\nwhat it is."
     assert described.count_tokens(text) == len(bundled_vocabulary().encode(text))
@@ -319,18 +325,18 @@ def test_a_model_is_described_once(checkpoint: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         text_models, "open_source", lambda path: opened.append(path) or open_source(path)
     )
-    weights = Weights(checkpoint)
-    assert weights.describe() is weights.describe()
-    weights.open(), weights.counter()
+    source = ModelSource(checkpoint)
+    assert source.describe() is source.describe()
+    source.open(), source.counter()
     assert opened == [checkpoint]
 
 
 def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: Path) -> None:
-    rows, weights = finished / "round1" / "train.jsonl", Weights(checkpoint)
+    rows, base = finished / "round1" / "train.jsonl", ModelSource(checkpoint)
     for counts in (False, True):
         lengths = {"inputs": 224, "targets": 32}
         settings = tuning.TuningSettings(lengths=lengths, loss_on_prompt=counts)
-        made = tuning.train_arguments(settings, weights, rows, tmp_path)
+        made = tuning.train_arguments(settings, base, rows, tmp_path)
         assert made["model"].loss_on_prompt is counts
         # Runs that were begun without the field go on.
         assert ("loss_on_prompt" in settings.describe()) is counts
@@ -339,10 +345,10 @@ def test_the_loss_may_count_prompts(checkpoint: str, finished: Path, tmp_path: P
 
 
 def test_rows_without_an_end_in_the_loss_are_refused(checkpoint: str, finished: Path) -> None:
-    weights = Weights(checkpoint)
+    base = ModelSource(checkpoint)
     settings = tuning.TuningSettings(lengths={"inputs": 224, "targets": 32})
     rows = finished / "round1" / "train.jsonl"
-    arguments = tuning.train_arguments(settings, weights, rows, finished / "unused")
+    arguments = tuning.train_arguments(settings, base, rows, finished / "unused")
     examples = tuning.load_rows(arguments["train_dataset_cfg"], arguments["model"])
     vocabulary = arguments["model"].vocabulary
     tuning.check_ends(examples, vocabulary)
@@ -433,7 +439,7 @@ def test_a_dry_run_takes_lengths_from_what_was_written(
     assert run(checkpoint, finished, *with_tasks(finished), "--dry_run", "--devices=1xH200") == 0
     shown = capsys.readouterr().out
     assert "round 1: answers as the 4 in the directory" in shown and "1xH200" in shown
-    count = Weights(checkpoint).open()[None].count_tokens
+    count = ModelSource(checkpoint).open()[None].count_tokens
     answers = records(finished / "round1" / "responses.jsonl")
     written = sum(min(count(answer["output"]) + 1, 12) for answer in answers)
     found = next(line.split() for line in shown.splitlines() if "round 1 responses" in line)
@@ -474,7 +480,7 @@ def test_a_list_that_ends_at_the_limit_holds_fewer_tasks(
     flags += ["--gin.InstructionSettings.max_requests=1000", "--gin.ROUNDS=1"]
     assert run(checkpoint, tmp_path / "none", *flags, "--dry_run", "--devices=1xH200") == 0
     shown = capsys.readouterr().out
-    count = Weights(checkpoint).open()[None].count_tokens
+    count = ModelSource(checkpoint).open()[None].count_tokens
     text = "###\n9. Instruction: {instruction}\n9. Input:\n{input}\n"
     seeds = records(Path(bundled("seeds.jsonl")))
     task = sum(count(text.format(**seed)) for seed in seeds) / len(seeds)

@@ -248,7 +248,7 @@ def test_a_metric_says_what_it_lacks(tmp_path, capsys):
         "allowed: predictions that carry source\n"
     )
     assert score.main([path, "--metrics", "gelu"]) == 1
-    assert "metric 'gelu': unknown (did you mean 'gleu'?)" in capsys.readouterr().err
+    assert "metric 'gelu': unknown; did you mean 'gleu'?" in capsys.readouterr().err
 
 
 def test_label_metrics_take_the_labels_of_the_task():

@@ -209,7 +209,10 @@ def test_budgets_hold_for_each_task_of_a_file_and_nest(tmp_path):
             {"prompt": "a", "response": "b"},
             "line 2: field 'output': missing; allowed: .*; found: prompt, response\\)$",
         ),
-        (LINE | {"input": "\ud800"}, "line 2: field 'input'.*UTF-8"),
+        (
+            LINE | {"input": "\ud800"},
+            "line 2: .* is half of a surrogate pair; allowed: text that UTF-8",
+        ),
         (LINE | {"id": "file-0"}, "id 'file-0' occurs twice"),
     ],
 )
@@ -249,7 +252,7 @@ def test_wrong_registrations_are_refused(tmp_path):
         ),
         (
             lambda: mixtures.resolve(str(tmp_path / "no.jsonl")),
-            r"data file .* not found \(did you mean 'now.jsonl'\?\)",
+            r"data file .* not found; allowed: a .*; did you mean 'now'\?",
         ),
     ):
         with pytest.raises(DataError, match=message) as caught:

@@ -72,7 +72,7 @@ def test_task(small):
     release = Release(small)
     assert release.task("t5_a") is release.task("t5_a")
     assert release.task("t9_unlisted").name == "t9_unlisted"
-    with pytest.raises(DataError, match=r"task 't5_' has no file .* \(did you mean 't5_a'\?\)"):
+    with pytest.raises(DataError, match=r"task 't5_' has no file .*; did you mean 't5_a'\?"):
         release.task("t5_")
 
 

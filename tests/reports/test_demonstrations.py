@@ -68,6 +68,7 @@ def write_study(root: Path, **more: object) -> Path:
             "budgets": [budget for arm, budget in RIGHT if arm == name],
             "baseline": name == "ss_base",
             "label": f"arm {name}",
+            **({"data": "generated.r1_docs0"} if name == "ss_r1_docs0" else {}),
         }
         for name in names
     ]

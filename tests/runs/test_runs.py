@@ -280,8 +280,8 @@ def test_a_large_share_comes_with_the_settings_that_make_it_less() -> None:
     assert evaluation_line(7.0, 100.0) == "evaluation took 7% of the run's time"
     assert evaluation_line(0.5, 1.0) == "evaluation took 50% of the run's time"  # of a trial
     assert evaluation_line(90.0, 300.0) == (
-        "evaluation took 30% of the run's time; less of it: EVAL_STEPS, EVALUATOR_NUM_EXAMPLES, "
-        "or a longer EVAL_PERIOD"
+        "evaluation took 30% of the run's time; to reduce it, set EVAL_STEPS, "
+        "EVALUATOR_NUM_EXAMPLES or a longer EVAL_PERIOD"
     )
 
 

@@ -19,8 +19,8 @@ def test_arms_allow_128_tokens_and_256_for_long_kinds() -> None:
         assert isinstance(limit, LimitByKind)
         assert [limit.of(kind) for kind in ("qa_long", "summarization")] == [256, 256]
         assert [limit.of(kind) for kind in ("ner", "qa_yesno", "")] == [128, 128, 128]
-        assert [arm.way.longest_output(most) for most in (512, 96)] == [256, 96]
-        assert hash(arm.way)
+        assert [arm.decoding_settings.longest_output(most) for most in (512, 96)] == [256, 96]
+        assert hash(arm.decoding_settings)
         assert arm.describe()["output_limit"] == {
             "type": "LimitByKind",
             "default": 128,
@@ -32,7 +32,7 @@ def test_arms_allow_128_tokens_and_256_for_long_kinds() -> None:
 def test_an_arm_without_a_limit_is_described_as_it_was() -> None:
     """By default: cells of studies from before there were limits keep their keys."""
     arms = self_specialization_arms("harbour", ["harbour_log"])
-    assert arms[0].way.longest_output(512) == 512
+    assert arms[0].decoding_settings.longest_output(512) == 512
     assert "output_limit" not in arms[0].describe()
 
 

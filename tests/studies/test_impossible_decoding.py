@@ -91,7 +91,7 @@ def test_rows_that_a_model_has_no_room_to_write_are_refused(monkeypatch) -> None
     ):
         missing = [dataclasses.replace(one, tasks_of="r3") for one in data]
         check_generated(missing, arms, recipe, names, llama())
-    with pytest.raises(ConfigError, match="r1_docs0: needs itself: r1_docs0 -> r1_docs0"):
+    with pytest.raises(ConfigError, match="r1_docs0: depends on itself: r1_docs0 -> r1_docs0"):
         circle = [dataclasses.replace(one, tasks_of=one.name) for one in data]
         check_generated(circle, arms, recipe, names, llama())
     few = InstructionSettings("x", num_demonstrations=1, max_new_tokens=8)

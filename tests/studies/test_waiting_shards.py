@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 
 from t5x_ext.errors import TryAgain
+from t5x_ext.locks import DirectoryInUse, DirectoryLock
 from t5x_ext.studies import (
     store,
     waiting,
@@ -119,3 +120,25 @@ def test_a_shard_in_a_bucket_does_not_wait_for_ever_for_initial_models(tmp_path)
         TryAgain, match=r"^initial model base, which shard 1 makes, .*start shard 1"
     ):
         models.make("base")
+
+
+def test_a_directory_is_held_after_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = DirectoryLock(tmp_path)
+
+    def sleep(secs: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            holder.release()
+
+    tries = 0
+    monkeypatch.setattr(waiting.time, "sleep", sleep)
+    with waiting.held(tmp_path, "initial model base"):
+        assert tries == 3
+        with pytest.raises(DirectoryInUse):
+            DirectoryLock(tmp_path)
+    DirectoryLock(tmp_path).release()
+    said = capsys.readouterr().err
+    assert said.count("waiting for initial model base: MODEL_DIR") == 1

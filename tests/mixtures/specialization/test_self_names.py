@@ -13,7 +13,8 @@ from mixtures import files
 from mixtures.errors import DataError
 from mixtures.specialization.bundled import pretraining, sets, vocabulary
 from mixtures.specialization.names import parse_name, with_settings
-from mixtures.specialization.rows import set_names
+from mixtures.specialization.records import read_evaluation
+from mixtures.specialization.rows import rows_of, set_names
 from mixtures.specialization.tasks import fingerprint
 from mixtures.task_metrics import metrics_of
 from mixtures.vocabularies import harbour_vocabulary
@@ -132,7 +133,7 @@ def test_a_directory_of_ones_own_is_read(tmp_path: Path) -> None:
     [
         ({"references": ["blue", None]}, "line 1: field 'references': .'blue', None.; allowed"),
         ({"split": 1}, "line 1: field 'split': 1; allowed: text"),
-        ({"kind": None}, "line 1: field 'kind': None; allowed: text"),
+        ({"kind": None}, "line 1: field 'kind': missing; allowed: text"),
         ({"input": "\ud800"}, r"line 1: '\\ud800' is half of a surrogate pair"),
     ],
 )
@@ -143,3 +144,21 @@ def test_a_row_of_other_types_is_refused(tmp_path: Path, fields: dict, message: 
     mixtures.configure(data_dir=tmp_path, vocabulary=harbour_vocabulary())
     with pytest.raises(DataError, match=message):
         read("self.sky.colour", "test")
+
+
+def test_a_row_without_a_split_is_a_test_row_to_every_reader(tmp_path: Path) -> None:
+    (tmp_path / "eval" / "sky").mkdir(parents=True)
+    file = tmp_path / "eval" / "sky" / "colour.jsonl"
+    row = {"instruction": "Say.", "references": ["blue"], "meta": {"label_set": "colour"}}
+    splits = {"a": {}, "b": {"split": "train"}, "c": {"split": "test"}}
+    lines = [json.dumps(row | {"id": n, "input": n} | split) for n, split in splits.items()]
+    file.write_text("\n".join(lines))
+    (tmp_path / "eval" / "colour_labels.json").write_text('["blue", "red"]')
+    for split, ids in (("test", ["a", "c"]), ("train", ["b"])):
+        one = rows_of(parse_name("self.sky.colour"), split, files.path(tmp_path))
+        assert [each.id for each in one] == ids
+        assert one == read_evaluation(file, split)
+        assert {each.labels for each in one} == {("blue", "red")}
+    file.write_text("\n".join([*lines, lines[0]]))
+    with pytest.raises(DataError, match="colour.jsonl: id 'a' occurs twice"):
+        read_evaluation(file, "test")

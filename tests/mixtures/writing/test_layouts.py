@@ -193,19 +193,19 @@ def with_fields(fields: dict[str, Any]) -> str:
         *(
             ("stsb.test.jsonl", with_fields(fields), "stsb", "test", message)
             for fields, message in (
-                ({"instruction": 3}, r"line 1: field 'instruction': '3'; allowed: a text"),
+                ({"instruction": 3}, r"line 1: field 'instruction': 3; allowed: a text"),
                 ({"id": ["a"]}, r"field 'id': .*; allowed: a text or a whole number"),
-                ({"dataset": {}}, r"field 'dataset': '{}'; allowed: a text"),
+                ({"dataset": {}}, r"field 'dataset': {}; allowed: a text"),
                 ({"meta": "a"}, r"field 'meta': .*; allowed: an object"),
-                ({"meta": {"label": 1}}, r"field 'label': '1'; allowed: a text"),
+                ({"meta": {"label": 1}}, r"field 'label': 1; allowed: a text"),
                 (
                     {"meta": {"tokenized": "false"}},
-                    r"field 'tokenized': '\"false\"'; allowed: true or false",
+                    "field 'tokenized': 'false'; allowed: true or false",
                 ),
                 ({"input": "a \ud83d"}, r"line 1: '\\ud83d' is half of a surrogate pair; allowed"),
             )
         ),
-        ("stsb.test.jsonl", '{"input": "A."}', "stsb", "test", r"field 'references': 'None'"),
+        ("stsb.test.jsonl", '{"input": "A."}', "stsb", "test", r"field 'references': missing"),
         (
             "stsb-en-test.csv",
             "a,b,high\n",
@@ -274,7 +274,7 @@ def with_fields(fields: dict[str, Any]) -> str:
             '[{"instruction": "x", "input": null}]',
             "alpaca",
             "train",
-            r"item 0: field 'input': 'null'; allowed: a string",
+            r"item 0: field 'input': missing; allowed: a string",
         ),
         ("alpaca_data.json", '{"a": 1}', "alpaca", "train", r"dict; allowed: a list of objects"),
         (
@@ -282,7 +282,7 @@ def with_fields(fields: dict[str, Any]) -> str:
             '{"before_sent": "a"}',
             "iterater_clarity",
             "test",
-            r"test.json: line 1: field 'after_sent': 'missing'; allowed: a string",
+            r"test.json: line 1: field 'after_sent': missing; allowed: a string",
         ),
         (
             "other.txt",
