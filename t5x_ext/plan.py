@@ -199,7 +199,9 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     for owner, each in recipes_of(recipe, bound["initials"], arms):
         each.check_model(bound["model"], owner)
     lengths = recipe.task_feature_lengths["inputs"], recipe.task_feature_lengths["targets"]
-    longest = max((arm.way.longest_output(lengths[1]) for arm in arms), default=lengths[1])
+    longest = max(
+        (arm.decoding_settings.longest_output(lengths[1]) for arm in arms), default=lengths[1]
+    )
     setup = Setup(
         model=bound["model"],
         partitioner=bound.get("partitioner", PjitPartitioner()),

@@ -18,7 +18,7 @@ from t5x_ext.planning.lowering import Workload
 from t5x_ext.studies.arms import Arm, recipes_of
 from t5x_ext.studies.generated_data import GeneratedData, check_generated
 from t5x_ext.studies.recipes import InitialModel, Recipe
-from t5x_ext.terminal import show
+from t5x_ext.terminal import note, show
 from t5x_ext.training.trainer import Program
 
 
@@ -83,6 +83,8 @@ def study(
     for owner, each in recipes_of(recipe, initials, arms):
         partitioner.check_batch(each.batch_size, each.num_microbatches)
         each.check_model(model, owner)
+        if remark := each.warmup_remark():
+            note(f"{owner}: {remark}")
     fitting.check_experts(experts, partitioner.num_expert_slots)
     _check_numbers(seeds, eval_batch_size, test_examples, wait_minutes)
     model.check_vocabulary()

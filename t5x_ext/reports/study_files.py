@@ -153,8 +153,11 @@ def read_study(directory: str | os.PathLike[str]) -> Study:
     restricted = (_restrict(cell, arms, tasks, seeds) for cell in finished)
     cells = tuple(cell for cell in restricted if cell.scores)
     if not cells:
+        left_over = len(list((root / "cells").glob("*/result.json"))) - len(finished)
         raise ConfigError(
-            f"{root}: no finished cell yet ({unfinished} unfinished); at least one is needed"
+            f"{root}: no finished cell yet ({unfinished} unfinished"
+            + f", {left_over} finished of another configuration" * bool(left_over)
+            + "); at least one is needed"
         )
     _refuse_duplicates(cells)
     return Study(

@@ -81,6 +81,16 @@ class Recipe:
         model.check_context(lengths, f"{owner}: task_feature_lengths {lengths}")
         model.check_pack(self.pack, f"{owner}: pack")
 
+    def warmup_remark(self) -> str:
+        """What to say where `steps` end before the warm-up does, as in a run cut short; or ''."""
+        warms_up = "linear_warmup" in self.factors or "linear_decay" in self.factors
+        if not (warms_up and self.steps and self.steps <= self.warmup_steps):
+            return ""
+        return (
+            f"warmup_steps {self.warmup_steps} of {self.steps} steps, so the learning rate stays "
+            "below its peak; warmup_share would follow the number of steps"
+        )
+
     def num_steps(self, steps_for_epochs: int) -> int:
         """Steps of a run whose `epochs` take `steps_for_epochs`."""
         return self.steps or max(steps_for_epochs, self.min_steps)

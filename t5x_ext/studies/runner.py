@@ -18,12 +18,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from mixtures.task_metrics import metrics_of
 from t5x_ext import memory
 from t5x_ext.data.cuts import cut_lines, cuts_by_task
 from t5x_ext.data.prefetching import prefetch
 from t5x_ext.data.records import Example
 from t5x_ext.errors import amount
 from t5x_ext.metrics.aggregate import task_scores
+from t5x_ext.metrics.catalogue import get_metric
 from t5x_ext.metrics.predictions import Prediction, write_predictions
 from t5x_ext.metrics.scoring import METRICS, Measured, measure
 from t5x_ext.models import BaseTransformerModel
@@ -51,12 +53,15 @@ class _Progress:
 
     def add(self, result: Mapping[str, Any]) -> None:
         self._number += 1
-        scores = [task["rougeL"] for task in result["scores"]["by_task"].values()]
+        by_task = result["scores"]["by_task"]
+        heads = {task: get_metric(metrics_of(task)[0]).key for task in by_task}
+        scores = [by_task[task][key] for task, key in heads.items()]
+        name = "ROUGE-L" if set(heads.values()) == {"rougeL"} else "mean score"
         elapsed = time.monotonic() - self._began
         left = elapsed / self._number * (self._total - self._number)
         show(
             f"[{self._number}/{self._total}] {result['cell']}: "
-            f"ROUGE-L {sum(scores) / len(scores):.1f}  "
+            f"{name} {sum(scores) / len(scores):.1f}  "
             f"train {result['train_secs']:.1f}s  decode {result['decode_secs']:.1f}s  "
             f"ETA {left / 60:.1f} min"
             f"{'  diverged: its loss is not finite' if None in result['train_loss'] else ''}"

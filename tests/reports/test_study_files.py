@@ -60,6 +60,13 @@ def test_no_study_and_no_finished_cell_are_one_line(tmp_path, study_dir):
         read_study(study_dir)
 
 
+def test_cells_of_another_configuration_are_counted_where_none_of_this_one_has_finished(study_dir):
+    edit_study(study_dir, cells=["not_begun"])
+    finished = len(list((study_dir / "cells").glob("*/result.json")))
+    with pytest.raises(ConfigError, match=rf"1 unfinished, {finished} finished of another conf"):
+        read_study(study_dir)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

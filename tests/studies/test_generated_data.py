@@ -61,6 +61,10 @@ def test_a_warm_up_by_share_follows_the_length_of_the_run() -> None:
         assert float(rate(jnp.int32(steps // 10))) == 2.0
         half = 0.0 if steps == 10 else 1.0
         assert float(rate(jnp.int32(steps // 20))) == pytest.approx(half, abs=1e-7)
+    cut = dict(factors="linear_warmup * constant", steps=30)
+    assert "40 of 30 steps" in Recipe(warmup_steps=40, **cut).warmup_remark()
+    assert not Recipe(warmup_steps=29, **cut).warmup_remark()
+    assert not Recipe(warmup_steps=40, steps=30).warmup_remark()  # constant
     with pytest.raises(ConfigError, match="warmup_steps 3 and warmup_share 0.1"):
         dataclasses.replace(recipe, warmup_steps=3)
     assert "warmup_share" not in Recipe().describe() and "warmup_share" in recipe.describe()
