@@ -89,8 +89,9 @@ def infer(
         step = f"-{restored.step}" if restore_checkpoint_cfg.is_several else ""
         stem = "scores" if mode == "score" else "predictions"
         path = directory / f"{stem}{step}.{file_extension}{shard}"
+        replaced = " (in place of those that were there)" * files.is_file(path)
         rows = _rows(restored, mode, path, checkpoint_period, start)
-        multihost.say(f"{len(rows)} {stem} -> {path}")
+        multihost.say(f"{len(rows)} {stem} -> {path}{replaced}")
         del restored  # frees its parameters before the next are read
 
 

@@ -146,15 +146,17 @@ def test_eval_and_infer_write_the_same_predictions(unbroken: Path, tmp_path: Pat
         == 0
     )
     plain = tmp_path / "infer"
-    assert (
-        infer.main([*common, "--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{plain}'"]) == 0
-    )
+    decode = [*common, "--gin_file=runs/infer.gin", f"--gin.INFER_OUTPUT_DIR='{plain}'"]
+    assert infer.main(decode) == 0
     rows = read_predictions(scored / "predictions.jsonl")
     assert score_rows(read_predictions(plain / "predictions.jsonl")) == rows
     written = json.loads((scored / "scores.json").read_text())
     by_task = [task["rougeL"] for task in written["by_task"].values()]
     assert written["over_tasks"]["rougeL"] == pytest.approx(sum(by_task) / len(by_task))
-    assert f"{len(rows)} predictions" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{len(rows)} predictions" in told and "in place of" not in told
+    assert infer.main(decode) == 0
+    assert "in place of those that were there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["eval", "infer"])
