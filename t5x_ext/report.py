@@ -23,7 +23,7 @@ from t5x_ext.errors import amount
 from t5x_ext.terminal import Parser, command, show, show_json
 
 if TYPE_CHECKING:
-    from t5x_ext.reports.document import Document
+    from t5x_ext.reports.documents.document import Document
     from t5x_ext.reports.study_files import Study
 
 
@@ -44,7 +44,7 @@ def write_report(study_dir: files.StrPath, targets: Sequence[float] = ()) -> dic
         ConfigError: the study cannot be read, or the report not written.
     """
     # Matplotlib takes a second to load; `--help` and usage errors need not wait for it.
-    from t5x_ext.reports import html, markdown
+    from t5x_ext.reports.documents import html, markdown
     from t5x_ext.reports.study_files import read_study
 
     study = read_study(study_dir)
@@ -60,7 +60,8 @@ def _write_budgets(
     study: Study, out: epath.Path, targets: Sequence[float]
 ) -> tuple[Document, dict[str, Any]]:
     """Tables and figures of a study of ROUGE-L against budgets; its report and summary."""
-    from t5x_ext.reports import content, csv_files, plots
+    from t5x_ext.reports import csv_files, plots
+    from t5x_ext.reports.budgets import content
 
     findings = content.find(study, targets)
     grid = findings.grids["rougeL"]
@@ -77,7 +78,8 @@ def _write_datasets(
     study: Study, out: epath.Path, targets: Sequence[float]
 ) -> tuple[Document, dict[str, Any]]:
     """Tables and figures of a study whose datasets have their own metrics."""
-    from t5x_ext.reports import csv_files, dataset_content, plots
+    from t5x_ext.reports import csv_files, plots
+    from t5x_ext.reports.datasets import content as dataset_content
 
     findings = dataset_content.find(study, targets)
     csv_files.write_results(out / "results.csv", study)

@@ -77,7 +77,7 @@ def study(
     """
     directory = files.path(study_dir, "MODEL_DIR")
     if published is not None:
-        from t5x_ext.reports.published import find_paper  # imports Matplotlib
+        from t5x_ext.reports.datasets.published import find_paper  # imports Matplotlib
 
         find_paper(published)
     for owner, each in recipes_of(recipe, initials, arms):

@@ -57,7 +57,7 @@ def main() -> None:
     ]
     print(*lines[:3], sep="\n")
     share = sum(" - " in line for line in lines) / len(lines)
-    print(f"differences: {100 * share:.0f} %")
+    print(f"differences: {100 * share:.0f}%")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from t5x_ext.reports.document import Chart, Line, Mark, Panel
+from t5x_ext.reports.documents.document import Chart, Line, Mark, Panel
 from t5x_ext.reports.looks import BudgetAxis, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Study
@@ -63,7 +63,7 @@ def _mark(grid: ScoreGrid, point: Point, x: float, members: np.ndarray) -> Mark 
         return None
     found = grid.interval(point, members)
     tasks = int(there.any(axis=0).sum())
-    labels = f"{point.labels_per_task:,.0f} labels per task, {100 * point.share:.3g} % of the data"
+    labels = f"{point.labels_per_task:,.0f} labels per task, {100 * point.share:.3g}% of the data"
     text = (
         f"{point.arm.label}\n"
         f"{grid.measure} {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from t5x_ext.metrics.resampling import Interval
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Arm, Study
+from t5x_ext.reports.wording import budgets_phrase, signed
 
 # With fewer tasks, resampling them says too little: four of four positive has p = 1/16.
 MIN_TASKS = 5
@@ -140,30 +140,7 @@ def _sentence(comparison: Comparison) -> str:
     }[comparison.verdict]
     return (
         f"{SETTING_TITLES[comparison.arm.setting]}, {budgets_phrase(comparison.budgets)}: "
-        f"“{comparison.arm.label}” {found} “{comparison.baseline.label}” (95 % interval "
+        f"“{comparison.arm.label}” {found} “{comparison.baseline.label}” (95% interval "
         f"{signed(difference.low)} to {signed(difference.high)}; {comparison.tasks} tasks, "
         f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''})."
     )
-
-
-def signed(value: float) -> str:
-    """`1.5` -> `"+1.50"`, `-1.5` -> `"−1.50"` (a minus sign, not a hyphen)."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def budgets_phrase(budgets: Sequence[str]) -> str:
-    """`("n10", "n100", "all")` -> `"10 and 100 labels per task, all data"`."""
-    counts = [budget_text(budget) for budget in budgets if budget.startswith("n")]
-    parts = []
-    if counts:
-        *first, last = counts
-        parts.append((f"{', '.join(first)} and " if first else "") + f"{last} labels per task")
-    parts += [f"{budget_text(budget)} of the data" for budget in budgets if budget[0] == "p"]
-    return ", ".join(parts + ["all data"] * ("all" in budgets))
-
-
-def budget_text(budget: str) -> str:
-    """For readers: `"n100"` -> `"100"`, `"p1"` -> `"1 %"`, `"n0"` -> `"0"`, `"all"` -> `"all"`."""
-    if budget.startswith("n"):
-        return budget[1:]
-    return f"{budget[1:]} %" if budget.startswith("p") else budget

@@ -15,7 +15,7 @@ import numpy as np
 
 from t5x_ext.files import StrPath, write_text
 from t5x_ext.metrics.scoring import METRICS
-from t5x_ext.reports.dataset_scores import DatasetScores
+from t5x_ext.reports.datasets.scores import DatasetScores
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
 

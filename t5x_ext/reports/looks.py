@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t5x_ext.reports.comparisons import budget_text
 from t5x_ext.reports.score_grid import Point
 from t5x_ext.reports.study_files import Study
+from t5x_ext.reports.wording import budget_text
 
 # Okabe and Ito's palette, told apart under every common colour blindness and in grey by its
 # lightness; each colour also has its own marker (Matplotlib's letters).

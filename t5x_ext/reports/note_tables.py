@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from t5x_ext.reports.comparisons import budget_text
-from t5x_ext.reports.document import Block, Paragraph, Table
+from t5x_ext.reports.documents.document import Block, Paragraph, Table
 from t5x_ext.reports.study_files import Study
+from t5x_ext.reports.wording import budget_text, duration
 
 
 def warnings(study: Study) -> list[Block]:
@@ -92,16 +92,6 @@ def cost_table(study: Study) -> Table:
     )
 
 
-def duration(secs: float) -> str:
-    """`95` -> `"1 min 35 s"`, `7300` -> `"2 h 02 min"`, `1.24` -> `"1.2 s"`."""
-    if secs < 60:
-        return f"{secs:.1f} s"
-    minutes, seconds = divmod(round(secs), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def leak_table(study: Study) -> Table | None:
     """Tasks whose test rows were trained on, or None."""
     if not study.leaked_tasks:
@@ -154,7 +144,7 @@ def stop_table(study: Study) -> Table | None:
             mean = sum(means.values()) / len(means)
             label = f"{arm.setting}: {arm.label}"
             rows.append(
-                (label, budget_text(budget), f"{mean:.1f} %", f"{means[least]:.1f} % ({least})")
+                (label, budget_text(budget), f"{mean:.1f}%", f"{means[least]:.1f}% ({least})")
             )
     if not rows:
         return None

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from t5x_ext import files
-from t5x_ext.reports.comparisons import Comparison, budget_text, budgets_phrase
+from t5x_ext.reports.comparisons import Comparison
 from t5x_ext.reports.looks import BudgetAxis, Look, budget_axis, looks_of
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTING_TITLES, SETTINGS, Arm, Study
+from t5x_ext.reports.wording import budget_text, budgets_phrase
 
 _INK, _FAINT = "#222b36", "#d9dee5"
 _STYLE: dict[Any, Any] = {
@@ -163,7 +164,7 @@ def plot_differences(study: Study, comparisons: Sequence[Comparison]) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel("difference in ROUGE-L points at equal budget (95 % interval)")
+        panel.set_xlabel("difference in ROUGE-L points at equal budget (95% interval)")
         return figure
 
 

@@ -79,7 +79,7 @@ def test_an_adapter_is_tuned_over_a_model_given_by_its_path(tmp_path: Path) -> N
 def test_a_mixture_is_drawn_at_its_rates_and_trained_on(tmp_path: Path) -> None:
     draw, train = commands_of("register_mixture.py")
     printed = run(tmp_path, draw)
-    (share,) = re.findall(r"differences: (\d+) %", printed)
+    (share,) = re.findall(r"differences: (\d+)%", printed)
     assert abs(int(share) - 75) <= 3
     examples = re.findall(r"Work out: (\d+) ([+-]) (\d+) = (-?\d+)", printed)
     assert len(examples) == 3

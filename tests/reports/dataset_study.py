@@ -14,7 +14,7 @@ from t5x_ext.metrics import (
     task_scores,
     write_predictions,
 )
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
+from t5x_ext.reports.datasets.scores import DatasetScores, Row
 
 METRICS = {"writing.fix": ("errant", "gleu_closed"), "writing.plain": ("sari", "sari_hf")}
 WRONG = "She play the harp every day , and he listen ."

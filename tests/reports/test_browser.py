@@ -137,7 +137,7 @@ def test_values_and_choices(page, width):
     assert seen["start"] == [["STL", ""], ["MTL", ""]]
     assert seen["controls"] == 1
     assert seen["tip"][:2] == [HOSTILE, "ROUGE-L 60.00 [54.67, 65.67]"]
-    assert seen["tip"][2] == "100 labels per task, 50 % of the data"
+    assert seen["tip"][2] == "100 labels per task, 50% of the data"
     assert seen["tipInside"] and seen["tipAfter"]
     assert seen["settings"] == ["", "STL", "MTL"]
     assert (seen["mtl"], seen["stlTables"]) == ([["MTL", ""]], 0)

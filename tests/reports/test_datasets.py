@@ -25,14 +25,14 @@ from t5x_ext.metrics import (
     write_predictions,
 )
 from t5x_ext.metrics.aggregate import over_instances
-from t5x_ext.reports.dataset_content import state_claim
-from t5x_ext.reports.dataset_scores import BOUNDS, DatasetScores, Row, score_datasets
-from t5x_ext.reports.dataset_tables import difference_tables, metric_title, score_table
-from t5x_ext.reports.edit_marks import mark_edits
+from t5x_ext.reports.datasets.content import state_claim
+from t5x_ext.reports.datasets.scores import BOUNDS, DatasetScores, Row, score_datasets
+from t5x_ext.reports.datasets.tables import difference_tables, metric_title, score_table
+from t5x_ext.reports.datasets.training_tables import source_table, tuning_table
+from t5x_ext.reports.datasets.wording_tables import wording_table
+from t5x_ext.reports.documents.edit_marks import mark_edits
 from t5x_ext.reports.study_files import read_study
-from t5x_ext.reports.tables import ABSENT
-from t5x_ext.reports.training_tables import source_table, tuning_table
-from t5x_ext.reports.wording_tables import wording_table
+from t5x_ext.reports.wording import ABSENT
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_report_has_tables_examples_and_csv(study_dir):
     assert "<script>alert" not in page and "alert(" in page
     assert re.search(r"<td class=\"n\">[\d.]+<br><small>\[", page)
     text = (study_dir / "report" / "report.md").read_text()
-    cost = "| 250,000 | 12.5 % | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |"
+    cost = "| 250,000 | 12.5% | 7.6 MiB | 20 | 30.0 s | 1.50 s | 0.0 s |"
     assert f"| arm some | 510 (10 per task) {cost}" in text
     assert (
         "Points above “arm base”" in text

@@ -15,13 +15,13 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.json_fields import Fields
 from t5x_ext.metrics import METRICS as DEFAULT
 from t5x_ext.metrics import Prediction, measure, task_scores, write_predictions
-from t5x_ext.reports.dataset_content import build_document, find
-from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets
-from t5x_ext.reports.document import Paragraph, Table
-from t5x_ext.reports.published import read_published
-from t5x_ext.reports.published_means import means_table, read_means
+from t5x_ext.reports.datasets.content import build_document, find
+from t5x_ext.reports.datasets.published import read_published
+from t5x_ext.reports.datasets.published_means import means_table, read_means
+from t5x_ext.reports.datasets.scores import DatasetScores, Row, score_datasets
+from t5x_ext.reports.datasets.shots import difference_tables, find_shots, set_tables, shots_table
+from t5x_ext.reports.documents.document import Paragraph, Table
 from t5x_ext.reports.score_grid import Resampler, ScoreGrid
-from t5x_ext.reports.shots import difference_tables, find_shots, set_tables, shots_table
 from t5x_ext.reports.study_files import read_study
 
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "specialization" / "paper_tables.json"
@@ -252,12 +252,12 @@ def test_scores_without_flagged_rows_leave_these_out_everywhere(findings) -> Non
 def test_tables_tell_what_models_wrote_and_why_it_was_dropped(findings) -> None:
     tables = tables_of(findings)
     (tasks,) = tables["Tasks that models wrote"].rows
-    assert tasks[:2] == ("arm ss_r1_docs0", "word 25 %, similar 12 %")
-    assert tasks[2].startswith("“name the” 100 %") and tasks[3].startswith("“name ships” 100 %")
-    assert tasks[4:] == ("8", "62.5 %")
+    assert tasks[:2] == ("arm ss_r1_docs0", "word 25%, similar 12%")
+    assert tasks[2].startswith("“name the” 100%") and tasks[3].startswith("“name ships” 100%")
+    assert tasks[4:] == ("8", "62.5%")
     (row,) = tables["Their answers"].rows
     assert row == (
-        *("arm ss_r1_docs0", "cut 40 %", "4", "5", "3", "40.0 %", "20.0 %", "1.3", "1 min 15 s"),
+        *("arm ss_r1_docs0", "cut 40%", "4", "5", "3", "40.0%", "20.0%", "1.3", "1 min 15 s"),
     )
     blocks = [b for s in build_document(findings).sections for b in s.blocks]
     leaks = [b.text for b in blocks if isinstance(b, Paragraph) and "13 words" in b.text]

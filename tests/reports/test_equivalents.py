@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t5x_ext.reports.equivalents import count_sets, equivalent_tables, find_equivalents
+from t5x_ext.reports.datasets.equivalents import count_sets, equivalent_tables, find_equivalents
 from t5x_ext.reports.score_grid import Point, Resampler, ScoreGrid
 from t5x_ext.reports.study_files import Arm
 

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from t5x_ext.reports import content
-from t5x_ext.reports.comparisons import budgets_phrase
+from t5x_ext.reports.budgets import content
 from t5x_ext.reports.crossings import first_passing
 from t5x_ext.reports.note_tables import stop_table
 from t5x_ext.reports.score_grid import Resampler, build_grid
 from t5x_ext.reports.study_files import read_study
+from t5x_ext.reports.wording import budgets_phrase
 
 
 def findings_of(root):
@@ -51,7 +51,7 @@ def test_points_are_means_by_hand(study_dir):
 
 
 def test_interval_covers_the_mean_of_new_tasks():
-    """Of 200 studies drawn from one population, about 95 % have an interval that covers it."""
+    """Of 200 studies drawn from one population, about 95% have an interval that covers it."""
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
@@ -188,7 +188,7 @@ def test_answers_that_stopped_are_told_by_arm(study_dir, edit_cell):
     edit_cell(study_dir, "stl-n10-0-1", stopped_by_task={other: 95.0})
     table = stop_table(read_study(study_dir))
     (row,) = table.rows
-    assert row == ("STL: Instruction-tuned", "10", "85.0 %", f"75.0 % ({task})")
+    assert row == ("STL: Instruction-tuned", "10", "85.0%", f"75.0% ({task})")
 
 
 def test_summary_is_json_with_nulls_for_not_reached(make_study):
@@ -202,6 +202,6 @@ def test_summary_is_json_with_nulls_for_not_reached(make_study):
 
 def test_budgets_phrase():
     assert budgets_phrase(["n10", "n100", "p1", "all"]) == (
-        "10 and 100 labels per task, 1 % of the data, all data"
+        "10 and 100 labels per task, 1% of the data, all data"
     )
     assert budgets_phrase(["n200"]) == "200 labels per task"

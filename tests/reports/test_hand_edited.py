@@ -17,7 +17,7 @@ from made_up_study import write_study
 
 from t5x_ext.errors import ConfigError
 from t5x_ext.report import write_report
-from t5x_ext.reports.document import escape
+from t5x_ext.reports.documents.document import escape
 from t5x_ext.reports.study_files import read_study
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t5x_ext.reports.instances import instance_intervals
+from t5x_ext.reports.budgets.instances import instance_intervals
 from t5x_ext.reports.study_files import read_study
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from t5x_ext.reports import tables
+from t5x_ext.reports import needs
 from t5x_ext.reports.learning_curves import fit, fit_learning_curves
 from t5x_ext.reports.score_grid import Point, Resampler, ScoreGrid
 from t5x_ext.reports.study_files import Arm, Study
@@ -149,7 +149,7 @@ def test_nothing_is_said_above_the_ceiling():
 def test_an_upper_bound_past_the_limit_is_open():
     need = simulated(1).need(float(true_score(1000)))
     assert need.low < 1000 < 2000 and need.high == math.inf
-    text = tables.need_table(simulated(1), [need.score]).rows[0]
+    text = needs.need_table(simulated(1), [need.score]).rows[0]
     assert text[3].endswith("to more than 2,000")
 
 

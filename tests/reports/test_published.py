@@ -9,9 +9,9 @@ import pytest
 from dataset_study import row_of, write_study
 
 from t5x_ext.errors import ConfigError
-from t5x_ext.reports.dataset_content import find
-from t5x_ext.reports.document import Paragraph, Table
-from t5x_ext.reports.published import names, published_blocks, read_published
+from t5x_ext.reports.datasets.content import find
+from t5x_ext.reports.datasets.published import names, published_blocks, read_published
+from t5x_ext.reports.documents.document import Paragraph, Table
 from t5x_ext.reports.study_files import read_study
 
 

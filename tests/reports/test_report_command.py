@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_ext import report
-from t5x_ext.reports import csv_files, html, markdown, paper
-from t5x_ext.reports.document import Sample
+from t5x_ext.reports import csv_files
+from t5x_ext.reports.budgets import paper
+from t5x_ext.reports.documents import html, markdown
+from t5x_ext.reports.documents.document import Sample
 
 
 class _Tags(HTMLParser):
@@ -288,7 +290,7 @@ def test_wrong_directory_is_one_line(tmp_path, capsys):
 
 def test_report_needs_neither_jax_nor_tensorflow():
     code = (
-        "import sys, t5x_ext.report, t5x_ext.reports.content, t5x_ext.reports.html;"
+        "import sys, t5x_ext.report, t5x_ext.reports.budgets.content, t5x_ext.reports.documents.html;"
         "print([m for m in ('jax', 'tensorflow', 'seqio') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

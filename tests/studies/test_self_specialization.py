@@ -16,7 +16,7 @@ from t5x_ext.errors import ConfigError
 from t5x_ext.generation import InstructionSettings, ResponseSettings
 from t5x_ext.metrics.predictions import read_predictions
 from t5x_ext.models.llama import LlamaConfig
-from t5x_ext.reports.dataset_content import build_document, find
+from t5x_ext.reports.datasets.content import build_document, find
 from t5x_ext.reports.study_files import read_study
 from t5x_ext.studies import self_specialization_arms, self_specialization_data
 from t5x_ext.studies.generated_data import GeneratedKeys

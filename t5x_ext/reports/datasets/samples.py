@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.metrics.tokens import tokenize_rows
 from t5x_ext.reports.answers import try_answers
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
-from t5x_ext.reports.dataset_tables import metric_title
-from t5x_ext.reports.document import Sample
+from t5x_ext.reports.datasets.scores import DatasetScores, Row
+from t5x_ext.reports.datasets.tables import metric_title
+from t5x_ext.reports.documents.document import Sample
 from t5x_ext.reports.study_files import Study
 
 PER_DATASET = 2

@@ -15,11 +15,10 @@ from t5x_ext.generation.audit import SyntheticRow, most_frequent, read_rows
 from t5x_ext.generation.responses import TRAIN
 from t5x_ext.generation.yields import KEPT, MADE, Yields, tasks_key, yields_of
 from t5x_ext.json_fields import Fields
-from t5x_ext.reports.dataset_scores import RowId
-from t5x_ext.reports.document import Block, Paragraph, Table
-from t5x_ext.reports.note_tables import duration
+from t5x_ext.reports.datasets.scores import RowId
+from t5x_ext.reports.documents.document import Block, Paragraph, Table
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import ABSENT, percent
+from t5x_ext.reports.wording import ABSENT, duration, percent
 
 _LISTED = 4  # reasons, openings, pairs of verb and noun
 
@@ -187,7 +186,7 @@ def _share(counts: Mapping[str, int]) -> str:
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    """`"similar 31 %, unparsed 12 %, ..."`; the forbidden words are one reason."""
+    """`"similar 31%, unparsed 12%, ..."`; the forbidden words are one reason."""
     dropped: dict[str, int] = {}
     for reason, count in counts.items():
         if reason != KEPT:
@@ -195,12 +194,12 @@ def _reasons(counts: Mapping[str, int]) -> str:
             dropped[name] = dropped.get(name, 0) + count
     ranked = sorted(dropped.items(), key=lambda item: -item[1])
     total = sum(counts.values())
-    shown = [f"{name} {100 * count / total:.0f} %" for name, count in ranked[:_LISTED]]
+    shown = [f"{name} {100 * count / total:.0f}%" for name, count in ranked[:_LISTED]]
     return ", ".join([*shown, *(["..."] if len(ranked) > _LISTED else [])]) or "none"
 
 
 def _frequent(shares: Sequence[Mapping[str, Any]]) -> str:
-    shown = (f"“{each['text']}” {100 * each['share']:.0f} %" for each in shares[:_LISTED])
+    shown = (f"“{each['text']}” {100 * each['share']:.0f}%" for each in shares[:_LISTED])
     return ", ".join(shown)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from t5x_ext.metrics import rouge
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.reports.answers import try_answers
-from t5x_ext.reports.comparisons import budgets_phrase
-from t5x_ext.reports.document import Sample
+from t5x_ext.reports.documents.document import Sample
 from t5x_ext.reports.plots import category_points
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTINGS, Study
+from t5x_ext.reports.wording import budgets_phrase
 
 PER_CATEGORY = 2
 _SHOWN_CHARS = 700  # of a prompt: its end, where the instance stands

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
-from t5x_ext.reports.dataset_tables import ROWS_TITLE, metric_title, rows_used, short_name
-from t5x_ext.reports.document import Table
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.datasets.scores import DatasetScores, Row
+from t5x_ext.reports.datasets.tables import ROWS_TITLE, metric_title, rows_used, short_name
+from t5x_ext.reports.documents.document import Table
+from t5x_ext.reports.wording import ABSENT
 
 
 def wording_table(scores: DatasetScores) -> Table | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from t5x_ext.reports.document import Line, Mark, Panel, escape
+from t5x_ext.reports.documents.document import Line, Mark, Panel, escape
 from t5x_ext.reports.looks import Look
 
 _WIDTH, _HEIGHT = 460, 330  # user units; the page scales them

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from t5x_ext.metrics.resampling import Interval
 from t5x_ext.metrics.scoring import METRICS
-from t5x_ext.reports import note_tables, paper, paper_tables, tables
+from t5x_ext.reports import note_tables
+from t5x_ext.reports.budgets import paper, paper_tables, tables
+from t5x_ext.reports.budgets.instances import instance_intervals
+from t5x_ext.reports.budgets.samples import pick_samples
 from t5x_ext.reports.charts import score_chart
 from t5x_ext.reports.comparisons import (
     Claim,
@@ -19,10 +21,9 @@ from t5x_ext.reports.comparisons import (
     state_claim,
 )
 from t5x_ext.reports.crossings import Crossing, find_crossings
-from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Section
-from t5x_ext.reports.instances import instance_intervals
+from t5x_ext.reports.documents.document import Block, Document, Paragraph, Picture, Section
 from t5x_ext.reports.learning_curves import LearningCurve, fit_learning_curves
-from t5x_ext.reports.samples import pick_samples
+from t5x_ext.reports.needs import curve_json, need_table, without_infinity
 from t5x_ext.reports.score_grid import ScoreGrid, build_grid
 from t5x_ext.reports.study_files import SETTINGS, Study
 
@@ -117,7 +118,7 @@ def _scores(findings: Findings, settings: list[str]) -> list[Block]:
         score_chart(
             study,
             findings.grids["rougeL"],
-            "Mean over tasks against training examples per task. Bands and whiskers: 95 % "
+            "Mean over tasks against training examples per task. Bands and whiskers: 95% "
             "bootstrap intervals over tasks and seeds, mostly the spread between tasks. Dashed: "
             "baselines; a horizontal line continues a baseline trained at one budget only.",
             "Line plot of ROUGE-L against training examples per task, a panel for each setting",
@@ -157,7 +158,7 @@ def _needs(findings: Findings) -> list[Block]:
             text = f"{arm.setting}, “{arm.label}”: no answer, because {curve.refusal}."
             blocks.append(Paragraph(text))
         else:
-            blocks.append(tables.need_table(curve, findings.targets or curve.targets))
+            blocks.append(need_table(curve, findings.targets or curve.targets))
     return blocks
 
 
@@ -250,21 +251,4 @@ def _crossing_json(crossing: Crossing) -> dict[str, Any]:
     fields = asdict(crossing) | {"times_fewer_labels": crossing.times_fewer_labels}
     fields |= {"arm": crossing.arm.name, "baseline": crossing.baseline.name}
     fields["setting"] = crossing.arm.setting
-    return _without_infinity(fields)
-
-
-def curve_json(curve: LearningCurve, targets: Sequence[float]) -> dict[str, Any]:
-    """A learning curve with its answers for `targets`, or for scores that it chooses."""
-    return {
-        "setting": curve.point.arm.setting,
-        "arm": curve.point.arm.name,
-        "labels_per_task": curve.labels.tolist(),
-        "refusal": curve.refusal,
-        "ceiling": None if curve.refusal else asdict(curve.ceiling),
-        "needs": [_without_infinity(asdict(curve.need(s))) for s in targets or curve.targets],
-    }
-
-
-def _without_infinity(fields: dict[str, Any]) -> dict[str, Any]:
-    infinite = [k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)]
-    return fields | dict.fromkeys(infinite)
+    return without_infinity(fields)

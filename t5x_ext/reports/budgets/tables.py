@@ -7,27 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from t5x_ext.metrics.resampling import Interval
-from t5x_ext.reports.comparisons import Comparison, budget_text, signed
+from t5x_ext.reports.comparisons import Comparison
 from t5x_ext.reports.crossings import Crossing
-from t5x_ext.reports.document import Table
-from t5x_ext.reports.learning_curves import LearningCurve, Need
+from t5x_ext.reports.documents.document import Table
 from t5x_ext.reports.plots import category_points
 from t5x_ext.reports.score_grid import ScoreGrid
 from t5x_ext.reports.study_files import Study
-
-ABSENT = "–"
-
-
-def interval_text(interval: Interval) -> str:
-    """`"61.20 [55.01, 66.90]"`."""
-    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
-def percent(share: float) -> str:
-    """`0.0591` -> `"5.9 %"`; small shares keep two digits, infinite ones are "not reached"."""
-    if not np.isfinite(share):
-        return "not reached"
-    return f"{100 * share:.1f} %" if share >= 0.01 or share == 0 else f"{100 * share:.2g} %"
+from t5x_ext.reports.wording import ABSENT, budget_text, interval_text, percent, signed
 
 
 def score_table(
@@ -67,8 +53,8 @@ def score_table(
             "budget",
             "labels per task",
             "share of data",
-            "ROUGE-L [95 % over tasks]",
-            "[95 % over instances]",
+            "ROUGE-L [95% over tasks]",
+            "[95% over instances]",
             "ROUGE-1",
             "exact match",
             "scores",
@@ -112,7 +98,7 @@ def _comparison_table(setting: str, comparisons: Sequence[Comparison]) -> Table:
             "proposed − baseline",
             "budget",
             "difference",
-            "95 % interval",
+            "95% interval",
             "tasks × seeds",
             "proposed is",
         ),
@@ -137,7 +123,7 @@ def crossing_tables(crossings: Sequence[Crossing]) -> list[Table]:
                 "ROUGE-L",
                 "share of data",
                 "share of data",
-                "95 % interval",
+                "95% interval",
                 "labels per task",
                 "times fewer",
             ),
@@ -164,46 +150,6 @@ def _crossing_row(crossing: Crossing) -> tuple[str, ...]:
         mark + low if low == high else f"{low} to {high}",
         f"{mark}{crossing.labels:.0f}" if crossing.reached else ABSENT,
         f"{'≥ ' if mark else ''}{fewer:.1f}" if fewer else ABSENT,
-    )
-
-
-def need_table(curve: LearningCurve, targets: Sequence[float], measure: str = "ROUGE-L") -> Table:
-    """Labels per task for each of these scores, read off a fitted curve."""
-    arm, ceiling = curve.point.arm, curve.ceiling
-    what_varies = (
-        "The interval is over how tasks and seeds respond to labels; how hard the tasks are is "
-        "taken as given."
-        if curve.point.draws is None
-        else "The interval is over test inputs and seeds."
-    )
-    return Table(
-        f"{arm.setting}: labels that “{arm.label}” needs for a score",
-        (f"{measure} wanted", "answer", "labels per task", "95 % interval", "more than now"),
-        tuple(_need_row(curve, curve.need(score)) for score in targets),
-        note=f"From a saturating power law through {len(curve.labels)} budgets and {curve.tasks} "
-        f"tasks, which rises to {interval_text(ceiling)} and is trusted up to {curve.limit:,.0f} "
-        f"labels per task. “More than now”: than the largest budget, {curve.labels[-1]:,.0f} "
-        f"labels per task with {curve.scores[-1]:.2f} {measure}. {what_varies}",
-        text_columns=2,
-        setting=arm.setting,
-    )
-
-
-def _need_row(curve: LearningCurve, need: Need) -> tuple[str, ...]:
-    score = f"{need.score:.2f}"
-    if need.refusal:
-        return (score, f"no answer: {need.refusal}", ABSENT, ABSENT, ABSENT)
-    assert need.labels is not None and need.low is not None and need.high is not None
-    if need.at_most:
-        return (score, "the smallest budget is enough", f"≤ {need.labels:,.0f}", ABSENT, ABSENT)
-    times = need.labels / curve.labels[-1]
-    high = f"{need.high:,.0f}" if np.isfinite(need.high) else f"more than {curve.limit:,.0f}"
-    return (
-        score,
-        f"{times:.2f} times the largest budget",
-        f"{need.labels:,.0f}",
-        f"{need.low:,.0f} to {high}",
-        f"{max(0.0, need.labels - curve.labels[-1]):,.0f}",
     )
 
 

@@ -8,34 +8,34 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from t5x_ext.generation.scores import OVER_SHOTS, ZERO_SHOT
-from t5x_ext.reports import dataset_tables as tables
-from t5x_ext.reports import note_tables, shots
+from t5x_ext.reports import note_tables
 from t5x_ext.reports.charts import score_chart
-from t5x_ext.reports.comparisons import Claim, signed
-from t5x_ext.reports.content import curve_json
-from t5x_ext.reports.dataset_samples import name_of, pick_samples
-from t5x_ext.reports.dataset_scores import DatasetScores, Row, score_datasets, set_and_shots
-from t5x_ext.reports.document import Block, Document, Paragraph, Section
-from t5x_ext.reports.equivalents import (
+from t5x_ext.reports.comparisons import Claim
+from t5x_ext.reports.datasets import shots, tables
+from t5x_ext.reports.datasets.equivalents import (
     Equivalent,
     count_sets,
     equivalent_tables,
     find_equivalents,
 )
-from t5x_ext.reports.generated_rows import (
+from t5x_ext.reports.datasets.generated_rows import (
     Generated,
     flagged_rows,
     generated_blocks,
     read_generated,
     to_json,
 )
+from t5x_ext.reports.datasets.published import published_blocks, read_published
+from t5x_ext.reports.datasets.samples import name_of, pick_samples
+from t5x_ext.reports.datasets.scores import DatasetScores, Row, score_datasets, set_and_shots
+from t5x_ext.reports.datasets.shots import Shots, find_shots
+from t5x_ext.reports.datasets.training_tables import source_table, tuning_table
+from t5x_ext.reports.datasets.wording_tables import wording_table
+from t5x_ext.reports.documents.document import Block, Document, Paragraph, Section
 from t5x_ext.reports.learning_curves import LearningCurve, fit_learning_curves
-from t5x_ext.reports.published import published_blocks, read_published
-from t5x_ext.reports.shots import Shots, find_shots
+from t5x_ext.reports.needs import curve_json, need_table
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import need_table
-from t5x_ext.reports.training_tables import source_table, tuning_table
-from t5x_ext.reports.wording_tables import wording_table
+from t5x_ext.reports.wording import signed
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def state_claim(scores: DatasetScores) -> Claim:
     over = f"the mean of {_what_is_scored(scores)}" if len(heads) > 1 else "the dataset"
     meaning = (
         f"“{name_of(best)}” with {found.mean:.2f} on {over} "
-        f"(95 % interval {found.low:.2f} to {found.high:.2f})"
+        f"(95% interval {found.low:.2f} to {found.high:.2f})"
     )
     sentences = []
     for other in scores.references:
@@ -121,7 +121,7 @@ def _sentence(best: Row, other: Row, scores: DatasetScores) -> str:
     assert apart is not None  # both are complete
     verdict = "clearly above" if apart.low > 0 else "not clearly above"
     return (
-        f"It is {verdict} “{name_of(other)}”: {signed(apart.mean)} points (95 % interval "
+        f"It is {verdict} “{name_of(other)}”: {signed(apart.mean)} points (95% interval "
         f"{signed(apart.low)} to {signed(apart.high)})."
     )
 
@@ -213,7 +213,7 @@ def _curves(findings: Findings) -> list[Block]:
         study,
         grid,
         "Mean over datasets, each by the first of its metrics, against training rows per task. "
-        "Bands and whiskers: 95 % bootstrap intervals over test inputs and seeds. Dashed: "
+        "Bands and whiskers: 95% bootstrap intervals over test inputs and seeds. Dashed: "
         "reference arms; a horizontal line continues one that has a single budget."
         + " Rows that belong to no task, such as those that models wrote, are counted in all."
         * in_all,

@@ -28,11 +28,11 @@ from etils import epath
 from t5x_ext import files
 from t5x_ext.errors import ConfigError
 from t5x_ext.json_fields import Fields, refuse_repeated
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
-from t5x_ext.reports.dataset_tables import metric_title, short_name
-from t5x_ext.reports.document import Block, Paragraph, Table
-from t5x_ext.reports.published_means import Means, means_table, read_means
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.datasets.published_means import Means, means_table, read_means
+from t5x_ext.reports.datasets.scores import DatasetScores, Row
+from t5x_ext.reports.datasets.tables import metric_title, short_name
+from t5x_ext.reports.documents.document import Block, Paragraph, Table
+from t5x_ext.reports.wording import ABSENT
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from t5x_ext.generation.scores import OVER_SHOTS
 from t5x_ext.json_fields import Fields
-from t5x_ext.reports.dataset_scores import DatasetScores, Row
-from t5x_ext.reports.dataset_tables import metric_title
-from t5x_ext.reports.document import Table
-from t5x_ext.reports.shots import SET_BY_SET, Shots, count_text, find_shots
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.datasets.scores import DatasetScores, Row
+from t5x_ext.reports.datasets.shots import SET_BY_SET, Shots, count_text, find_shots
+from t5x_ext.reports.datasets.tables import metric_title
+from t5x_ext.reports.documents.document import Table
+from t5x_ext.reports.wording import ABSENT
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from importlib import resources
 from etils import epath
 
 from t5x_ext import files
-from t5x_ext.reports.document import (
+from t5x_ext.reports.documents.document import (
     Block,
     Chart,
     Document,
@@ -24,8 +24,8 @@ from t5x_ext.reports.document import (
     Table,
     escape,
 )
-from t5x_ext.reports.edit_marks import mark_edits
-from t5x_ext.reports.svg import draw_key, draw_panel
+from t5x_ext.reports.documents.edit_marks import mark_edits
+from t5x_ext.reports.documents.svg import draw_key, draw_panel
 
 _WIDE = 9  # columns that fit side by side in the text's width
 _TONES = {"Supported": "good", "Partly supported": "mixed"}
@@ -83,7 +83,7 @@ def render(document: Document, pictures: epath.Path) -> str:
 
 
 def _packaged(name: str) -> str:
-    return resources.files("t5x_ext.reports").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("t5x_ext.reports.documents").joinpath(name).read_text(encoding="utf-8")
 
 
 def _anchor(section: Section) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from t5x_ext.reports.dataset_samples import name_of
-from t5x_ext.reports.dataset_scores import DatasetScores
-from t5x_ext.reports.dataset_tables import ROWS_TITLE, rows_used
-from t5x_ext.reports.document import Table
-from t5x_ext.reports.note_tables import duration
+from t5x_ext.reports.datasets.samples import name_of
+from t5x_ext.reports.datasets.scores import DatasetScores
+from t5x_ext.reports.datasets.tables import ROWS_TITLE, rows_used
+from t5x_ext.reports.documents.document import Table
 from t5x_ext.reports.study_files import FinishedCell, Study
-from t5x_ext.reports.tables import ABSENT, percent
+from t5x_ext.reports.wording import ABSENT, duration, percent
 
 _FLOAT32 = 4  # bytes
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from t5x_ext.metrics.resampling import percentile_bounds
 from t5x_ext.reports.crossings import amount_at, first_passing
-from t5x_ext.reports.dataset_tables import rows_text, short_name
-from t5x_ext.reports.document import Table
+from t5x_ext.reports.datasets.tables import rows_text, short_name
+from t5x_ext.reports.documents.document import Table
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.wording import ABSENT
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _table(equivalents: Sequence[Equivalent]) -> Table:
         ),
         tuple(rows),
         note="Read off the curve between budgets, along the logarithm of the rows; in brackets "
-        "95 % intervals over the same draws of test inputs for both arms. "
+        "95% intervals over the same draws of test inputs for both arms. "
         f"“≤ {first.smallest:,.0f}”: the smallest budget is enough. “Not reached”: more than the "
         f"{first.largest:,.0f} rows tried, if any number; no curve is continued beyond them. “No "
         "clear rise”: the interval of the gain from smallest to largest budget includes 0."

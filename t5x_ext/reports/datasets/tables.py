@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from t5x_ext.metrics.resampling import Interval
-from t5x_ext.reports.comparisons import signed
-from t5x_ext.reports.dataset_scores import COPIED, DatasetScores, Row
-from t5x_ext.reports.document import Table
+from t5x_ext.reports.datasets.scores import COPIED, DatasetScores, Row
+from t5x_ext.reports.documents.document import Table
 from t5x_ext.reports.score_grid import Point
 from t5x_ext.reports.study_files import Study
-from t5x_ext.reports.tables import ABSENT
+from t5x_ext.reports.wording import ABSENT, signed
 
 _NAMES = {
     "rougeL": "ROUGE-L",
@@ -152,7 +151,7 @@ def _score_note(scores: DatasetScores) -> str:
     copying = " Copying the source is what a model that changes nothing scores." * is_rewriting
     against = "the others, where a text has several" if is_rewriting else "all of them"
     return (
-        "Percent; in brackets 95 % bootstrap intervals over test inputs, and over seeds where "
+        "Percent; in brackets 95% bootstrap intervals over test inputs, and over seeds where "
         f"there are several. The highest of each column is bold.{several}{copying} The first "
         f"reference is scored against {against}. {' '.join(stated.values())}"
     ).strip()
@@ -184,7 +183,7 @@ def difference_tables(scores: DatasetScores, places: Sequence[int] = ()) -> list
                 if row is not reference
             ),
             note="Both arms answer the same test inputs, which are drawn in pairs. ▲ and ▼: the "
-            "95 % interval excludes 0. The intervals are not adjusted for multiple comparisons.",
+            "95% interval excludes 0. The intervals are not adjusted for multiple comparisons.",
             groups=_groups(scores, places, 2 + several),
         )
         for reference in scores.references

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from t5x_ext.reports.document import Block, Document, Paragraph, Picture, Sample, Table
+from t5x_ext.reports.documents.document import Block, Document, Paragraph, Picture, Sample, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from t5x_ext.generation.scores import OVER_SHOTS
 from t5x_ext.metrics.resampling import Interval, percentile_bounds
-from t5x_ext.reports.dataset_scores import DatasetScores, Row, set_and_shots
-from t5x_ext.reports.dataset_tables import (
+from t5x_ext.reports.datasets.scores import DatasetScores, Row, set_and_shots
+from t5x_ext.reports.datasets.tables import (
     ROWS_TITLE,
     difference_text,
     interval_lines,
@@ -25,7 +25,7 @@ from t5x_ext.reports.dataset_tables import (
     rows_used,
     strongest,
 )
-from t5x_ext.reports.document import Table
+from t5x_ext.reports.documents.document import Table
 
 SET_BY_SET = "Worst, mean and best are over the numbers of demonstrations, set by set."
 # What explains F1, where datasets have it; each is a column of the second table.
@@ -123,7 +123,7 @@ def shots_table(scores: DatasetScores, shots: Shots, clean: DatasetScores | None
             *(("mean without flagged rows",) if clean_shots else ()),
         ),
         tuple(rows),
-        note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95 % bootstrap "
+        note=f"Percent, mean over {count_text(shots.num_sets)}; in brackets 95% bootstrap "
         "intervals over test inputs, and over seeds where there are several. The highest of each "
         "column is bold."
         + f" {SET_BY_SET}" * bool(over)
@@ -153,7 +153,7 @@ def _set_table(scores: DatasetScores, name: str, places: Sequence[int]) -> Table
             (row.label, rows_used(row), *(interval_lines(row.interval([i])) for i in places))
             for row in (*scores.rows, *scores.bounds)
         ),
-        note="Percent; in brackets 95 % bootstrap intervals over test inputs. The highest of each "
+        note="Percent; in brackets 95% bootstrap intervals over test inputs. The highest of each "
         "column is bold.",
         groups=(("", 2), *((f"{k}-shot", tasks.count(task)) for task, k in shots.items())),
         strong_cells=strongest([list(row.values[places]) for row in scores.rows], before=2),
@@ -183,7 +183,7 @@ def difference_tables(scores: DatasetScores, shots: Shots) -> list[Table]:
                     )
                     for row in others
                 ),
-                note="Test inputs are drawn in pairs. ▲ and ▼: the 95 % interval excludes 0. The "
+                note="Test inputs are drawn in pairs. ▲ and ▼: the 95% interval excludes 0. The "
                 "intervals are not adjusted for multiple comparisons.",
             )
         )

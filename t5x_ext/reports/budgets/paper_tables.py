@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_ext.reports import paper
-from t5x_ext.reports.comparisons import budget_text, budgets_phrase
-from t5x_ext.reports.document import Table
+from t5x_ext.reports.budgets import paper
+from t5x_ext.reports.documents.document import Table
 from t5x_ext.reports.score_grid import Point, ScoreGrid
 from t5x_ext.reports.study_files import SETTINGS, Study
-from t5x_ext.reports.tables import ABSENT, interval_text
+from t5x_ext.reports.wording import ABSENT, budget_text, budgets_phrase, interval_text
 
 
 def paper_table(study: Study, grid: ScoreGrid) -> Table:
@@ -28,7 +27,7 @@ def paper_table(study: Study, grid: ScoreGrid) -> Table:
     )
     return Table(
         "Overall results in the form of the paper’s",
-        ("setting", "model", "labels per task", "paper", "here [95 % interval]"),
+        ("setting", "model", "labels per task", "paper", "here [95% interval]"),
         tuple(rows),
         note=f"Paper: {paper.SOURCE}; models of 3 billion parameters, 119 tasks. Here a dash "
         "stands where this study has no such arm and budget. With other models and tasks only "

@@ -1,0 +1,1 @@
+"""Reports of studies of ROUGE-L against training examples per task."""

@@ -1,0 +1,1 @@
+"""Reports of studies whose datasets have metrics of their own: arms by datasets."""

@@ -1,0 +1,1 @@
+"""What a report consists of, and its media: HTML and Markdown."""
