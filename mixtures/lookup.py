@@ -126,10 +126,10 @@ def _refuse_file(name: str) -> None:
     except DataError:
         return
     if is_file or near:
-        hint = f" (did you mean '{path.parent / near[0]}'?)" if near else ""
+        meant = f"; did you mean '{path.parent / near[0]}'?" if near else ""
         raise DataError(
-            f"MIXTURE_OR_TASK_NAME: file {quoted(name)}{hint}; allowed: a .jsonl file, one object "
-            "with instruction, input and output per line, or a .json file of one task"
+            f"MIXTURE_OR_TASK_NAME: file {quoted(name)}; allowed: a .jsonl file, one object with "
+            f"instruction, input and output per line, or a .json file of one task{meant}"
         )
 
 

@@ -151,7 +151,7 @@ def _num_steps(
     start = _step_of(restore)
     if start is None:
         return total, True
-    RunLength(total, None, None).check_initial(start, restore.paths[0])
+    RunLength(total).check_initial(start, restore.paths[0])
     return total - start, False
 
 

@@ -121,7 +121,7 @@ def parse_topology(name: str) -> Machine:
     tpus = {device.name: device for device in DEVICES.values() if device.torus_axes}
     if kind not in tpus:
         raise ConfigError(
-            f"--topology: {name!r}{_meant(name)}; allowed: {', '.join(_examples(tpus))}"
+            f"--topology: {name!r}; allowed: {', '.join(_examples(tpus))}{_meant(name)}"
         )
     device = tpus[kind]
     slices = _SLICES[device.torus_axes]
@@ -164,7 +164,7 @@ def _meant(name: str) -> str:
         return ""
     chips = int(number) // (2 if device.torus_axes == 3 else 1)  # of v4 and v5p they count cores
     shapes = [shape for shape in _SLICES[device.torus_axes] if _num_chips(shape) == chips]
-    return f" (did you mean '{device.name}:{shapes[0]}'?)" if shapes else ""
+    return f"; did you mean '{device.name}:{shapes[0]}'?" if shapes else ""
 
 
 def _num_chips(shape: str) -> int:

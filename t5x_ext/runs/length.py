@@ -14,9 +14,9 @@ from t5x_ext.errors import ConfigError
 class RunLength:
     """How long a run is: exactly one of the three is given."""
 
-    total_steps: int | None
-    relative_steps: int | None
-    total_epochs: int | None
+    total_steps: int | None = None
+    relative_steps: int | None = None
+    total_epochs: int | None = None
 
     def __post_init__(self) -> None:
         limits = {
