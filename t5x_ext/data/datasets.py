@@ -13,15 +13,13 @@ from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.cuts import cut_lines, joined_cuts
-from t5x_ext.data.examples import load_mixture
+from t5x_ext.data.examples import UNCUT, load_mixture
 from t5x_ext.data.features import Features
 from t5x_ext.data.opening import is_stochastic, open_mixture
 from t5x_ext.data.records import Example, Member
 from t5x_ext.data.tables import ExampleTable, MemoryTable, TableExamples, as_table
 from t5x_ext.errors import ConfigError
 from t5x_ext.terminal import note
-
-_UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
 
 
 def set_context(superni: SuperNIConfig, vocabulary: Any, features: Features | None = None) -> None:
@@ -47,7 +45,7 @@ def load(cfg: DatasetConfig) -> list[Member]:
       mixtures.errors.DataError: the name or its data is wrong.
     """
     name = _checked_name(cfg)
-    return load_mixture(name, cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached)
+    return load_mixture(name, cfg.split, cfg.task_feature_lengths or UNCUT, cfg.use_cached)
 
 
 def _checked_name(cfg: DatasetConfig) -> str:
@@ -152,7 +150,7 @@ def open_flat(cfg: DatasetConfig) -> Sequence[Example]:
 
     Tasks with stochastic preprocessors are in memory in any case.
     """
-    what = _checked_name(cfg), cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached
+    what = _checked_name(cfg), cfg.split, cfg.task_feature_lengths or UNCUT, cfg.use_cached
     if is_stochastic(*what):
         return load_flat(cfg)
     members = open_mixture(*what, memory_limit_bytes=cfg.memory_limit_bytes)

@@ -20,12 +20,15 @@ from mixtures.specialization.rows import find_directory as find_domains
 from mixtures.tasks import RowTask
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.rows import find_directory
+from t5x_ext.bounds import MAX_TOKENS, check_lengths
 from t5x_ext.data import row_examples
 from t5x_ext.data.records import Example, Member
 from t5x_ext.errors import ConfigError
 from t5x_ext.progress import counted
 
 Task = Any  # a RowTask, or a seqio.Task
+
+UNCUT = {"inputs": MAX_TOKENS, "targets": MAX_TOKENS}  # lengths that cut no example
 
 
 def load_mixture(
@@ -49,19 +52,11 @@ def load_mixture(
         ConfigError: no task has the split, or `lengths` is not for inputs and targets.
         mixtures.errors.DataError: the name or its data is wrong.
     """
-    check_lengths(lengths)
+    check_lengths("TASK_FEATURE_LENGTHS", lengths)
     return [
         Member(task.name, _load_task(task, split, lengths, use_cached), rate)
         for task, rate in tasks_of(name, split)
     ]
-
-
-def check_lengths(lengths: Mapping[str, int]) -> None:
-    """Raises ConfigError unless lengths are given for inputs and targets."""
-    if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 1:
-        raise ConfigError(
-            f"TASK_FEATURE_LENGTHS: {dict(lengths)}; allowed: inputs and targets, each 1 or more"
-        )
 
 
 def tasks_of(name: str, split: str) -> list[tuple[Task, float]]:

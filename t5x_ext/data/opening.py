@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from mixtures.tasks import RowTask
+from t5x_ext.bounds import check_lengths
 from t5x_ext.data import examples as loading
 from t5x_ext.data import row_examples, stores
 from t5x_ext.data.records import Example, Member
@@ -53,7 +54,7 @@ def open_mixture(
         ConfigError: no task has the split, or `lengths` is not for inputs and targets.
         mixtures.errors.DataError: the name or its data is wrong.
     """
-    loading.check_lengths(lengths)
+    check_lengths("TASK_FEATURE_LENGTHS", lengths)
     members = []
     for task, rate in loading.tasks_of(name, split):
         opener = _TaskOpener(task, split, dict(lengths), use_cached, seed)
