@@ -15,7 +15,7 @@ from mixtures.specialization.tasks import fingerprint as self_fingerprint
 from mixtures.splits import Splits, split_instances
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.tasks import fingerprint as writing_fingerprint
-from t5x_ext.data.examples import UNCUT, load_examples
+from t5x_ext.data.opening import UNCUT, load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.studies.arms import ZERO_SHOT
