@@ -54,8 +54,8 @@ from t5x_ext import Model, schedules, startup
 from t5x_ext.checkpoints import load_params, open_source
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data import datasets
-from t5x_ext.data.examples import load_examples
 from t5x_ext.data.features import DecoderOnlyFeatures
+from t5x_ext.data.opening import load_examples
 from t5x_ext.data.packing import lay_out, pack_rows
 from t5x_ext.data.records import Example
 from t5x_ext.decoding import Greedy

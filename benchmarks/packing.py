@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 
 LENGTHS = {"inputs": 1024, "targets": 256}
 
@@ -37,7 +38,7 @@ def make_examples(count: int) -> list[Example]:
 
 def pack_ours(examples: list[Example]) -> tuple[float, float]:
     clock = time.perf_counter()
-    batches = TrainBatches([("task", examples, 1.0)], 32, LENGTHS, pack=True, seed=0)
+    batches = TrainBatches([in_memory("task", examples)], 32, LENGTHS, pack=True, seed=0)
     filled = positions = 0
     for step in range(batches.steps_per_epoch()):
         batch, _ = batches.make(0, step)

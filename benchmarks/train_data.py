@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 
 VOCAB_SIZE = 32128
 
@@ -67,6 +68,6 @@ def make_features(
     examples: list[Example], rows: int, lengths: dict[str, int], pack: bool | str
 ) -> list[dict[str, np.ndarray]]:
     """An epoch of our batches, without a last one that is not full."""
-    batches = TrainBatches([("task", examples, 1.0)], rows, lengths, pack, seed=0)
+    batches = TrainBatches([in_memory("task", examples)], rows, lengths, pack, seed=0)
     count = batches.steps_per_epoch()
     return [batches.make(0, step)[0] for step in range(max(1, count - 1))]

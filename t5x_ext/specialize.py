@@ -145,7 +145,7 @@ def specialize(
     if stage in (None, "evaluate"):
         pipeline.check_shots()  # evaluation comes last, hours after this
     only = None if stage is None else round or 1
-    pipeline.check_lengths(
+    pipeline.check_fits_context(
         writes=stage in (None, "instructions") and pipeline.writes_tasks(only),
         answers=stage in (None, "responses"),
         evaluates=stage in (None, "evaluate"),

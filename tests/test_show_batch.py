@@ -14,6 +14,7 @@ from t5x_ext import show_batch
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import DecoderOnlyFeatures, EncoderDecoderFeatures
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.errors import ConfigError
 
 LENGTHS = {"inputs": 24, "targets": 8}
@@ -45,7 +46,7 @@ def make_examples(count: int) -> list[Example]:
 )
 def test_segments_are_the_examples_that_went_in(pack, features):
     examples = {example.id: example for example in make_examples(40)}
-    members = [("task", list(examples.values()), 1.0)]
+    members = [in_memory("task", list(examples.values()))]
     batches = TrainBatches(members, 8, LENGTHS, pack=pack, seed=0, features=features)
     batch, info = batches.make(0, 0)
     seen = []

@@ -24,11 +24,10 @@ from mixtures.writing.sets import SETS, TASKS
 from mixtures.writing.tasks import read_parts
 from t5x_ext.audits.flags import first_names
 from t5x_ext.audits.records import TaskRows
-from t5x_ext.data.examples import load_mixture
+from t5x_ext.data.opening import UNCUT, load_examples
 
 _SPLITS = ("train", "validation", "test")
 _MANY_ROWS = 100_000  # sets that are compared only where they are named
-_NO_LIMIT = {"inputs": 2**30, "targets": 2**30}  # tokens
 
 
 def load_rows(name: str) -> list[TaskRows]:
@@ -133,19 +132,18 @@ def _rows_of_seqio(name: str) -> list[TaskRows]:
     """Rows of any SeqIO task or mixture; its whole prompt counts as the input."""
     by_task: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for split in sorted(set(_SPLITS) & set(lookup.find(name).splits)):
-        for member in load_mixture(name, split, _NO_LIMIT):
-            for example in member.examples:
-                row = Row(
-                    task=example.task,
-                    category=example.category,
-                    id=example.id,
-                    definition="",
-                    input=example.inputs_pretokenized,
-                    references=example.references,
-                    positive_examples=(),
-                    negative_examples=(),
-                )
-                by_task[example.task][split].append(row)
+        for example in load_examples(name, split, UNCUT):
+            row = Row(
+                task=example.task,
+                category=example.category,
+                id=example.id,
+                definition="",
+                input=example.inputs_pretokenized,
+                references=example.references,
+                positive_examples=(),
+                negative_examples=(),
+            )
+            by_task[example.task][split].append(row)
     tasks = []
     for task, splits in by_task.items():
         rows: dict[str, Any] = {split: tuple(splits[split]) for split in _SPLITS}

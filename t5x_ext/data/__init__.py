@@ -1,14 +1,13 @@
 """From tasks to batches of token arrays.
 
-examples.py   a task or mixture -> Example records
+opening.py    a task or mixture -> its examples, in memory or tokenised into the local cache
+datasets.py   the same, and training batches, as a configuration asks for them
+examples.py   the tasks behind a name -> Example records, one after the other
 row_examples.py  the same of a task of ours, from its rows
 seqio_examples.py  the same of a task registered with SeqIO; imports TensorFlow
-opening.py    training data: in memory, or tokenised into the local cache; stochastic tasks
 stochastic.py which tasks draw at random, and their seeds; imports TensorFlow
-datasets.py   what a configuration asks for, through examples.py and opening.py
-audit*.py     what is wrong or noteworthy in the data, through mixtures
-records.py    the records that travel between the stages
-tables.py     examples by number, wherever they lie
+records.py    the record that travels between the stages
+tables.py     examples by number, wherever they lie; the members of a mixture
 stores.py     tables on disk
 packing.py    which example goes into which row of a batch
 epochs.py     the plan of a training epoch: order, mixture, references, rows

@@ -29,8 +29,8 @@ from t5x_ext.data.length_buckets import (
 )
 from t5x_ext.data.packing import Layout, join_rows, lay_out
 from t5x_ext.data.prefetching import prefetch
-from t5x_ext.data.records import Example, Member
-from t5x_ext.data.tables import ExampleTable, as_table
+from t5x_ext.data.records import Example
+from t5x_ext.data.tables import ExampleTable, Member, as_table
 from t5x_ext.errors import ConfigError
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -66,7 +66,7 @@ class TrainBatches:
     The last batch of an epoch is filled with empty rows. See EpochPlanner for what an epoch holds.
 
     Args:
-        members: each task's Member, or its first fields; one for a plain task.
+        members: one for each task of a mixture.
         batch_size: examples, or rows when packing; global.
         lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
         pack: whether several examples share a row. "batch" joins those of each batch, in as few
@@ -88,7 +88,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        members: Sequence[Member | tuple[str, Sequence[Example], float]],
+        members: Sequence[Member],
         batch_size: int,
         lengths: Mapping[str, int],
         pack: bool | str,
@@ -99,10 +99,9 @@ class TrainBatches:
         features: Features | None = None,
         multiple: int = 1,
     ):
-        named = [Member(*member) for member in members]
-        self.members = named
+        self.members = members
         self._features = features or EncoderDecoderFeatures()
-        planner = EpochPlanner(named, seed, self._features, shuffle)
+        planner = EpochPlanner(members, seed, self._features, shuffle)
         self._batch_size = batch_size
         self._host_rows = host_rows or (lambda num_rows: (0, num_rows))
         self._pack = pack
@@ -121,7 +120,7 @@ class TrainBatches:
         # Two plans: the background thread may be one epoch ahead.
         self._plan = lru_cache(maxsize=2)(lambda epoch: planner.plan(epoch, pack_into))
         self._identity = {
-            "data": describe_data(named),
+            "data": describe_data(members),
             "seed": seed if shuffle else f"{seed}, not shuffled",
             "batch_size": batch_size,
             "pack": pack,

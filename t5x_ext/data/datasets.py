@@ -13,15 +13,12 @@ from t5x_ext import multihost
 from t5x_ext.configs import DatasetConfig, SuperNIConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.cuts import cut_lines, joined_cuts
-from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.features import Features
-from t5x_ext.data.opening import is_stochastic, open_mixture
-from t5x_ext.data.records import Example, Member
-from t5x_ext.data.tables import ExampleTable, MemoryTable, TableExamples, as_table
+from t5x_ext.data.opening import UNCUT, load_examples, open_members
+from t5x_ext.data.records import Example
+from t5x_ext.data.tables import ExampleTable, JoinedTable, as_table
 from t5x_ext.errors import ConfigError
 from t5x_ext.terminal import note
-
-_UNLIMITED = {"inputs": 1 << 20, "targets": 1 << 20}  # tokens; no example is cut
 
 
 def set_context(superni: SuperNIConfig, vocabulary: Any, features: Features | None = None) -> None:
@@ -36,18 +33,6 @@ def set_context(superni: SuperNIConfig, vocabulary: Any, features: Features | No
         missing=superni.missing,
         joined=features is not None and features.joined,
     )
-
-
-def load(cfg: DatasetConfig) -> list[Member]:
-    """Loads and tokenises the examples a config asks for, task by task.
-
-    Raises:
-      ConfigError: there is no such split, or a task was registered with another vocabulary than
-        the model's; see also `load_mixture`.
-      mixtures.errors.DataError: the name or its data is wrong.
-    """
-    name = _checked_name(cfg)
-    return load_mixture(name, cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached)
 
 
 def _checked_name(cfg: DatasetConfig) -> str:
@@ -69,7 +54,7 @@ def with_lengths(cfg: DatasetConfig, examples: Sequence[Example]) -> DatasetConf
     return dataclasses.replace(cfg, task_feature_lengths=lengths)
 
 
-def tell_cuts(parts: Iterable[Sequence[Example] | ExampleTable], cfg: DatasetConfig) -> None:
+def tell_cuts(parts: Iterable[Sequence[Example]], cfg: DatasetConfig) -> None:
     """Says how many prompts and targets of each task do not fit the config's lengths.
 
     Args:
@@ -143,23 +128,29 @@ def _check_vocabularies(name: str) -> None:
 
 
 def load_flat(cfg: DatasetConfig) -> list[Example]:
-    """Every example exactly once, in the order of the data."""
-    return [example for member in load(cfg) for example in member.examples]
+    """Every example a config asks for exactly once, in the order of the data, in memory.
+
+    Raises:
+      ConfigError: there is no such split, or a task was registered with another vocabulary than
+        the model's; see also `open_members`.
+      mixtures.errors.DataError: the name or its data is wrong.
+    """
+    lengths = cfg.task_feature_lengths or UNCUT
+    return load_examples(_checked_name(cfg), cfg.split, lengths, cfg.use_cached)
 
 
-def open_flat(cfg: DatasetConfig) -> Sequence[Example]:
+def open_flat(cfg: DatasetConfig) -> ExampleTable:
     """Like `load_flat`, but examples beyond `memory_limit_bytes` are on disk, without their texts.
 
-    Tasks with stochastic preprocessors are in memory in any case.
+    Raises:
+      ConfigError: see `load_flat`, like the next.
+      mixtures.errors.DataError: see there.
     """
-    what = _checked_name(cfg), cfg.split, cfg.task_feature_lengths or _UNLIMITED, cfg.use_cached
-    if is_stochastic(*what):
-        return load_flat(cfg)
-    members = open_mixture(*what, memory_limit_bytes=cfg.memory_limit_bytes)
-    tables = [member.examples for member in members]
-    if all(isinstance(table, MemoryTable) for table in tables):
-        return [example for table in tables for example in table.read(range(len(table)))]
-    return TableExamples(tables)
+    lengths = cfg.task_feature_lengths or UNCUT
+    members = open_members(
+        _checked_name(cfg), cfg.split, lengths, cfg.use_cached, cfg.memory_limit_bytes
+    )
+    return JoinedTable([member.examples for member in members])
 
 
 def train_batches(
@@ -179,18 +170,18 @@ def train_batches(
       multiple: see `TrainBatches`.
 
     Raises:
-      ConfigError: see `load`, `open_mixture` and `TrainBatches`.
+      ConfigError: see `load_flat` and `TrainBatches`.
       mixtures.errors.DataError: the name or its data is wrong.
     """
     assert cfg.task_feature_lengths is not None  # the command refuses that
     seed = seed if cfg.seed is None else cfg.seed
-    members = open_mixture(
+    members = open_members(
         _checked_name(cfg),
         cfg.split,
         cfg.task_feature_lengths,
         cfg.use_cached,
-        seed,
         cfg.memory_limit_bytes,
+        draw_seed=seed,
     )
     return TrainBatches(
         members,

@@ -14,8 +14,7 @@ import numpy as np
 from mixtures.prompts import reference_index
 from t5x_ext.data.features import Features
 from t5x_ext.data.packing import Layout, lay_out, pack_rows
-from t5x_ext.data.records import Member
-from t5x_ext.data.tables import ExampleTable, TablePool, as_table
+from t5x_ext.data.tables import ExampleTable, Member, TablePool
 from t5x_ext.errors import ConfigError
 
 # What a random stream is for; part of its key, so that no two streams are the same.
@@ -67,7 +66,7 @@ class EpochPlanner:
         members = [member for member in members if len(member.examples) and member.rate > 0]
         if not members:
             raise ConfigError("training data: no examples; allowed: at least one, at a rate > 0")
-        self._tables = [as_table(member.examples) for member in members]
+        self._tables = [member.examples for member in members]
         self._redraws = [member.redraw for member in members]
         for table in self._tables:
             check_targets(table)
@@ -163,7 +162,7 @@ class EpochPlanner:
         redraw = self._redraws[member]
         if redraw is None or number == 0:
             return self._tables[member]
-        table = as_table(redraw(number))
+        table = redraw(number)
         check_targets(table)
         return table
 
@@ -208,11 +207,10 @@ def describe_data(members: Sequence[Member], as_before: bool = False) -> str:
     digest = hashlib.sha256()
     for member in members:
         digest.update(f"{member.name}\0{len(member.examples)}\0{member.rate}\0".encode())
-        table = as_table(member.examples)
         if as_before:
-            table.update(digest)
+            member.examples.update(digest)
         else:
-            digest.update(table.digest.encode())
+            digest.update(member.examples.digest.encode())
     count = sum(len(member.examples) for member in members)
     more = f" and {len(members) - 1} more tasks" if len(members) > 1 else ""
     return f"{count} examples of {members[0].name}{more}, hash {digest.hexdigest()[:16]}"

@@ -1,8 +1,9 @@
-"""Loads examples: of the names `mixtures` resolves, and of any task or mixture of SeqIO's.
+"""The tasks behind a name, ours and SeqIO's, and the examples of one task.
 
 A task says what the data is (source, prompt, vocabulary, trimming); order, packing and batches are
 made from the loaded examples by the other modules of this package. SeqIO and TensorFlow are
 imported for tasks that are registered with SeqIO and for its caches; ours are read as they are.
+What was read last stays in memory. `opening.py` is what others get examples through.
 """
 
 from __future__ import annotations
@@ -21,51 +22,21 @@ from mixtures.tasks import RowTask
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.rows import find_directory
 from t5x_ext.data import row_examples
-from t5x_ext.data.records import Example, Member
+from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
-from t5x_ext.progress import counted
 
 Task = Any  # a RowTask, or a seqio.Task
 
 
-def load_mixture(
-    name: str, split: str, lengths: Mapping[str, int], use_cached: bool = False
-) -> list[Member]:
-    """Loads a split of a task or mixture, task by task.
+def tasks_of(name: str, split: str) -> list[tuple[Task, float]]:
+    """The tasks of a name that have the split, in the order of the mixture, with their rates.
 
-    Loading the same thing again gives the same examples from memory.
-
-    Args:
-        name: a registered SeqIO task or mixture, or any name that mixtures.resolve takes.
-        split: train, validation, test, or whatever splits the task has.
-        lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
-        use_cached: read the task's SeqIO cache instead of preprocessing.
-
-    Returns:
-        One member per task that has the split, in the order of the mixture's task names, with the
-        mixture's rate; a task is its own only member, at rate 1.
+    A task is its own only one, at rate 1.
 
     Raises:
-        ConfigError: no task has the split, or `lengths` is not for inputs and targets.
+        ConfigError: no task has the split.
         mixtures.errors.DataError: the name or its data is wrong.
     """
-    check_lengths(lengths)
-    return [
-        Member(task.name, _load_task(task, split, lengths, use_cached), rate)
-        for task, rate in tasks_of(name, split)
-    ]
-
-
-def check_lengths(lengths: Mapping[str, int]) -> None:
-    """Raises ConfigError unless lengths are given for inputs and targets."""
-    if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 1:
-        raise ConfigError(
-            f"TASK_FEATURE_LENGTHS: {dict(lengths)}; allowed: inputs and targets, each 1 or more"
-        )
-
-
-def tasks_of(name: str, split: str) -> list[tuple[Task, float]]:
-    """The tasks of a name that have the split, with their rates."""
     provider = lookup.find(mixtures.resolve(name))
     is_mixture = hasattr(provider, "tasks")
     if is_mixture:
@@ -88,9 +59,9 @@ def read_examples(
 
     Args:
         task: has the split.
-        split: as of load_mixture, like the next two.
-        lengths: see there.
-        use_cached: see there.
+        split: train, validation, test, or whatever splits the task has.
+        lengths: {'inputs': tokens, 'targets': tokens}, at most, EOS included.
+        use_cached: read the task's SeqIO cache instead of preprocessing.
         seed: of stochastic preprocessors.
 
     Raises:
@@ -110,14 +81,6 @@ def as_seqio(task: Task) -> Any:
     import seqio
 
     return seqio.get_mixture_or_task(task.name)
-
-
-def load_examples(
-    name: str, split: str, lengths: Mapping[str, int], use_cached: bool = False
-) -> list[Example]:
-    """Every example of a split of a task or mixture exactly once; see load_mixture."""
-    members = load_mixture(name, split, lengths, use_cached)
-    return [example for member in members for example in member.examples]
 
 
 class _RecentExamples:
@@ -140,17 +103,6 @@ class _RecentExamples:
 
 # A study opens the same tasks for every setting, starting point and seed.
 _recent = _RecentExamples(capacity=50_000)
-
-
-def _load_task(
-    task: Task, split: str, lengths: Mapping[str, int], use_cached: bool
-) -> list[Example]:
-    examples = recall(task, split, lengths, use_cached)
-    if examples is None:
-        read = read_examples(task, split, lengths, use_cached)
-        examples = list(counted(read, f"tokenising {task.name}", "examples"))
-        remember(task, split, lengths, use_cached, examples)
-    return list(examples)
 
 
 def recall(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t5x_ext.data.epochs import share_out
-from t5x_ext.data.records import Example, Member
-from t5x_ext.data.tables import MemoryTable, as_table
+from t5x_ext.data.records import Example
+from t5x_ext.data.tables import Member, MemoryTable
 
 _LINES = 20
 
@@ -40,19 +40,19 @@ def share_of_sources(members: Sequence[Member], epochs: float) -> list[SourceSha
     """The sources of a mixture, in the order of the data.
 
     Args:
-        members: as of `open_mixture`.
+        members: as of `open_members`.
         epochs: length of the run; an epoch has as many rows as all members together.
     """
     members = [member for member in members if len(member.examples) and member.rate > 0]
-    tables = [as_table(member.examples) for member in members]
-    sizes = [len(table) for table in tables]
+    sizes = [len(member.examples) for member in members]
     quotas = share_out(sum(sizes), [member.rate for member in members])
     found = []
-    for member, table, size, quota in zip(members, tables, sizes, quotas, strict=True):
+    for member, size, quota in zip(members, sizes, quotas, strict=True):
+        table = member.examples
         rows: Counter[str] = Counter()
         tokens: Counter[str] = Counter()
         if isinstance(table, MemoryTable):
-            for example in table.read(range(size)):
+            for example in table:
                 rows[example.task] += 1
                 tokens[example.task] += _tokens(example)
         else:  # on disk: told as one

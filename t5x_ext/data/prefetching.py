@@ -10,7 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_END = object()
+
+class _End:
+    """What comes after the last item."""
+
+
+_END = _End()
 
 
 def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
@@ -26,9 +31,9 @@ def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     try:
         ahead = deque(executor.submit(next, source, _END) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not _END:
+        while not isinstance(item := ahead.popleft().result(), _End):
             ahead.append(executor.submit(next, source, _END))
-            yield item  # type: ignore[misc]  # not _END
+            yield item
     finally:
         if not is_finalizing():  # else the thread has been joined
             executor.shutdown(wait=False, cancel_futures=True)

@@ -1,10 +1,8 @@
-"""The records that loading hands to batching, decoding and scoring."""
+"""The record that loading hands to batching, decoding and scoring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,20 +36,3 @@ class Example:
     source: str | None = None
     edits: str = ""
     target_truncated: bool = False
-
-
-class Member(NamedTuple):
-    """One task of a mixture.
-
-    Attributes:
-        name: of the task.
-        examples: its examples; a sequence, or an `ExampleTable`.
-        rate: mixing rate, relative, > 0.
-        redraw: for a task that is stochastic, number of the pass over it (from 1) -> its examples
-            in that pass, of which `examples` are those of the first. None: always the same.
-    """
-
-    name: str
-    examples: Any
-    rate: float
-    redraw: Callable[[int], Any] | None = None

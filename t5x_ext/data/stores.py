@@ -22,7 +22,7 @@ import numpy as np
 from t5x_ext import caches
 from t5x_ext.data.cuts import Cuts
 from t5x_ext.data.records import Example
-from t5x_ext.data.tables import hash_example
+from t5x_ext.data.tables import ExampleTable, hash_example
 from t5x_ext.progress import counted
 
 _RECORDS = "examples.array_record"
@@ -39,13 +39,11 @@ def memory_bytes(example: Example) -> int:
     return tokens + texts + _OVERHEAD + 150 * len(example.targets)
 
 
-class StoredTable:
-    """An `ExampleTable` on disk.
+class StoredTable(ExampleTable):
+    """Examples on disk, without their texts.
 
     Attributes:
         memory_bytes: about what its examples, with their texts, would take in memory.
-        cuts: see `ExampleTable`.
-        digest: see `ExampleTable`; that of the same examples in memory.
     """
 
     def __init__(self, path: Path):
@@ -53,8 +51,8 @@ class StoredTable:
 
         about = json.loads((path / _ABOUT).read_text())
         self.memory_bytes: int = about["memory_bytes"]
-        self.cuts = {task: Cuts(*counts) for task, counts in about["cuts"].items()}
-        self.digest: str = about["digest"]
+        self._cuts = {task: Cuts(*counts) for task, counts in about["cuts"].items()}
+        self._digest: str = about["digest"]
         self._columns = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         self._records: Any = ArrayRecordDataSource(str(path / _RECORDS))
         self._records[0]  # opened now: another run may clear the directory away later
@@ -71,8 +69,14 @@ class StoredTable:
     def target_lengths(self) -> np.ndarray:
         return self._columns["target_lengths"]
 
-    def __len__(self) -> int:
-        return len(self.input_lengths)
+    @property
+    def cuts(self) -> dict[str, Cuts]:
+        return self._cuts
+
+    @property
+    def digest(self) -> str:
+        """That of the same examples in memory."""
+        return self._digest
 
     def read(self, indices: Sequence[int]) -> list[Example]:
         return [_from_record(record) for record in self._records.__getitems__(indices)]

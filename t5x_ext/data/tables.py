@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -15,39 +16,85 @@ from t5x_ext.data.records import Example
 _READ = 256  # examples at a time, where all are read
 
 
-class ExampleTable(Protocol):
-    """What planning and batching ask of examples, wherever they lie."""
+class ExampleTable(Sequence[Example]):
+    """Examples in a fixed order, wherever they lie, and what is known of them without reading them.
+
+    As a sequence it reads what is asked for; iterating reads a few hundred at a time.
+    """
 
     @property
+    @abstractmethod
     def input_lengths(self) -> np.ndarray:
         """uint32 [examples], tokens."""
 
     @property
+    @abstractmethod
     def num_targets(self) -> np.ndarray:
         """uint32 [examples], references that training may draw."""
 
     @property
+    @abstractmethod
     def target_lengths(self) -> np.ndarray:
         """uint32 [targets of all examples, one example's after the other's], tokens."""
 
     @property
+    @abstractmethod
     def cuts(self) -> dict[str, Cuts]:
         """What of the examples was cut to fit, by task."""
 
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> list[Example]:
-        """The examples of these numbers, in the order asked for."""
-
     @property
+    @abstractmethod
     def digest(self) -> str:
         """What tells these examples from others, wherever they lie."""
 
+    @abstractmethod
     def update(self, digest: Any) -> None:
         """Adds the same to a `hashlib` digest as older runs did: on disk in another way."""
 
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        """The examples of these numbers, in the order asked for."""
 
-class MemoryTable:
+    def parts(self) -> Sequence[ExampleTable]:
+        """The tables that make up this one, in its order."""
+        return [self]
+
+    def __len__(self) -> int:
+        return len(self.input_lengths)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        numbers = range(len(self))[place]
+        return self.read(numbers) if isinstance(numbers, range) else self.read([numbers])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), _READ):
+            yield from self[start : start + _READ]
+
+
+class Member(NamedTuple):
+    """One task of a mixture.
+
+    Attributes:
+        name: of the task.
+        examples: its examples.
+        rate: mixing rate, relative, > 0.
+        redraw: for a task that is stochastic, number of the pass over it (from 1) -> its examples
+            in that pass, of which `examples` are those of the first. None: always the same.
+    """
+
+    name: str
+    examples: ExampleTable
+    rate: float
+    redraw: Callable[[int], ExampleTable] | None = None
+
+
+class MemoryTable(ExampleTable):
     """Examples that are in memory."""
 
     def __init__(self, examples: Sequence[Example]):
@@ -87,9 +134,14 @@ class MemoryTable:
             hash_example(digest, example)
 
 
-def as_table(examples: Sequence[Example] | ExampleTable) -> ExampleTable:
-    """A table of a sequence of examples; a table as it is."""
-    return MemoryTable(examples) if isinstance(examples, list | tuple) else examples  # type: ignore
+def as_table(examples: Sequence[Example]) -> ExampleTable:
+    """Examples as a table, which they may be already; others have to be in memory."""
+    return examples if isinstance(examples, ExampleTable) else MemoryTable(examples)
+
+
+def in_memory(name: str, examples: Sequence[Example], rate: float = 1.0) -> Member:
+    """A task of a mixture from its examples in memory."""
+    return Member(name, MemoryTable(examples), rate)
 
 
 def hash_example(digest: Any, example: Example) -> None:
@@ -140,8 +192,8 @@ class TablePool:
         return [example for example in found if example is not None]
 
 
-class TableExamples(Sequence[Example]):
-    """Examples of several tables as one sequence and one table; they stay where they lie."""
+class JoinedTable(ExampleTable):
+    """Several tables as one; their examples stay where they lie."""
 
     def __init__(self, tables: Sequence[ExampleTable]):
         self._tables, self._pool = tables, TablePool()
@@ -165,9 +217,8 @@ class TableExamples(Sequence[Example]):
     def cuts(self) -> dict[str, Cuts]:
         return joined_cuts(table.cuts for table in self._tables)
 
-    def parts(self) -> list[Sequence[Example]]:
-        """The examples of each table, in this order."""
-        return [TableExamples([table]) for table in self._tables]
+    def parts(self) -> Sequence[ExampleTable]:
+        return self._tables
 
     def read(self, indices: Sequence[int]) -> list[Example]:
         return self._pool.read(np.asarray(indices, np.int64))
@@ -180,19 +231,3 @@ class TableExamples(Sequence[Example]):
     def update(self, digest: Any) -> None:
         for table in self._tables:
             table.update(digest)
-
-    def __len__(self) -> int:
-        return len(self.input_lengths)
-
-    def __getitem__(self, place: Any) -> Any:
-        numbers = range(len(self))[place]
-        return self.read(numbers) if isinstance(place, slice) else self.read([numbers])[0]
-
-    def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), _READ):
-            yield from self[start : start + _READ]
-
-
-def parts_of(examples: Sequence[Example]) -> list[Sequence[Example]]:
-    """What examples lie in one after the other: the tables of `TableExamples`, else themselves."""
-    return examples.parts() if isinstance(examples, TableExamples) else [examples]

@@ -214,7 +214,7 @@ class Pipeline:
         for task in sorted({row.task for row in self.round.evaluation}):
             demonstrations(task, self.round.seeds, max(self.shots))
 
-    def check_lengths(self, writes: bool, answers: bool, evaluates: bool) -> None:
+    def check_fits_context(self, writes: bool, answers: bool, evaluates: bool) -> None:
         """Refuses what does not fit into the model's context, hours before it would be asked.
 
         Args:

@@ -14,7 +14,7 @@ from t5x_ext.data.batching import eval_batches
 from t5x_ext.data.cuts import joined_cuts
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.records import Example
-from t5x_ext.data.tables import as_table, parts_of
+from t5x_ext.data.tables import as_table
 from t5x_ext.data.task_metrics import Score
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.likelihood import Scorer
@@ -169,8 +169,8 @@ def first_of_all_tasks(examples: Sequence[Example], count: int) -> Sequence[Exam
     """
     if len(examples) <= count:
         return examples
-    parts = parts_of(examples)
-    tasks_of = [as_table(part).cuts for part in parts]
+    parts = as_table(examples).parts()
+    tasks_of = [part.cuts for part in parts]
     sizes = {task: cuts.rows for task, cuts in joined_cuts(tasks_of).items()}
     left = dict(zip(sizes, share_out(count, list(sizes.values())), strict=True))
     kept = []

@@ -19,7 +19,7 @@ from t5x_ext.checkpoints.adapters import open_adapter, place, stack
 from t5x_ext.checkpoints.fingerprints import fingerprint_base
 from t5x_ext.checkpoints.meta import NOT_QUANTIZED, carried_eos_ids
 from t5x_ext.checkpoints.params import open_source
-from t5x_ext.data.examples import load_examples
+from t5x_ext.data.opening import load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.generation import refill, rounds

@@ -13,7 +13,7 @@ from mixtures.specialization.names import PREFIX as SELF_PREFIX
 from mixtures.specialization.names import parse_name as parse_self_name
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.postprocessing import clean_answers
-from t5x_ext.data.examples import load_examples
+from t5x_ext.data.opening import load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.errors import ConfigError
 from t5x_ext.metrics.predictions import Prediction

@@ -15,7 +15,7 @@ from mixtures.specialization.tasks import fingerprint as self_fingerprint
 from mixtures.splits import Splits, split_instances
 from mixtures.writing.names import PREFIX as WRITING_PREFIX
 from mixtures.writing.tasks import fingerprint as writing_fingerprint
-from t5x_ext.data.examples import load_examples
+from t5x_ext.data.opening import UNCUT, load_examples
 from t5x_ext.data.records import Example
 from t5x_ext.metrics.predictions import Prediction
 from t5x_ext.studies.arms import ZERO_SHOT
@@ -30,8 +30,7 @@ def fingerprint_named(name: str, split: str) -> str:
     if name.startswith(SELF_PREFIX):
         return self_fingerprint(name, split)
     digest = hashlib.sha256()
-    lengths = {"inputs": 1 << 20, "targets": 1 << 20}  # nothing is cut
-    for example in load_examples(mixtures.resolve(name), split, lengths):
+    for example in load_examples(mixtures.resolve(name), split, UNCUT):
         fields = (example.id, example.inputs_pretokenized, *example.references)
         digest.update("\x1f".join(fields).encode() + b"\x1e")
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import Features
 from t5x_ext.data.length_buckets import make_length_buckets
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import BaseTransformerModel
 from t5x_ext.models.parameters import Params
 from t5x_ext.partitioning import PjitPartitioner
@@ -260,7 +261,7 @@ def make_batches(
     """Training batches under a recipe; lengths double from bucket to bucket, so shapes are few."""
     limits = features.limits(recipe.task_feature_lengths)
     return TrainBatches(
-        [("study", list(train), 1.0)],
+        [in_memory("study", train)],
         batch_size=recipe.batch_size,
         lengths=recipe.task_feature_lengths,
         pack=recipe.pack,

@@ -30,7 +30,7 @@ from t5x_ext.audits.measures import (
 from t5x_ext.audits.records import Lengths, Limit, SharedInputs, SharedSource, TaskAudit, TaskRows
 from t5x_ext.audits.rows import load_rows
 from t5x_ext.configs import SuperNIConfig
-from t5x_ext.data.examples import load_examples
+from t5x_ext.data.opening import load_examples
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -9,6 +9,7 @@ import numpy as np
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 
 LENGTHS = {"inputs": 64, "targets": 16}
 
@@ -33,7 +34,7 @@ def make_examples(count: int, prefix: str = "e", seed: int = 0, num_targets: int
 
 
 def make_batches(examples, batch_size=4, pack=True, seed=0, **kwargs) -> TrainBatches:
-    return TrainBatches([("t", examples, 1.0)], batch_size, LENGTHS, pack, seed, **kwargs)
+    return TrainBatches([in_memory("t", examples)], batch_size, LENGTHS, pack, seed, **kwargs)
 
 
 def take(batches: TrainBatches, count: int):

@@ -25,7 +25,7 @@ from batch_examples import (
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.epochs import share_out
 from t5x_ext.data.packing import lay_out
-from t5x_ext.data.records import Member
+from t5x_ext.data.tables import in_memory
 from t5x_ext.errors import ConfigError
 
 
@@ -238,7 +238,10 @@ def test_steps_for_epochs_is_the_sum_over_epochs():
 
 
 def test_mixture_rates_decide_the_shares_and_members_go_on_where_they_stopped():
-    members = [("a", make_examples(30, "a"), 1.0), ("b", make_examples(10, "b"), 3.0)]
+    members = [
+        in_memory("a", make_examples(30, "a"), 1.0),
+        in_memory("b", make_examples(10, "b"), 3.0),
+    ]
     batches = TrainBatches(members, 40, LENGTHS, pack=False, seed=0)
     seen = Counter()
     for epoch in range(3):
@@ -251,7 +254,7 @@ def test_mixture_rates_decide_the_shares_and_members_go_on_where_they_stopped():
 
 
 def test_rates_in_proportion_to_sizes_mean_every_example_once():
-    members = [Member("a", make_examples(7, "a"), 7), Member("b", make_examples(13, "b"), 13)]
+    members = [in_memory("a", make_examples(7, "a"), 7), in_memory("b", make_examples(13, "b"), 13)]
     ids = TrainBatches(members, 20, LENGTHS, pack=False, seed=0).make(5, 0)[1].ids
     assert len(set(ids)) == 20
 

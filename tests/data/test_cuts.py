@@ -12,8 +12,7 @@ import tensorflow as tf
 
 import mixtures
 from t5x_ext.data.cuts import Cuts, cut_lines, cuts_by_task
-from t5x_ext.data.examples import load_examples
-from t5x_ext.data.opening import open_mixture
+from t5x_ext.data.opening import load_examples, open_members
 
 LENGTHS = {"inputs": 8, "targets": 4}
 TOKENIZE = seqio.preprocessors.tokenize
@@ -99,7 +98,7 @@ def test_rows_of_ours_tell_what_they_lost_as_seqio_has_them(use_cached_rows: boo
 def test_tables_count_what_was_cut(add_task: Callable[..., str], memory_limit_bytes: int) -> None:
     name = add_task("table", TOKENIZE, seqio.preprocessors.append_eos_after_trim)
     for _ in range(2):  # built, and opened
-        member = open_mixture(name, "train", LENGTHS, memory_limit_bytes=memory_limit_bytes)[0]
+        member = open_members(name, "train", LENGTHS, memory_limit_bytes=memory_limit_bytes)[0]
         assert member.examples.cuts == {"table": Cuts(5, 2, 2)}
 
 

@@ -16,7 +16,7 @@ from mixtures.vocabularies import ByteVocabulary
 from t5x_ext.data import examples as examples_module
 from t5x_ext.data import seqio_examples
 from t5x_ext.data.batching import TrainBatches
-from t5x_ext.data.examples import load_examples, load_mixture
+from t5x_ext.data.opening import load_examples, open_members
 from t5x_ext.errors import ConfigError
 
 LENGTHS = {"inputs": 12, "targets": 6}
@@ -156,7 +156,7 @@ def test_a_mixture_keeps_its_rates_and_leaves_out_tasks_without_the_split(add_ta
     seqio.MixtureRegistry.add("inner", ["a", "b"], default_rate=1.0)
     seqio.MixtureRegistry.add("outer", [("inner", 4.0), ("b", 1.0), ("c", 7.0)])
     registered.extend(["outer", "inner"])
-    members = load_mixture("outer", "train", LENGTHS)
+    members = open_members("outer", "train", LENGTHS)
     assert [(m.name, len(m.examples), m.rate) for m in members] == [("a", 3, 2.0), ("b", 2, 3.0)]
     assert len(load_examples("outer", "train", LENGTHS)) == 5
     assert TrainBatches(members, 5, LENGTHS, pack=False, seed=0).steps_per_epoch() == 1
@@ -232,8 +232,8 @@ def test_a_mixture_follows_the_configuration(fresh_context, registered):
     registered.extend(["around_it", "around"])
     before = load_examples("around_it", "train", LENGTHS)
     mixtures.configure(vocabulary=ByteVocabulary(), budget_seed=7)
-    ((_, after, rate, _),) = load_mixture("around_it", "train", LENGTHS)
-    assert after == load_examples(name, "train", LENGTHS)
+    ((_, after, rate, _),) = open_members("around_it", "train", LENGTHS)
+    assert list(after) == load_examples(name, "train", LENGTHS)
     assert {ex.id for ex in after} != {ex.id for ex in before}
     assert after[0].inputs.tolist()[:6] == byte_ids("input:")
     assert rate == 1.0

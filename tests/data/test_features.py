@@ -9,6 +9,7 @@ from t5x_ext.data.batching import TrainBatches, eval_batches
 from t5x_ext.data.features import DecoderOnlyFeatures
 from t5x_ext.data.packing import lay_out
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 
 LENGTHS = {"inputs": 8, "targets": 8}
 
@@ -53,7 +54,7 @@ def test_training_batches_hold_every_target_token_once(pack: bool) -> None:
         for i in range(30)
     ]
     features = DecoderOnlyFeatures()
-    batches = TrainBatches([("t", examples, 1.0)], 4, LENGTHS, pack, seed=0, features=features)
+    batches = TrainBatches([in_memory("t", examples)], 4, LENGTHS, pack, seed=0, features=features)
     steps = batches.steps_per_epoch()
     made = [batches.make(0, step) for step in range(steps)]
     counted = sum(batch["decoder_loss_weights"].sum() for batch, _ in made)

@@ -12,6 +12,7 @@ from t5x_ext.data import batching
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.features import DecoderOnlyFeatures, EncoderDecoderFeatures
 from t5x_ext.data.packing import join_rows
+from t5x_ext.data.tables import in_memory
 
 
 def test_joined_batches_hold_the_examples_of_unpacked_ones_in_fewer_rows():
@@ -54,7 +55,7 @@ def test_a_joined_batch_that_needs_more_rows_than_the_first_ones_gets_them():
 def test_rows_of_joined_batches_are_as_long_as_wastes_least():
     examples = [make_example(f"e{i}", [5] * 40, [6] * 10) for i in range(8)]
     lengths = {"inputs": 128, "targets": 32}
-    batches = TrainBatches([("t", examples, 1.0)], 8, lengths, "batch", 0)
+    batches = TrainBatches([in_memory("t", examples)], 8, lengths, "batch", 0)
     # Eight rows of 64 and 32 hold one each; three of 128 and 32 hold all, three to a row.
     assert (batches.num_rows, dict(batches.row_lengths)) == (3, lengths)
 
@@ -73,7 +74,7 @@ def test_the_shape_of_joined_rows_is_found_in_few_tries(monkeypatch):
         (EncoderDecoderFeatures(), {"inputs": 1024, "targets": 256}, 256),
     ):
         tries.clear()
-        TrainBatches([("t", examples, 1.0)], 32, lengths, "batch", 0, features=features)
+        TrainBatches([in_memory("t", examples)], 32, lengths, "batch", 0, features=features)
         assert len(tries) <= allowed / 4
         assert max(tries.values()) == 10  # once for each batch
 

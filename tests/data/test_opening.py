@@ -21,10 +21,9 @@ from t5x_ext.configs import DatasetConfig
 from t5x_ext.data import datasets, seqio_examples, stores
 from t5x_ext.data.batching import TrainBatches, eval_batches
 from t5x_ext.data.cuts import cuts_by_task
-from t5x_ext.data.examples import load_mixture
 from t5x_ext.data.features import EncoderDecoderFeatures
-from t5x_ext.data.opening import open_mixture
-from t5x_ext.data.tables import MemoryTable, TableExamples
+from t5x_ext.data.opening import open_members
+from t5x_ext.data.tables import JoinedTable, MemoryTable
 
 LENGTHS = {"inputs": 24, "targets": 12}
 TOKENIZE = (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim)
@@ -81,7 +80,7 @@ def add_a_die(row):
 
 
 def open_batches(name: str, pack: bool = True, seed: int = 0, limit: int = 1 << 30) -> TrainBatches:
-    members = open_mixture(name, "train", LENGTHS, seed=seed, memory_limit_bytes=limit)
+    members = open_members(name, "train", LENGTHS, memory_limit_bytes=limit, draw_seed=seed)
     return TrainBatches(members, 64, LENGTHS, pack, seed)
 
 
@@ -232,7 +231,7 @@ def test_the_limit_is_that_of_all_tasks_together(add_task):
     parts = [add_task("small", 100), add_task("large", 3000), add_task("last", 200)]
     seqio.MixtureRegistry.add("sizes", parts, default_rate=1)
     try:
-        members = open_mixture("sizes", "train", LENGTHS, memory_limit_bytes=1_000_000)
+        members = open_members("sizes", "train", LENGTHS, memory_limit_bytes=1_000_000)
     finally:
         seqio.MixtureRegistry.remove("sizes")
     in_memory = {member.name: isinstance(member.examples, MemoryTable) for member in members}
@@ -261,7 +260,7 @@ def test_a_stochastic_task_draws_anew_in_every_epoch(limit, add_task, cache):
 
 def test_held_out_examples_of_a_stochastic_task_stay_the_same(add_task):
     name = add_task("held_out", preprocessors=[corrupt])
-    first, again = (load_mixture(name, "validation", LENGTHS)[0].examples for _ in range(2))
+    first, again = (open_members(name, "validation", LENGTHS)[0].examples for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.inputs, other.inputs)
 
@@ -281,13 +280,13 @@ def test_held_out_examples_on_disk_give_the_batches_of_those_in_memory(add_task)
     try:
         found = {}
         for limit in (1 << 29, ON_DISK):
-            members = open_mixture("held_out", "validation", LENGTHS, memory_limit_bytes=limit)
-            examples = TableExamples([member.examples for member in members])
+            members = open_members("held_out", "validation", LENGTHS, memory_limit_bytes=limit)
+            examples = JoinedTable([member.examples for member in members])
             batches = eval_batches(EncoderDecoderFeatures(), examples, 8, LENGTHS)
             found[limit] = [(indices.tolist(), batch) for indices, batch in batches]
             assert len(examples) == 90 == len(list(examples)) == len(examples[:])
             assert examples[60].id == examples[59:61][1].id == "held_b:0"
-        in_memory = [x for m in load_mixture("held_out", "validation", LENGTHS) for x in m.examples]
+        in_memory = [x for m in open_members("held_out", "validation", LENGTHS) for x in m.examples]
         listed = eval_batches(EncoderDecoderFeatures(), in_memory, 8, LENGTHS)
         found["list"] = [(indices.tolist(), batch) for indices, batch in listed]
     finally:
@@ -324,10 +323,10 @@ def test_a_loss_is_of_examples_that_stay_on_disk(tmp_path: Path) -> None:
     mixtures.configure()
     cfg = DatasetConfig("superni.ql.io.held_in.n10", {"inputs": 64, "targets": 16}, "validation", 8)
     whole = datasets.open_flat(cfg)
-    assert isinstance(whole, list) and [e.id for e in whole] == [
-        e.id for e in datasets.load_flat(cfg)
-    ]
+    assert all(isinstance(part, MemoryTable) for part in whole.parts())
+    assert list(whole) == datasets.load_flat(cfg)
     stored = datasets.open_flat(dataclasses.replace(cfg, memory_limit_bytes=ON_DISK))
-    assert isinstance(stored, TableExamples) and len(stored) == len(whole)
+    assert not any(isinstance(part, MemoryTable) for part in stored.parts())
+    assert len(stored) == len(whole)
     assert [example.id for example in stored] == [example.id for example in whole]
     assert stored.cuts == cuts_by_task(whole)

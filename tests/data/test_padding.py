@@ -8,6 +8,7 @@ import pytest
 
 from t5x_ext.data.batching import TrainBatches, eval_batches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import EncoderDecoderModel, network
 
 CONFIG = network.T5Config(
@@ -41,7 +42,7 @@ ODD = {
 
 
 def sums_of(examples, pack: bool):
-    batches = TrainBatches([("task", examples, 1.0)], len(examples), LENGTHS, pack, seed=0)
+    batches = TrainBatches([in_memory("task", examples)], len(examples), LENGTHS, pack, seed=0)
     return compiled(batches.make(0, 0)[0])
 
 
@@ -58,7 +59,7 @@ def test_an_odd_example_has_one_loss_packed_unpacked_and_evaluated(what):
 
 
 def test_an_empty_input_is_read_as_a_row_of_padding_is():
-    batch, _ = TrainBatches([("t", [ODD["no input"]], 1.0)], 1, LENGTHS, False, 0).make(0, 0)
+    batch, _ = TrainBatches([in_memory("t", [ODD["no input"]])], 1, LENGTHS, False, 0).make(0, 0)
     padding = {name: rows for name, rows in batch.items() if not name.startswith("encoder")}
     padding["encoder_input_tokens"] = np.zeros((1, 32), np.int32)
     padding["encoder_segment_ids"] = np.zeros((1, 32), np.int32)

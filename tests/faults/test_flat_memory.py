@@ -13,6 +13,7 @@ import pytest
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.runs.evaluation_hook import Evaluation
@@ -64,7 +65,7 @@ def test_memory_is_flat_over_2000_steps(tmp_path: Path) -> None:
 
     run_training(
         program,
-        TrainBatches([("task", examples, 1.0)], 8, LENGTHS, pack=True, seed=0),
+        TrainBatches([in_memory("task", examples)], 8, LENGTHS, pack=True, seed=0),
         str(tmp_path),
         lambda start: STEPS,
         CheckpointConfig(save=SaveCheckpointConfig(period=50, keep=2)),

@@ -25,6 +25,7 @@ from t5x_ext.checkpoints import Checkpointer
 from t5x_ext.checkpoints.meta import ADAPTER, describe_adapter
 from t5x_ext.data.batching import BatchInfo, TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.errors import ConfigError
 from t5x_ext.models.lora import LoRA
 from t5x_ext.runs.adapters import Base, check_resumed
@@ -109,7 +110,7 @@ def _other_batch_size(tmp: Path, *_: object) -> str:
 
     def batches(size: int) -> TrainBatches:
         lengths = {"inputs": 32, "targets": 32}
-        return TrainBatches([("task", examples, 1.0)], size, lengths, pack=False, seed=0)
+        return TrainBatches([in_memory("task", examples)], size, lengths, pack=False, seed=0)
 
     with pytest.raises(ConfigError) as error:
         batches(16).restore(batches(8).state())

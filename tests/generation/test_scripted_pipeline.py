@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> None:
         made = dataclasses.replace(pipeline.round, answering=answering)
         pipeline = dataclasses.replace(pipeline, base=Counted(max_tokens), round=made)
         none = dict.fromkeys(("writes", "answers", "evaluates"), False)
-        pipeline.check_lengths(**(none | what))
+        pipeline.check_fits_context(**(none | what))
 
     with pytest.raises(ConfigError, match="a request that shows the seeds .* less 64 for tasks"):
         check(100, writes=True)

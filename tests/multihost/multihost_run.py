@@ -16,6 +16,7 @@ from t5x_ext import multihost, schedules
 from t5x_ext.configs import CheckpointConfig, DatasetConfig, SaveCheckpointConfig
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.decoding.decoder import Decoder
 from t5x_ext.decoding.predict import predict
 from t5x_ext.models import (
@@ -122,7 +123,7 @@ def run(settings: Settings) -> None:
     constant = schedules.create_learning_rate_scheduler("constant", 1e-2)
     program = Program(model, partitioner, Trainer(settings.microbatches, constant))
     batches = TrainBatches(
-        [("task", examples, 1.0)],
+        [in_memory("task", examples)],
         BATCH_SIZE,
         LENGTHS,
         pack=True,

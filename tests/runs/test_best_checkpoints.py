@@ -30,6 +30,7 @@ from t5x_ext.configs import (
 )
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.data.task_metrics import Score
 from t5x_ext.decoding.likelihood import Scorer
 from t5x_ext.errors import ConfigError
@@ -88,7 +89,7 @@ def train(
         )
     run_training(
         Program(model, PjitPartitioner(devices=jax.devices()[:1]), rate),
-        TrainBatches([("task", make_examples(24), 1.0)], 8, LENGTHS, pack=False, seed=0),
+        TrainBatches([in_memory("task", make_examples(24))], 8, LENGTHS, pack=False, seed=0),
         str(model_dir),
         lambda start: steps,
         CheckpointConfig(save=SaveCheckpointConfig(period=period, keep=1, best=best)),

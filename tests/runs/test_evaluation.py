@@ -16,7 +16,7 @@ from t5x_ext.checkpoints.best import Best
 from t5x_ext.configs import DatasetConfig, RestoreCheckpointConfig, SuperNIConfig
 from t5x_ext.data import datasets
 from t5x_ext.data.records import Example
-from t5x_ext.data.tables import MemoryTable, TableExamples
+from t5x_ext.data.tables import JoinedTable, MemoryTable
 from t5x_ext.models import DecoderOnlyModel, EncoderDecoderModel, network, parameters
 from t5x_ext.models.llama import LlamaConfig
 from t5x_ext.models.lora import LoRA
@@ -84,7 +84,7 @@ def test_few_examples_on_disk_are_read_for_a_few_batches() -> None:
     sizes = {"a": 5000, "b": 3000, "c": 2000}
     lists = {task: make_examples(task, count, (2, 9)) for task, count in sizes.items()}
     tables = [CountedTable(examples) for examples in lists.values()]
-    stored = TableExamples(tables)
+    stored = JoinedTable(tables)
     cfg = DatasetConfig("task", None, "validation", batch_size=8)
     lengths = {"inputs": 8, "targets": 7}
     assert datasets.with_lengths(cfg, stored).task_feature_lengths == lengths

@@ -25,6 +25,7 @@ from t5x_ext.configs import (
 )
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.models.lora import LoRA
@@ -62,7 +63,9 @@ class Batches(TrainBatches):
 
     def __init__(self, *bad_steps: int) -> None:
         lengths = {"inputs": 32, "targets": 32}
-        super().__init__([("task", make_examples(EXAMPLES), 1.0)], 8, lengths, pack=False, seed=0)
+        super().__init__(
+            [in_memory("task", make_examples(EXAMPLES))], 8, lengths, pack=False, seed=0
+        )
         self._bad_steps = bad_steps
 
     def make(self, epoch: int, step_in_epoch: int) -> Any:

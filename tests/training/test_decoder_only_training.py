@@ -11,6 +11,7 @@ import pytest
 
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import DecoderOnlyModel, parameters
 from t5x_ext.models.falcon import FalconConfig
 from t5x_ext.models.llama import LlamaConfig
@@ -45,7 +46,7 @@ def make_batches(model: DecoderOnlyModel, batch_size: int, pack: bool, count: in
         answer = rng.integers(0, 60, rng.integers(1, 8)).astype(np.int32)
         return Example(str(index), "t", "", prompt, (answer,), "", ("",), False)
 
-    members = [("t", [one(index) for index in range(count)], 1.0)]
+    members = [in_memory("t", [one(index) for index in range(count)])]
     return TrainBatches(
         members, batch_size, LENGTHS, pack, seed=0, shuffle=False, features=model.features
     )

@@ -11,6 +11,7 @@ import pytest
 
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import (
     BaseTransformerModel,
     DecoderOnlyModel,
@@ -75,7 +76,7 @@ def batches(
         for i in range(10 + 3 * seed)
     ]
     return TrainBatches(
-        [("t", examples, 1.0)],
+        [in_memory("t", examples)],
         batch_size=batch_size,
         lengths={"inputs": 32, "targets": 16},
         pack=pack,

@@ -15,6 +15,7 @@ import pytest
 from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner, standard_logical_axis_rules
 from t5x_ext.training.optimizers import AdamW
@@ -72,7 +73,7 @@ def make_batches() -> list[dict[str, np.ndarray]]:
         Example(f"e{i}", "task", "", tokens(3, 16), (tokens(1, 6),), "", ("x",), False)
         for i in range(500)
     ]
-    batches = TrainBatches([("task", examples, 1.0)], ROWS, LENGTHS, pack=True, seed=0)
+    batches = TrainBatches([in_memory("task", examples)], ROWS, LENGTHS, pack=True, seed=0)
     made = [batches.make(0, step)[0] for step in range(4)]
     assert max(batch["encoder_segment_ids"].max() for batch in made) > 1
     return made

@@ -12,6 +12,7 @@ import pytest
 from t5x_ext import schedules
 from t5x_ext.data.batching import TrainBatches
 from t5x_ext.data.records import Example
+from t5x_ext.data.tables import in_memory
 from t5x_ext.models import EncoderDecoderModel, network, parameters
 from t5x_ext.partitioning import PjitPartitioner
 from t5x_ext.training import optimizers
@@ -53,7 +54,9 @@ def make_examples(count: int) -> list[Example]:
 
 
 def make_batches(count: int, batch_size: int, pack: bool | str) -> TrainBatches:
-    return TrainBatches([("task", make_examples(count), 1.0)], batch_size, LENGTHS, pack, seed=0)
+    return TrainBatches(
+        [in_memory("task", make_examples(count))], batch_size, LENGTHS, pack, seed=0
+    )
 
 
 def run(
@@ -113,7 +116,7 @@ def test_packed_loss_is_the_mean_over_unpacked_examples() -> None:
     sums = compiled(weights, packed)
     total = weight = 0.0
     for example in make_examples(24):
-        alone = TrainBatches([("task", [example], 1.0)], 1, LENGTHS, pack=False, seed=0)
+        alone = TrainBatches([in_memory("task", [example])], 1, LENGTHS, pack=False, seed=0)
         one = compiled(weights, alone.make(0, 0)[0])
         total, weight = total + float(one.loss), weight + float(one.weight)
     assert float(sums.weight) == weight

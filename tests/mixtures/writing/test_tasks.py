@@ -21,7 +21,7 @@ from mixtures.writing.sets import INSTRUCTIONS
 from mixtures.writing.tasks import fingerprint, read_parts, register_mixture
 from mixtures.writing.tokens import detokenize
 from mixtures.writing.wordings import WORDINGS
-from t5x_ext.data.examples import load_examples
+from t5x_ext.data.opening import load_examples
 
 LENGTHS = {"inputs": 512, "targets": 256}
 
