@@ -6,7 +6,6 @@ import collections
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from t5x_ext import multihost
@@ -55,12 +54,7 @@ class MinuteNotes:
             threading.Thread(target=self._speak, name="progress", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with self._speaking:  # after the last line
             self._ended.set()
 

@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from t5x_ext.errors import ConfigError, TryAgain, nearest, printable
@@ -267,12 +267,7 @@ class _Interrupts:
             self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._before is not None and not self.seen:
             signal.signal(signal.SIGINT, self._before)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from t5x_ext import multihost
@@ -79,12 +78,7 @@ class LogHook:
     def __enter__(self) -> LogHook:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Ends the progress line and closes the files."""
         if self._metrics:
             self._progress.close()
