@@ -195,6 +195,8 @@ def test_mistakes_get_one_clear_line(add_task):
         load_examples("there", "tests", LENGTHS)
     with pytest.raises(ConfigError, match="^TASK_FEATURE_LENGTHS: {'inputs': 8}; allowed"):
         load_examples("there", "train", {"inputs": 8})
+    with pytest.raises(ConfigError, match="^TASK_FEATURE_LENGTHS: .*2 to 1,048,576 tokens each"):
+        load_examples("there", "train", {"inputs": 8, "targets": 1})
 
 
 def test_training_draws_the_references_that_it_always_drew():

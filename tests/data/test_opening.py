@@ -315,8 +315,12 @@ def test_a_stochastic_task_is_tokenised_once_for_a_loss(
 
     monkeypatch.setattr(seqio_examples, "read_examples", read)
     cfg = DatasetConfig(add_task("masked", 40, [corrupt]), LENGTHS, "validation", 8)
-    assert [example.id for example in datasets.open_flat(cfg)] == rows
+    in_memory = list(datasets.open_flat(cfg))
+    assert [example.id for example in in_memory] == rows
     assert len(rows) == 40
+    on_disk = datasets.open_flat(dataclasses.replace(cfg, memory_limit_bytes=ON_DISK))
+    for one, other in zip(in_memory, on_disk, strict=True):  # the draw is the same
+        np.testing.assert_array_equal(one.inputs, other.inputs)
 
 
 def test_a_loss_is_of_examples_that_stay_on_disk(tmp_path: Path) -> None:
