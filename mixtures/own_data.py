@@ -145,9 +145,9 @@ def _existing(file: StrPath, allowed: str) -> epath.Path:
     path = files.path(file, "data file")
     if not files.is_file(path):
         names = files.names_in(path.parent) if files.is_dir(path.parent) else []
-        beside = [n.removesuffix(path.suffix) for n in names if n.endswith(path.suffix)]
+        beside = [name for name in names if name.endswith(path.suffix)]
         raise DataError(
-            f"data file '{file}' not found; allowed: {allowed}{hint(path.stem, beside)}"
+            f"data file '{file}' not found; allowed: {allowed}{hint(path.name, beside)}"
         )
     return path
 

@@ -26,7 +26,7 @@ def check_pack(field: str, value: Any) -> None:
     """Refuses any value but True, False or "batch".
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is refused.
     """
     if not (value is True or value is False or value == PER_BATCH):
         raise ConfigError(f'{field}: {_shown(value)}; allowed: True, False, "{PER_BATCH}"')
@@ -42,7 +42,7 @@ def check_int(field: str, value: Any, low: int, high: int = INT64) -> None:
         high: The most.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is refused.
     """
     is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_int or not low <= value <= high:
@@ -64,7 +64,7 @@ def check_real(field: str, value: Any, low: float, high: float = math.inf, hint:
         hint: What to say after the message.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is refused.
     """
     if not _is_finite(value) or not low <= value <= high:
         if high < math.inf:
@@ -78,7 +78,7 @@ def check_positive(field: str, value: Any) -> None:
     """Refuses what is not a finite number above 0 once it is a float32.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is refused.
     """
     if not _is_finite(value) or not 2.0**-126 <= value < 2.0**128:
         raise ConfigError(f"{field}: {_shown(value)}; allowed: numbers above 0 that float32 holds")
@@ -88,7 +88,7 @@ def check_share(field: str, value: Any) -> None:
     """Refuses what is not a number of at least 0 and, once it is a float32, below 1.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is refused.
     """
     if not _is_finite(value) or not 0 <= value <= 1 - 2.0**-24:
         raise ConfigError(f"{field}: {_shown(value)}; allowed: [0, 1)")
@@ -118,7 +118,7 @@ def to_list(field: str, value: Any, allowed: str) -> list[Any]:
         allowed: What the list may hold, for the message.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is no such list.
     """
     try:
         items = None if isinstance(value, str | bytes | Mapping) else iter(value)
@@ -133,7 +133,7 @@ def to_texts(field: str, value: Any) -> tuple[str, ...]:
     """What a caller gives as a list of texts, none of which is empty.
 
     Raises:
-        ConfigError: the value is not one of these.
+        ConfigError: the value is no such list.
     """
     allowed = "a list of texts, none of them empty"
     texts = to_list(field, value, allowed)

@@ -173,6 +173,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     Args:
         bound: the arguments that gin gives to `t5x_ext.study.study`.
     """
+    from t5x_ext.data import datasets
     from t5x_ext.generation.text_models import max_tokens
     from t5x_ext.studies.arms import recipes_of
     from t5x_ext.studies.joined_rows import estimate_rows
@@ -185,6 +186,7 @@ def study_setup(bound: dict[str, Any]) -> StudySetup:
     full = [arm.name for arm in bound["arms"] if has_adapters and arm.tuning == "full"]
     arms = [arm for arm in bound["arms"] if arm.name not in full]
     superni_cfg = bound.get("superni_cfg", SuperNIConfig())
+    datasets.set_context(superni_cfg, None, bound["model"].features)
     counts = RowCounts(superni_cfg, bound.get("test_examples"))
     size = study_size(
         arms,

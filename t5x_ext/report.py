@@ -115,7 +115,7 @@ def _answers(findings: dict[str, Any]) -> Iterator[str]:
                 answer = f"at most {need['labels']:,.0f} labels per task, the smallest budget"
             else:
                 high = "open" if need["high"] is None else f"{need['high']:,.0f}"
-                interval = f"95 % interval {need['low']:,.0f} to {high}"
+                interval = f"95% interval {need['low']:,.0f} to {high}"
                 answer = f"{need['labels']:,.0f} labels per task ({interval})"
             yield f"{curve['setting']}, {curve['arm']}, {measure} {need['score']:g}: {answer}"
 

@@ -147,7 +147,7 @@ def _lines(summary: dict[str, Any], by: Sequence[str]) -> list[str]:
     if "difference" in summary:
         lines += _table("higher than the other file, over", summary["difference"], keys)
     lines += [f"{key}: {what}" for key, what in summary["metrics"].items() if what]
-    return [*lines, "percent; in brackets 95 % bootstrap intervals"]
+    return [*lines, "percent; in brackets 95% bootstrap intervals"]
 
 
 def _parser() -> Parser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from t5x_ext import bounds, files, gin_utils, memory
@@ -101,7 +101,11 @@ def specialize(
         raise ConfigError(f"--stage: {stage!r}{nearest(stage, STAGES)}")
     if round is not None and (stage is None or not 1 <= round <= rounds):
         raise ConfigError(f"--round: {round}; allowed: 1 to ROUNDS ({rounds}), with --stage")
-    _check_dry_run(dry_run, stage, {"--devices": devices, "--topology": topology})
+    for flag, machine in (("--devices", devices), ("--topology", topology)):
+        if machine is not None and not dry_run:
+            raise ConfigError(f"{flag}: {machine!r} without --dry_run; allowed: with --dry_run")
+    # A forecast takes every stage from those before it, and then shows the one asked for.
+    asked, stage = (stage, None) if dry_run else (None, stage)
     given = {"SEEDS": seeds, "CORPUS": corpus, "INSTRUCTIONS": instructions}
     for name, value in (given | {"VOCABULARY_PATH": vocabulary}).items():
         if value is not None:
@@ -161,7 +165,7 @@ def specialize(
             else open_index(passages, bm25_cfg)
         )
     if dry_run:
-        _show_forecast(pipeline, _machine(devices, topology))
+        _show_forecast(pipeline, _machine(devices, topology), asked, round or 1)
         return
     summarize_config_fn(output_dir, None, 0)
     if stage is not None:
@@ -174,17 +178,6 @@ def specialize(
         memory.give_back()
     if rows:
         _run_stage(pipeline, "evaluate", rounds)
-
-
-def _check_dry_run(dry_run: bool, stage: str | None, machine: Mapping[str, str | None]) -> None:
-    """Refuses flags that a forecast, or a run, would ignore."""
-    if dry_run and stage is not None:
-        raise ConfigError(
-            f"--stage: {stage!r} with --dry_run, which shows every stage; allowed: one of them"
-        )
-    for flag, value in machine.items():
-        if value is not None and not dry_run:
-            raise ConfigError(f"{flag}: {value!r} without --dry_run; allowed: with --dry_run")
 
 
 def _write_rows(pipeline: Pipeline, number: int) -> None:
@@ -222,7 +215,10 @@ def _machine(devices: str | None, topology: str | None) -> Machine | None:
     return None if devices is None else parse_devices(devices)
 
 
-def _show_forecast(pipeline: Pipeline, machine: Machine | None) -> None:
+def _show_forecast(
+    pipeline: Pipeline, machine: Machine | None, stage: str | None, number: int
+) -> None:
+    """Prints what every stage, or one stage of a round, will ask of the model."""
     from t5x_ext.generation.costs import estimate_costs
     from t5x_ext.generation.forecast import forecast
 
@@ -234,13 +230,15 @@ def _show_forecast(pipeline: Pipeline, machine: Machine | None) -> None:
         "",
         f"{'':<24}{'prompts':>10}{'tokens read':>14}{'written':>12}{'minutes':>10}{'GB':>8}",
     ]
-    for work in expected.work:
+    begins = {None: "", "evaluate": "evaluate "}.get(stage, f"round {number} {stage}")
+    shown = [work for work in expected.work if work.stage.startswith(begins)]
+    for work in shown:
         lines.append(
             f"{work.stage:<24}{work.prompts:>10,}{work.read:>14,}{work.written:>12,}"
             f"{costs.secs(work) / 60:>10,.1f}{costs.memory_bytes(work) / 1e9:>8.1f}"
         )
-    read, written = sum(w.read for w in expected.work), sum(w.written for w in expected.work)
-    minutes = sum(map(costs.secs, expected.work)) / 60
+    read, written = sum(work.read for work in shown), sum(work.written for work in shown)
+    minutes = sum(map(costs.secs, shown)) / 60
     lines += [
         f"{'all':<24}{'':>10}{read:>14,}{written:>12,}{minutes:>10,.1f}",
         *expected.basis,

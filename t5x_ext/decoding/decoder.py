@@ -302,8 +302,8 @@ class Decoder:
             of_rows = np.where(places < 0, 0, numbers[places]).astype(np.int32)
             extras = self._extras(batch, limits)
             prompts = Prompts(batch.prompts, batch.lengths, of_rows, extras)
-            reached = programs.begin(params, weights, prompts, batch.length)
-            yield from queue.admit(places, reached)
+            result = programs.begin(params, weights, prompts, batch.length)
+            yield from queue.admit(places, result)
         yield from queue.finish()
 
     def _extras(self, batch: RequestBatch, limits: np.ndarray) -> PromptExtras:

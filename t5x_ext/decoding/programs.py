@@ -112,9 +112,9 @@ class Programs:
         """Decodes rows from the end of the stage before."""
         *leading, _, _, length = rows.prompt.mask.shape
         self._note(stage, *leading, length)
-        reached = self._advance(weights, rows, stage)
+        result = self._advance(weights, rows, stage)
         # The prompts never change: handing them through the program would copy them.
-        return reached._replace(rows=reached.rows._replace(prompt=rows.prompt))
+        return result._replace(rows=result.rows._replace(prompt=rows.prompt))
 
     def move(self, into: Rows, rows: Rows, sources: np.ndarray, targets: np.ndarray) -> Rows:
         """See `loop.move_rows`, of each model; `into` is used up."""
@@ -162,11 +162,11 @@ class Programs:
         def advance(weights: DecodingWeights, rows: Rows, stage: int) -> StageResult:
             one = functools.partial(self._advance_rows, stage=stage)
             _, of_weights = self.generator.models_axes()
-            reached = self._of_each(one, of_weights, 0)(weights, rows)
+            result = self._of_each(one, of_weights, 0)(weights, rows)
             nothing: Any = None
-            return reached._replace(rows=reached.rows._replace(prompt=nothing))
+            return result._replace(rows=result.rows._replace(prompt=nothing))
 
-        return self._jit(advance, static_argnums=2, out_shardings=self._reached_shardings)
+        return self._jit(advance, static_argnums=2, out_shardings=self._result_shardings)
 
     @functools.cached_property
     def _move(self) -> Any:
@@ -186,7 +186,7 @@ class Programs:
         return StageResult(rows, done, outputs, rows.log_probs)
 
     @property
-    def _reached_shardings(self) -> StageResult:
+    def _result_shardings(self) -> StageResult:
         # Every host gets all outputs: each writes, or counts, the same predictions.
         whole: Any = self.partitioner.sharding(())
         rows: Any = None

@@ -95,26 +95,26 @@ class Queue:
         self._small_batch = small_batch
         self._waiting: dict[int, StageBatch] = {}
 
-    def admit(self, places: np.ndarray, reached: StageResult, stage: int = 0) -> Iterator[Finished]:
+    def admit(self, places: np.ndarray, result: StageResult, stage: int = 0) -> Iterator[Finished]:
         """Takes in rows that have passed `stage`.
 
         Args:
           places: int32 [E, B], where the prompts stand in the input; -1 for filler.
-          reached: what the stage left.
+          result: what the stage left.
           stage: from 0.
 
         Yields:
           The prompts that are done.
         """
         is_last = stage == len(self._programs.ends) - 1
-        done = np.asarray(reached.done).reshape(places.shape) | is_last
+        done = np.asarray(result.done).reshape(places.shape) | is_last
         finished = done & (places >= 0)
         if finished.any():
-            outputs = self._take(reached.outputs, finished)
-            log_probs = reached.log_probs
+            outputs = self._take(result.outputs, finished)
+            log_probs = result.log_probs
             kept = None if log_probs is None else self._take(log_probs, finished)
             yield Finished(places[finished], outputs, kept)
-        batch = StageBatch(np.where(done, -1, places), reached.rows)
+        batch = StageBatch(np.where(done, -1, places), result.rows)
         if batch.live.any():
             yield from self._park(stage + 1, batch)
 
@@ -145,8 +145,8 @@ class Queue:
             self._waiting[stage] = batch
 
     def _run(self, stage: int, batch: StageBatch) -> Iterator[Finished]:
-        reached = self._programs.advance(self._weights, batch.rows, stage)
-        yield from self.admit(batch.places, reached, stage)
+        result = self._programs.advance(self._weights, batch.rows, stage)
+        yield from self.admit(batch.places, result, stage)
 
     def _refill(self, waiting: StageBatch, batch: StageBatch) -> tuple[StageBatch, StageBatch]:
         """Moves live rows to free ones; for each model the first is full, or the second empty."""

@@ -231,7 +231,7 @@ def table(scores: Mapping[str, Mapping[int, Scores]], spread: Mapping[str, Score
     shown = [f"{each['f1']:.1f} ({each['rows']} rows)" if "f1" in each else "-" for each in clean]
     rows.append(["f1 without flagged rows", *shown])
     lines += ["", *_table(["mean over tasks", *head], rows)]
-    lines += ["", "In brackets 95 % bootstrap intervals over test rows."]
+    lines += ["", "In brackets 95% bootstrap intervals over test rows."]
     return "\n".join(lines) + "\n"
 
 

@@ -36,7 +36,7 @@ class Point:
     @property
     def counts_in_all(self) -> bool:
         """Whether the budget counts a model's rows and not those of each task."""
-        return round(self.train_rows) in (0, round(self.labels_per_task))
+        return round(self.train_rows) == round(self.labels_per_task)
 
     @property
     def zero_shot(self) -> bool:

@@ -111,47 +111,49 @@ def run_training(
         metric_log = MetricLog(model_dir, first, wandb_project) if multihost.is_primary() else None
         log = LogHook(metric_log, first, last, stats_period, actions, finite if may_skip else None)
         ends = carried.eos_ids
-        evaluator = EvaluationHook(program, log, evaluation, last, actions, guard.should_stop, ends)
+        evaluating = EvaluationHook(
+            program, log, evaluation, last, actions, guard.should_stop, ends
+        )
 
         def interrupt() -> bool:
             nonlocal interrupted
-            interrupted = evaluator.interrupted or guard.should_stop()
+            interrupted = evaluating.interrupted or guard.should_stop()
             return interrupted
 
         def describe_progress() -> dict[str, Any]:
             found: dict[str, Any] = {ACTIONS: saved_states(actions)} if actions else {}
-            return found | {EVALUATION_DUE: evaluator.interrupted}
+            return found | {EVALUATION_DUE: evaluating.interrupted}
 
         facts = meta | {"initial_step": carried.initial_step, "random_seed": random_seed}
         facts |= _described(program, base) | carried_eos_ids(carried.eos_ids)
-        saver = SaveHook(checkpointer, save, batches, finite, log, facts, describe_progress)
+        saving = SaveHook(checkpointer, save, batches, finite, log, facts, describe_progress)
         with log:
             on_start(metric_log, first)
             started = time.monotonic()
             if carried.evaluation_due or (evaluation.before_training and not carried.is_resumed):
-                if evaluator.evaluate(StepEvent(first, state, {}, None, frozen)):
+                if evaluating.evaluate(StepEvent(first, state, {}, None, frozen)):
                     last = first
-            if carried.evaluation_due and not evaluator.interrupted:
-                saver.add_evaluation(first)
+            if carried.evaluation_due and not evaluating.interrupted:
+                saving.add_evaluation(first)
             state = train_loop(
                 program,
                 state,
                 batches,
                 last,
                 jax.random.fold_in(jax.random.key(random_seed), 1),
-                [finite, log, evaluator, *hooks, saver],
+                [finite, log, evaluating, *hooks, saving],
                 interrupt,
                 frozen,
             )
             finite.check(state.params)
-            if evaluator.seconds and multihost.is_primary():
-                note(evaluation_line(evaluator.seconds, time.monotonic() - started))
-            saver.save(StepEvent(int(state.step), state, {}, None), force=True)
+            if evaluating.seconds and multihost.is_primary():
+                note(evaluation_line(evaluating.seconds, time.monotonic() - started))
+            saving.save(StepEvent(int(state.step), state, {}, None), force=True)
     if save is not None:
         multihost.say(f"checkpoint -> {os.path.join(model_dir, f'checkpoint_{int(state.step)}')}")
         if best is not None and checkpointer.best_step() is not None:
             multihost.say(f"best by {best.metric}: checkpoint_{checkpointer.best_step()}")
-    return state, not (interrupted or evaluator.interrupted)
+    return state, not (interrupted or evaluating.interrupted)
 
 
 class _Carried(NamedTuple):

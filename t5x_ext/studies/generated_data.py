@@ -146,17 +146,8 @@ class GeneratedKeys:
     model: Mapping[str, Any]
 
     def get(self, name: str) -> GeneratedData:
-        """The data of that name.
-
-        Raises:
-          ConfigError: there is none.
-        """
-        if name not in self.by_name:
-            raise ConfigError(
-                f"Arm.data: 'generated.{name}' is not among the study's generated data; "
-                f"known: {', '.join(self.by_name)}"
-            )
-        return self.by_name[name]
+        """The data of that name; see `find_generated`."""
+        return find_generated(self.by_name, name)
 
     def level(self, name: str, seen: Sequence[str] = ()) -> int:
         """How many models have to be tuned before the rows can be written.
@@ -229,6 +220,20 @@ class GeneratedKeys:
                 **passages,
             }
         )
+
+
+def find_generated(by_name: Mapping[str, GeneratedData], name: str) -> GeneratedData:
+    """The generated data of that name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if name not in by_name:
+        raise ConfigError(
+            f"Arm.data: 'generated.{name}' is not among the study's generated data; "
+            f"known: {', '.join(by_name) or 'none'}"
+        )
+    return by_name[name]
 
 
 def tasks_owner(data: GeneratedData, by_name: Mapping[str, GeneratedData]) -> GeneratedData:

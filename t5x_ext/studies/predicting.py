@@ -53,15 +53,15 @@ class Predictor:
             stacked = gather_by_slot(tuned.params, self.partitioner)
             params = parameters.join(tuned.frozen, stacked)
             in_slot = tuned.num_models // self.partitioner.num_expert_slots
-            for way in decodings:
-                yield predict_by_adapter(decoder_of(way, in_slot), params, sets)
+            for settings in decodings:
+                yield predict_by_adapter(decoder_of(settings, in_slot), params, sets)
         elif len(sets) > 1:
-            for way in decodings:
-                yield predict_together(decoder_of(way), tuned.params, sets)
+            for settings in decodings:
+                yield predict_together(decoder_of(settings), tuned.params, sets)
         else:
             params = parameters.join(tuned.frozen, tuned.params)
-            for way in decodings:
-                yield [predict(decoder_of(way), params, sets[0])]
+            for settings in decodings:
+                yield [predict(decoder_of(settings), params, sets[0])]
 
     def check(self, arms: Iterable[Arm]) -> None:
         """Refuses arms whose answers could not be decoded, before hours of tuning.
@@ -91,27 +91,27 @@ class Predictor:
 
     @functools.cached_property
     def _decoder(self) -> Any:
-        """(tuning, further EOS ids, way, adapters, if several) -> a decoder, made once."""
+        """(tuning, further EOS ids, settings, adapters, if several) -> a decoder, made once."""
 
         def make(
             tuning: str,
             ends: tuple[int, ...],
-            way: DecodingSettings,
+            settings: DecodingSettings,
             num_adapters: int | None = None,
         ) -> Decoder:
             model, lengths = self.models[tuning], self.task_feature_lengths
             vocabulary = model.output_vocabulary
             ids = OutputIds.of(vocabulary).ending_also_at(ends)
-            stops = check_stops(way.stop, vocabulary, vocabulary.vocab_size)
+            stops = check_stops(settings.stop, vocabulary, vocabulary.vocab_size)
             return Decoder(
                 model if num_adapters is None else model.with_adapters(num_adapters),
                 self.partitioner,
                 self.batch_size,
                 lengths["inputs"],
-                way.longest_output(lengths["targets"]),
-                way.decoding or Greedy(),
+                settings.longest_output(lengths["targets"]),
+                settings.decoding or Greedy(),
                 ids=dataclasses.replace(ids, stops=stops),
-                output_limit=way.output_limit,
+                output_limit=settings.output_limit,
             )
 
         return functools.cache(make)

@@ -93,7 +93,7 @@ class RowCounts:
         available = [self._split(name, track)[0] for name in names]
         return sum(min(wanted.count(count), count) for count in available)
 
-    @functools.cache  # noqa: B019 (as long as the counting)
+    @functools.cache  # noqa: B019 (a command makes one of these)
     def _named_rows(self, name: str, owner: str) -> int:
         """Training rows of named data."""
         directory = self._superni_cfg.data_dir
@@ -105,7 +105,7 @@ class RowCounts:
             rows = _rows_of_task(name, "train")
         if not rows:
             raise ConfigError(
-                f"plan: {owner} {name!r}: its number of rows is not known here; "
+                f"plan: {owner} {name!r}: its number of training rows is not known here; "
                 "allowed: data that is here, or a Recipe with steps"
             )
         return rows
@@ -118,7 +118,12 @@ class RowCounts:
         if name.startswith(SELF_PREFIX):
             return self_rows(name, "test", directory) or SELF_TEST_ROWS
         if is_named(name):
-            return _rows_of_task(name, "test")
+            rows = _rows_of_task(name, "test")
+            if not rows:
+                raise ConfigError(
+                    f"plan: TASKS: {name!r}: no test rows; allowed: with a test split"
+                )
+            return rows
         return self._split(name, "test")[1]
 
     def _is_missing(self, name: str) -> bool:
@@ -166,6 +171,6 @@ def _rows_of_task(name: str, split: str) -> int:
     """Rows of a file, or of a task registered with SeqIO; 0 where SeqIO does not know."""
     found = lookup.find(lookup.resolve(name))
     if isinstance(found, RowTask):
-        return len(found.read_rows(split))
+        return len(found.read_rows(split)) if split in found.splits else 0
     tasks = getattr(found, "tasks", (found,))  # of a mixture
-    return sum(task.num_input_examples(split) or 0 for task in tasks)
+    return sum(task.num_input_examples(split) or 0 for task in tasks if split in task.splits)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from t5x_ext.planning.study_plans import ModelSize, StudySize
 from t5x_ext.studies.arms import ZERO_SHOT, Arm
 from t5x_ext.studies.domain_sizes import text_sizes
-from t5x_ext.studies.generated_data import GeneratedData, tasks_owner, wanted_rows
+from t5x_ext.studies.generated_data import GeneratedData, find_generated, tasks_owner, wanted_rows
 from t5x_ext.studies.recipes import InitialModel, Recipe
 from t5x_ext.studies.row_counts import RowCounts
 
@@ -90,8 +90,9 @@ def _writers(arms: Sequence[Arm], generated: Sequence[GeneratedData]) -> Iterato
     """Names of the models that write what arms are trained on; some are arms."""
     by_name = {data.name: data for data in generated}
     for name in wanted_rows(arms):
-        yield by_name[name].writer
-        yield tasks_owner(by_name[name], by_name).writer
+        data = find_generated(by_name, name)
+        yield data.writer
+        yield tasks_owner(data, by_name).writer
 
 
 def _made(starts: Sequence[str], initials: Mapping[str, InitialModel]) -> list[str]:

@@ -108,7 +108,7 @@ NOT_RUN = {
         "python - <<'PYTHON'\nfrom mixtures.writing.tasks": (
             "tests/mixtures/writing/test_tasks.py mixes by shares"
         ),
-        "python -m t5x_ext.audit": "the published sets; tests/data/test_audit_writing.py does",
+        "python -m t5x_ext.audit": "the published sets; tests/audits/test_audit_writing.py does",
         "python -m t5x_ext.study --gin_file=studies/writing_tiny.gin": "minutes",
         "python -m t5x_ext.study --gin_file=studies/writing_smollm2.gin": (
             "hours, and the published sets"
@@ -238,7 +238,7 @@ def test_writing(clone: Path) -> None:
     predictions = clone / "runs" / "writer" / "polite" / "predictions.jsonl"
     assert json.loads(predictions.read_text().splitlines()[1])["source"] == "Please feed the duck."
     report = (clone / "runs" / "polite" / "report" / "report.md").read_text()
-    assert "| polite |" in report and "| writing | 1,000 |" in report
+    assert "| polite | 4 |" in report and "| writing | 6,000 (1,000 per task) |" in report
     results = [json.loads(p.read_text()) for p in clone.glob("runs/polite/cells/*/result.json")]
     assert len(results) == 4
     for result in results:

@@ -30,7 +30,7 @@ from t5x_ext.generation.yields import yields_of
 
 
 class Script(Pipeline):
-    """A pipeline of one text_model in place of a model."""
+    """A pipeline with a scripted text model in place of a model."""
 
     text_model: Any = None
 

@@ -60,7 +60,7 @@ def test_answers_end_where_the_template_says() -> None:
     for wrong in ("###", [""], [5]):
         with pytest.raises(ConfigError, match="EvaluationSettings.stop: .*; allowed: a list of"):
             EvaluationSettings(stop=wrong)
-    with pytest.raises(TypeError, match="decoding"):  # that is the text_model's
+    with pytest.raises(TypeError, match="decoding"):  # that is the text model's
         EvaluationSettings(decoding=Greedy())
     assert EvaluationSettings().limit("qa_long") == 256 and EvaluationSettings().limit("ner") == 128
     by_kind = EvaluationSettings(max_new_tokens=LimitByKind(20, 30, ["ner"]))

@@ -252,7 +252,7 @@ def test_wrong_registrations_are_refused(tmp_path):
         ),
         (
             lambda: mixtures.resolve(str(tmp_path / "no.jsonl")),
-            r"data file .* not found; allowed: a .*; did you mean 'now'\?",
+            r"data file .* not found; allowed: a .*; did you mean 'now.jsonl'\?",
         ),
     ):
         with pytest.raises(DataError, match=message) as caught:

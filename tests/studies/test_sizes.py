@@ -266,3 +266,22 @@ def test_own_files_can_be_tasks(tmp_path):
     assert size.models[0].prompts == 5 and size.tasks_without_file == 0
     with pytest.raises(ConfigError, match="budget n10 without data"):
         sizes_of_own_tasks([Arm("a", "MTL", "base", "alpaca_lora", ["n10"])], [task])
+
+
+def test_data_without_the_split_that_is_counted_is_one_line(tmp_path):
+    line = '{"instruction": "i", "input": "x", "output": "y"}\n'
+    for name in ("untested.jsonl", "untrained.test.jsonl"):
+        (tmp_path / name).write_text(line)
+    zero = Arm("zero", "MTL", "base", "alpaca_lora", ["n0"])
+    with pytest.raises(ConfigError, match="plan: TASKS: .*untested.jsonl': no test rows"):
+        sizes_of_own_tasks([zero], [str(tmp_path / "untested.jsonl")])
+    own = str(tmp_path / "untrained.test.jsonl")
+    arm = Arm("own", "MTL", "base", "alpaca_lora", ["n10"], data=own)
+    with pytest.raises(ConfigError, match="plan: Arm own: data .* training rows is not known"):
+        sizes_of_own_tasks([arm], [own])
+
+
+def test_generated_data_that_does_not_exist_is_one_line():
+    arm = Arm("own", "MTL", "base", "alpaca_lora", ["n10"], data="generated.typo")
+    with pytest.raises(ConfigError, match="'generated.typo' is not among .*; known: none"):
+        sizes_of_own_tasks([arm], ["writing.fluency"])

@@ -91,6 +91,8 @@ def rows_text(point: Point) -> str:
     total, each = point.train_rows, point.labels_per_task
     if point.counts_in_all:
         return f"{each:,.0f}"
+    if not total:  # not recorded
+        return f"{each:,.0f} per task"
     return f"{total:,.0f}\n({each:,.0f} per task)" if each else f"{total:,.0f}"
 
 
@@ -101,7 +103,7 @@ def strongest(figures: Sequence[Sequence[float]], before: int) -> frozenset[tupl
         figures: [arms, columns], NaN where there is none.
         before: columns of the table before the first of them.
     """
-    values = np.array(figures)
+    values = np.round(np.array(figures), 2)  # as they are shown
     there = ~np.isnan(values)
     highest = np.max(values, axis=0, initial=-np.inf, where=there)
     lowest = np.min(values, axis=0, initial=np.inf, where=there)
