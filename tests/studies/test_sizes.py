@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 import mixtures
 from mixtures.budgets import parse_budget
+from mixtures.vocabularies import bundled_vocabulary
 from t5x_ext.configs import SuperNIConfig
 from t5x_ext.data.features import EncoderDecoderFeatures
 from t5x_ext.errors import ConfigError
 from t5x_ext.models import EncoderDecoderModel, network
 from t5x_ext.partitioning import PjitPartitioner
+from t5x_ext.plan import study_setup
 from t5x_ext.planning.study_plans import StudySize, make_kinds
 from t5x_ext.studies.arms import Arm, paper_arms
 from t5x_ext.studies.cells import Determinants, make_cells
@@ -285,3 +288,27 @@ def test_generated_data_that_does_not_exist_is_one_line():
     arm = Arm("own", "MTL", "base", "alpaca_lora", ["n10"], data="generated.typo")
     with pytest.raises(ConfigError, match="'generated.typo' is not among .*; known: none"):
         sizes_of_own_tasks([arm], ["writing.fluency"])
+
+
+def test_a_plan_counts_named_data_where_its_study_would_read_it(tmp_path):
+    suite = tmp_path / "suite"
+    shutil.copytree(mixtures.release.BUNDLED_SUITE, suite)
+    task = mixtures.release.Release(suite).names("train")[0]
+    file = suite / "tasks" / f"{task}.json"
+    content = json.loads(file.read_text())
+    content["Instances"] = content["Instances"][:7]
+    file.write_text(json.dumps(content))
+    recipe = Recipe(batch_size=1, epochs=1)
+    base = InitialModel("base", data=f"superni.ql.io.{task}.all", recipe=recipe)
+    vocabulary = bundled_vocabulary()
+    config = network.T5Config(vocab_size=vocabulary.vocab_size)
+    bound = {
+        "model": EncoderDecoderModel(network.Transformer(config), vocabulary, vocabulary, AdamW()),
+        "recipe": recipe,
+        "arms": [Arm("zero", "MTL", "base", "ql.io", ["n0"])],
+        "initials": [base],
+        "tasks": list(mixtures.release.Release(suite).names("test")[:1]),
+        "superni_cfg": SuperNIConfig(data_dir=str(suite)),
+    }
+    (initial,) = [model for model in study_setup(bound).size.models if model.is_initial]
+    assert initial.steps == 7
