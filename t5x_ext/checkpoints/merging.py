@@ -153,13 +153,13 @@ def _logits(net: Transformer, tensors: Mapping[str, LazyTensor], adapter: Params
 
 def _random_batch(config: ModelConfig) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    # Without 0, which pads T5's rows.
-    tokens = rng.integers(1, config.vocab_size, (2, _ROWS, _LENGTH), np.int32)
-    if config.has_encoder:
-        names = ("encoder_input_tokens", "decoder_target_tokens")
-        batch = dict(zip(names, tokens, strict=True))
-        return batch | {"decoder_input_tokens": np.roll(tokens[1], 1, axis=1)}
+    inputs, targets = rng.integers(1, config.vocab_size, (2, _ROWS, _LENGTH), np.int32)
+    is_real = np.ones_like(inputs)
+    if not config.has_encoder:
+        return {"decoder_input_tokens": inputs, "decoder_segment_ids": is_real}
     return {
-        "decoder_input_tokens": tokens[0],
-        "decoder_segment_ids": np.ones((_ROWS, _LENGTH), np.int32),
+        "encoder_input_tokens": inputs,
+        "encoder_segment_ids": is_real,
+        "decoder_input_tokens": np.roll(targets, 1, axis=1),
+        "decoder_segment_ids": is_real,
     }

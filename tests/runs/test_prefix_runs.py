@@ -90,7 +90,7 @@ def test_a_run_and_an_adapter_over_it_say_it(tmp_path: Path, monkeypatch) -> Non
     whole, adapter = tmp_path / "whole", tmp_path / "adapter"
     assert train.main([*common, PREFIX, f"--gin.MODEL_DIR='{whole}'"]) == 0
     assert load_meta(str(whole))["inputs_bidirectional_attention"] is True
-    flags = [f"--gin.INITIAL_CHECKPOINT_PATH='{whole}'", "--gin.LORA_RANK=2"]
+    flags = [f"--gin.INITIAL_CHECKPOINT_PATH='{whole}'", "--gin.LORA_RANK=2", "--gin.TRAIN_STEPS=2"]
     assert train.main([*common, *flags, f"--gin.MODEL_DIR='{adapter}'"]) == 0
     assert Model.load(str(whole)).inputs_bidirectional_attention
     assert not Model.load(str(adapter)).inputs_bidirectional_attention
