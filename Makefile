@@ -24,7 +24,7 @@ FLAGS ?=
 help:
 	@echo "make quickstart    run a miniature study on the bundled tasks and write its report"
 	@echo "make smollm2       fetch SmolLM2-135M-Instruct (93 MB) into $(SMOLLM2) as a Hugging Face directory"
-	@echo "make test          run the test suite (15 to 25 minutes on 2 cores)"
+	@echo "make test          run the test suite (about 15 minutes on 2 cores)"
 	@echo "make test-slow     run the tests of more than ten seconds each, and more cases (half an hour)"
 	@echo "make test-smollm2  run the tests of SmolLM2, fetched where it is not there (minutes)"
 	@echo "make test-long     run the tests of minutes each"
