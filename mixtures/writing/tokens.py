@@ -31,7 +31,6 @@ _SENTENCE_END = re.compile(
     r"(?<=[a-z0-9)\"'][a-z0-9)\"'])(?<!\b[MDS]r)(?<!\bMrs)(?<!\bSt)(?<!\bvs)(?<!\betc)(?<!\bNo)"
     r"(?<!\bProf)(?<!\bInc)(?<!\bJr)(?<!\bCo)\.[\"')]* (?=[\"'(]?[A-Z])"
 )
-_SPACED_PUNCTUATION = re.compile(r"\S\s[.,;:!?](\s|$)")
 
 
 class _Token(NamedTuple):
@@ -92,11 +91,6 @@ def retokenize(text: str, source: str) -> str:
         for start, end in zip([word.start(), *cuts], [*cuts, word.end()], strict=True):
             found.append(spelling.get((start, end), text[start:end]))
     return " ".join(found)
-
-
-def looks_tokenized(text: str) -> bool:
-    """Whether punctuation stands apart in a text, as in `a cat , a dog .`"""
-    return _SPACED_PUNCTUATION.search(text) is not None
 
 
 def _source_tokens(source: str, natural: str) -> list[_Token]:

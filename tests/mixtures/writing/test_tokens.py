@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.writing.tokens import detokenize, looks_tokenized, retokenize, tokenize
+from mixtures.writing.tokens import detokenize, retokenize, tokenize
 
 SOURCE = "He ca n't  swim , but he can not  sink ."
 
@@ -54,11 +54,6 @@ def test_no_character_of_the_answer_is_lost() -> None:
     answer = "«Zoë»… won''t — can't; \"A.B.C.\" (50%) http://x.y/z?q=1, 猫 😀 won´t."
     assert tokenize(answer).replace(" ", "") == answer.replace(" ", "")
     assert retokenize(answer, SOURCE).replace(" ", "") == answer.replace(" ", "")
-
-
-def test_tokenised_text_is_told_from_natural_text() -> None:
-    assert looks_tokenized("a cat , a dog .")
-    assert not looks_tokenized("A cat, a dog... and 3.5 cows.")
 
 
 @pytest.mark.parametrize(
