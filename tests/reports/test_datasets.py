@@ -27,7 +27,12 @@ from t5x_ext.metrics import (
 from t5x_ext.metrics.aggregate import over_instances
 from t5x_ext.reports.datasets.content import state_claim
 from t5x_ext.reports.datasets.scores import BOUNDS, DatasetScores, Row, score_datasets
-from t5x_ext.reports.datasets.tables import difference_tables, metric_title, score_table
+from t5x_ext.reports.datasets.tables import (
+    difference_tables,
+    metric_title,
+    score_table,
+    trait_table,
+)
 from t5x_ext.reports.datasets.training_tables import source_table, tuning_table
 from t5x_ext.reports.datasets.wording_tables import wording_table
 from t5x_ext.reports.documents.edit_marks import mark_edits
@@ -340,3 +345,15 @@ def test_rows_without_a_finish_have_no_share_that_stopped(tmp_path):
     scores = score_datasets(read_study(root))
     (row,) = (row for row in scores.rows if row.budget == "n100")
     assert not row.has(scores.trait("stopped")) and row.has(scores.trait("run_away"))
+
+
+def test_notes_of_outputs_explain_the_columns_that_are_there(study_dir, scores):
+    table = trait_table(read_study(study_dir), scores)
+    for title, explained in (
+        ("unchanged, %", "Unchanged: "),
+        ("over-corrected, %", "Over-corrected: "),
+        ("stopped, %", "Stopped: "),
+        ("edits per 100 words", "Edits: "),
+    ):
+        assert (explained in table.note) == (title in table.header)
+    assert "over-corrected, %" not in table.header  # every text of the study has something to mend

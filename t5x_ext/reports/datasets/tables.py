@@ -34,6 +34,15 @@ _TRAIT_TITLES = {
     "words": "words",
     "edit_distance": "edits per 100 words",
 }
+_TRAIT_NOTES = {
+    "unchanged": "Unchanged: equal to the source.",
+    "over_corrected": "Over-corrected: of the texts that no reference changes, those changed.",
+    "empty": "Empty: without a word.",
+    "run_away": "Run-away: more than twice as long as source and references.",
+    "stopped": "Stopped: ended by themselves, not at the length limit.",
+    "words": "Words: of an output.",
+    "edit_distance": "Edits: words deleted and inserted; a word replaced counts twice.",
+}
 ROWS_TITLE = "training rows"
 _CLEANING = {
     "heading": "cut at a heading",
@@ -244,11 +253,7 @@ def trait_table(study: Study, scores: DatasetScores) -> Table:
             *(_CLEANING[step] for step in steps),
         ),
         tuple(rows),
-        note="Mean over datasets. Unchanged: equal to the source. Over-corrected: "
-        "of the texts that no reference changes, those changed. Run-away: more than twice as "
-        "long as source and references. Stopped: ended by themselves, not at the length limit. "
-        "Words: of an output. Edits: words deleted and inserted; a word replaced counts twice."
-        f"{counted}",
+        note=" ".join(["Mean over datasets.", *map(_TRAIT_NOTES.__getitem__, names)]) + counted,
     )
 
 
